@@ -1,0 +1,30 @@
+//! rbuild: a daemonless OCI image builder that interprets Dockerfiles.
+//!
+//! Data travels one way, and each module below owns one stretch of the road:
+//!
+//! ```text
+//! argv -> BuildRequest -> Dockerfile (AST) -> Plan -> solve (cache | execute) -> Layers -> Image -> Export
+//! ```
+//!
+//! `ARCHITECTURE.md` in the repository draws the floors and says which module may import which.
+
+pub mod build;
+pub mod cache;
+pub mod cancel;
+pub mod cli;
+pub mod context;
+pub mod digest;
+pub mod dockerfile;
+pub mod event;
+pub mod export;
+pub mod fs;
+pub mod image;
+pub mod layer;
+pub mod plan;
+pub mod progress;
+pub mod registry;
+pub mod sandbox;
+pub mod snapshot;
+pub mod solve;
+pub mod steps;
+pub mod store;
