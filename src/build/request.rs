@@ -1,0 +1,148 @@
+//! What a build is asked to do, with every default already applied.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::digest::Digest;
+
+/// A build, as data. Made by `cli/` from flags, or by a library user directly.
+#[derive(Clone, Debug)]
+pub struct BuildRequest {
+    /// `PATH` or `-`.
+    pub context: String,
+    /// `-f`: a path relative to `cwd`, or `-`; `None` looks for `Dockerfile`.
+    pub dockerfile: Option<String>,
+    /// Directory that relative paths refer to.
+    pub cwd: PathBuf,
+    /// `-t`, as given, in order.
+    pub tags: Vec<String>,
+    /// `--target`.
+    pub target: Option<String>,
+    /// `--build-arg`, in order; a name without a value has been looked up by the caller already and
+    /// is left out where the caller's environment lacks it.
+    pub build_args: Vec<(String, String)>,
+    /// `--label`, in order.
+    pub labels: Vec<(String, String)>,
+    /// `--build-context name=value`, in order.
+    pub build_contexts: Vec<(String, String)>,
+    /// `--platform`, normalised to `os/arch[/variant]`; `None` is that of the machine.
+    pub platform: Option<String>,
+    /// `--no-cache`.
+    pub no_cache: bool,
+    /// `--no-cache-filter`: stage names.
+    pub no_cache_filter: Vec<String>,
+    /// `--pull`.
+    pub pull: PullPolicy,
+    /// `--network` for RUN.
+    pub network: RunNetwork,
+    /// `--add-host name:ip`, split.
+    pub add_hosts: Vec<(String, String)>,
+    /// `--ulimit name=soft[:hard]`, split.
+    pub ulimits: Vec<(String, u64, u64)>,
+    /// `--shm-size` in bytes.
+    pub shm_size: Option<u64>,
+    /// Registries spoken to over plain http or without certificate checks, as `host[:port]`.
+    pub insecure_registries: Vec<String>,
+    /// `-o`, in order; empty keeps the image in the store only.
+    pub outputs: Vec<OutputSpec>,
+    /// `SOURCE_DATE_EPOCH` in seconds, when set.
+    pub source_date_epoch: Option<i64>,
+    /// How many steps may run at once; `None` is the number of processors.
+    pub jobs: Option<usize>,
+    /// Limit for the whole of one RUN; `None` is no limit.
+    pub step_timeout: Option<Duration>,
+}
+
+/// When a tag is looked up again in its registry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum PullPolicy {
+    /// One HEAD request for each tag; the local copy if it is the same, or if the registry cannot
+    /// be reached (with a warning).
+    #[default]
+    Missing,
+    /// As `Missing`, but an unreachable registry is an error.
+    Always,
+    /// Never speak to a registry.
+    Never,
+}
+
+/// Network of RUN.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum RunNetwork {
+    /// The builder's choice.
+    #[default]
+    Default,
+    /// The host's.
+    Host,
+    /// Loopback only.
+    None,
+}
+
+/// One `-o`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputSpec {
+    /// What is written.
+    pub kind: OutputKind,
+    /// Where: a path relative to the request's `cwd`, or `-` for standard output where allowed.
+    pub dest: String,
+    /// Compression of layers this build makes, and of all with `force`.
+    pub compression: Option<CompressionChoice>,
+}
+
+/// Kinds of output.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OutputKind {
+    /// OCI layout in a tar.
+    Oci,
+    /// OCI layout as a directory (`type=oci,tar=false`).
+    OciDir,
+    /// `docker load` archive.
+    Docker,
+    /// The files of the image in a directory.
+    Local,
+    /// The files of the image in a tar.
+    Tar,
+}
+
+/// `compression=`, `compression-level=`, `force-compression=`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CompressionChoice {
+    /// Algorithm.
+    pub algorithm: CompressionAlgorithm,
+    /// Level; `None` is the algorithm's default.
+    pub level: Option<u32>,
+    /// Recompress the base's layers as well.
+    pub force: bool,
+}
+
+/// Layer compression.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CompressionAlgorithm {
+    /// gzip.
+    #[default]
+    Gzip,
+    /// Zstandard.
+    Zstd,
+    /// None.
+    Uncompressed,
+}
+
+/// What a successful build made.
+#[derive(Clone, Debug)]
+pub struct BuildOutcome {
+    /// Digest of the image's config: Docker's image ID.
+    pub config_digest: Digest,
+    /// Digest of the manifest.
+    pub manifest_digest: Digest,
+    /// Size of the manifest in bytes.
+    pub manifest_size: u64,
+    /// Media type of the manifest.
+    pub media_type: String,
+    /// Normalised names.
+    pub names: Vec<String>,
+    /// For the summary line.
+    pub summary: crate::event::Summary,
+    /// Warnings the build gave, for `--metadata-file`.
+    pub warnings: Vec<String>,
+}

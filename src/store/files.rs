@@ -1,0 +1,211 @@
+//! Small named files: layer descriptions, indexes, cache records, references, stat caches.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::digest::{DiffId, Digest};
+
+use super::open::{Store, StoreError};
+
+impl Store {
+    /// Reads the record of a cache key; `None` where there is none.
+    pub fn record(&self, key: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        read(&self.record_path(key))
+    }
+
+    /// Writes the record of a cache key, replacing an earlier one.
+    pub fn put_record(&self, key: &Digest, content: &[u8]) -> Result<(), StoreError> {
+        self.write_atomically(&self.record_path(key), content)
+    }
+
+    /// Notes that a record was used now (collection goes by last use).
+    pub fn touch_record(&self, key: &Digest) {
+        let now = std::time::SystemTime::now();
+        if let Ok(file) = fs::OpenOptions::new().append(true).open(self.record_path(key)) {
+            let _ = file.set_modified(now);
+        }
+    }
+
+    /// The description of a layer.
+    pub fn layer(&self, diff_id: &DiffId) -> Result<Option<Vec<u8>>, StoreError> {
+        read(&self.fan_out("layers", &diff_id.0, ".json"))
+    }
+
+    /// Writes the description of a layer.
+    pub fn put_layer(&self, diff_id: &DiffId, content: &[u8]) -> Result<(), StoreError> {
+        self.write_atomically(&self.fan_out("layers", &diff_id.0, ".json"), content)
+    }
+
+    /// The entries of a layer, in the form `layer/` gave them.
+    pub fn layer_index(&self, diff_id: &DiffId) -> Result<Option<Vec<u8>>, StoreError> {
+        read(&self.fan_out("index", &diff_id.0, ""))
+    }
+
+    /// Writes the entries of a layer.
+    pub fn put_layer_index(&self, diff_id: &DiffId, content: &[u8]) -> Result<(), StoreError> {
+        self.write_atomically(&self.fan_out("index", &diff_id.0, ""), content)
+    }
+
+    /// What an image name refers to: a descriptor in JSON. Names are full references with a tag.
+    pub fn reference(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        read(&self.reference_path(name))
+    }
+
+    /// Points an image name at a descriptor.
+    pub fn put_reference(&self, name: &str, descriptor: &[u8]) -> Result<(), StoreError> {
+        self.write_atomically(&self.reference_path(name), descriptor)
+    }
+
+    /// Removes an image name; `false` where it did not exist.
+    pub fn remove_reference(&self, name: &str) -> Result<bool, StoreError> {
+        let path = self.reference_path(name);
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(StoreError::io("remove", &path)(error)),
+        }
+    }
+
+    /// All image names, sorted, each with the time it was last set.
+    pub fn references(&self) -> Result<Vec<(String, std::time::SystemTime)>, StoreError> {
+        let dir = self.root().join("refs");
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&dir).map_err(StoreError::io("read", &dir))?.flatten() {
+            let Some(name) = entry.file_name().to_str().and_then(decode_name) else { continue };
+            let Ok(time) = entry.metadata().and_then(|meta| meta.modified()) else { continue };
+            names.push((name, time));
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Where the stat cache of a context root is kept.
+    pub fn stat_cache_path(&self, context_root: &Path) -> PathBuf {
+        let digest = Digest::of(context_root.as_os_str().as_encoded_bytes());
+        self.root().join("stat").join(digest.hex())
+    }
+
+    fn record_path(&self, key: &Digest) -> PathBuf {
+        self.fan_out("records", key, "")
+    }
+
+    fn reference_path(&self, name: &str) -> PathBuf {
+        self.root().join("refs").join(encode_name(name))
+    }
+
+    pub(super) fn fan_out(&self, room: &str, key: &Digest, suffix: &str) -> PathBuf {
+        let hex = key.hex();
+        self.root().join(room).join(&hex[..2]).join(format!("{hex}{suffix}"))
+    }
+
+    /// Temporary file, then rename: readers see the old content or the new, never a part.
+    pub(super) fn write_atomically(&self, path: &Path, content: &[u8]) -> Result<(), StoreError> {
+        let temporary = self.temp_path();
+        fs::write(&temporary, content).map_err(StoreError::io("write", path))?;
+        self.rename_into_place(&temporary, path)
+    }
+
+    /// Renames, making the fan-out directory on the way if need be.
+    pub(super) fn rename_into_place(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        match fs::rename(from, to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let parent = to.parent().unwrap_or(to);
+                fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
+                fs::rename(from, to).map_err(StoreError::io("write", to))
+            }
+            other => other.map_err(StoreError::io("write", to)),
+        }
+    }
+}
+
+pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    match fs::read(path) {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io("read", path)(error)),
+    }
+}
+
+/// Percent-encodes everything but letters, digits, `.`, `-` and `_`, so that a name is one file name.
+fn encode_name(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    for (at, byte) in name.bytes().enumerate() {
+        let plain = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') || (byte == b'.' && at > 0);
+        if plain {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+fn decode_name(encoded: &str) -> Option<String> {
+    let mut out = Vec::with_capacity(encoded.len());
+    let mut bytes = encoded.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            out.push(byte);
+            continue;
+        }
+        let digits = [bytes.next()?, bytes.next()?];
+        let text = std::str::from_utf8(&digits).ok()?;
+        out.push(u8::from_str_radix(text, 16).ok()?);
+    }
+    String::from_utf8(out).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_survive_encoding_and_never_leave_the_directory() {
+        for name in ["docker.io/library/app:1", "../../etc/passwd", ".", "ü:x", "a%2F"] {
+            let encoded = encode_name(name);
+            assert!(!encoded.contains('/') && !encoded.starts_with('.'), "{encoded}");
+            assert_eq!(decode_name(&encoded).as_deref(), Some(name));
+        }
+    }
+
+    #[test]
+    fn records_and_references_are_found_again_and_replaced() -> Result<(), Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        let store = Store::open(&dir.path().join("s"))?;
+        let key = Digest::of(b"key");
+        assert_eq!(store.record(&key)?, None);
+        store.put_record(&key, b"one")?;
+        store.put_record(&key, b"two")?;
+        assert_eq!(store.record(&key)?.as_deref(), Some(&b"two"[..]));
+        store.put_reference("docker.io/library/app:1", b"{}")?;
+        assert_eq!(store.references()?.len(), 1);
+        assert!(store.remove_reference("docker.io/library/app:1")?);
+        assert!(!store.remove_reference("docker.io/library/app:1")?);
+        Ok(())
+    }
+
+    #[test]
+    fn a_foreign_directory_is_refused() -> Result<(), Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        fs::write(dir.path().join("precious"), "x")?;
+        assert!(matches!(Store::open(dir.path()), Err(StoreError::Version { .. })));
+        Ok(())
+    }
+
+    #[test]
+    fn temporaries_of_dead_processes_are_cleared_and_those_of_living_ones_kept()
+    -> Result<(), Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        let root = dir.path().join("s");
+        let living = Store::open(&root)?;
+        let kept = living.temp_dir()?;
+        let dead = root.join("tmp/999-dead");
+        fs::create_dir_all(dead.join("deep"))?;
+        fs::write(dead.join("lock"), "")?;
+        let _second = Store::open(&root)?;
+        assert!(!dead.exists());
+        assert!(kept.path().exists());
+        Ok(())
+    }
+}

@@ -1,0 +1,75 @@
+//! Snapshots: one layer's directory in overlayfs form, and which chain it tops.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::digest::ChainId;
+
+use super::open::{Store, StoreError, TempDir};
+
+/// Names a snapshot inside a store. Only ever made by the store: letters, digits and dashes.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct SnapshotId(String);
+
+impl SnapshotId {
+    /// Reads an ID back from a record; refuses what the store would not have made.
+    pub fn parse(text: &str) -> Option<Self> {
+        let plain = |c: u8| c.is_ascii_alphanumeric() || c == b'-';
+        (!text.is_empty() && text.len() < 128 && text.bytes().all(plain)).then(|| SnapshotId(text.to_owned()))
+    }
+
+    /// The ID as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SnapshotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Store {
+    /// The snapshot holding the topmost layer of a chain, if it was unpacked or executed here.
+    pub fn chain_snapshot(&self, chain: &ChainId) -> Result<Option<SnapshotId>, StoreError> {
+        let content = super::files::read(&self.fan_out("chains", &chain.0, ""))?;
+        let id =
+            content.and_then(|bytes| String::from_utf8(bytes).ok()).and_then(|text| SnapshotId::parse(&text));
+        Ok(id.filter(|id| self.snapshot_dir(id).is_dir()))
+    }
+
+    /// Notes that a snapshot holds the topmost layer of a chain.
+    pub fn put_chain_snapshot(&self, chain: &ChainId, id: &SnapshotId) -> Result<(), StoreError> {
+        self.write_atomically(&self.fan_out("chains", &chain.0, ""), id.as_str().as_bytes())
+    }
+
+    /// The layer directory of a snapshot.
+    pub fn snapshot_dir(&self, id: &SnapshotId) -> PathBuf {
+        self.root().join("snapshots").join(id.as_str()).join("fs")
+    }
+
+    /// Turns `dir/fs` into a snapshot by one rename of `dir`. From then on it is immutable.
+    pub fn freeze_snapshot(&self, dir: TempDir) -> Result<SnapshotId, StoreError> {
+        let (pid, number) = self.unique();
+        let nanos = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_nanos());
+        let id = SnapshotId(format!("{nanos:x}-{pid:x}-{number:x}"));
+        let target = self.root().join("snapshots").join(id.as_str());
+        fs::rename(dir.path(), &target).map_err(StoreError::io("rename", &target))?;
+        Ok(id)
+    }
+
+    /// Removes a snapshot's directory; used when a layer turned out to be of no use.
+    pub fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), StoreError> {
+        let path = self.root().join("snapshots").join(id.as_str());
+        remove(&path).map_err(StoreError::io("remove", &path))
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    super::open::remove_tree(path)
+}
