@@ -1,0 +1,308 @@
+//! Chains of layers whose digests, files and blobs may each still be in the making.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use crate::digest::{ChainId, DiffId};
+use crate::layer::{self, BlobInfo, LayerError, LayerIndex, OnDiskIds, UnpackOptions};
+use crate::store::{SnapshotId, Store, StoreError};
+
+use super::tree::Tree;
+
+/// Why a root file system could not be had.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SnapshotError {
+    /// A layer could not be written or read.
+    #[error(transparent)]
+    Layer(Arc<LayerError>),
+    /// The store failed.
+    #[error(transparent)]
+    Store(Arc<StoreError>),
+    /// The store lacks a blob it should have.
+    #[error("the store has no content for layer {0}: run the build with --no-cache, or check the store")]
+    Missing(DiffId),
+    /// The unpacked bytes are not those the image promised.
+    #[error("layer content does not match the image: expected diff ID {expected}, got {actual}")]
+    WrongDiffId {
+        /// As the image's config says.
+        expected: DiffId,
+        /// As unpacked.
+        actual: DiffId,
+    },
+}
+
+impl SnapshotError {
+    /// Whether the file system is full.
+    pub fn is_no_space(&self) -> bool {
+        match self {
+            SnapshotError::Layer(error) => error.is_no_space(),
+            SnapshotError::Store(error) => error.is_no_space(),
+            _ => false,
+        }
+    }
+}
+
+impl From<LayerError> for SnapshotError {
+    fn from(error: LayerError) -> Self {
+        SnapshotError::Layer(Arc::new(error))
+    }
+}
+
+impl From<StoreError> for SnapshotError {
+    fn from(error: StoreError) -> Self {
+        SnapshotError::Store(Arc::new(error))
+    }
+}
+
+/// A layer's identity once it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// Digest of the uncompressed tar.
+    pub diff_id: DiffId,
+    /// The blob in the store.
+    pub blob: BlobInfo,
+}
+
+/// One layer: first perhaps only a directory a `RUN` left behind, later a digest and a blob.
+#[derive(Debug)]
+pub struct LayerCell {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    snapshot: Option<SnapshotId>,
+    entries: Option<Arc<LayerIndex>>,
+    complete: Option<Arc<LayerIndex>>,
+    finished: Option<Result<Finished, SnapshotError>>,
+}
+
+impl LayerCell {
+    /// A layer whose blob is in the store; its index and files are fetched when asked for.
+    pub fn known(diff_id: DiffId, blob: BlobInfo) -> Arc<Self> {
+        let finished = Some(Ok(Finished { diff_id, blob }));
+        Arc::new(LayerCell { state: Mutex::new(State { finished, ..State::default() }), changed: Condvar::new() })
+    }
+
+    /// A layer just made: its entries are known, its digest will be told by [`LayerCell::finish`].
+    pub fn pending(entries: Arc<LayerIndex>, snapshot: Option<SnapshotId>) -> Arc<Self> {
+        let state = State { snapshot, entries: Some(entries), ..State::default() };
+        Arc::new(LayerCell { state: Mutex::new(state), changed: Condvar::new() })
+    }
+
+    /// Tells how writing the layer ended; wakes everybody who waits.
+    pub fn finish(&self, result: Result<layer::Layer, SnapshotError>) {
+        let mut state = self.lock();
+        state.finished = Some(result.map(|layer| {
+            state.complete = Some(layer.index);
+            Finished { diff_id: layer.diff_id, blob: layer.blob }
+        }));
+        self.changed.notify_all();
+    }
+
+    /// Whether digest and blob are known, without waiting.
+    pub fn is_finished(&self) -> bool {
+        self.lock().finished.is_some()
+    }
+
+    /// Digest and blob; waits for them.
+    pub fn finished(&self) -> Result<Finished, SnapshotError> {
+        let mut state = self.lock();
+        loop {
+            if let Some(result) = &state.finished {
+                return result.clone();
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The entries with at least their metadata; content digests may be missing.
+    pub fn entries(&self, store: &Store) -> Result<Arc<LayerIndex>, SnapshotError> {
+        let finished = {
+            let state = self.lock();
+            if let Some(entries) = state.complete.as_ref().or(state.entries.as_ref()) {
+                return Ok(entries.clone());
+            }
+            state.finished.clone()
+        };
+        let Some(finished) = finished else { return Ok(Arc::default()) };
+        let diff_id = finished?.diff_id;
+        let index = match layer::load_index(store, &diff_id)? {
+            Some(index) => index,
+            None => layer::rebuild_index(store, &diff_id)?.ok_or(SnapshotError::Missing(diff_id))?,
+        };
+        self.lock().complete = Some(index.clone());
+        Ok(index)
+    }
+
+    /// The entries with content digests; waits for the layer to be written.
+    pub fn complete_entries(&self, store: &Store) -> Result<Arc<LayerIndex>, SnapshotError> {
+        self.finished()?;
+        self.entries(store)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A stack of layers, lowest first.
+#[derive(Clone, Debug, Default)]
+pub struct Chain {
+    cells: Vec<Arc<LayerCell>>,
+    tree: OnceLock<Arc<Tree>>,
+}
+
+impl Chain {
+    /// No layers.
+    pub fn scratch() -> Self {
+        Self::default()
+    }
+
+    /// These layers.
+    pub fn of(cells: Vec<Arc<LayerCell>>) -> Self {
+        Chain { cells, tree: OnceLock::new() }
+    }
+
+    /// This chain with one more layer on top.
+    pub fn push(&self, cell: Arc<LayerCell>) -> Self {
+        let mut cells = self.cells.clone();
+        cells.push(cell);
+        Chain { cells, tree: OnceLock::new() }
+    }
+
+    /// The layers.
+    pub fn cells(&self) -> &[Arc<LayerCell>] {
+        &self.cells
+    }
+
+    /// The chain's identity, if every layer's digest is known already.
+    pub fn known_id(&self) -> Option<Result<ChainId, SnapshotError>> {
+        self.cells.iter().all(|cell| cell.is_finished()).then(|| self.id())
+    }
+
+    /// The chain's identity; waits for layers being written.
+    pub fn id(&self) -> Result<ChainId, SnapshotError> {
+        self.cells.iter().try_fold(ChainId::scratch(), |chain, cell| Ok(chain.push(cell.finished()?.diff_id)))
+    }
+}
+
+/// Makes trees and mountable directories out of chains.
+#[derive(Clone, Debug)]
+pub struct Snapshots {
+    store: Store,
+    ids: OnDiskIds,
+    unpacking: Arc<Mutex<()>>,
+}
+
+impl Snapshots {
+    /// Works in `store`; `ids` says whether owners can be set on disk.
+    pub fn new(store: Store, ids: OnDiskIds) -> Self {
+        Snapshots { store, ids, unpacking: Arc::default() }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The owners policy on disk.
+    pub fn ids(&self) -> OnDiskIds {
+        self.ids
+    }
+
+    /// The merged view of a chain. Needs no files; content digests of layers still being written
+    /// are missing.
+    pub fn tree(&self, chain: &Chain) -> Result<Arc<Tree>, SnapshotError> {
+        if let Some(tree) = chain.tree.get() {
+            return Ok(tree.clone());
+        }
+        let mut tree = Tree::empty();
+        for (position, cell) in chain.cells.iter().enumerate() {
+            tree.apply(&*cell.entries(&self.store)?, position);
+        }
+        Ok(chain.tree.get_or_init(|| Arc::new(tree)).clone())
+    }
+
+    /// The view of `chain` after `cell` was pushed on it, made from the parent's view where that
+    /// exists already.
+    pub fn extend_tree(&self, parent: &Chain, child: &Chain) -> Result<(), SnapshotError> {
+        let (Some(tree), Some(cell)) = (parent.tree.get(), child.cells.last()) else { return Ok(()) };
+        let mut tree = (**tree).clone();
+        tree.apply(&*cell.entries(&self.store)?, parent.cells.len());
+        let _ = child.tree.set(Arc::new(tree));
+        Ok(())
+    }
+
+    /// As [`Snapshots::tree`], with every content digest; waits for layers being written.
+    pub fn complete_tree(&self, chain: &Chain) -> Result<Arc<Tree>, SnapshotError> {
+        let mut tree = Tree::empty();
+        for (position, cell) in chain.cells.iter().enumerate() {
+            tree.apply(&*cell.complete_entries(&self.store)?, position);
+        }
+        Ok(Arc::new(tree))
+    }
+
+    /// The chain's directories for an overlay mount, topmost first; unpacks those not here yet.
+    pub fn lowers(&self, chain: &Chain) -> Result<Vec<PathBuf>, SnapshotError> {
+        let mut dirs = Vec::with_capacity(chain.cells.len());
+        for position in (0..chain.cells.len()).rev() {
+            let id = self.snapshot(chain, position)?;
+            dirs.push(self.store.snapshot_dir(&id));
+        }
+        Ok(dirs)
+    }
+
+    /// The directory of the layer at `position`.
+    pub fn layer_dir(&self, chain: &Chain, position: usize) -> Result<PathBuf, SnapshotError> {
+        Ok(self.store.snapshot_dir(&self.snapshot(chain, position)?))
+    }
+
+    /// Notes the directory of a layer that was made here.
+    pub fn set_snapshot(&self, cell: &LayerCell, id: SnapshotId) {
+        cell.lock().snapshot = Some(id);
+    }
+
+    fn snapshot(&self, chain: &Chain, position: usize) -> Result<SnapshotId, SnapshotError> {
+        let Some(cell) = chain.cells.get(position) else { return Err(SnapshotError::Missing(DiffId::empty())) };
+        if let Some(id) = cell.lock().snapshot.clone() {
+            return Ok(id);
+        }
+        let finished = cell.finished()?;
+        let below = Chain::of(chain.cells[..position].to_vec());
+        let chain_id = below.id()?.push(finished.diff_id);
+        // One at a time in this process: two stages on the same base must not unpack it twice.
+        let _guard = self.unpacking.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(id) = cell.lock().snapshot.clone() {
+            return Ok(id);
+        }
+        let id = match self.store.chain_snapshot(&chain_id)? {
+            Some(id) => id,
+            None => {
+                let id = self.unpack(&below, &finished, cell)?;
+                self.store.put_chain_snapshot(&chain_id, &id)?;
+                id
+            }
+        };
+        cell.lock().snapshot = Some(id.clone());
+        Ok(id)
+    }
+
+    fn unpack(&self, below: &Chain, layer: &Finished, cell: &LayerCell) -> Result<SnapshotId, SnapshotError> {
+        let blob = self.store.open_blob(&layer.blob.digest)?.ok_or(SnapshotError::Missing(layer.diff_id))?;
+        let tree = self.tree(below)?;
+        let dir = self.store.temp_dir()?;
+        let target = dir.path().join("fs");
+        std::fs::create_dir(&target)
+            .map_err(|source| LayerError::io("create", &target, source))?;
+        let options = UnpackOptions { ids: self.ids, ..UnpackOptions::default() };
+        let unpacked = layer::unpack(blob, &target, &*tree, &options)?;
+        if unpacked.diff_id != layer.diff_id {
+            return Err(SnapshotError::WrongDiffId { expected: layer.diff_id, actual: unpacked.diff_id });
+        }
+        layer::store_index(&self.store, &layer.diff_id, &unpacked.index)?;
+        cell.lock().complete = Some(Arc::new(unpacked.index));
+        Ok(self.store.freeze_snapshot(dir)?)
+    }
+}

@@ -1,0 +1,306 @@
+//! Where the files of a `COPY` or `ADD` land: from selections and the tree below to layer entries.
+//!
+//! Pure: works on descriptions only. The rules are those of the reference's copy (directory sources
+//! give their contents, existing directories merge, links in the destination's path are followed
+//! inside the root), as its implementation behaves rather than as its manual says.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::context::{FileInfo, FileKind};
+use crate::layer::{Entry, EntryKind, Metadata};
+use crate::plan::Chmod;
+use crate::snapshot::{Node, NodeKind, ResolveError, Tree, path_order};
+
+/// One thing a source word selected: a file, or the contents of a directory.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// Last component of the selected path: the file's name when it lands in a directory.
+    pub name: Vec<u8>,
+    /// A directory's contents go to the destination itself.
+    pub is_dir: bool,
+    /// The file, or everything below the directory, in walk order.
+    pub files: Vec<FileInfo>,
+    /// How many bytes of each file's path lie above the selection (with the slash).
+    pub strip: usize,
+}
+
+/// The destination and what is done to the files on the way.
+#[derive(Clone, Debug)]
+pub struct Destination {
+    /// Absolute path inside the root.
+    pub path: Vec<u8>,
+    /// Written with a trailing slash (or as `.`): a directory, whether or not it exists.
+    pub directory: bool,
+    /// `--chown`, resolved; `None` takes `keep_owner`'s choice.
+    pub owner: Option<(u32, u32)>,
+    /// Keep the source's owner (from stages and images) instead of 0:0.
+    pub keep_owner: bool,
+    /// `--chmod`.
+    pub chmod: Option<Chmod>,
+    /// Time for directories the copy has to make up, seconds since 1970.
+    pub made_up_time: i64,
+}
+
+/// Where an entry's content comes from: selection and position in its files.
+pub type Origin = (usize, usize);
+
+/// What cannot be placed.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PlaceError {
+    /// The destination's path cannot be resolved.
+    #[error("cannot copy to {}: {source}", show(.dest))]
+    Resolve {
+        /// The destination.
+        dest: Vec<u8>,
+        /// Why.
+        source: ResolveError,
+    },
+    /// A directory is wanted where something else is.
+    #[error("cannot copy to non-directory: {}", show(.0))]
+    NotADirectory(Vec<u8>),
+    /// A file is wanted where a directory is.
+    #[error("cannot replace directory {} with a file", show(.0))]
+    IsADirectory(Vec<u8>),
+    /// Several files for one name.
+    #[error("several files would be copied to the one name {}: a destination for more than one file must be a directory and end with a /", show(.0))]
+    SeveralToOne(Vec<u8>),
+}
+
+fn show(path: &[u8]) -> String {
+    format!("/{}", String::from_utf8_lossy(path).trim_start_matches('/'))
+}
+
+/// Builds the entries of a copy's layer.
+pub struct Placer<'a> {
+    tree: &'a Tree,
+    dest: &'a Destination,
+    placed: BTreeMap<PathKey, (Entry, Option<Origin>)>,
+}
+
+/// A path that sorts in walk order.
+#[derive(Clone, PartialEq, Eq)]
+struct PathKey(Vec<u8>);
+
+impl PartialOrd for PathKey {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for PathKey {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        path_order(&self.0, &other.0)
+    }
+}
+
+impl<'a> Placer<'a> {
+    /// Copies into `tree`.
+    pub fn new(tree: &'a Tree, dest: &'a Destination) -> Self {
+        Placer { tree, dest, placed: BTreeMap::new() }
+    }
+
+    /// The entries in layer order, each with where its content comes from.
+    pub fn finish(self) -> Vec<(Entry, Option<Origin>)> {
+        self.placed.into_values().collect()
+    }
+
+    /// Places all selections, in order; later ones win where they meet.
+    pub fn place_all(&mut self, selections: &[Selection]) -> Result<(), PlaceError> {
+        let files = selections.iter().filter(|selection| !selection.is_dir).count();
+        for (position, selection) in selections.iter().enumerate() {
+            let target = self.resolve_dest()?;
+            if selection.is_dir {
+                self.place_contents(position, selection, &target)?;
+            } else if self.dest.directory || self.is_dir(&target) {
+                self.ensure_dir(&target)?;
+                self.place_file(position, selection, join(&target, &selection.name))?;
+            } else if files > 1 {
+                return Err(PlaceError::SeveralToOne(target));
+            } else {
+                self.place_file(position, selection, target)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the destination really is, its links followed inside the root.
+    pub fn resolve_dest(&self) -> Result<Vec<u8>, PlaceError> {
+        self.tree
+            .resolve(&self.dest.path)
+            .map_err(|source| PlaceError::Resolve { dest: self.dest.path.clone(), source })
+    }
+
+    /// Makes sure a directory is there, and that it and its parents are in the layer.
+    pub fn ensure_dir(&mut self, path: &[u8]) -> Result<(), PlaceError> {
+        if path.is_empty() || self.placed_dir(path) {
+            return Ok(());
+        }
+        self.ensure_parents(path)?;
+        let meta = match self.existing(path) {
+            Some(Existing::Dir(meta)) => meta,
+            Some(Existing::Other) => return Err(PlaceError::NotADirectory(path.to_vec())),
+            None => self.made_up(),
+        };
+        self.insert(Entry { path: path.to_vec(), kind: EntryKind::Dir, meta, offset: 0 }, None);
+        Ok(())
+    }
+
+    /// Puts an entry at its path as it is, replacing whatever was copied there before.
+    pub fn put(&mut self, entry: Entry, origin: Option<Origin>) -> Result<(), PlaceError> {
+        self.ensure_parents(&entry.path)?;
+        self.insert(entry, origin);
+        Ok(())
+    }
+
+    /// Whether a path is a directory below or in what was placed so far.
+    pub fn is_dir(&self, path: &[u8]) -> bool {
+        match self.placed.get(&PathKey(path.to_vec())) {
+            Some((entry, _)) => entry.kind == EntryKind::Dir,
+            None => self.tree.is_dir(path),
+        }
+    }
+
+    fn place_contents(&mut self, position: usize, selection: &Selection, target: &[u8]) -> Result<(), PlaceError> {
+        self.ensure_dir(target)?;
+        let mut links: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
+        for (at, file) in selection.files.iter().enumerate() {
+            let relative = file.path.get(selection.strip..).unwrap_or_default();
+            if relative.is_empty() || file.kind == FileKind::Socket {
+                continue;
+            }
+            let path = join(target, relative);
+            if file.kind == FileKind::Dir {
+                self.merge_dir(path, file)?;
+                continue;
+            }
+            if matches!(self.existing(&path), Some(Existing::Dir(_))) {
+                return Err(PlaceError::IsADirectory(path));
+            }
+            self.ensure_parents(&path)?;
+            let first = (file.nlink > 1).then(|| links.entry((file.dev, file.ino)).or_insert_with(|| path.clone()));
+            let kind = match first {
+                Some(first) if *first != path => EntryKind::Hardlink(first.clone()),
+                _ => entry_kind(&file.kind),
+            };
+            let meta = self.metadata(file);
+            self.insert(Entry { path, kind, meta, offset: 0 }, Some((position, at)));
+        }
+        Ok(())
+    }
+
+    /// A directory inside a copied one: the source's metadata replaces that of an existing one.
+    fn merge_dir(&mut self, path: Vec<u8>, file: &FileInfo) -> Result<(), PlaceError> {
+        if let Some(Existing::Other) = self.existing(&path) {
+            return Err(PlaceError::NotADirectory(path));
+        }
+        self.ensure_parents(&path)?;
+        let meta = self.metadata(file);
+        self.insert(Entry { path, kind: EntryKind::Dir, meta, offset: 0 }, None);
+        Ok(())
+    }
+
+    fn place_file(&mut self, position: usize, selection: &Selection, path: Vec<u8>) -> Result<(), PlaceError> {
+        let Some(file) = selection.files.first() else { return Ok(()) };
+        // A file named by a link at the destination replaces what the link points to.
+        let path = self
+            .tree
+            .resolve(&path)
+            .map_err(|source| PlaceError::Resolve { dest: self.dest.path.clone(), source })?;
+        if self.is_dir(&path) {
+            return Err(PlaceError::IsADirectory(path));
+        }
+        self.ensure_parents(&path)?;
+        let meta = self.metadata(file);
+        self.insert(Entry { path, kind: entry_kind(&file.kind), meta, offset: 0 }, Some((position, 0)));
+        Ok(())
+    }
+
+    fn ensure_parents(&mut self, path: &[u8]) -> Result<(), PlaceError> {
+        match path.iter().rposition(|c| *c == b'/') {
+            Some(at) => self.ensure_dir(&path[..at]),
+            None => Ok(()),
+        }
+    }
+
+    fn insert(&mut self, entry: Entry, origin: Option<Origin>) {
+        self.placed.insert(PathKey(entry.path.clone()), (entry, origin));
+    }
+
+    fn placed_dir(&self, path: &[u8]) -> bool {
+        self.placed.get(&PathKey(path.to_vec())).is_some_and(|(entry, _)| entry.kind == EntryKind::Dir)
+    }
+
+    fn existing(&self, path: &[u8]) -> Option<Existing> {
+        if let Some((entry, _)) = self.placed.get(&PathKey(path.to_vec())) {
+            let dir = entry.kind == EntryKind::Dir;
+            return Some(if dir { Existing::Dir(entry.meta.clone()) } else { Existing::Other });
+        }
+        self.tree.lookup(path).map(|node: &std::sync::Arc<Node>| match node.kind {
+            NodeKind::Dir => Existing::Dir(node.meta.clone()),
+            _ => Existing::Other,
+        })
+    }
+
+    /// A directory nobody described. The reference applies an octal `--chmod` here as well.
+    fn made_up(&self) -> Metadata {
+        let (uid, gid) = self.dest.owner.unwrap_or((0, 0));
+        let mode = match &self.dest.chmod {
+            Some(chmod) if chmod.is_octal() => chmod.apply(0o755, true),
+            _ => 0o755,
+        };
+        Metadata { mode, uid, gid, mtime: self.dest.made_up_time, xattrs: Vec::new() }
+    }
+
+    fn metadata(&self, file: &FileInfo) -> Metadata {
+        let (uid, gid) = effective_owner(self.dest, file);
+        Metadata {
+            mode: effective_mode(self.dest, file),
+            uid,
+            gid,
+            mtime: file.mtime.0,
+            xattrs: file.xattrs.clone(),
+        }
+    }
+}
+
+enum Existing {
+    Dir(Metadata),
+    Other,
+}
+
+/// Mode after `--chmod`; links keep theirs.
+pub fn effective_mode(dest: &Destination, file: &FileInfo) -> u32 {
+    match (&dest.chmod, &file.kind) {
+        (_, FileKind::Symlink { .. }) => 0o777,
+        (Some(chmod), kind) => chmod.apply(file.mode, *kind == FileKind::Dir),
+        (None, _) => file.mode,
+    }
+}
+
+/// Owner after `--chown`.
+pub fn effective_owner(dest: &Destination, file: &FileInfo) -> (u32, u32) {
+    match dest.owner {
+        Some(owner) => owner,
+        None if dest.keep_owner => (file.uid, file.gid),
+        None => (0, 0),
+    }
+}
+
+fn entry_kind(kind: &FileKind) -> EntryKind {
+    match kind {
+        FileKind::File { size } => EntryKind::File { size: *size, digest: None },
+        FileKind::Dir => EntryKind::Dir,
+        FileKind::Symlink { target } => EntryKind::Symlink(target.clone()),
+        FileKind::CharDev { major, minor } => EntryKind::CharDevice { major: *major, minor: *minor },
+        FileKind::BlockDev { major, minor } => EntryKind::BlockDevice { major: *major, minor: *minor },
+        FileKind::Fifo | FileKind::Socket => EntryKind::Fifo,
+    }
+}
+
+/// `dir/name`, or `name` at the root.
+pub fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    if dir.is_empty() {
+        return name.to_vec();
+    }
+    [dir, b"/", name].concat()
+}
