@@ -95,7 +95,8 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let store = Store::open(dir.path())?;
         let records = Records::new(store.clone());
-        let inputs = KeyInputs { definition: serde_json::json!({}), parent: ChainId::scratch(), inputs: vec![] };
+        let inputs =
+            KeyInputs { definition: serde_json::json!({}), parent: ChainId::scratch(), inputs: vec![] };
         let record = Record { diff_id: DiffId::empty(), inputs, step: "RUN x".into(), created: 1 };
         records.put(&record)?;
         let key = record.inputs.key();

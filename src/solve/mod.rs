@@ -1,1 +1,248 @@
-//! solve
+//! Walks a plan: look a step up, execute it if need be, record what it gave.
+//!
+//! Stages go side by side, a thread each; the steps of a stage follow one another, and a step that
+//! reads another stage waits for it. A layer is written and compressed behind the steps that follow.
+//! Promises that the first failure stops the rest, that it is the one reported, and that a record is
+//! written only after everything it names is in the store. Must never know flags or terminals.
+
+mod background;
+mod executor;
+mod step;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::cache::Records;
+use crate::cancel::Cancel;
+use crate::context::{FileSource, StatCache};
+use crate::dockerfile::{Source, Span};
+use crate::event::{Event, Events, Outcome, VertexId, VertexKind};
+use crate::layer::WriteOptions;
+use crate::plan::{Plan, Step, StepId};
+use crate::snapshot::{Chain, SnapshotError, Snapshots};
+use crate::steps::run::RunSettings;
+
+pub use background::{Background, Slots};
+pub use executor::{Executor, LocalExecutor};
+pub use step::StepError;
+
+/// Everything a solve works with.
+pub struct Solver {
+    /// Layers and root file systems.
+    pub snapshots: Snapshots,
+    /// Results of earlier builds.
+    pub records: Records,
+    /// Runs processes.
+    pub executor: Arc<dyn Executor>,
+    /// Where progress goes.
+    pub events: Events,
+    /// The switch that stops everything.
+    pub cancel: Cancel,
+    /// The build context under `""`, named ones under their names.
+    pub contexts: BTreeMap<String, Arc<dyn FileSource>>,
+    /// Remembers content digests of the main context's files.
+    pub stat_cache: Option<Arc<dyn StatCache>>,
+    /// Gives the layers of a base image; called on the stage's thread.
+    pub bases: Box<dyn Fn(&Step, VertexId) -> Result<Chain, StepError> + Send + Sync>,
+    /// What every RUN gets.
+    pub run: RunSettings,
+    /// Time for what the build makes up, seconds since 1970.
+    pub now: i64,
+    /// How layers are written.
+    pub write: WriteOptions,
+    /// Steps whose records are not looked up.
+    pub no_cache: Box<dyn Fn(&Step) -> bool + Send + Sync>,
+    /// Steps at work at once.
+    pub jobs: usize,
+}
+
+/// What a step left.
+#[derive(Clone, Debug)]
+pub struct StepState {
+    /// The layers after it.
+    pub chain: Chain,
+    /// Whether it came from a record.
+    pub cached: bool,
+    /// Whether it added a layer.
+    pub made_layer: bool,
+}
+
+/// A failed build: the step and why.
+#[derive(Debug)]
+pub struct SolveError {
+    /// The step's name as shown.
+    pub step: String,
+    /// Where it stands in which text.
+    pub place: Option<(Arc<Source>, Span)>,
+    /// What went wrong.
+    pub error: StepError,
+}
+
+/// The result of a solve.
+#[derive(Debug)]
+pub struct Solved {
+    /// State of every step.
+    pub states: Vec<StepState>,
+    /// Steps that came from the cache.
+    pub cached: usize,
+}
+
+/// The place where one step's result appears.
+struct Slot {
+    state: Mutex<Option<Result<StepState, ()>>>,
+    changed: Condvar,
+}
+
+struct Run<'a> {
+    solver: &'a Solver,
+    plan: &'a Plan,
+    slots: Vec<Slot>,
+    vertexes: Vec<VertexId>,
+    failure: Mutex<Option<SolveError>>,
+    jobs: Slots,
+    background: Background,
+}
+
+impl Solver {
+    /// Brings every step of the plan to a result.
+    pub fn solve(&self, plan: &Plan) -> Result<Solved, SolveError> {
+        let slots = plan.steps.iter().map(|_| Slot { state: Mutex::default(), changed: Condvar::new() }).collect();
+        let vertexes =
+            plan.steps.iter().map(|step| self.events.add(VertexKind::Step, step.name.clone())).collect();
+        let background = Background::start(self.write.threads);
+        let run = Run {
+            solver: self,
+            plan,
+            slots,
+            vertexes,
+            failure: Mutex::default(),
+            jobs: Slots::new(self.jobs),
+            background,
+        };
+        std::thread::scope(|scope| {
+            for chain in stages(plan) {
+                let run = &run;
+                let work = move || chain.iter().for_each(|id| run.step(*id));
+                if std::thread::Builder::new().name("stage".into()).spawn_scoped(scope, work).is_err() {
+                    run.solver.cancel.cancel();
+                }
+            }
+        });
+        run.finish()
+    }
+}
+
+/// Steps grouped by stage, in order: each group is one thread's work.
+fn stages(plan: &Plan) -> Vec<Vec<StepId>> {
+    let mut groups: BTreeMap<usize, Vec<StepId>> = BTreeMap::new();
+    for step in &plan.steps {
+        groups.entry(step.stage).or_default().push(step.id);
+    }
+    groups.into_values().collect()
+}
+
+impl Run<'_> {
+    /// Does one step and publishes its result. Without the results it needs, it is given up.
+    fn step(&self, id: StepId) {
+        let Some(step) = self.plan.steps.get(id.0) else { return };
+        let ready = step.dependencies().all(|dependency| self.wait(dependency).is_some());
+        if !ready || self.solver.cancel.is_cancelled() {
+            self.ended(id, Outcome::Canceled, Duration::ZERO);
+            self.note_cancel();
+            return self.publish(id, Err(()));
+        }
+        let vertex = self.vertexes.get(id.0).copied().unwrap_or(VertexId(0));
+        let _slot = self.jobs.take();
+        self.solver.events.send(Event::Started { vertex });
+        let begun = Instant::now();
+        match self.do_step(step, vertex) {
+            Ok(state) => {
+                let outcome = if state.cached { Outcome::Cached } else { Outcome::Done };
+                self.ended(id, outcome, begun.elapsed());
+                self.publish(id, Ok(state));
+            }
+            Err(error) => {
+                let canceled = error.is_canceled();
+                let outcome = if canceled { Outcome::Canceled } else { Outcome::Failed(error.to_string()) };
+                self.ended(id, outcome, begun.elapsed());
+                self.fail(step, error);
+                self.publish(id, Err(()));
+            }
+        }
+    }
+
+    fn ended(&self, id: StepId, outcome: Outcome, elapsed: Duration) {
+        let vertex = self.vertexes.get(id.0).copied().unwrap_or(VertexId(0));
+        self.solver.events.send(Event::Finished { vertex, outcome, elapsed });
+    }
+
+    /// The first real failure is kept; it stops everything else.
+    fn fail(&self, step: &Step, error: StepError) {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let keep = match &*failure {
+            None => true,
+            Some(earlier) => earlier.error.is_canceled() && !error.is_canceled(),
+        };
+        if keep {
+            let place = Some((step.source.clone(), step.span));
+            *failure = Some(SolveError { step: step.name.clone(), place, error });
+        }
+        self.solver.cancel.cancel();
+    }
+
+    fn note_cancel(&self) {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        if failure.is_none() {
+            *failure = Some(SolveError { step: String::new(), place: None, error: StepError::Canceled });
+        }
+    }
+
+    fn publish(&self, id: StepId, result: Result<StepState, ()>) {
+        let Some(slot) = self.slots.get(id.0) else { return };
+        *slot.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        slot.changed.notify_all();
+    }
+
+    /// Waits for a step's result; `None` where it failed.
+    fn wait(&self, id: StepId) -> Option<StepState> {
+        let slot = self.slots.get(id.0)?;
+        let mut state = slot.state.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match &*state {
+                Some(result) => return result.clone().ok(),
+                None => state = slot.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+
+    /// The state a step builds on.
+    fn parent(&self, step: &Step) -> Chain {
+        step.parent.and_then(|parent| self.wait(parent)).map_or_else(Chain::scratch, |state| state.chain)
+    }
+
+    /// Collects the results; waits for layers still being written.
+    fn finish(self) -> Result<Solved, SolveError> {
+        let Run { slots, failure, background, .. } = self;
+        drop(background);
+        if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(error);
+        }
+        let mut states = Vec::with_capacity(slots.len());
+        for slot in slots {
+            match slot.state.into_inner().unwrap_or_else(PoisonError::into_inner) {
+                Some(Ok(state)) => states.push(state),
+                _ => return Err(SolveError { step: String::new(), place: None, error: StepError::Canceled }),
+            }
+        }
+        let cached = states.iter().filter(|state| state.cached).count();
+        for state in &states {
+            state.chain.id().map_err(|error: SnapshotError| SolveError {
+                step: String::new(),
+                place: None,
+                error: error.into(),
+            })?;
+        }
+        Ok(Solved { states, cached })
+    }
+}

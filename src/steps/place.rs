@@ -152,6 +152,16 @@ impl<'a> Placer<'a> {
         Ok(())
     }
 
+    /// Where an archive's entry really lands: links above it that stand in the image are followed.
+    pub fn resolve_entry(&self, path: &[u8]) -> Result<Vec<u8>, PlaceError> {
+        if self.placed.contains_key(&PathKey(path.to_vec())) {
+            return Ok(path.to_vec());
+        }
+        self.tree
+            .resolve_parent(path)
+            .map_err(|source| PlaceError::Resolve { dest: self.dest.path.clone(), source })
+    }
+
     /// Whether a path is a directory below or in what was placed so far.
     pub fn is_dir(&self, path: &[u8]) -> bool {
         match self.placed.get(&PathKey(path.to_vec())) {

@@ -63,6 +63,11 @@ impl Store {
         Ok(id)
     }
 
+    /// Removes a private directory and all in it, whatever its modes.
+    pub fn remove_dir(&self, path: &Path) -> Result<(), StoreError> {
+        remove(path).map_err(StoreError::io("remove", path))
+    }
+
     /// Removes a snapshot's directory; used when a layer turned out to be of no use.
     pub fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), StoreError> {
         let path = self.root().join("snapshots").join(id.as_str());

@@ -1,0 +1,334 @@
+//! One step: its key, its record, or its execution.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::cache::{Input, KeyInputs, Record};
+use crate::context::FileSource;
+use crate::digest::{ChainId, Digest, Hasher};
+use crate::event::VertexId;
+use crate::layer::{self, ContentSource, Entry, LayerIndex};
+use crate::plan::{CopyOrigin, CopyStep, Step, StepKind, WorkdirStep};
+use crate::snapshot::{Chain, LayerCell, SnapshotError};
+use crate::steps::add::AddError;
+use crate::steps::copy::{self, CopyError, Inline, Selected};
+use crate::steps::identity::IdentityError;
+use crate::steps::place::Destination;
+use crate::steps::run::{Report, RunError};
+use crate::steps::tree_source::TreeSource;
+use crate::steps::workdir::{self, WorkdirError};
+use crate::steps::accounts;
+use crate::store::StoreError;
+
+use super::{Run, StepState};
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// `RUN`.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// `COPY`, `ADD`.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// An archive of `ADD`.
+    #[error(transparent)]
+    Add(#[from] AddError),
+    /// `WORKDIR`.
+    #[error(transparent)]
+    Workdir(#[from] WorkdirError),
+    /// An unknown user or group.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Layers.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A base image.
+    #[error("{0}")]
+    Base(String),
+    /// Stopped.
+    #[error("canceled")]
+    Canceled,
+}
+
+impl StepError {
+    /// Whether it only says that something else stopped the step.
+    pub fn is_canceled(&self) -> bool {
+        matches!(self, StepError::Canceled | StepError::Run(RunError::Canceled))
+    }
+
+    /// Whether the file system is full.
+    pub fn is_no_space(&self) -> bool {
+        match self {
+            StepError::Snapshot(error) | StepError::Run(RunError::Snapshot(error)) => error.is_no_space(),
+            _ => false,
+        }
+    }
+}
+
+impl From<StoreError> for StepError {
+    fn from(error: StoreError) -> Self {
+        StepError::Snapshot(error.into())
+    }
+}
+
+impl From<layer::LayerError> for StepError {
+    fn from(error: layer::LayerError) -> Self {
+        StepError::Snapshot(error.into())
+    }
+}
+
+/// A step's key, where the layers below it are known already.
+struct Key {
+    definition: serde_json::Value,
+    inputs: Vec<Input>,
+    parent: Option<ChainId>,
+}
+
+impl Run<'_> {
+    pub(super) fn do_step(&self, step: &Step, vertex: VertexId) -> Result<StepState, StepError> {
+        let parent = self.parent(step);
+        match &step.kind {
+            StepKind::From(_) => {
+                let chain = (self.solver.bases)(step, vertex)?;
+                Ok(StepState { chain, cached: false, made_layer: false })
+            }
+            StepKind::Run(run) => {
+                let key = self.key(step, &parent, Vec::new())?;
+                if let Some(state) = self.look_up(step, &parent, &key)? {
+                    return Ok(state);
+                }
+                let cancel = self.solver.cancel.clone();
+                let report = Report::new(self.solver.events.clone(), vertex, cancel);
+                let ran = self.solver.executor.run(run, &parent, &self.solver.run, &report)?;
+                let entries = Arc::new(ran.entries);
+                let cell = LayerCell::pending(entries.clone(), Some(ran.snapshot));
+                self.write(step, &parent, cell, entries.entries.clone(), ran.content, key, None)
+            }
+            StepKind::Copy(copy) => self.copy(step, copy, &parent),
+            StepKind::Workdir(workdir) => self.workdir(step, workdir, &parent),
+        }
+    }
+
+    fn workdir(&self, step: &Step, workdir: &WorkdirStep, parent: &Chain) -> Result<StepState, StepError> {
+        let key = self.key(step, parent, Vec::new())?;
+        if let Some(state) = self.look_up(step, parent, &key)? {
+            return Ok(state);
+        }
+        let snapshots = &self.solver.snapshots;
+        let tree = snapshots.tree(parent)?;
+        let owner = match workdir.user.as_str() {
+            "" | "root" | "0" => (0, 0),
+            user => accounts(snapshots, parent, &tree)?.owner(user)?,
+        };
+        let index = workdir::entries(&tree, workdir.path.as_bytes(), owner, self.solver.now)?;
+        self.write_entries(step, parent, index.entries, NoContent, key)
+    }
+
+    fn copy(&self, step: &Step, copy: &CopyStep, parent: &Chain) -> Result<StepState, StepError> {
+        let snapshots = &self.solver.snapshots;
+        let owner = match &copy.chown {
+            None => None,
+            Some(chown) => {
+                let tree = snapshots.tree(parent)?;
+                Some(accounts(snapshots, parent, &tree)?.owner(chown)?)
+            }
+        };
+        let dest = Destination {
+            path: copy.dest.clone().into_bytes(),
+            directory: copy.dest_is_dir,
+            owner,
+            keep_owner: !matches!(copy.origin, CopyOrigin::Context(_)),
+            chmod: copy.chmod.clone(),
+            made_up_time: self.solver.now,
+        };
+        let mut selected = self.select(copy)?;
+        let mut inputs = Vec::new();
+        for source in &selected {
+            let (digest, listing) = source.digest(&dest);
+            self.solver.records.put_pre_image(&digest, &listing)?;
+            inputs.push(Input { name: format!("{}: {}", copy.origin, source.pattern), digest });
+        }
+        let inline = inline_files(copy);
+        for file in &inline {
+            let name = format!("heredoc: {}", String::from_utf8_lossy(&file.name));
+            let mut hasher = Hasher::new();
+            hasher.field(&file.name);
+            hasher.field(&file.content);
+            inputs.push(Input { name, digest: hasher.finish() });
+        }
+        let key = self.key(step, parent, inputs)?;
+        if let Some(state) = self.look_up(step, parent, &key)? {
+            return Ok(state);
+        }
+        let scratch = Arc::new(snapshots.store().temp_dir()?);
+        let mut archives = Vec::new();
+        if copy.extract {
+            for source in &mut selected {
+                archives.extend(crate::steps::add::unpack_archives(source, scratch.path())?);
+            }
+        }
+        let tree = snapshots.tree(parent)?;
+        let layer = copy::layer(&tree, &dest, &selected, &inline, &archives)?;
+        let content = Held { content: layer.content, _scratch: scratch };
+        self.write_entries(step, parent, layer.entries, content, key)
+    }
+
+    /// What each source word of a copy selects.
+    fn select(&self, copy: &CopyStep) -> Result<Vec<Selected>, StepError> {
+        let (source, stat_cache): (Arc<dyn FileSource>, _) = match &copy.origin {
+            CopyOrigin::Context(name) => {
+                let source = self.solver.contexts.get(name).cloned();
+                let source = source.ok_or_else(|| StepError::Base(format!("no build context named {name:?}")))?;
+                (source, self.solver.stat_cache.as_deref().filter(|_| name.is_empty()))
+            }
+            CopyOrigin::Step(id, _) => {
+                let Some(state) = self.wait(*id) else { return Err(StepError::Canceled) };
+                let tree = self.solver.snapshots.complete_tree(&state.chain)?;
+                (Arc::new(TreeSource::new(self.solver.snapshots.clone(), state.chain, tree)), None)
+            }
+        };
+        let origin = copy.origin.to_string();
+        let select = |pattern: &String| Ok(copy::select(pattern, &origin, source.clone(), stat_cache)?);
+        copy.sources.iter().map(select).collect()
+    }
+
+    /// The key's parts. The parent's identity is part of it only if it is known without waiting:
+    /// a step on a layer that was just made cannot have a record in all but contrived cases, and
+    /// waiting would keep it from running while that layer is compressed.
+    fn key(&self, step: &Step, parent: &Chain, inputs: Vec<Input>) -> Result<Key, StepError> {
+        let parent = parent.known_id().transpose()?;
+        Ok(Key { definition: step.definition(), inputs, parent })
+    }
+
+    fn look_up(&self, step: &Step, parent: &Chain, key: &Key) -> Result<Option<StepState>, StepError> {
+        let Some(parent_id) = key.parent else { return Ok(None) };
+        if (self.solver.no_cache)(step) {
+            return Ok(None);
+        }
+        let inputs =
+            KeyInputs { definition: key.definition.clone(), parent: parent_id, inputs: key.inputs.clone() };
+        let Some(record) = self.solver.records.get(&inputs.key())? else { return Ok(None) };
+        let Some(cell) = self.known_layer(&record.diff_id)? else { return Ok(None) };
+        Ok(Some(self.extended(parent, cell, true)))
+    }
+
+    /// A layer of the store by its diff ID, if all of it is there.
+    fn known_layer(&self, diff_id: &crate::digest::DiffId) -> Result<Option<Arc<LayerCell>>, StepError> {
+        let store = self.solver.snapshots.store();
+        let Some(layer) = layer::load_layer(store, diff_id)? else { return Ok(None) };
+        let wanted = self.solver.write.compression;
+        let blob = layer.blobs.iter().find(|blob| blob.compression == wanted && store.has_blob(&blob.digest));
+        Ok(blob.map(|blob| LayerCell::known(*diff_id, blob.clone())))
+    }
+
+    fn extended(&self, parent: &Chain, cell: Arc<LayerCell>, cached: bool) -> StepState {
+        StepState { chain: parent.push(cell), cached, made_layer: true }
+    }
+
+    /// Writes a layer made of a list of entries, or takes the one with the very same bytes.
+    fn write_entries(
+        &self,
+        step: &Step,
+        parent: &Chain,
+        entries: Vec<Entry>,
+        content: impl ContentSource + Send + 'static,
+        key: Key,
+    ) -> Result<StepState, StepError> {
+        let recipe = copy::recipe(&entries);
+        if let Some(recipe) = recipe.filter(|_| !(self.solver.no_cache)(step)) {
+            if let Some(diff) = self.solver.records.memo(&recipe)? {
+                let diff_id = crate::digest::DiffId(diff);
+                if let Some(cell) = self.known_layer(&diff_id)? {
+                    self.record_later(step, parent, cell.clone(), key, None);
+                    return Ok(self.extended(parent, cell, false));
+                }
+            }
+        }
+        let index = Arc::new(LayerIndex { entries: entries.clone() });
+        let cell = LayerCell::pending(index, None);
+        self.write(step, parent, cell, entries, content, key, recipe)
+    }
+
+    /// Queues the writing of a layer and gives the state that builds on it.
+    #[allow(clippy::too_many_arguments)]
+    fn write(
+        &self,
+        step: &Step,
+        parent: &Chain,
+        cell: Arc<LayerCell>,
+        entries: Vec<Entry>,
+        content: impl ContentSource + Send + 'static,
+        key: Key,
+        recipe: Option<Digest>,
+    ) -> Result<StepState, StepError> {
+        let store = self.solver.snapshots.store().clone();
+        let options = self.solver.write.clone();
+        let writing = cell.clone();
+        self.background.queue(move || {
+            let layer = layer::write_layer(&store, entries, &content, &options);
+            writing.finish(layer.map_err(SnapshotError::from));
+        });
+        self.record_later(step, parent, cell.clone(), key, recipe);
+        let child = parent.push(cell.clone());
+        self.solver.snapshots.extend_tree(parent, &child)?;
+        Ok(StepState { chain: child, cached: false, made_layer: true })
+    }
+
+    /// Writes the record as soon as the layer and all below it are in the store.
+    fn record_later(
+        &self,
+        step: &Step,
+        parent: &Chain,
+        cell: Arc<LayerCell>,
+        key: Key,
+        recipe: Option<Digest>,
+    ) {
+        let records = self.solver.records.clone();
+        let store = self.solver.snapshots.store().clone();
+        let (parent, name) = (parent.clone(), step.name.clone());
+        self.background.queue(move || {
+            // A layer that could not be written fails the build where its chain is asked for.
+            let (Ok(parent_id), Ok(finished)) = (parent.id(), cell.finished()) else { return };
+            let inputs = KeyInputs { definition: key.definition, parent: parent_id, inputs: key.inputs };
+            let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            let record = Record { diff_id: finished.diff_id, inputs, step: name, created };
+            let _ = records.put(&record);
+            if let Some(recipe) = recipe {
+                let _ = records.put_memo(&recipe, &finished.diff_id.0);
+            }
+            if let Some(id) = cell.snapshot() {
+                let _ = store.put_chain_snapshot(&parent_id.push(finished.diff_id), &id);
+            }
+        });
+    }
+}
+
+fn inline_files(copy: &CopyStep) -> Vec<Inline> {
+    let inline = |file: &crate::plan::InlineFile| Inline {
+        name: file.name.clone().into_bytes(),
+        content: file.content.clone().into_bytes().into(),
+    };
+    copy.inline.iter().map(inline).collect()
+}
+
+/// Entries without any content.
+struct NoContent;
+
+impl ContentSource for NoContent {
+    fn open(&self, _: usize, entry: &Entry) -> std::io::Result<Box<dyn std::io::Read + Send>> {
+        Err(std::io::Error::other(format!("no content for {}", String::from_utf8_lossy(&entry.path))))
+    }
+}
+
+/// Content that lives in a temporary directory.
+struct Held {
+    content: copy::CopyContent,
+    _scratch: Arc<crate::store::TempDir>,
+}
+
+impl ContentSource for Held {
+    fn open(&self, position: usize, entry: &Entry) -> std::io::Result<Box<dyn std::io::Read + Send>> {
+        self.content.open(position, entry)
+    }
+}

@@ -1,0 +1,178 @@
+//! `ADD` of local archives: recognised by content, unpacked into the destination.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::context::{FileKind, FileSource, decompress};
+use crate::layer::{self, Entry, EntryKind, LayerError, OnDiskIds, UnpackOptions};
+use crate::snapshot::Tree;
+
+use super::copy::{CopyError, Selected, Unpacked};
+use super::place::{Destination, PlaceError, Placer, join};
+
+/// Bytes of the first header of a tar.
+const HEADER: usize = 512;
+
+/// Why an archive cannot be added.
+#[derive(Debug, thiserror::Error)]
+pub enum AddError {
+    /// The archive is broken.
+    #[error("cannot unpack {name}: {source}")]
+    Broken {
+        /// The archive as written.
+        name: String,
+        /// What is wrong.
+        source: LayerError,
+    },
+    /// The archive holds a name that layers reserve.
+    #[error("cannot unpack {name}: it contains {entry:?}; names beginning with .wh. mark deletions in image layers and cannot be files")]
+    Reserved {
+        /// The archive.
+        name: String,
+        /// The entry.
+        entry: String,
+    },
+    /// The source failed.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+}
+
+/// Whether a stream is a tar, compressed or not: its first header has a right checksum, or it is
+/// empty blocks only.
+pub fn is_archive(reader: impl Read) -> bool {
+    let Ok((_, mut plain)) = decompress(reader) else { return false };
+    let mut header = [0u8; HEADER];
+    let mut filled = 0;
+    while filled < HEADER {
+        match plain.read(&mut header[filled..]) {
+            Ok(0) | Err(_) => return false,
+            Ok(count) => filled += count,
+        }
+    }
+    checksum_matches(&header)
+}
+
+fn checksum_matches(header: &[u8; HEADER]) -> bool {
+    const FIELD: std::ops::Range<usize> = 148..156;
+    let text: String = header[FIELD].iter().filter(|c| c.is_ascii_digit()).map(|c| char::from(*c)).collect();
+    let Ok(promised) = u64::from_str_radix(&text, 8) else { return false };
+    let sum = |signed: bool| {
+        header.iter().enumerate().fold(0i64, |sum, (at, byte)| {
+            let byte = if FIELD.contains(&at) { b' ' } else { *byte };
+            sum + if signed { i64::from(byte.cast_signed()) } else { i64::from(byte) }
+        })
+    };
+    i64::try_from(promised).is_ok_and(|promised| promised == sum(false) || promised == sum(true))
+}
+
+/// Takes the archives out of a source's selections and unpacks them below `scratch`.
+pub fn unpack_archives(selected: &mut Selected, scratch: &Path) -> Result<Vec<Unpacked>, AddError> {
+    let mut archives = Vec::new();
+    let mut position = 0;
+    while let Some(selection) = selected.selections.get(position) {
+        let archive = match selection.files.first() {
+            Some(file) if !selection.is_dir && matches!(file.kind, FileKind::File { .. }) => {
+                is_archive(open(&*selected.source, &file.path)?).then(|| file.path.clone())
+            }
+            _ => None,
+        };
+        let Some(path) = archive else {
+            position += 1;
+            continue;
+        };
+        archives.push(unpack(selected, &path, scratch)?);
+        selected.selections.remove(position);
+        selected.digests.remove(position);
+    }
+    Ok(archives)
+}
+
+fn open(source: &dyn FileSource, path: &[u8]) -> Result<Box<dyn Read + Send>, AddError> {
+    Ok(source.open(path).map_err(CopyError::from)?)
+}
+
+fn unpack(selected: &Selected, path: &[u8], scratch: &Path) -> Result<Unpacked, AddError> {
+    let name = String::from_utf8_lossy(path).into_owned();
+    let number = std::fs::read_dir(scratch).map_or(0, Iterator::count);
+    let dir = scratch.join(number.to_string());
+    let broken = |source| AddError::Broken { name: name.clone(), source };
+    std::fs::create_dir(&dir).map_err(|source| broken(LayerError::io("create", &dir, source)))?;
+    let options = UnpackOptions { ids: OnDiskIds::AllToSelf, ..UnpackOptions::default() };
+    let unpacked = layer::unpack(open(&*selected.source, path)?, &dir, &Tree::empty(), &options).map_err(broken)?;
+    let entries = unpacked.index.entries;
+    let reserved =
+        |entry: &&Entry| matches!(entry.kind, EntryKind::Whiteout | EntryKind::Opaque);
+    if let Some(entry) = entries.iter().find(reserved) {
+        let entry = String::from_utf8_lossy(&entry.path).into_owned();
+        return Err(AddError::Reserved { name, entry });
+    }
+    Ok(Unpacked { entries, dir })
+}
+
+/// Places the entries of archives below the destination, which is always a directory. Links that
+/// already stand in the image are followed inside its root; a directory entry replaces one.
+/// Gives the host path of each file's content by its path in the layer.
+pub fn place(
+    placer: &mut Placer<'_>,
+    dest: &Destination,
+    archives: &[Unpacked],
+) -> Result<HashMap<Vec<u8>, PathBuf>, PlaceError> {
+    let mut content = HashMap::new();
+    for archive in archives {
+        let target = placer.resolve_dest()?;
+        placer.ensure_dir(&target)?;
+        let mut moved: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
+        for entry in &archive.entries {
+            let path = placer.resolve_entry(&join(&target, &entry.path))?;
+            let mut placed = Entry { path: path.clone(), offset: 0, ..entry.clone() };
+            if let Some((uid, gid)) = dest.owner {
+                (placed.meta.uid, placed.meta.gid) = (uid, gid);
+            }
+            if let EntryKind::Hardlink(first) = &mut placed.kind {
+                if let Some(real) = moved.get(first) {
+                    *first = real.clone();
+                }
+            }
+            if matches!(placed.kind, EntryKind::File { .. }) {
+                content.insert(path.clone(), archive.dir.join(os_path(&entry.path)));
+            }
+            moved.insert(entry.path.clone(), path);
+            placer.put(placed, None)?;
+        }
+    }
+    Ok(content)
+}
+
+fn os_path(path: &[u8]) -> &Path {
+    use std::os::unix::ffi::OsStrExt as _;
+    Path::new(std::ffi::OsStr::from_bytes(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tar() -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_ustar();
+        header.set_size(2);
+        header.set_mode(0o644);
+        let _ = header.set_path("a");
+        header.set_cksum();
+        let _ = builder.append(&header, &b"hi"[..]);
+        builder.into_inner().unwrap_or_default()
+    }
+
+    #[test]
+    fn archives_are_known_by_content_in_every_compression() {
+        let tar = tar();
+        assert!(is_archive(&tar[..]));
+        let zstd = zstd::encode_all(&tar[..], 1).unwrap_or_default();
+        assert!(is_archive(&zstd[..]));
+        assert!(!is_archive(&b"#!/bin/sh\necho hello\n"[..]));
+        assert!(!is_archive(&tar[..300]));
+        let packed_text = zstd::encode_all(&b"just text"[..], 1).unwrap_or_default();
+        assert!(!is_archive(&packed_text[..]));
+    }
+}

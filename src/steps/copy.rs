@@ -1,0 +1,282 @@
+//! `COPY` and the local half of `ADD`: what is selected, its digest, and the layer it makes.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use crate::context::{
+    self, ContextError, FileInfo, FileKind, FileSource, Missing, StatCache, clean_path, has_wildcard,
+};
+use crate::digest::{Digest, Hasher};
+use crate::layer::{ContentSource, Entry, EntryKind};
+use crate::snapshot::{Tree, path_order};
+
+use super::place::{Destination, Origin, PlaceError, Placer, Selection, effective_mode, effective_owner};
+
+/// A source with everything it selected.
+pub struct Selected {
+    /// As in the Dockerfile, variables expanded.
+    pub pattern: String,
+    /// Where the files are.
+    pub source: Arc<dyn FileSource>,
+    /// What was selected.
+    pub selections: Vec<Selection>,
+    /// Content digests of each selection's files, in the same order; `None` for what is no file.
+    pub digests: Vec<Vec<Option<Digest>>>,
+}
+
+/// An inline file.
+#[derive(Clone, Debug)]
+pub struct Inline {
+    /// Its name when it lands in a directory.
+    pub name: Vec<u8>,
+    /// Its bytes.
+    pub content: Arc<[u8]>,
+}
+
+/// Why a copy cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// A literal source is not there.
+    #[error("{}", missing_text(.pattern, .origin, .missing))]
+    Missing {
+        /// The source as written.
+        pattern: String,
+        /// `the build context`, `stage build`...
+        origin: String,
+        /// What is known about it.
+        missing: Missing,
+    },
+    /// The source of files failed.
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    /// The files have no place.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+}
+
+fn missing_text(pattern: &str, origin: &str, missing: &Missing) -> String {
+    let show = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
+    match missing {
+        Missing::Ignored { rule } => {
+            format!("{pattern:?} is in {origin} but excluded by {} line {} ({})", rule.file, rule.line, rule.pattern)
+        }
+        Missing::NotThere { nearest } if nearest.is_empty() => format!("{pattern:?} not found in {origin}"),
+        Missing::NotThere { nearest } => {
+            let names: Vec<String> = nearest.iter().map(|path| format!("{:?}", show(path))).collect();
+            format!("{pattern:?} not found in {origin}; did you mean {}?", names.join(" or "))
+        }
+    }
+}
+
+/// Finds what a source word selects. A pattern that matches nothing selects nothing; a literal path
+/// that is missing is an error that names its neighbours.
+pub fn select(
+    pattern: &str,
+    origin: &str,
+    source: Arc<dyn FileSource>,
+    stat_cache: Option<&dyn StatCache>,
+) -> Result<Selected, CopyError> {
+    let path = clean_path(pattern.as_bytes());
+    let matches = if has_wildcard(&path) { source.glob(&path)? } else { vec![path] };
+    let mut selections = Vec::with_capacity(matches.len());
+    let mut digests = Vec::with_capacity(matches.len());
+    for path in matches {
+        let Some((real, info)) = find(&*source, &path)? else {
+            let missing = source.why_missing(&path)?;
+            return Err(CopyError::Missing { pattern: pattern.to_owned(), origin: origin.to_owned(), missing });
+        };
+        let is_dir = info.kind == FileKind::Dir;
+        let mut files = if is_dir { source.list(&real, None)? } else { vec![info] };
+        let strip = if real.is_empty() { 0 } else { real.len() + 1 };
+        let name = path.rsplit(|c| *c == b'/').next().unwrap_or_default().to_vec();
+        digests.push(context::file_digests(&*source, &mut files, stat_cache)?);
+        selections.push(Selection { name, is_dir, files, strip });
+    }
+    Ok(Selected { pattern: pattern.to_owned(), source, selections, digests })
+}
+
+/// The named path with its links followed inside the source's root.
+fn find(source: &dyn FileSource, path: &[u8]) -> Result<Option<(Vec<u8>, FileInfo)>, CopyError> {
+    let Some(real) = source.resolve(path)? else { return Ok(None) };
+    Ok(source.stat(&real)?.map(|info| (real, info)))
+}
+
+impl Selected {
+    /// The digest of what was selected, as it will look in the image, and the listing it is made
+    /// of. Neither modification times nor the place of the source enter.
+    pub fn digest(&self, dest: &Destination) -> (Digest, Vec<u8>) {
+        let mut hasher = Hasher::new();
+        let mut listing = Vec::new();
+        for (selection, digests) in self.selections.iter().zip(&self.digests) {
+            hasher.field(if selection.is_dir { b"dir" } else { b"file" });
+            hasher.field(&selection.name_in_key());
+            for (file, digest) in selection.files.iter().zip(digests) {
+                hash_file(&mut hasher, &mut listing, dest, selection, file, digest.as_ref());
+            }
+        }
+        (hasher.finish(), listing)
+    }
+}
+
+impl Selection {
+    /// A directory's own name never shows in the image.
+    fn name_in_key(&self) -> Vec<u8> {
+        if self.is_dir { Vec::new() } else { self.name.clone() }
+    }
+}
+
+fn hash_file(
+    hasher: &mut Hasher,
+    listing: &mut Vec<u8>,
+    dest: &Destination,
+    selection: &Selection,
+    file: &FileInfo,
+    digest: Option<&Digest>,
+) {
+    let relative = if selection.is_dir { file.path.get(selection.strip..).unwrap_or_default() } else { b"" };
+    let (kind, detail): (&str, Vec<u8>) = match &file.kind {
+        FileKind::File { .. } => ("file", digest.map(|digest| digest.raw().to_vec()).unwrap_or_default()),
+        FileKind::Dir => ("dir", Vec::new()),
+        FileKind::Symlink { target } => ("link", target.clone()),
+        FileKind::CharDev { major, minor } => ("char", format!("{major}:{minor}").into_bytes()),
+        FileKind::BlockDev { major, minor } => ("block", format!("{major}:{minor}").into_bytes()),
+        FileKind::Fifo => ("fifo", Vec::new()),
+        FileKind::Socket => return,
+    };
+    let (mode, (uid, gid)) = (effective_mode(dest, file), effective_owner(dest, file));
+    for field in [relative, kind.as_bytes(), &detail] {
+        hasher.field(field);
+    }
+    for number in [mode, uid, gid] {
+        hasher.update(&number.to_le_bytes());
+    }
+    hasher.update(&(file.xattrs.len() as u64).to_le_bytes());
+    for (name, value) in &file.xattrs {
+        hasher.field(name);
+        hasher.field(value);
+    }
+    let shown = match digest {
+        Some(digest) => digest.hex(),
+        None => String::from_utf8_lossy(&detail).into_owned(),
+    };
+    listing.extend_from_slice(format!("{kind} {mode:o} {uid}:{gid} {shown} ").as_bytes());
+    listing.extend_from_slice(if relative.is_empty() { &selection.name } else { relative });
+    listing.push(b'\n');
+}
+
+/// The layer's entries and where their bytes come from.
+pub struct CopyLayer {
+    /// Entries in layer order, content digests filled in.
+    pub entries: Vec<Entry>,
+    /// Their content.
+    pub content: CopyContent,
+}
+
+/// Content of a copy's entries.
+pub struct CopyContent {
+    origins: Vec<Bytes>,
+}
+
+enum Bytes {
+    None,
+    Source(Arc<dyn FileSource>, Vec<u8>),
+    Inline(Arc<[u8]>),
+    Local(std::path::PathBuf),
+}
+
+impl ContentSource for CopyContent {
+    fn open(&self, position: usize, entry: &Entry) -> io::Result<Box<dyn Read + Send>> {
+        match self.origins.get(position) {
+            Some(Bytes::Source(source, path)) => source.open(path).map_err(io::Error::other),
+            Some(Bytes::Inline(bytes)) => Ok(Box::new(io::Cursor::new(bytes.clone()))),
+            Some(Bytes::Local(path)) => Ok(Box::new(std::fs::File::open(path)?)),
+            _ => Err(io::Error::other(format!("no content for {}", String::from_utf8_lossy(&entry.path)))),
+        }
+    }
+}
+
+/// An archive that `ADD` unpacks: its entries, relative to the destination, and where it was
+/// unpacked to.
+pub struct Unpacked {
+    /// Entries of the archive.
+    pub entries: Vec<Entry>,
+    /// Directory holding the files.
+    pub dir: std::path::PathBuf,
+}
+
+/// Places everything a copy selected.
+pub fn layer(
+    tree: &Tree,
+    dest: &Destination,
+    selected: &[Selected],
+    inline: &[Inline],
+    archives: &[Unpacked],
+) -> Result<CopyLayer, CopyError> {
+    let mut selections: Vec<Selection> = selected.iter().flat_map(|s| s.selections.iter().cloned()).collect();
+    let of_selected = selections.len();
+    selections.extend(inline.iter().map(|file| inline_selection(file, dest.made_up_time)));
+    let mut placer = Placer::new(tree, dest);
+    placer.place_all(&selections)?;
+    let archived = super::add::place(&mut placer, dest, archives)?;
+    let flat: Vec<(&Selected, usize)> =
+        selected.iter().flat_map(|s| (0..s.selections.len()).map(move |at| (s, at))).collect();
+    let (mut entries, mut origins) = (Vec::new(), Vec::new());
+    for (mut entry, origin) in placer.finish() {
+        origins.push(match origin {
+            _ if !matches!(entry.kind, EntryKind::File { .. }) => Bytes::None,
+            None => archived.get(&entry.path).map_or(Bytes::None, |path| Bytes::Local(path.clone())),
+            Some((selection, _)) if selection >= of_selected => {
+                inline.get(selection - of_selected).map_or(Bytes::None, |file| Bytes::Inline(file.content.clone()))
+            }
+            Some(origin) => from_selection(&flat, origin, &mut entry),
+        });
+        entries.push(entry);
+    }
+    Ok(CopyLayer { entries, content: CopyContent { origins } })
+}
+
+fn from_selection(flat: &[(&Selected, usize)], (selection, at): Origin, entry: &mut Entry) -> Bytes {
+    let Some((selected, position)) = flat.get(selection) else { return Bytes::None };
+    if let EntryKind::File { digest, .. } = &mut entry.kind {
+        *digest = selected.digests.get(*position).and_then(|all| all.get(at)).copied().flatten();
+    }
+    let file = selected.selections.get(*position).and_then(|selection| selection.files.get(at));
+    file.map_or(Bytes::None, |file| Bytes::Source(selected.source.clone(), file.path.clone()))
+}
+
+fn inline_selection(file: &Inline, mtime: i64) -> Selection {
+    let info = FileInfo {
+        path: file.name.clone(),
+        kind: FileKind::File { size: file.content.len() as u64 },
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        mtime: (mtime, 0),
+        ino: 0,
+        dev: 0,
+        nlink: 1,
+        ctime: (0, 0),
+        xattrs: Vec::new(),
+    };
+    Selection { name: file.name.clone(), is_dir: false, files: vec![info], strip: 0 }
+}
+
+/// A digest of the very bytes a layer will have: two copies with the same recipe give the same
+/// layer, whatever they stand on.
+pub fn recipe(entries: &[Entry]) -> Option<Digest> {
+    let mut hasher = Hasher::new();
+    hasher.field(b"layer-recipe-1");
+    for entry in entries {
+        if matches!(entry.kind, EntryKind::File { digest: None, .. }) {
+            return None;
+        }
+        hasher.field(&entry.path);
+        hasher.field(&serde_json::to_vec(&(&entry.kind, &entry.meta)).ok()?);
+    }
+    Some(hasher.finish())
+}
+
+/// Sorts infos as a walk would meet them.
+pub fn sort_infos(files: &mut [FileInfo]) {
+    files.sort_by(|a, b| path_order(&a.path, &b.path));
+}

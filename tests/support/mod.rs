@@ -1,0 +1,272 @@
+//! What the behaviour tests share: the binary, its bases, independent readers, and honest skipping.
+#![allow(dead_code, missing_docs)]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// The program under test.
+pub const RBUILD: &str = env!("CARGO_BIN_EXE_rbuild");
+
+/// Says what is skipped and why, in a form that the test run counts.
+pub fn skip(test: &str, why: &str) {
+    println!("SKIPPED {test}: {why}");
+    eprintln!("SKIPPED {test}: {why}");
+    if let Some(file) = std::env::var_os("RBUILD_SKIP_LOG") {
+        use std::io::Write as _;
+        if let Ok(mut file) = fs::OpenOptions::new().create(true).append(true).open(file) {
+            let _ = writeln!(file, "{test}: {why}");
+        }
+    }
+}
+
+pub fn has(program: &str) -> bool {
+    std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]).any(|dir| dir.join(program).is_file())
+    })
+}
+
+pub fn is_root() -> bool {
+    fs::metadata("/proc/self").map(|meta| meta.uid()).is_ok_and(|uid| uid == 0)
+}
+
+/// An OCI layout made by `tests/setup`.
+pub fn base(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-bases").join(name);
+    path.join("index.json").exists().then_some(path)
+}
+
+/// How a build is run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Who {
+    /// As the user running the tests (root in CI).
+    Caller,
+    /// As an ordinary user with subordinate ids.
+    Rootless,
+    /// As an ordinary user without any.
+    SingleId,
+}
+
+/// The user `tests/setup` prepared for a mode: name and numeric id.
+pub fn user_of(who: Who) -> Option<(&'static str, u32)> {
+    let name = match who {
+        Who::Caller => return None,
+        Who::Rootless => "rbuild-sub",
+        Who::SingleId => "rbuild-one",
+    };
+    let passwd = fs::read_to_string("/etc/passwd").ok()?;
+    let line = passwd.lines().find(|line| line.split(':').next() == Some(name))?;
+    Some((name, line.split(':').nth(2)?.parse().ok()?))
+}
+
+/// A private directory tree for one test: a store, a place for outputs, a home.
+pub struct Lab {
+    pub dir: tempfile::TempDir,
+    pub who: Who,
+    program: PathBuf,
+}
+
+impl Lab {
+    pub fn new() -> Self {
+        Self::as_user(Who::Caller)
+    }
+
+    pub fn as_user(who: Who) -> Self {
+        let dir = tempfile::Builder::new().prefix("rbuild-test-").tempdir().expect("a temporary directory");
+        let mut program = PathBuf::from(RBUILD);
+        if let Some((_, uid)) = user_of(who) {
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
+            // The checkout may lie where other users cannot go.
+            program = dir.path().join("rbuild");
+            fs::copy(RBUILD, &program).expect("copy of the program");
+            let home = dir.path().join("home");
+            fs::create_dir(&home).expect("home");
+            std::os::unix::fs::chown(&home, Some(uid), Some(uid)).expect("chown");
+            fs::create_dir(dir.path().join("out")).expect("out");
+            std::os::unix::fs::chown(dir.path().join("out"), Some(uid), Some(uid)).expect("chown");
+        } else {
+            fs::create_dir(dir.path().join("out")).expect("out");
+            fs::create_dir(dir.path().join("home")).expect("home");
+        }
+        Lab { dir, who, program }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn out(&self, name: &str) -> PathBuf {
+        self.dir.path().join("out").join(name)
+    }
+
+    pub fn store(&self) -> PathBuf {
+        self.dir.path().join("home/store")
+    }
+
+    /// The program with this lab's store and nothing of the caller's environment but PATH.
+    pub fn rbuild(&self) -> Command {
+        let mut command = match user_of(self.who) {
+            None => Command::new(&self.program),
+            Some((name, _)) => {
+                let mut command = Command::new("setpriv");
+                command.args(["--reuid", name, "--regid", name, "--init-groups", "--inh-caps=-all"]);
+                command.arg(&self.program);
+                command
+            }
+        };
+        command.env_clear();
+        if let Some(path) = std::env::var_os("PATH") {
+            command.env("PATH", path);
+        }
+        command.env("HOME", self.dir.path().join("home")).env("RBUILD_ROOT", self.store());
+        command.stdin(Stdio::null()).current_dir(self.dir.path());
+        command
+    }
+
+    pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Done {
+        done(self.rbuild().args(args).output().expect("rbuild starts"))
+    }
+
+    /// A context directory with these files; a name ending in `/` is a directory.
+    pub fn context(&self, files: &[(&str, &str)]) -> PathBuf {
+        let dir = tempfile::Builder::new().prefix("ctx-").tempdir_in(self.dir.path()).expect("tempdir").keep();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("chmod");
+        for (name, content) in files {
+            let path = dir.join(name);
+            if name.ends_with('/') {
+                fs::create_dir_all(&path).expect("mkdir");
+                continue;
+            }
+            fs::create_dir_all(path.parent().expect("parent")).expect("mkdir");
+            fs::write(&path, content).expect("write");
+        }
+        dir
+    }
+
+    /// Flags that make `FROM busybox` and `FROM debian` mean the test bases.
+    pub fn bases(&self) -> Vec<String> {
+        let mut flags = Vec::new();
+        for name in ["busybox", "debian"] {
+            let Some(path) = base(name) else { continue };
+            let path = match self.who {
+                Who::Caller => path,
+                _ => {
+                    let copy = self.dir.path().join(format!("base-{name}"));
+                    if !copy.exists() {
+                        let status = Command::new("cp").arg("-r").arg(&path).arg(&copy).status().expect("cp");
+                        assert!(status.success());
+                    }
+                    copy
+                }
+            };
+            flags.push("--build-context".into());
+            flags.push(format!("{name}=oci-layout://{}", path.display()));
+        }
+        flags
+    }
+
+    /// Builds `context` into an OCI archive and reads it with skopeo and umoci.
+    pub fn build_image(&self, context: &Path, more: &[&str]) -> Image {
+        let archive = self.out(&format!("image-{}.tar", unique()));
+        let output = format!("type=oci,dest={}", archive.display());
+        let mut args = vec!["build".to_owned(), "--progress=plain".into(), "-o".into(), output];
+        args.extend(self.bases());
+        args.extend(more.iter().map(|arg| (*arg).to_owned()));
+        args.push(context.display().to_string());
+        let done = self.run(&args);
+        assert!(done.code == 0, "build failed with {}:\n{}", done.code, done.err);
+        Image::read(&archive, self.path(), done)
+    }
+}
+
+fn unique() -> u32 {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// How a process ended and what it printed.
+#[derive(Debug)]
+pub struct Done {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+pub fn done(output: Output) -> Done {
+    Done {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+pub fn tool(program: &str, args: &[&OsStr]) -> Done {
+    let done = done(Command::new(program).args(args).stdin(Stdio::null()).output().expect(program));
+    assert!(done.code == 0, "{program} {args:?} failed:\n{}{}", done.out, done.err);
+    done
+}
+
+/// An image as skopeo and umoci see it.
+pub struct Image {
+    pub archive: PathBuf,
+    pub config: serde_json::Value,
+    pub manifest: serde_json::Value,
+    pub root: PathBuf,
+    pub build: Done,
+}
+
+impl Image {
+    pub fn read(archive: &Path, work: &Path, build: Done) -> Self {
+        let n = unique();
+        let layout = work.join(format!("layout-{n}"));
+        let bundle = work.join(format!("bundle-{n}"));
+        let source = format!("oci-archive:{}", archive.display());
+        let target = format!("oci:{}:x", layout.display());
+        let insecure = OsStr::new("--insecure-policy");
+        tool("skopeo", &[insecure, "copy".as_ref(), "-q".as_ref(), source.as_ref(), target.as_ref()]);
+        let raw = |flag: &str| {
+            let text = tool("skopeo", &["inspect".as_ref(), flag.as_ref(), source.as_ref()]).out;
+            serde_json::from_str(&text).expect("JSON from skopeo")
+        };
+        let (config, manifest): (serde_json::Value, serde_json::Value) = (raw("--config"), raw("--raw"));
+        let image = format!("{}:x", layout.display());
+        let mut args: Vec<&OsStr> = vec!["unpack".as_ref()];
+        if !is_root() {
+            args.push("--rootless".as_ref());
+        }
+        args.extend([OsStr::new("--image"), image.as_ref(), bundle.as_ref()]);
+        tool("umoci", &args);
+        Image { archive: archive.to_owned(), config, manifest, root: bundle.join("rootfs"), build }
+    }
+
+    pub fn at(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    pub fn exists(&self, path: &str) -> bool {
+        fs::symlink_metadata(self.at(path)).is_ok()
+    }
+
+    pub fn text(&self, path: &str) -> String {
+        let bytes = fs::read(self.at(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// `MODE UID:GID`
+    pub fn owner(&self, path: &str) -> String {
+        let meta = fs::symlink_metadata(self.at(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+        format!("{:o} {}:{}", meta.mode() & 0o7777, meta.uid(), meta.gid())
+    }
+
+    pub fn layers(&self) -> usize {
+        self.manifest["layers"].as_array().map_or(0, Vec::len)
+    }
+
+    pub fn history(&self) -> Vec<String> {
+        let entries = self.config["history"].as_array().cloned().unwrap_or_default();
+        entries.iter().filter_map(|entry| Some(entry["created_by"].as_str()?.to_owned())).collect()
+    }
+}
