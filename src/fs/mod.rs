@@ -1,1 +1,9 @@
-//! fs
+//! File operations that stay inside a directory, and the few system calls others need.
+//!
+//! Owns every access to files of a root file system or layer directory. Promises that no name, link
+//! or race makes an operation touch anything outside the directory it was given. Must never follow a
+//! link in the last component of a path.
+
+mod root;
+
+pub use root::{Root, TreeEntry, is_overlay_private, open_file_in};

@@ -5,6 +5,24 @@
 //! the same entries give the same digests whatever the thread count, machine or clock. Must never
 //! look at a Dockerfile, and never extract by following a link.
 
+mod diff;
 pub mod entry;
+mod error;
+mod gzip;
+mod index;
+mod tar_read;
+mod tar_write;
+mod unpack;
+mod write;
 
+pub use diff::{NoParent, ParentKind, ParentNode, ParentView, UpperContent, diff_upper};
 pub use entry::{Entry, EntryKind, LayerIndex, Metadata};
+pub use error::LayerError;
+pub use unpack::{Limits, OnDiskIds, UnpackOptions, Unpacked, read_file, read_index, rebuild_index, unpack};
+pub use write::{
+    BlobInfo, ContentSource, Layer, LayerRecord, WriteOptions, add_blob, load_index, load_layer, recompress,
+    store_index, write_layer,
+};
+
+#[cfg(test)]
+mod tests;

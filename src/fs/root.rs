@@ -1,0 +1,360 @@
+//! A directory opened once, and operations on paths below it.
+
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Statx, StatxFlags,
+    Timespec, Timestamps, Uid, XattrFlags,
+};
+use rustix::io::Errno;
+
+/// Parents are opened without following any link: in a layer directory a link is content.
+const BENEATH: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+const DIRENT_BUFFER: usize = 64 * 1024;
+/// The kernel's limit for one value.
+const XATTR_MAX: usize = 64 * 1024;
+
+/// An open directory below which files are made and read. No operation follows a link.
+#[derive(Debug)]
+pub struct Root {
+    dir: OwnedFd,
+}
+
+/// A file as a walk sees it.
+#[derive(Clone, Debug)]
+pub struct TreeEntry {
+    /// Path below the root.
+    pub path: Vec<u8>,
+    /// `statx`.
+    pub stat: Statx,
+}
+
+impl TreeEntry {
+    /// File type.
+    pub fn file_type(&self) -> FileType {
+        FileType::from_raw_mode(u32::from(self.stat.stx_mode))
+    }
+
+    /// Permission bits.
+    pub fn mode(&self) -> u32 {
+        u32::from(self.stat.stx_mode) & 0o7777
+    }
+
+    /// Device and inode, which names of one file share.
+    pub fn identity(&self) -> (u32, u32, u64) {
+        (self.stat.stx_dev_major, self.stat.stx_dev_minor, self.stat.stx_ino)
+    }
+
+    /// An overlay whiteout in its usual form: character device 0:0.
+    pub fn is_whiteout(&self) -> bool {
+        self.file_type() == FileType::CharacterDevice
+            && self.stat.stx_rdev_major == 0
+            && self.stat.stx_rdev_minor == 0
+    }
+}
+
+/// Opens a regular file below `dir` for reading, following no link.
+pub fn open_file_in(dir: &Path, path: &[u8]) -> io::Result<File> {
+    Root::open(dir)?.open_file(path)
+}
+
+/// Attributes overlayfs keeps for itself.
+pub fn is_overlay_private(name: &[u8]) -> bool {
+    name.starts_with(b"user.overlay.") || name.starts_with(b"trusted.overlay.")
+}
+
+fn os(path: &[u8]) -> &OsStr {
+    OsStr::from_bytes(path)
+}
+
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|c| *c == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (b"", path),
+    }
+}
+
+impl Root {
+    /// Opens a directory.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Root { dir: rustix::fs::openat(CWD, path, flags, Mode::empty())? })
+    }
+
+    fn open_at(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        let path = if path.is_empty() { b"." } else { path };
+        rustix::fs::openat2(&self.dir, os(path), flags | OFlags::CLOEXEC, Mode::empty(), BENEATH)
+    }
+
+    /// The directory holding a path, and the last component.
+    fn parent<'a>(&self, path: &'a [u8]) -> Result<(OwnedFd, &'a OsStr), Errno> {
+        let (dir, name) = split(path);
+        if name.is_empty() || name == b".." || name == b"." {
+            return Err(Errno::INVAL);
+        }
+        Ok((self.open_at(dir, OFlags::PATH | OFlags::DIRECTORY)?, os(name)))
+    }
+
+    /// Opens a regular file for reading.
+    pub fn open_file(&self, path: &[u8]) -> io::Result<File> {
+        let fd = self.open_at(path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK)?;
+        let file = File::from(fd);
+        if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a regular file")) }
+    }
+
+    /// `lstat`; `None` where there is nothing.
+    pub fn stat(&self, path: &[u8]) -> io::Result<Option<TreeEntry>> {
+        let (dir, name) = match self.parent(path) {
+            Ok(found) => found,
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        };
+        match rustix::fs::statx(&dir, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS) {
+            Ok(stat) => Ok(Some(TreeEntry { path: path.to_vec(), stat })),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// A link's target.
+    pub fn read_link(&self, path: &[u8]) -> io::Result<Vec<u8>> {
+        let (dir, name) = self.parent(path)?;
+        Ok(rustix::fs::readlinkat(&dir, name, Vec::new())?.into_bytes())
+    }
+
+    /// Creates a regular file, which must not exist.
+    pub fn create_file(&self, path: &[u8]) -> io::Result<File> {
+        let (dir, name) = self.parent(path)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(File::from(rustix::fs::openat(&dir, name, flags, Mode::from_raw_mode(0o600))?))
+    }
+
+    /// Makes a directory.
+    pub fn make_dir(&self, path: &[u8]) -> io::Result<()> {
+        let (dir, name) = self.parent(path)?;
+        Ok(rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(0o700))?)
+    }
+
+    /// Makes a symbolic link.
+    pub fn make_symlink(&self, target: &[u8], path: &[u8]) -> io::Result<()> {
+        let (dir, name) = self.parent(path)?;
+        Ok(rustix::fs::symlinkat(os(target), &dir, name)?)
+    }
+
+    /// Makes another name for a file.
+    pub fn make_link(&self, existing: &[u8], path: &[u8]) -> io::Result<()> {
+        let (from, from_name) = self.parent(existing)?;
+        let (to, to_name) = self.parent(path)?;
+        Ok(rustix::fs::linkat(&from, from_name, &to, to_name, AtFlags::empty())?)
+    }
+
+    /// Makes a device or pipe. A character device 0:0 is an overlay whiteout, which everybody may make.
+    pub fn make_node(&self, path: &[u8], kind: FileType, major: u32, minor: u32) -> io::Result<()> {
+        let (dir, name) = self.parent(path)?;
+        let device = rustix::fs::makedev(major, minor);
+        Ok(rustix::fs::mknodat(&dir, name, kind, Mode::from_raw_mode(0o600), device)?)
+    }
+
+    /// Owner of the file itself.
+    pub fn set_owner(&self, path: &[u8], uid: u32, gid: u32) -> io::Result<()> {
+        let (dir, name) = self.parent(path)?;
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        Ok(rustix::fs::chownat(&dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    /// Mode of a file that is no link.
+    pub fn set_mode(&self, path: &[u8], mode: u32) -> io::Result<()> {
+        let (dir, name) = self.parent(path)?;
+        // There is no fchmodat without following; the caller has just made this name, and layer
+        // directories are private to us until they are frozen.
+        Ok(rustix::fs::chmodat(&dir, name, Mode::from_raw_mode(mode), AtFlags::empty())?)
+    }
+
+    /// Modification time of the file itself.
+    pub fn set_mtime(&self, path: &[u8], seconds: i64, nanoseconds: u32) -> io::Result<()> {
+        let (dir, name) = self.parent(path)?;
+        let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() };
+        let times = Timestamps { last_access: time, last_modification: time };
+        Ok(rustix::fs::utimensat(&dir, name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    /// Extended attributes of the file itself, sorted. File systems without them have none.
+    pub fn xattrs(&self, path: &[u8]) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let through = self.magic(path)?;
+        let mut names = vec![0u8; XATTR_MAX];
+        let length = match rustix::fs::llistxattr(&*through.path, &mut names[..]) {
+            Ok(length) => length,
+            Err(Errno::NOTSUP | Errno::NOENT | Errno::PERM) => return Ok(Vec::new()),
+            Err(errno) => return Err(errno.into()),
+        };
+        let mut found = Vec::new();
+        for name in names[..length].split(|c| *c == 0).filter(|name| !name.is_empty()) {
+            let mut value = vec![0u8; XATTR_MAX];
+            match rustix::fs::lgetxattr(&*through.path, os(name), &mut value[..]) {
+                Ok(size) => value.truncate(size),
+                Err(_) => continue,
+            }
+            found.push((name.to_vec(), value));
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Sets one extended attribute of the file itself.
+    pub fn set_xattr(&self, path: &[u8], name: &[u8], value: &[u8]) -> io::Result<()> {
+        let through = self.magic(path)?;
+        Ok(rustix::fs::lsetxattr(&*through.path, os(name), value, XattrFlags::empty())?)
+    }
+
+    /// `/proc/self/fd/N/NAME`: reaches a name in an opened directory by the calls that have no
+    /// directory argument. `N` is a real directory, so only the last component could be a link, and
+    /// the `l` calls do not follow it.
+    fn magic(&self, path: &[u8]) -> io::Result<Magic> {
+        use std::os::fd::AsRawFd as _;
+        let (dir, name) = self.parent(path)?;
+        let mut text = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
+        text.extend_from_slice(name.as_bytes());
+        let path = CString::new(text).map_err(|_| Errno::INVAL)?;
+        Ok(Magic { path, _dir: dir })
+    }
+
+    /// Removes a file or a whole directory; nothing there is no error.
+    pub fn remove(&self, path: &[u8]) -> io::Result<()> {
+        let (dir, name) = match self.parent(path) {
+            Ok(found) => found,
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+        };
+        remove_at(dir.as_fd(), name).map_err(Into::into)
+    }
+
+    /// Moves a name.
+    pub fn rename(&self, from: &[u8], to: &[u8]) -> io::Result<()> {
+        let (from_dir, from_name) = self.parent(from)?;
+        let (to_dir, to_name) = self.parent(to)?;
+        Ok(rustix::fs::renameat_with(&from_dir, from_name, &to_dir, to_name, RenameFlags::empty())?)
+    }
+
+    /// Everything below, parents before children, siblings in byte order.
+    pub fn walk(&self) -> io::Result<Vec<TreeEntry>> {
+        let dir = self.open_at(b"", OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut found = Vec::new();
+        walk_into(dir, b"", &mut found)?;
+        Ok(found)
+    }
+}
+
+struct Magic {
+    path: CString,
+    _dir: OwnedFd,
+}
+
+fn names(dir: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
+    let mut buffer: Vec<u8> = Vec::with_capacity(DIRENT_BUFFER);
+    let mut names = Vec::new();
+    let mut entries = RawDir::new(dir, buffer.spare_capacity_mut());
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn walk_into(dir: OwnedFd, path: &[u8], found: &mut Vec<TreeEntry>) -> io::Result<()> {
+    for name in names(dir.as_fd())? {
+        let stat = rustix::fs::statx(&dir, &name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?;
+        let below =
+            if path.is_empty() { name.to_bytes().to_vec() } else { [path, b"/", name.to_bytes()].concat() };
+        let entry = TreeEntry { path: below.clone(), stat };
+        let is_dir = entry.file_type() == FileType::Directory;
+        found.push(entry);
+        if is_dir {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            walk_into(rustix::fs::openat(&dir, &name, flags, Mode::empty())?, &below, found)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_at(dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
+    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(errno) => return Err(errno),
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let below = match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+        Ok(fd) => fd,
+        Err(Errno::ACCESS) => {
+            rustix::fs::chmodat(dir, name, Mode::from_raw_mode(0o700), AtFlags::empty())?;
+            rustix::fs::openat(dir, name, flags, Mode::empty())?
+        }
+        Err(errno) => return Err(errno),
+    };
+    for child in names(below.as_fd())? {
+        remove_at(below.as_fd(), OsStr::from_bytes(child.to_bytes()))?;
+    }
+    rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn nothing_is_reached_through_a_link() -> io::Result<()> {
+        let outside = tempfile::tempdir()?;
+        std::fs::write(outside.path().join("secret"), "x")?;
+        let dir = tempfile::tempdir()?;
+        symlink(outside.path(), dir.path().join("out"))?;
+        let root = Root::open(dir.path())?;
+        assert!(root.open_file(b"out/secret").is_err());
+        assert!(root.create_file(b"out/new").is_err());
+        assert!(root.make_dir(b"../x").is_err());
+        root.remove(b"out")?;
+        assert!(outside.path().join("secret").exists());
+        assert!(root.stat(b"out")?.is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn whole_trees_are_removed_whatever_their_modes() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let root = Root::open(dir.path())?;
+        root.make_dir(b"a")?;
+        root.make_dir(b"a/b")?;
+        root.create_file(b"a/b/c")?;
+        root.set_mode(b"a/b", 0)?;
+        root.remove(b"a")?;
+        assert!(root.walk()?.is_empty());
+        root.remove(b"not/there")?;
+        Ok(())
+    }
+
+    #[test]
+    fn attributes_and_times_are_those_of_the_link_itself() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let root = Root::open(dir.path())?;
+        root.make_symlink(b"/nowhere", b"l")?;
+        root.set_mtime(b"l", 7, 8)?;
+        let entry = root.stat(b"l")?.ok_or_else(|| io::Error::other("no link"))?;
+        assert_eq!((entry.stat.stx_mtime.tv_sec, entry.stat.stx_mtime.tv_nsec), (7, 8));
+        drop(root.create_file(b"f")?);
+        if root.set_xattr(b"f", b"user.note", b"v").is_ok() {
+            assert_eq!(root.xattrs(b"f")?, [(b"user.note".to_vec(), b"v".to_vec())]);
+        } else {
+            println!("SKIPPED: this file system has no user extended attributes");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,205 @@
+//! An overlay's upper directory to the entries of a layer.
+
+use std::collections::HashMap;
+use std::io::{self, Read};
+use std::path::Path;
+
+use rustix::fs::FileType;
+
+use crate::fs::{Root, TreeEntry, is_overlay_private};
+
+use super::entry::{Entry, EntryKind, Metadata};
+use super::error::LayerError;
+use super::write::ContentSource;
+
+/// What a parent chain says of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParentNode {
+    /// Its kind, as far as layers on top care.
+    pub kind: ParentKind,
+    /// Its metadata.
+    pub meta: Metadata,
+}
+
+/// Kinds of a parent's nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ParentKind {
+    /// A directory.
+    Dir,
+    /// A symbolic link and its target.
+    Symlink(Vec<u8>),
+    /// Anything else.
+    Other,
+}
+
+/// The layers below the one being made or unpacked.
+pub trait ParentView {
+    /// What is at a path, links not followed.
+    fn node(&self, path: &[u8]) -> Option<ParentNode>;
+}
+
+/// A parent without anything.
+pub struct NoParent;
+
+impl ParentView for NoParent {
+    fn node(&self, _: &[u8]) -> Option<ParentNode> {
+        None
+    }
+}
+
+/// Reads the files of a frozen upper directory.
+#[derive(Debug)]
+pub struct UpperContent {
+    root: Root,
+}
+
+impl ContentSource for UpperContent {
+    fn open(&self, _: usize, entry: &Entry) -> io::Result<Box<dyn Read + Send>> {
+        Ok(Box::new(self.root.open_file(&entry.path)?))
+    }
+}
+
+/// Lists what a frozen upper directory changes. Sockets are left out, as image layers have none.
+pub fn diff_upper(upper: &Path, parent: &dyn ParentView) -> Result<(Vec<Entry>, UpperContent), LayerError> {
+    let root = Root::open(upper).map_err(|error| LayerError::io("open", upper, error))?;
+    let files = root.walk().map_err(|error| LayerError::io("list", upper, error))?;
+    let mut entries = Vec::with_capacity(files.len());
+    let mut links = HashMap::new();
+    for file in &files {
+        diff_one(&root, file, parent, &mut links, &mut entries)?;
+    }
+    Ok((drop_untouched(entries, parent), UpperContent { root }))
+}
+
+type Links = HashMap<(u32, u32, u64), Vec<u8>>;
+
+fn diff_one(
+    root: &Root,
+    file: &TreeEntry,
+    parent: &dyn ParentView,
+    links: &mut Links,
+    entries: &mut Vec<Entry>,
+) -> Result<(), LayerError> {
+    let path = file.path.clone();
+    let failed = |error| LayerError::inside("read", &file.path, error);
+    if file.is_whiteout() {
+        push_whiteout(path, parent, entries);
+        return Ok(());
+    }
+    let raw = match file.file_type() {
+        FileType::Symlink => Vec::new(),
+        _ => root.xattrs(&path).map_err(failed)?,
+    };
+    if raw.iter().any(|(name, _)| is_overlay_private(name) && name.ends_with(b".whiteout")) {
+        push_whiteout(path, parent, entries);
+        return Ok(());
+    }
+    let kind = match file.file_type() {
+        FileType::Directory => EntryKind::Dir,
+        FileType::Symlink => EntryKind::Symlink(root.read_link(&path).map_err(failed)?),
+        FileType::RegularFile => EntryKind::File { size: file.stat.stx_size, digest: None },
+        FileType::Fifo => EntryKind::Fifo,
+        FileType::CharacterDevice => {
+            EntryKind::CharDevice { major: file.stat.stx_rdev_major, minor: file.stat.stx_rdev_minor }
+        }
+        FileType::BlockDevice => {
+            EntryKind::BlockDevice { major: file.stat.stx_rdev_major, minor: file.stat.stx_rdev_minor }
+        }
+        _ => return Ok(()),
+    };
+    let opaque = kind == EntryKind::Dir
+        && raw.iter().any(|(name, value)| {
+            is_overlay_private(name) && name.ends_with(b".opaque") && value.as_slice() == b"y"
+        });
+    let meta = metadata(file, raw);
+    let kind = hardlink(file, kind, links);
+    entries.push(Entry { path: path.clone(), kind, meta, offset: 0 });
+    if opaque && parent.node(&path).is_some_and(|node| node.kind == ParentKind::Dir) {
+        entries.push(whiteout(path, EntryKind::Opaque));
+    }
+    Ok(())
+}
+
+fn push_whiteout(path: Vec<u8>, parent: &dyn ParentView, entries: &mut Vec<Entry>) {
+    if parent.node(&path).is_some() {
+        entries.push(whiteout(path, EntryKind::Whiteout));
+    }
+}
+
+fn whiteout(path: Vec<u8>, kind: EntryKind) -> Entry {
+    let meta = Metadata { mode: 0, uid: 0, gid: 0, mtime: 0, xattrs: Vec::new() };
+    Entry { path, kind, meta, offset: 0 }
+}
+
+/// The second and later names of a file become links to the first.
+fn hardlink(file: &TreeEntry, kind: EntryKind, links: &mut Links) -> EntryKind {
+    if file.stat.stx_nlink < 2 || kind == EntryKind::Dir {
+        return kind;
+    }
+    match links.get(&file.identity()) {
+        Some(first) => EntryKind::Hardlink(first.clone()),
+        None => {
+            links.insert(file.identity(), file.path.clone());
+            kind
+        }
+    }
+}
+
+fn metadata(file: &TreeEntry, raw: Vec<(Vec<u8>, Vec<u8>)>) -> Metadata {
+    let xattrs = raw
+        .into_iter()
+        .filter(|(name, _)| belongs_in_images(name))
+        .map(|(name, value)| {
+            let value = if name == b"security.capability" { plain_capability(value) } else { value };
+            (name, value)
+        })
+        .collect();
+    Metadata {
+        mode: file.mode(),
+        uid: file.stat.stx_uid,
+        gid: file.stat.stx_gid,
+        mtime: file.stat.stx_mtime.tv_sec,
+        xattrs,
+    }
+}
+
+/// Extended attributes that an image carries: file capabilities and what users set.
+pub(super) fn belongs_in_images(name: &[u8]) -> bool {
+    name == b"security.capability" || (name.starts_with(b"user.") && !is_overlay_private(name))
+}
+
+/// File capabilities set inside a user namespace name its root; an image must not (linux
+/// capability.h: revision 3 is revision 2 with a root id behind).
+fn plain_capability(mut value: Vec<u8>) -> Vec<u8> {
+    const REVISION_2: u8 = 2;
+    const REVISION_3: u8 = 3;
+    if value.len() == 24 && value[3] == REVISION_3 {
+        value[3] = REVISION_2;
+        value.truncate(20);
+    }
+    value
+}
+
+/// Leaves out directories that were only copied up: the same as below, with nothing changed in them.
+fn drop_untouched(entries: Vec<Entry>, parent: &dyn ParentView) -> Vec<Entry> {
+    let mut kept: Vec<Entry> = Vec::with_capacity(entries.len());
+    // Backwards, so that what a directory holds was judged before the directory is.
+    for entry in entries.into_iter().rev() {
+        let has_changes = kept.last().is_some_and(|next| {
+            next.path.len() > entry.path.len()
+                && next.path.starts_with(&entry.path)
+                && next.path[entry.path.len()] == b'/'
+                || (next.path == entry.path && next.kind == EntryKind::Opaque)
+        });
+        let same = || {
+            parent
+                .node(&entry.path)
+                .is_some_and(|node| node.kind == ParentKind::Dir && node.meta == entry.meta)
+        };
+        if entry.kind != EntryKind::Dir || has_changes || !same() {
+            kept.push(entry);
+        }
+    }
+    kept.reverse();
+    kept
+}

@@ -1,0 +1,62 @@
+//! What goes wrong with layers.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::store::StoreError;
+
+/// A layer that cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    /// A file of the host cannot be handled.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// The verb.
+        action: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The stream of a layer cannot be read or written.
+    #[error("layer stream: {0}")]
+    Stream(io::Error),
+    /// A file's content was not what its description said.
+    #[error("{path:?} changed while it was read ({detail}); run the build again when nothing writes to it")]
+    Changed {
+        /// The path in the layer.
+        path: String,
+        /// What differed.
+        detail: String,
+    },
+    /// The archive breaks a rule or a limit.
+    #[error("invalid layer archive: {0}")]
+    Invalid(String),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl LayerError {
+    /// Wraps an I/O error with what was done to which path.
+    pub fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        LayerError::Io { action, path: path.to_owned(), source }
+    }
+
+    /// The same for a path inside an image.
+    pub(super) fn inside(action: &'static str, path: &[u8], source: io::Error) -> Self {
+        Self::io(action, Path::new(&*String::from_utf8_lossy(path)), source)
+    }
+
+    /// Whether the file system is full.
+    pub fn is_no_space(&self) -> bool {
+        let full = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        };
+        match self {
+            LayerError::Io { source, .. } | LayerError::Stream(source) => full(source),
+            LayerError::Store(error) => error.is_no_space(),
+            _ => false,
+        }
+    }
+}

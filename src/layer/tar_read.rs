@@ -1,0 +1,301 @@
+//! A tar stream to entries, with limits on everything an archive can exaggerate.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+
+use super::error::LayerError;
+use super::tar_write::{BLOCK, padding};
+
+/// Longest name, link or set of pax records that is read into memory.
+const MAX_EXTENSION: u64 = 1 << 20;
+
+/// A header with its extensions applied.
+#[derive(Debug, Clone)]
+pub(super) struct Header {
+    /// Name as stored.
+    pub path: Vec<u8>,
+    /// Link target as stored.
+    pub link: Vec<u8>,
+    /// Type flag.
+    pub flag: u8,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime: i64,
+    pub size: u64,
+    pub major: u32,
+    pub minor: u32,
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Offset of the content in the stream.
+    pub offset: u64,
+}
+
+/// Reads headers and contents one after the other.
+pub(super) struct TarReader<R> {
+    inner: R,
+    position: u64,
+    /// Content and padding of the current entry not read yet.
+    left: u64,
+    pad: u64,
+}
+
+fn invalid(text: impl Into<String>) -> LayerError {
+    LayerError::Invalid(text.into())
+}
+
+impl<R: Read> TarReader<R> {
+    pub fn new(inner: R) -> Self {
+        TarReader { inner, position: 0, left: 0, pad: 0 }
+    }
+
+    /// The next entry; `None` at the end. What was not read of the last one is skipped.
+    pub fn next(&mut self) -> Result<Option<Header>, LayerError> {
+        let mut long_name = None;
+        let mut long_link = None;
+        let mut records = BTreeMap::new();
+        loop {
+            self.skip()?;
+            let Some(block) = self.block()? else { return Ok(None) };
+            if block.iter().all(|byte| *byte == 0) {
+                return Ok(None);
+            }
+            check_sum(&block)?;
+            let size = number(&block[124..136])?;
+            match block[156] {
+                b'L' => long_name = Some(trim_nul(self.extension(size)?)),
+                b'K' => long_link = Some(trim_nul(self.extension(size)?)),
+                b'x' => parse_records(&self.extension(size)?, &mut records)?,
+                // Global records apply to all entries; images have no use for any of them.
+                b'g' => drop(self.extension(size)?),
+                b'S' => return Err(invalid("GNU sparse files are not supported in layers")),
+                _ => return self.header(&block, size, long_name, long_link, records).map(Some),
+            }
+        }
+    }
+
+    fn header(
+        &mut self,
+        block: &[u8; BLOCK],
+        size: u64,
+        long_name: Option<Vec<u8>>,
+        long_link: Option<Vec<u8>>,
+        mut records: BTreeMap<Vec<u8>, Vec<u8>>,
+    ) -> Result<Header, LayerError> {
+        if records.keys().any(|key| key.starts_with(b"GNU.sparse.")) {
+            return Err(invalid("GNU sparse files are not supported in layers"));
+        }
+        let mut take = |key: &[u8]| records.remove(key);
+        let decimal = |value: Option<Vec<u8>>| -> Result<Option<i64>, LayerError> {
+            let Some(value) = value else { return Ok(None) };
+            let text = String::from_utf8_lossy(&value).into_owned();
+            // Times may carry fractions; layers keep whole seconds, rounded towards the past.
+            let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
+            let seconds: i64 =
+                whole.parse().map_err(|_| invalid(format!("bad number {text:?} in pax record")))?;
+            let below = whole.starts_with('-') && fraction.bytes().any(|c| c != b'0');
+            Ok(Some(seconds - i64::from(below)))
+        };
+        let path = take(b"path").or(long_name).unwrap_or_else(|| ustar_name(block));
+        let link = take(b"linkpath").or(long_link).unwrap_or_else(|| text(&block[157..257]).to_vec());
+        let id = |value: i64| u32::try_from(value).map_err(|_| invalid("owner out of range"));
+        let uid = match decimal(take(b"uid"))? {
+            Some(uid) => id(uid)?,
+            None => small(&block[108..116])?,
+        };
+        let gid = match decimal(take(b"gid"))? {
+            Some(gid) => id(gid)?,
+            None => small(&block[116..124])?,
+        };
+        let mtime = decimal(take(b"mtime"))?.map_or_else(|| signed(&block[136..148]), Ok)?;
+        let flag = if block[156] == 0 { b'0' } else { block[156] };
+        let size = match decimal(take(b"size"))? {
+            Some(size) => u64::try_from(size).map_err(|_| invalid("negative size"))?,
+            None => size,
+        };
+        // Links and directories have no content, whatever their size field says.
+        let size = if matches!(flag, b'1'..=b'6') { 0 } else { size };
+        let device = block.get(257..262) == Some(b"ustar");
+        let (major, minor) =
+            if device { (small(&block[329..337])?, small(&block[337..345])?) } else { (0, 0) };
+        let xattrs = records
+            .into_iter()
+            .filter_map(|(key, value)| Some((key.strip_prefix(b"SCHILY.xattr.")?.to_vec(), value)))
+            .collect();
+        self.left = size;
+        self.pad = padding(size) as u64;
+        let mode = u32::try_from(number(&block[100..108])? & 0o7777).unwrap_or(0);
+        Ok(Header {
+            path,
+            link,
+            flag,
+            mode,
+            uid,
+            gid,
+            mtime,
+            size,
+            major,
+            minor,
+            xattrs,
+            offset: self.position,
+        })
+    }
+
+    /// Reads to the very end of the stream, behind the archive's own end, so that a hash of the
+    /// stream covers all of it.
+    pub fn drain(&mut self) -> Result<(), LayerError> {
+        let copied = io::copy(&mut self.inner, &mut io::sink()).map_err(LayerError::Stream)?;
+        self.position += copied;
+        Ok(())
+    }
+
+    /// Bytes of the stream read so far.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    fn block(&mut self) -> Result<Option<[u8; BLOCK]>, LayerError> {
+        let mut block = [0u8; BLOCK];
+        let mut filled = 0;
+        while filled < BLOCK {
+            match self.inner.read(&mut block[filled..]) {
+                Ok(0) if filled == 0 => return Ok(None),
+                Ok(0) => return Err(invalid("the archive ends in the middle of a header")),
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(LayerError::Stream(error)),
+            }
+        }
+        self.position += BLOCK as u64;
+        Ok(Some(block))
+    }
+
+    fn extension(&mut self, size: u64) -> Result<Vec<u8>, LayerError> {
+        if size > MAX_EXTENSION {
+            return Err(invalid(format!("an extended header of {size} bytes")));
+        }
+        self.left = size;
+        self.pad = padding(size) as u64;
+        let mut body = Vec::new();
+        self.by_ref().take(size).read_to_end(&mut body).map_err(LayerError::Stream)?;
+        if body.len() as u64 != size {
+            return Err(invalid("the archive ends in the middle of an extended header"));
+        }
+        Ok(body)
+    }
+
+    fn skip(&mut self) -> Result<(), LayerError> {
+        let rest = self.left + self.pad;
+        if rest > 0 {
+            let skipped =
+                io::copy(&mut self.inner.by_ref().take(rest), &mut io::sink()).map_err(LayerError::Stream)?;
+            if skipped != rest {
+                return Err(invalid("the archive ends in the middle of a file"));
+            }
+            self.position += rest;
+            (self.left, self.pad) = (0, 0);
+        }
+        Ok(())
+    }
+}
+
+/// Reads the current entry's content.
+impl<R: Read> Read for TarReader<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.len());
+        if most == 0 {
+            return Ok(0);
+        }
+        let count = self.inner.read(&mut buf[..most])?;
+        if count == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the archive ends in the middle of a file",
+            ));
+        }
+        self.left -= count as u64;
+        self.position += count as u64;
+        Ok(count)
+    }
+}
+
+fn text(field: &[u8]) -> &[u8] {
+    let end = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
+    &field[..end]
+}
+
+fn trim_nul(bytes: Vec<u8>) -> Vec<u8> {
+    text(&bytes).to_vec()
+}
+
+fn ustar_name(block: &[u8; BLOCK]) -> Vec<u8> {
+    let name = text(&block[..100]);
+    let prefix = text(&block[345..500]);
+    // GNU's old format keeps times where ustar has the prefix.
+    if prefix.is_empty() || block.get(257..263) != Some(b"ustar\0") {
+        return name.to_vec();
+    }
+    [prefix, b"/", name].concat()
+}
+
+fn check_sum(block: &[u8; BLOCK]) -> Result<(), LayerError> {
+    let promised = number(&block[148..156])?;
+    let sum = |byte_value: fn(u8) -> i64| -> i64 {
+        let field = 148..156;
+        block
+            .iter()
+            .enumerate()
+            .map(|(at, byte)| if field.contains(&at) { 32 } else { byte_value(*byte) })
+            .sum()
+    };
+    let promised = i64::try_from(promised).unwrap_or(-1);
+    if promised == sum(i64::from) || promised == sum(|byte| i64::from(byte.cast_signed())) {
+        return Ok(());
+    }
+    Err(invalid("bad header checksum"))
+}
+
+/// Octal, or GNU's base 256.
+fn number(field: &[u8]) -> Result<u64, LayerError> {
+    let value = signed(field)?;
+    u64::try_from(value).map_err(|_| invalid("negative number in a header"))
+}
+
+fn signed(field: &[u8]) -> Result<i64, LayerError> {
+    if field[0] & 0x80 != 0 {
+        let negative = field[0] & 0x40 != 0;
+        let first = if negative { i128::from(field[0]) - 256 } else { i128::from(field[0] & 0x3f) };
+        let mut value = first;
+        for byte in &field[1..] {
+            value = value.checked_mul(256).map_or(i128::MAX, |v| v + i128::from(*byte));
+            if value.unsigned_abs() > u128::from(u64::MAX) {
+                return Err(invalid("number out of range in a header"));
+            }
+        }
+        return i64::try_from(value).map_err(|_| invalid("number out of range in a header"));
+    }
+    let digits = text(field).trim_ascii();
+    if digits.is_empty() {
+        return Ok(0);
+    }
+    let text = std::str::from_utf8(digits).map_err(|_| invalid("bad number in a header"))?;
+    i64::from_str_radix(text, 8).map_err(|_| invalid(format!("bad number {text:?} in a header")))
+}
+
+fn small(field: &[u8]) -> Result<u32, LayerError> {
+    u32::try_from(number(field)?).map_err(|_| invalid("number out of range in a header"))
+}
+
+fn parse_records(mut body: &[u8], records: &mut BTreeMap<Vec<u8>, Vec<u8>>) -> Result<(), LayerError> {
+    let bad = || invalid("malformed pax record");
+    while !body.is_empty() {
+        let space = body.iter().take(12).position(|byte| *byte == b' ').ok_or_else(bad)?;
+        let length: usize =
+            std::str::from_utf8(&body[..space]).ok().and_then(|text| text.parse().ok()).ok_or_else(bad)?;
+        let record =
+            body.get(space + 1..length).and_then(|record| record.strip_suffix(b"\n")).ok_or_else(bad)?;
+        let equals = record.iter().position(|byte| *byte == b'=').ok_or_else(bad)?;
+        records.insert(record[..equals].to_vec(), record[equals + 1..].to_vec());
+        body = &body[length..];
+    }
+    Ok(())
+}

@@ -1,0 +1,545 @@
+//! A layer's blob to a directory that an overlay can mount, or to its entries alone.
+//!
+//! Nothing here trusts the archive: names cannot leave the directory, links are never written
+//! through, deletions take their overlay form, and sizes have limits.
+
+use std::collections::HashMap;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::FileType;
+
+use crate::digest::{DiffId, Hasher};
+use crate::fs::Root;
+use crate::store::Store;
+
+use super::diff::{NoParent, ParentKind, ParentView, belongs_in_images};
+use super::entry::{Entry, EntryKind, LayerIndex, Metadata};
+use super::error::LayerError;
+use super::tar_read::{Header, TarReader};
+use super::tar_write::{OPAQUE, WHITEOUT};
+use super::write::{load_layer, store_index};
+
+const MAX_LINKS: usize = 40;
+
+/// Whether owners can be set on disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnDiskIds {
+    /// Files get their owners.
+    #[default]
+    Keep,
+    /// Everything belongs to the one ID there is; the intended owners are in the index only.
+    AllToSelf,
+}
+
+/// Limits on what an archive may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Entries.
+    pub entries: usize,
+    /// Bytes of the uncompressed stream.
+    pub bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { entries: 10_000_000, bytes: 1 << 40 }
+    }
+}
+
+/// How to unpack.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UnpackOptions {
+    /// Owners on disk.
+    pub ids: OnDiskIds,
+    /// Limits.
+    pub limits: Limits,
+}
+
+/// A layer that was read.
+#[derive(Debug)]
+pub struct Unpacked {
+    /// Digest of the stream.
+    pub diff_id: DiffId,
+    /// Bytes of the stream.
+    pub uncompressed_size: u64,
+    /// The entries.
+    pub index: LayerIndex,
+    /// What could not be put on disk and is in the index only.
+    pub notes: Vec<String>,
+}
+
+/// Unpacks a blob, compressed or not, into the empty directory `dest`.
+pub fn unpack(
+    blob: impl Read + Send,
+    dest: &Path,
+    parent: &dyn ParentView,
+    options: &UnpackOptions,
+) -> Result<Unpacked, LayerError> {
+    let root = Root::open(dest).map_err(|error| LayerError::io("open", dest, error))?;
+    read(blob, parent, Some(&root), options)
+}
+
+/// Reads the entries of a blob and puts nothing on disk.
+pub fn read_index(blob: impl Read + Send) -> Result<Unpacked, LayerError> {
+    read(blob, &NoParent, None, &UnpackOptions::default())
+}
+
+/// Makes the index of a layer anew from its blob; `None` where the store has none.
+pub fn rebuild_index(store: &Store, diff_id: &DiffId) -> Result<Option<Arc<LayerIndex>>, LayerError> {
+    let Some(record) = load_layer(store, diff_id)? else { return Ok(None) };
+    for blob in &record.blobs {
+        let Some(file) = store.open_blob(&blob.digest)? else { continue };
+        let unpacked = read_index(file)?;
+        if unpacked.diff_id != *diff_id {
+            return Err(LayerError::Invalid(format!(
+                "layer content does not match the image: expected diff ID {diff_id}, got {}",
+                unpacked.diff_id
+            )));
+        }
+        store_index(store, diff_id, &unpacked.index)?;
+        return Ok(Some(Arc::new(unpacked.index)));
+    }
+    Ok(None)
+}
+
+/// The bytes of one file of a layer, read from its blob.
+pub fn read_file(
+    store: &Store,
+    diff_id: &DiffId,
+    offset: u64,
+    size: u64,
+    limit: u64,
+) -> Result<Vec<u8>, LayerError> {
+    if size > limit {
+        return Err(LayerError::Invalid(format!("a file of {size} bytes where at most {limit} are read")));
+    }
+    let record = load_layer(store, diff_id)?;
+    let blobs = record.map(|record| record.blobs).unwrap_or_default();
+    let file = blobs.iter().find_map(|blob| store.open_blob(&blob.digest).ok().flatten());
+    let file =
+        file.ok_or_else(|| LayerError::Invalid(format!("the store has no content for layer {diff_id}")))?;
+    let (_, mut plain) = crate::context::decompress(file).map_err(LayerError::Stream)?;
+    io::copy(&mut plain.by_ref().take(offset), &mut io::sink()).map_err(LayerError::Stream)?;
+    let mut content = Vec::new();
+    plain.take(size).read_to_end(&mut content).map_err(LayerError::Stream)?;
+    Ok(content)
+}
+
+/// Hashes and limits what passes.
+struct Watched<R> {
+    inner: R,
+    hasher: Hasher,
+    left: u64,
+}
+
+impl<R: Read> Read for Watched<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buf)?;
+        self.left = self.left.checked_sub(count as u64).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "the layer is larger than the limit")
+        })?;
+        self.hasher.update(&buf[..count]);
+        Ok(count)
+    }
+}
+
+fn read(
+    blob: impl Read + Send,
+    parent: &dyn ParentView,
+    root: Option<&Root>,
+    options: &UnpackOptions,
+) -> Result<Unpacked, LayerError> {
+    let (_, plain) = crate::context::decompress(blob).map_err(LayerError::Stream)?;
+    let mut watched = Watched { inner: plain, hasher: Hasher::new(), left: options.limits.bytes };
+    let mut reader = TarReader::new(&mut watched);
+    let mut work = Work {
+        parent,
+        root,
+        ids: options.ids,
+        entries: Vec::new(),
+        by_path: HashMap::new(),
+        resolved: HashMap::new(),
+        notes: Vec::new(),
+    };
+    while let Some(header) = reader.next()? {
+        if work.entries.len() >= options.limits.entries {
+            return Err(LayerError::Invalid("too many entries".into()));
+        }
+        work.entry(&header, &mut reader)?;
+    }
+    reader.drain()?;
+    let uncompressed_size = reader.position();
+    let (index, notes) = work.finish()?;
+    Ok(Unpacked { diff_id: DiffId(watched.hasher.finish()), uncompressed_size, index, notes })
+}
+
+struct Work<'a> {
+    parent: &'a dyn ParentView,
+    root: Option<&'a Root>,
+    ids: OnDiskIds,
+    /// In stream order; replaced duplicates become `None`.
+    entries: Vec<Option<Entry>>,
+    by_path: HashMap<Vec<u8>, usize>,
+    /// Stored directory name to where it really lies.
+    resolved: HashMap<Vec<u8>, Vec<u8>>,
+    notes: Vec<String>,
+}
+
+fn invalid(text: impl Into<String>) -> LayerError {
+    LayerError::Invalid(text.into())
+}
+
+fn show(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).into_owned()
+}
+
+/// A stored name without leading slash and `.`; `..` is an attack or a mistake, never a layer.
+fn clean_name(name: &[u8]) -> Result<Vec<u8>, LayerError> {
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in name.split(|c| *c == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => return Err(invalid(format!("{:?} contains ..", show(name)))),
+            part if part.contains(&0) => return Err(invalid(format!("{:?} contains NUL", show(name)))),
+            part => parts.push(part),
+        }
+    }
+    Ok(parts.join(&b'/'))
+}
+
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|c| *c == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (b"", path),
+    }
+}
+
+fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    if dir.is_empty() { name.to_vec() } else { [dir, b"/", name].concat() }
+}
+
+fn implicit() -> Metadata {
+    Metadata { mode: 0o755, uid: 0, gid: 0, mtime: 0, xattrs: Vec::new() }
+}
+
+impl Work<'_> {
+    fn entry(&mut self, header: &Header, content: &mut impl Read) -> Result<(), LayerError> {
+        let stored = clean_name(&header.path)?;
+        if stored.is_empty() {
+            // The root's own entry: its metadata is not part of a layer's meaning for anybody.
+            return Ok(());
+        }
+        let (dir, name) = split(&stored);
+        let dir = self.directory(dir)?;
+        if name == OPAQUE {
+            return self.opaque(dir);
+        }
+        if let Some(hidden) = name.strip_prefix(WHITEOUT) {
+            if hidden.is_empty() || hidden == b"." || hidden == b".." {
+                return Err(invalid(format!("{:?} is no whiteout", show(&stored))));
+            }
+            // Names such as `.wh..wh.plnk` are notes of one file system to itself.
+            return if hidden.starts_with(WHITEOUT) { Ok(()) } else { self.whiteout(join(&dir, hidden)) };
+        }
+        let path = join(&dir, name);
+        let meta = Metadata {
+            mode: header.mode,
+            uid: header.uid,
+            gid: header.gid,
+            mtime: header.mtime,
+            xattrs: header.xattrs.iter().filter(|(name, _)| belongs_in_images(name)).cloned().collect(),
+        };
+        let kind = self.kind(header, &path)?;
+        self.replace(&path, &kind)?;
+        let kind = self.put(&path, kind, header, &meta, content)?;
+        let offset = if matches!(kind, EntryKind::File { .. }) { header.offset } else { 0 };
+        self.add(Entry { path, kind, meta, offset });
+        Ok(())
+    }
+
+    fn kind(&mut self, header: &Header, path: &[u8]) -> Result<EntryKind, LayerError> {
+        Ok(match header.flag {
+            b'0' | b'7' => EntryKind::File { size: header.size, digest: None },
+            b'1' => {
+                let stored = clean_name(&header.link)?;
+                let (dir, name) = split(&stored);
+                let target = join(&self.directory(dir)?, name);
+                let known =
+                    self.by_path.get(&target).and_then(|at| self.entries.get(*at)).and_then(Option::as_ref);
+                if !known.is_some_and(|entry| !matches!(entry.kind, EntryKind::Dir | EntryKind::Whiteout)) {
+                    return Err(invalid(format!(
+                        "{:?} is a hard link to {:?}, which is not a file of this layer",
+                        show(path),
+                        show(&target)
+                    )));
+                }
+                EntryKind::Hardlink(target)
+            }
+            b'2' => EntryKind::Symlink(header.link.clone()),
+            b'3' if header.major == 0 && header.minor == 0 => {
+                return Err(invalid(format!(
+                    "{:?} is a character device 0:0, which hides files",
+                    show(path)
+                )));
+            }
+            b'3' => EntryKind::CharDevice { major: header.major, minor: header.minor },
+            b'4' => EntryKind::BlockDevice { major: header.major, minor: header.minor },
+            b'5' => EntryKind::Dir,
+            b'6' => EntryKind::Fifo,
+            other => {
+                return Err(invalid(format!("{:?} has the unknown type {:?}", show(path), char::from(other))));
+            }
+        })
+    }
+
+    /// Where a directory really lies: links of this layer and of those below are followed as the
+    /// kernel would inside the root. Missing directories are made.
+    fn directory(&mut self, stored: &[u8]) -> Result<Vec<u8>, LayerError> {
+        if stored.is_empty() {
+            return Ok(Vec::new());
+        }
+        if let Some(known) = self.resolved.get(stored) {
+            return Ok(known.clone());
+        }
+        let mut pending: Vec<Vec<u8>> = stored.split(|c| *c == b'/').rev().map(<[u8]>::to_vec).collect();
+        let mut at: Vec<u8> = Vec::new();
+        let mut links = 0;
+        while let Some(part) = pending.pop() {
+            match part.as_slice() {
+                b"" | b"." => continue,
+                b".." => {
+                    at = split(&at).0.to_vec();
+                    continue;
+                }
+                _ => {}
+            }
+            let next = join(&at, &part);
+            match self.look(&next) {
+                Seen::Dir => at = next,
+                Seen::Link(target) => {
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return Err(invalid(format!("too many links in {:?}", show(stored))));
+                    }
+                    if target.first() == Some(&b'/') {
+                        at.clear();
+                    }
+                    pending.extend(target.split(|c| *c == b'/').rev().map(<[u8]>::to_vec));
+                }
+                Seen::Nothing(meta) => {
+                    self.make_dir(&next, meta)?;
+                    at = next;
+                }
+                Seen::Other => return Err(invalid(format!("{:?} is not a directory", show(&next)))),
+            }
+        }
+        self.resolved.insert(stored.to_vec(), at.clone());
+        Ok(at)
+    }
+
+    fn look(&self, path: &[u8]) -> Seen {
+        if let Some(entry) =
+            self.by_path.get(path).and_then(|at| self.entries.get(*at)).and_then(Option::as_ref)
+        {
+            match &entry.kind {
+                EntryKind::Dir => return Seen::Dir,
+                EntryKind::Symlink(target) => return Seen::Link(target.clone()),
+                EntryKind::Whiteout => return Seen::Nothing(implicit()),
+                _ => return Seen::Other,
+            }
+        }
+        match self.parent.node(path) {
+            Some(node) => match node.kind {
+                ParentKind::Dir => Seen::Nothing(node.meta),
+                ParentKind::Symlink(target) => Seen::Link(target),
+                ParentKind::Other => Seen::Other,
+            },
+            None => Seen::Nothing(implicit()),
+        }
+    }
+
+    /// A directory the archive does not list: it takes the metadata of the one below.
+    fn make_dir(&mut self, path: &[u8], meta: Metadata) -> Result<(), LayerError> {
+        self.replace(path, &EntryKind::Dir)?;
+        if let Some(root) = self.root {
+            root.make_dir(path).map_err(|error| LayerError::inside("create", path, error))?;
+        }
+        self.add(Entry { path: path.to_vec(), kind: EntryKind::Dir, meta, offset: 0 });
+        Ok(())
+    }
+
+    fn add(&mut self, entry: Entry) {
+        self.by_path.insert(entry.path.clone(), self.entries.len());
+        self.entries.push(Some(entry));
+    }
+
+    /// Clears the way for an entry: a later one of the same name replaces an earlier one.
+    fn replace(&mut self, path: &[u8], kind: &EntryKind) -> Result<(), LayerError> {
+        let Some(at) = self.by_path.get(path).copied() else { return Ok(()) };
+        let Some(slot) = self.entries.get_mut(at) else { return Ok(()) };
+        let was_dir = slot.as_ref().is_some_and(|entry| entry.kind == EntryKind::Dir);
+        if was_dir && *kind == EntryKind::Dir {
+            *slot = None;
+            return Ok(());
+        }
+        *slot = None;
+        self.by_path.remove(path);
+        if was_dir {
+            self.forget_below(path);
+        }
+        self.resolved.clear();
+        if let Some(root) = self.root {
+            root.remove(path).map_err(|error| LayerError::inside("replace", path, error))?;
+        }
+        Ok(())
+    }
+
+    fn forget_below(&mut self, path: &[u8]) {
+        for slot in &mut self.entries {
+            let below = slot.as_ref().is_some_and(|entry| {
+                entry.path.len() > path.len()
+                    && entry.path.starts_with(path)
+                    && entry.path[path.len()] == b'/'
+            });
+            if below {
+                if let Some(entry) = slot.take() {
+                    self.by_path.remove(&entry.path);
+                }
+            }
+        }
+    }
+
+    fn whiteout(&mut self, path: Vec<u8>) -> Result<(), LayerError> {
+        if self.by_path.contains_key(&path) {
+            // Deletions speak of lower layers; what this layer has stays.
+            return Ok(());
+        }
+        if let Some(root) = self.root {
+            root.make_node(&path, FileType::CharacterDevice, 0, 0)
+                .map_err(|error| LayerError::inside("hide", &path, error))?;
+        }
+        let meta = Metadata { mode: 0, ..implicit() };
+        self.add(Entry { path, kind: EntryKind::Whiteout, meta, offset: 0 });
+        Ok(())
+    }
+
+    fn opaque(&mut self, dir: Vec<u8>) -> Result<(), LayerError> {
+        if dir.is_empty() {
+            return Err(invalid("the root directory cannot be opaque"));
+        }
+        if let Some(root) = self.root {
+            root.set_xattr(&dir, b"user.overlay.opaque", b"y")
+                .map_err(|error| LayerError::inside("hide what is below", &dir, error))?;
+        }
+        let meta = Metadata { mode: 0, ..implicit() };
+        self.entries.push(Some(Entry { path: dir, kind: EntryKind::Opaque, meta, offset: 0 }));
+        Ok(())
+    }
+
+    /// Puts an entry on disk, reading its content either way; gives the kind with its digest.
+    fn put(
+        &mut self,
+        path: &[u8],
+        kind: EntryKind,
+        header: &Header,
+        meta: &Metadata,
+        content: &mut impl Read,
+    ) -> Result<EntryKind, LayerError> {
+        let failed = |error| LayerError::inside("unpack", path, error);
+        if let EntryKind::File { size, .. } = kind {
+            let mut hasher = Hasher::new();
+            match self.root {
+                Some(root) => {
+                    let mut file = root.create_file(path).map_err(failed)?;
+                    copy_hashed(content, &mut file, &mut hasher).map_err(failed)?;
+                }
+                None => copy_hashed(content, &mut io::sink(), &mut hasher).map_err(LayerError::Stream)?,
+            }
+            self.apply(path, meta, true)?;
+            return Ok(EntryKind::File { size, digest: Some(hasher.finish()) });
+        }
+        let Some(root) = self.root else { return Ok(kind) };
+        match &kind {
+            EntryKind::Dir if self.by_path.contains_key(path) => return Ok(kind),
+            EntryKind::Dir => {
+                root.make_dir(path).map_err(failed)?;
+                return Ok(kind);
+            }
+            EntryKind::Hardlink(target) => {
+                root.make_link(target, path).map_err(failed)?;
+                return Ok(kind);
+            }
+            EntryKind::Symlink(target) => root.make_symlink(target, path).map_err(failed)?,
+            EntryKind::Fifo => root.make_node(path, FileType::Fifo, 0, 0).map_err(failed)?,
+            EntryKind::CharDevice { .. } | EntryKind::BlockDevice { .. } => {
+                let char_device = matches!(kind, EntryKind::CharDevice { .. });
+                let node = if char_device { FileType::CharacterDevice } else { FileType::BlockDevice };
+                if let Err(error) = root.make_node(path, node, header.major, header.minor) {
+                    self.notes.push(format!("device {} cannot be made here: {error}", show(path)));
+                    return Ok(kind);
+                }
+            }
+            _ => {}
+        }
+        self.apply(path, meta, !matches!(kind, EntryKind::Symlink(_)))?;
+        Ok(kind)
+    }
+
+    /// Owner first: changing it clears setuid bits and capabilities.
+    fn apply(&mut self, path: &[u8], meta: &Metadata, has_mode: bool) -> Result<(), LayerError> {
+        let Some(root) = self.root else { return Ok(()) };
+        let failed = |error| LayerError::inside("set the metadata of", path, error);
+        if self.ids == OnDiskIds::Keep {
+            root.set_owner(path, meta.uid, meta.gid).map_err(failed)?;
+        }
+        if has_mode {
+            root.set_mode(path, meta.mode).map_err(failed)?;
+            for (name, value) in &meta.xattrs {
+                if let Err(error) = root.set_xattr(path, name, value) {
+                    self.notes.push(format!("{} of {} cannot be set: {error}", show(name), show(path)));
+                }
+            }
+        }
+        root.set_mtime(path, meta.mtime, 0).map_err(failed)
+    }
+
+    /// Directories get modes and times last, the deepest first, when nothing is put into them any more.
+    fn finish(mut self) -> Result<(LayerIndex, Vec<String>), LayerError> {
+        let entries: Vec<Entry> = std::mem::take(&mut self.entries).into_iter().flatten().collect();
+        if self.root.is_some() {
+            for entry in entries.iter().rev().filter(|entry| entry.kind == EntryKind::Dir) {
+                self.apply(&entry.path, &entry.meta, true)?;
+            }
+        }
+        // Deletions speak of what lies below, wherever they stand in the stream.
+        let (first, rest): (Vec<Entry>, Vec<Entry>) = entries
+            .into_iter()
+            .partition(|entry| matches!(entry.kind, EntryKind::Whiteout | EntryKind::Opaque));
+        Ok((LayerIndex { entries: first.into_iter().chain(rest).collect() }, self.notes))
+    }
+}
+
+enum Seen {
+    Dir,
+    Link(Vec<u8>),
+    /// Not on disk yet; the metadata a directory made here takes.
+    Nothing(Metadata),
+    Other,
+}
+
+fn copy_hashed(from: &mut impl Read, to: &mut impl io::Write, hasher: &mut Hasher) -> io::Result<()> {
+    let mut buffer = vec![0; 128 * 1024];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => {
+                hasher.update(&buffer[..count]);
+                to.write_all(&buffer[..count])?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
