@@ -101,6 +101,7 @@ impl Archive {
                     .open(dir.path().join("archive"))
                     .map_err(io)?;
                 io::copy(&mut reader, &mut copy).map_err(io)?;
+                io::Seek::rewind(&mut copy).map_err(io)?;
                 (copy, Some(dir))
             }
         };
