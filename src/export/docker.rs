@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::cancel::Cancel;
 use crate::digest::Digest;
 use crate::image::manifest::canonical;
 use crate::image::{Manifest, Reference};
@@ -29,7 +30,12 @@ struct Item {
 
 /// Writes images as an archive for `docker load`. Each descriptor must be that of a manifest, not of
 /// an index: the form knows no platforms.
-pub fn write_archive(store: &Store, images: &[ExportImage], dest: &Dest) -> Result<(), ExportError> {
+pub fn write_archive(
+    store: &Store,
+    images: &[ExportImage],
+    dest: &Dest,
+    cancel: &Cancel,
+) -> Result<(), ExportError> {
     let mut layout = Layout::collect(store, images)?;
     let mut items: Vec<(Digest, Item)> = Vec::new();
     let mut repositories: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
@@ -63,7 +69,7 @@ pub fn write_archive(store: &Store, images: &[ExportImage], dest: &Dest) -> Resu
     if !repositories.is_empty() {
         layout.extra.insert("repositories", canonical(&repositories)?);
     }
-    layout.write_archive(store, dest)
+    layout.write_archive(store, dest, cancel)
 }
 
 /// `repositories` maps a tag to the image's topmost layer, so an image without layers has no place.

@@ -4,12 +4,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::digest::Digest;
-use crate::image::{ManifestError, Platform, ReadError};
+use crate::image::{ManifestError, ReadError};
 use crate::store::StoreError;
 
 /// Why an export failed. Nothing is left under the destination's name then.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
+    /// The user asked to stop.
+    #[error("canceled")]
+    Canceled,
     /// An operation on a file failed.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -76,10 +79,8 @@ pub enum ExportError {
     Platform {
         /// The image.
         name: String,
-        /// The platform asked for.
-        platform: Platform,
         /// What there is.
-        source: ReadError,
+        source: Box<ReadError>,
     },
     /// The image's own list of files is not one that can be written.
     #[error("cannot export {path:?}: {reason}")]

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use ::tar::{Builder, EntryType, Header};
 
+use crate::cancel::Cancel;
 use crate::digest::{Digest, Hasher};
 use crate::image::manifest::{DescriptorPlatform, MAX_MANIFEST_SIZE, canonical};
 use crate::image::read::{IMAGE_NAME, REF_NAME, StoreBlobs, read_document};
@@ -66,7 +67,8 @@ impl Layout {
         if depth > 4 {
             return Err(crate::image::ReadError::TooDeep { place: digest.to_string() }.into());
         }
-        let bytes = match read_document(&StoreBlobs(store), &digest, Some(descriptor.size), MAX_MANIFEST_SIZE) {
+        let bytes = match read_document(&StoreBlobs(store), &digest, Some(descriptor.size), MAX_MANIFEST_SIZE)
+        {
             Err(crate::image::ReadError::MissingBlob { digest, .. }) => {
                 return Err(ExportError::MissingBlob { digest });
             }
@@ -89,14 +91,19 @@ impl Layout {
                     }
                     self.blobs.insert(blob.digest, blob.size);
                 }
-                self.manifests.insert(digest, manifest);
+                self.manifests.insert(digest, *manifest);
             }
         }
         Ok(())
     }
 
     /// Writes the layout as a tar.
-    pub(super) fn write_archive(&self, store: &Store, dest: &Dest) -> Result<(), ExportError> {
+    pub(super) fn write_archive(
+        &self,
+        store: &Store,
+        dest: &Dest,
+        cancel: &Cancel,
+    ) -> Result<(), ExportError> {
         let mut output = Output::create(dest)?;
         let path = output.path().to_owned();
         let write = |error: io::Error| ExportError::io("write", &path)(error);
@@ -108,7 +115,7 @@ impl Layout {
         for (digest, size) in &self.blobs {
             let name = format!("blobs/sha256/{}", digest.hex());
             let header = header(&name, *size, 0o444, EntryType::Regular).map_err(write)?;
-            let mut blob = Verified::open(store, digest, *size)?;
+            let mut blob = Verified::open(store, digest, *size, cancel)?;
             let copied = tar.append(&header, &mut blob);
             blob.finish()?;
             copied.map_err(write)?;
@@ -131,32 +138,38 @@ impl Layout {
 
     /// Writes the layout as a directory: a new one, or into an existing layout, where entries of the
     /// same name are replaced.
-    pub(super) fn write_directory(&self, store: &Store, dest: &Path) -> Result<(), ExportError> {
+    pub(super) fn write_directory(
+        &self,
+        store: &Store,
+        dest: &Path,
+        cancel: &Cancel,
+    ) -> Result<(), ExportError> {
         match fs::read_dir(dest) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.write_new(store, dest),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.write_new(store, dest, cancel),
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
                 Err(ExportError::NotADirectory { path: dest.to_owned() })
             }
             Err(error) => Err(ExportError::io("read", dest)(error)),
             Ok(mut entries) => {
                 let empty = entries.next().is_none();
-                if !empty && !(dest.join("oci-layout").is_file() && dest.join("index.json").is_file()) {
+                let is_layout = ["oci-layout", "index.json"].iter().all(|name| dest.join(name).is_file());
+                if !empty && !is_layout {
                     return Err(ExportError::NotALayout { path: dest.to_owned() });
                 }
-                self.write_into(store, dest, empty)
+                self.write_into(store, dest, empty, cancel)
             }
         }
     }
 
-    fn write_new(&self, store: &Store, dest: &Path) -> Result<(), ExportError> {
+    fn write_new(&self, store: &Store, dest: &Path, cancel: &Cancel) -> Result<(), ExportError> {
         let (partial, ()) = Partial::create(dest, |path| fs::create_dir(path))?;
-        self.write_into(store, partial.path(), true)?;
+        self.write_into(store, partial.path(), true, cancel)?;
         partial.rename_to(dest)
     }
 
     /// Blobs first, the index last: readers of an existing layout never see a name without its
     /// blobs. On failure the blobs added so far are removed again.
-    fn write_into(&self, store: &Store, dest: &Path, new: bool) -> Result<(), ExportError> {
+    fn write_into(&self, store: &Store, dest: &Path, new: bool, cancel: &Cancel) -> Result<(), ExportError> {
         let mut added = Added(Vec::new());
         let blobs = dest.join("blobs/sha256");
         for dir in [dest.join("blobs"), blobs.clone()] {
@@ -171,7 +184,7 @@ impl Layout {
             if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file() && meta.len() == *size) {
                 continue;
             }
-            copy_blob(store, digest, *size, &path)?;
+            copy_blob(store, digest, *size, &path, cancel)?;
             added.0.push(path);
         }
         let mut files = self.top_files()?;
@@ -250,13 +263,19 @@ fn header(name: &str, size: u64, mode: u32, kind: EntryType) -> io::Result<Heade
 
 /// A private copy, cloned where the file system can: a hard link would let a change of the exported
 /// file reach into the store.
-fn copy_blob(store: &Store, digest: &Digest, size: u64, path: &Path) -> Result<(), ExportError> {
+fn copy_blob(
+    store: &Store,
+    digest: &Digest,
+    size: u64,
+    path: &Path,
+    cancel: &Cancel,
+) -> Result<(), ExportError> {
     use std::os::unix::fs::PermissionsExt as _;
     let write = |error: io::Error| ExportError::io("write", path)(error);
     let (partial, mut file) = Partial::create(path, |temporary| {
         File::options().read(true).write(true).create_new(true).open(temporary)
     })?;
-    let mut blob = Verified::open(store, digest, size)?;
+    let mut blob = Verified::open(store, digest, size, cancel)?;
     let copied = match rustix::fs::ioctl_ficlone(&file, &blob.file) {
         Ok(()) => io::copy(&mut blob, &mut io::sink()),
         Err(_) => io::copy(&mut blob, &mut file),
@@ -269,8 +288,9 @@ fn copy_blob(store: &Store, digest: &Digest, size: u64, path: &Path) -> Result<(
 
 /// A blob of the store that is hashed while it is read. Gives exactly the promised number of bytes,
 /// or fails.
-struct Verified {
+struct Verified<'a> {
     file: File,
+    cancel: &'a Cancel,
     digest: Digest,
     hasher: Hasher,
     size: u64,
@@ -278,20 +298,23 @@ struct Verified {
     failure: Option<String>,
 }
 
-impl Verified {
-    fn open(store: &Store, digest: &Digest, size: u64) -> Result<Self, ExportError> {
+impl<'a> Verified<'a> {
+    fn open(store: &Store, digest: &Digest, size: u64, cancel: &'a Cancel) -> Result<Self, ExportError> {
         let file = store.open_blob(digest)?.ok_or(ExportError::MissingBlob { digest: *digest })?;
         let actual = file.metadata().map_err(ExportError::io("read", &store.blob_path(digest)))?.len();
         if actual != size {
             let actual = format!("{actual} bytes instead of {size}");
             return Err(ExportError::Corrupt { expected: *digest, actual });
         }
-        Ok(Verified { file, digest: *digest, hasher: Hasher::new(), size, left: size, failure: None })
+        Ok(Verified { file, cancel, digest: *digest, hasher: Hasher::new(), size, left: size, failure: None })
     }
 
     /// To be called after copying and before looking at its result: the blob's own failure is the
     /// better message.
     fn finish(self) -> Result<(), ExportError> {
+        if self.cancel.is_cancelled() {
+            return Err(ExportError::Canceled);
+        }
         if let Some(actual) = self.failure {
             return Err(ExportError::Corrupt { expected: self.digest, actual });
         }
@@ -308,8 +331,11 @@ impl Verified {
     }
 }
 
-impl Read for Verified {
+impl Read for Verified<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.cancel.is_cancelled() {
+            return Err(io::Error::other("canceled"));
+        }
         let wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.len());
         let count = match self.file.read(&mut buf[..wanted]) {
             Ok(count) => count,

@@ -16,6 +16,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use crate::cancel::Cancel;
 use crate::layer::{Entry, EntryKind, Metadata};
 
 use super::dest::Partial;
@@ -36,7 +37,12 @@ pub struct LocalReport {
 ///
 /// All content is first written to a temporary directory; an existing `dest` is touched only after
 /// that succeeded. What it holds besides the image's files stays.
-pub fn write(tree: &dyn RootTree, dest: &Path, mtime: Option<i64>) -> Result<LocalReport, ExportError> {
+pub fn write(
+    tree: &dyn RootTree,
+    dest: &Path,
+    mtime: Option<i64>,
+    cancel: &Cancel,
+) -> Result<LocalReport, ExportError> {
     let mut entries = tree.entries().map_err(|source| ExportError::content(b"/", source))?;
     for entry in &mut entries {
         check(entry)?;
@@ -52,7 +58,7 @@ pub fn write(tree: &dyn RootTree, dest: &Path, mtime: Option<i64>) -> Result<Loc
     let beside = if exists { dest.join(".rbuild") } else { dest.to_owned() };
     let (partial, ()) = Partial::create(&beside, |path| fs::create_dir(path))?;
     let mut stage = Rooted::open(partial.path())?;
-    let skipped_devices = fill(tree, &entries, &mut stage)?;
+    let skipped_devices = fill(tree, &entries, &mut stage, cancel)?;
     entries.retain(|entry| !skipped_devices.contains(&entry.path));
     if exists {
         let mut target = Rooted::open(dest)?;
@@ -112,17 +118,28 @@ impl Rooted {
 
 /// Writes all entries into an empty directory. Directories stay private and writable until
 /// [`finish_directories`]. Gives the device nodes that could not be made.
-fn fill(tree: &dyn RootTree, entries: &[Entry], stage: &mut Rooted) -> Result<Vec<Vec<u8>>, ExportError> {
+fn fill(
+    tree: &dyn RootTree,
+    entries: &[Entry],
+    stage: &mut Rooted,
+    cancel: &Cancel,
+) -> Result<Vec<Vec<u8>>, ExportError> {
     let mut skipped = Vec::new();
     for entry in entries {
+        if cancel.is_cancelled() {
+            return Err(ExportError::Canceled);
+        }
         let path = &entry.path;
         let shown = stage.shown(path);
         let failed = |error: Errno| ExportError::Io { action: "write", path: shown, source: error.into() };
         let made = match &entry.kind {
             EntryKind::File { size, digest } => {
-                let content = Content::open(tree, path, *size, *digest)
+                let content = Content::open(tree, path, *size, *digest, cancel)
                     .map_err(|source| ExportError::content(path, source))?;
-                write_file(stage, entry, content)?;
+                write_file(stage, entry, *size, content).map_err(|error| match cancel.is_cancelled() {
+                    true => ExportError::Canceled,
+                    false => error,
+                })?;
                 continue;
             }
             EntryKind::Hardlink(target) => hardlink(stage, path, target),
@@ -165,14 +182,19 @@ fn make(dir: BorrowedFd<'_>, name: &[u8], kind: &EntryKind, meta: &Metadata) -> 
     utimensat(dir, name, &times(meta), AtFlags::SYMLINK_NOFOLLOW)
 }
 
-fn write_file(stage: &mut Rooted, entry: &Entry, mut content: Content<'_>) -> Result<(), ExportError> {
+fn write_file(
+    stage: &mut Rooted,
+    entry: &Entry,
+    size: u64,
+    mut content: Content<'_>,
+) -> Result<(), ExportError> {
     let shown = stage.shown(&entry.path);
     let failed = |error: io::Error| ExportError::io("write", &shown)(error);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let (dir, name) = stage.locate(&entry.path).map_err(|error| failed(error.into()))?;
     let fd = openat(dir, name, flags, Mode::RUSR | Mode::WUSR).map_err(|error| failed(error.into()))?;
     let mut file = File::from(fd);
-    let mut buffer = vec![0u8; 1 << 16];
+    let mut buffer = vec![0u8; size.clamp(1, 1 << 16) as usize];
     loop {
         let count = io::Read::read(&mut content, &mut buffer)
             .map_err(|source| ExportError::content(&entry.path, source))?;
@@ -196,9 +218,8 @@ fn hardlink(stage: &mut Rooted, path: &[u8], target: &[u8]) -> rustix::io::Resul
 /// the export fails.
 fn check_conflicts(entries: &[Entry], target: &mut Rooted) -> Result<(), ExportError> {
     for entry in entries.iter().filter(|entry| entry.kind != EntryKind::Dir) {
-        let found = target
-            .locate(&entry.path)
-            .and_then(|(dir, name)| statat(dir, name, AtFlags::SYMLINK_NOFOLLOW));
+        let found =
+            target.locate(&entry.path).and_then(|(dir, name)| statat(dir, name, AtFlags::SYMLINK_NOFOLLOW));
         if found.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory) {
             return Err(ExportError::InTheWay { path: target.shown(&entry.path) });
         }

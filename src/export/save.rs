@@ -1,5 +1,6 @@
 //! `rbuild save`: named images of the store in one archive.
 
+use crate::cancel::Cancel;
 use crate::image::manifest::{DescriptorPlatform, canonical};
 use crate::image::{
     Descriptor, Document, Family, Platform, ReadError, Reference, ResolvedImage, from_store, read,
@@ -22,6 +23,7 @@ pub fn save(
     dest: &Dest,
     family: Family,
     platform: &Platform,
+    cancel: &Cancel,
 ) -> Result<(), ExportError> {
     let mut images: Vec<ExportImage> = Vec::new();
     for name in names {
@@ -38,8 +40,8 @@ pub fn save(
         }
     }
     match family {
-        Family::Oci => oci::write_archive(store, &images, dest),
-        Family::Docker => docker::write_archive(store, &images, dest),
+        Family::Oci => oci::write_archive(store, &images, dest, cancel),
+        Family::Docker => docker::write_archive(store, &images, dest, cancel),
     }
 }
 
@@ -60,7 +62,7 @@ fn find(
     }
     let image = match from_store(store, &name, platform) {
         Err(source @ ReadError::Platform { .. }) => {
-            return Err(ExportError::Platform { name: name.familiar(), platform: platform.clone(), source });
+            return Err(ExportError::Platform { name: name.familiar(), source: Box::new(source) });
         }
         other => other?.ok_or_else(missing)?,
     };

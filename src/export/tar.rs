@@ -7,6 +7,7 @@ use std::io;
 
 use ::tar::{Builder, EntryType, Header};
 
+use crate::cancel::Cancel;
 use crate::layer::{Entry, EntryKind};
 
 use super::dest::{Dest, Output};
@@ -21,12 +22,20 @@ const MAX_OCTAL_11: u64 = 0o77_777_777_777;
 
 /// Writes the files of an image as a tar. With `mtime`, every entry gets that time, in seconds since
 /// 1970.
-pub fn write(tree: &dyn RootTree, dest: &Dest, mtime: Option<i64>) -> Result<(), ExportError> {
+pub fn write(
+    tree: &dyn RootTree,
+    dest: &Dest,
+    mtime: Option<i64>,
+    cancel: &Cancel,
+) -> Result<(), ExportError> {
     let mut output = Output::create(dest)?;
     let path = output.path().to_owned();
     let write = |error: io::Error| ExportError::io("write", &path)(error);
     let mut tar = Builder::new(&mut output);
     for mut entry in tree.entries().map_err(|source| ExportError::content(b"/", source))? {
+        if cancel.is_cancelled() {
+            return Err(ExportError::Canceled);
+        }
         check(&entry)?;
         entry.meta.mtime = mtime.unwrap_or(entry.meta.mtime);
         let (header, pax) = headers(&entry);
@@ -37,9 +46,11 @@ pub fn write(tree: &dyn RootTree, dest: &Dest, mtime: Option<i64>) -> Result<(),
             tar.append(&header, io::empty()).map_err(write)?;
             continue;
         };
-        let content = Content::open(tree, &entry.path, size, digest);
-        let mut content = Blame { reader: content.map_err(|e| ExportError::content(&entry.path, e))?, failed: false };
+        let content = Content::open(tree, &entry.path, size, digest, cancel);
+        let mut content =
+            Blame { reader: content.map_err(|e| ExportError::content(&entry.path, e))?, failed: false };
         tar.append(&header, &mut content).map_err(|error| match content.failed {
+            true if cancel.is_cancelled() => ExportError::Canceled,
             true => ExportError::content(&entry.path, error),
             false => write(error),
         })?;
@@ -155,11 +166,9 @@ mod tests {
 
     #[test]
     fn pax_records_count_their_own_digits() {
-        for (value, expected) in [
-            (&b"x"[..], &b"6 k=x\n"[..]),
-            (b"12345", b"11 k=12345\n"),
-            (b"1234", b"9 k=1234\n"),
-        ] {
+        for (value, expected) in
+            [(&b"x"[..], &b"6 k=x\n"[..]), (b"12345", b"11 k=12345\n"), (b"1234", b"9 k=1234\n")]
+        {
             let mut pax = Vec::new();
             record(&mut pax, b"k", value);
             assert_eq!(pax, expected);

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 
+use crate::cancel::Cancel;
 use crate::digest::{Digest, Hasher};
 use crate::layer::{Entry, EntryKind};
 
@@ -20,7 +21,10 @@ pub trait RootTree: Send + Sync {
 /// Refuses paths that could lead out of a destination, and entries that no file system holds.
 pub(super) fn check(entry: &Entry) -> Result<(), ExportError> {
     if !is_plain(&entry.path) {
-        return Err(ExportError::entry(&entry.path, "the path is empty, absolute, or has empty, . or .. parts"));
+        return Err(ExportError::entry(
+            &entry.path,
+            "the path is empty, absolute, or has empty, . or .. parts",
+        ));
     }
     match &entry.kind {
         EntryKind::Hardlink(target) if !is_plain(target) => {
@@ -34,8 +38,7 @@ pub(super) fn check(entry: &Entry) -> Result<(), ExportError> {
 }
 
 fn is_plain(path: &[u8]) -> bool {
-    path.split(|c| *c == b'/')
-        .all(|part| !matches!(part, b"" | b"." | b"..") && !part.contains(&0))
+    path.split(|c| *c == b'/').all(|part| !matches!(part, b"" | b"." | b"..") && !part.contains(&0))
 }
 
 /// The content of a file; fails unless it has the size, and the digest where one is known, of its
@@ -44,6 +47,7 @@ pub(super) struct Content<'a> {
     reader: Box<dyn Read + Send + 'a>,
     left: u64,
     check: Option<(Digest, Hasher)>,
+    cancel: &'a Cancel,
 }
 
 impl<'a> Content<'a> {
@@ -53,9 +57,10 @@ impl<'a> Content<'a> {
         path: &[u8],
         size: u64,
         digest: Option<Digest>,
+        cancel: &'a Cancel,
     ) -> io::Result<Self> {
         let check = digest.map(|digest| (digest, Hasher::new()));
-        Ok(Content { reader: tree.open(path)?, left: size, check })
+        Ok(Content { reader: tree.open(path)?, left: size, check, cancel })
     }
 }
 
@@ -63,6 +68,9 @@ impl Read for Content<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if buf.is_empty() {
             return Ok(0);
+        }
+        if self.cancel.is_cancelled() {
+            return Err(io::Error::other("canceled"));
         }
         let count = self.reader.read(buf)?;
         let changed = || io::Error::other("its content is not what it was when it was built");

@@ -10,9 +10,9 @@ use crate::store::{Store, StoreError};
 
 use super::config::{History, ImageConfig, RootFs};
 use super::manifest::{
-    Descriptor, DescriptorPlatform, Family, MAX_CONFIG_SIZE, MAX_MANIFEST_SIZE, Manifest, ManifestError,
-    canonical,
+    Descriptor, DescriptorPlatform, MAX_CONFIG_SIZE, MAX_MANIFEST_SIZE, Manifest, ManifestError, canonical,
 };
+use super::media_type::Family;
 use super::platform::Platform;
 
 /// A layer as a manifest needs it. The blob need not be in the store: a base's layer may be known by
@@ -94,10 +94,8 @@ pub fn assemble(store: &Store, image: &Image, family: Family) -> Result<Assemble
         return Err(AssembleError::History { history, layers: image.layers.len() });
     }
     let mut config = image.config.clone();
-    config.rootfs = RootFs {
-        diff_ids: image.layers.iter().map(|layer| layer.diff_id).collect(),
-        ..RootFs::default()
-    };
+    config.rootfs =
+        RootFs { diff_ids: image.layers.iter().map(|layer| layer.diff_id).collect(), ..RootFs::default() };
     let config = canonical(&config)?;
     limit("config", &config, MAX_CONFIG_SIZE)?;
     let layers: Vec<Descriptor> = image
@@ -187,8 +185,7 @@ pub fn rfc3339(secs: i64, nanos: u32) -> String {
 fn civil(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month + 2) / 5 + 1;

@@ -72,17 +72,22 @@ pub struct ImageSummary {
     pub platform: Platform,
 }
 
-/// The named images of the store, sorted by name. Names whose image is incomplete or has nothing for
-/// `platform` come in the second list, with the reason.
-pub fn list_images(
-    store: &Store,
-    platform: &Platform,
-) -> Result<(Vec<ImageSummary>, Vec<(String, ReadError)>), ReadError> {
-    let (mut images, mut broken) = (Vec::new(), Vec::new());
+/// The named images of a store, sorted by name.
+#[derive(Debug, Default)]
+pub struct ImageList {
+    /// Those that are complete.
+    pub images: Vec<ImageSummary>,
+    /// Names whose image is damaged or has nothing for the platform asked for, with the reason.
+    pub broken: Vec<(String, ReadError)>,
+}
+
+/// Lists the named images of the store, as seen from `platform`.
+pub fn list_images(store: &Store, platform: &Platform) -> Result<ImageList, ReadError> {
+    let mut list = ImageList::default();
     for (name, _) in store.references()? {
         let Ok(reference) = Reference::parse(&name) else { continue };
         match from_store(store, &reference, platform) {
-            Ok(Some(image)) => images.push(ImageSummary {
+            Ok(Some(image)) => list.images.push(ImageSummary {
                 name: reference,
                 manifest_digest: image.manifest_digest,
                 config_digest: image.manifest.config.digest,
@@ -91,10 +96,10 @@ pub fn list_images(
                 platform: image.platform,
             }),
             Ok(None) => {}
-            Err(error) => broken.push((name, error)),
+            Err(error) => list.broken.push((name, error)),
         }
     }
-    Ok((images, broken))
+    Ok(list)
 }
 
 /// The names of the store that mean this manifest (directly, not through an index).
@@ -120,8 +125,7 @@ pub fn inspect_json(image: &ResolvedImage, names: &[Reference]) -> Value {
         .collect();
     digests.sort();
     digests.dedup();
-    let tags: Vec<String> =
-        names.iter().filter(|name| name.tag.is_some()).map(Reference::familiar).collect();
+    let tags: Vec<String> = names.iter().filter(|name| name.tag.is_some()).map(Reference::familiar).collect();
     out.insert("Id".into(), json!(image.manifest.config.digest));
     out.insert("RepoTags".into(), json!(tags));
     out.insert("RepoDigests".into(), json!(digests));
@@ -205,14 +209,14 @@ mod tests {
         name_in_store(&store, &name, &assembled.descriptor)?;
         store.put_reference("docker.io/library/broken:1", b"no json")?;
 
-        let (images, broken) = list_images(&store, &platform)?;
+        let ImageList { images, broken } = list_images(&store, &platform)?;
         assert_eq!(images.len(), 1);
         assert_eq!((&images[0].name, images[0].size), (&name, 1024));
         assert_eq!(images[0].config_digest, assembled.config_digest);
         assert_eq!(broken.len(), 1);
 
         store.remove_reference("docker.io/library/broken:1")?;
-        assert_eq!(names_of(&store, &assembled.descriptor.digest)?, [name.clone()]);
+        assert_eq!(names_of(&store, &assembled.descriptor.digest)?, std::slice::from_ref(&name));
         let resolved = from_store(&store, &name, &platform)?.ok_or("not found")?;
         let shown = inspect_json(&resolved, &[name]);
         assert_eq!(shown["Id"], json!(assembled.config_digest));

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::build::request::CompressionAlgorithm;
 use crate::digest::Digest;
 
 use super::config::null_as_default;
+use super::media_type::Family;
 use super::platform::Platform;
 
 /// The largest manifest or index accepted, in bytes: what many registries allow.
@@ -32,7 +32,9 @@ pub enum ManifestError {
     #[error("the manifest is malformed: {0}")]
     Malformed(#[from] serde_json::Error),
     /// `schemaVersion` 1 or something else.
-    #[error("the manifest has schemaVersion {0}; only 2 is supported (push the image again with a newer tool)")]
+    #[error(
+        "the manifest has schemaVersion {0}; only 2 is supported (push the image again with a newer tool)"
+    )]
     SchemaVersion(u64),
     /// It could be read as a manifest and as an index: one digest would name two images.
     #[error("the manifest is ambiguous: it has both \"manifests\" and \"config\" or \"layers\"")]
@@ -207,9 +209,9 @@ pub struct Index {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Document {
     /// One image.
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     /// Several.
-    Index(Index),
+    Index(Box<Index>),
 }
 
 impl Document {
@@ -242,9 +244,9 @@ impl Document {
             family.ok_or(ManifestError::MediaType(media_type))?;
         }
         Ok(if is_index {
-            Document::Index(serde_json::from_slice(bytes)?)
+            Document::Index(Box::new(serde_json::from_slice(bytes)?))
         } else {
-            Document::Manifest(serde_json::from_slice(bytes)?)
+            Document::Manifest(Box::new(serde_json::from_slice(bytes)?))
         })
     }
 }
@@ -253,7 +255,7 @@ impl Manifest {
     /// Parses a manifest; an index is refused.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         match Document::parse(bytes)? {
-            Document::Manifest(manifest) => Ok(manifest),
+            Document::Manifest(manifest) => Ok(*manifest),
             Document::Index(index) => Err(ManifestError::MediaType(index.media_type)),
         }
     }
@@ -319,133 +321,6 @@ pub fn canonical(value: &impl Serialize) -> Result<Vec<u8>, ManifestError> {
     Ok(serde_json::to_vec(value)?)
 }
 
-/// The two families of media types. One manifest never mixes them: registries refuse that.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub enum Family {
-    /// `application/vnd.oci.image.*`
-    #[default]
-    Oci,
-    /// `application/vnd.docker.*`, schema 2.
-    Docker,
-}
-
-/// The kinds of blobs an image manifest refers to, whatever the family.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Role {
-    Config,
-    Layer(CompressionAlgorithm),
-    /// Layers that registries do not hold.
-    Foreign(CompressionAlgorithm),
-}
-
-const ROLES: [(Role, &str, &str); 7] = {
-    use CompressionAlgorithm::{Gzip, Uncompressed, Zstd};
-    [
-        (
-            Role::Config,
-            "application/vnd.oci.image.config.v1+json",
-            "application/vnd.docker.container.image.v1+json",
-        ),
-        (
-            Role::Layer(Gzip),
-            "application/vnd.oci.image.layer.v1.tar+gzip",
-            "application/vnd.docker.image.rootfs.diff.tar.gzip",
-        ),
-        (
-            Role::Layer(Uncompressed),
-            "application/vnd.oci.image.layer.v1.tar",
-            "application/vnd.docker.image.rootfs.diff.tar",
-        ),
-        (
-            Role::Layer(Zstd),
-            "application/vnd.oci.image.layer.v1.tar+zstd",
-            "application/vnd.docker.image.rootfs.diff.tar.zstd",
-        ),
-        (
-            Role::Foreign(Gzip),
-            "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
-            "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
-        ),
-        (
-            Role::Foreign(Uncompressed),
-            "application/vnd.oci.image.layer.nondistributable.v1.tar",
-            "application/vnd.docker.image.rootfs.foreign.diff.tar",
-        ),
-        (
-            Role::Foreign(Zstd),
-            "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
-            "application/vnd.docker.image.rootfs.foreign.diff.tar.zstd",
-        ),
-    ]
-};
-
-impl Family {
-    /// The type of an image manifest.
-    pub fn manifest(self) -> &'static str {
-        match self {
-            Family::Oci => "application/vnd.oci.image.manifest.v1+json",
-            Family::Docker => "application/vnd.docker.distribution.manifest.v2+json",
-        }
-    }
-
-    /// The type of an index.
-    pub fn index(self) -> &'static str {
-        match self {
-            Family::Oci => "application/vnd.oci.image.index.v1+json",
-            Family::Docker => "application/vnd.docker.distribution.manifest.list.v2+json",
-        }
-    }
-
-    /// The type of an image config.
-    pub fn config(self) -> &'static str {
-        self.name(Role::Config)
-    }
-
-    /// The type of a layer.
-    pub fn layer(self, compression: CompressionAlgorithm) -> &'static str {
-        self.name(Role::Layer(compression))
-    }
-
-    /// The family whose manifest type this is.
-    pub fn of_manifest(media_type: &str) -> Option<Family> {
-        [Family::Oci, Family::Docker].into_iter().find(|family| family.manifest() == media_type)
-    }
-
-    /// The family whose index type this is.
-    pub fn of_index(media_type: &str) -> Option<Family> {
-        [Family::Oci, Family::Docker].into_iter().find(|family| family.index() == media_type)
-    }
-
-    /// The type of the same config or layer in this family.
-    pub fn retype(self, media_type: &str) -> Result<&'static str, ManifestError> {
-        match role(media_type) {
-            Some(role) => Ok(self.name(role)),
-            None => Err(ManifestError::MediaType(media_type.to_owned())),
-        }
-    }
-
-    fn name(self, wanted: Role) -> &'static str {
-        let found = ROLES.iter().find(|(role, _, _)| *role == wanted);
-        match (self, found) {
-            (Family::Oci, Some((_, oci, _))) => oci,
-            (Family::Docker, Some((_, _, docker))) => docker,
-            (_, None) => "application/octet-stream",
-        }
-    }
-}
-
-/// How a layer of this media type is compressed; `None` where it is no layer's type.
-pub fn layer_compression(media_type: &str) -> Option<CompressionAlgorithm> {
-    match role(media_type)? {
-        Role::Config => None,
-        Role::Layer(compression) | Role::Foreign(compression) => Some(compression),
-    }
-}
-
-fn role(media_type: &str) -> Option<Role> {
-    ROLES.iter().find(|(_, oci, docker)| *oci == media_type || *docker == media_type).map(|(role, _, _)| *role)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -464,7 +339,8 @@ mod tests {
     fn malformed_manifests_are_refused() {
         let good = manifest_text(&format!("sha256:{HEX}"), "1");
         assert!(Manifest::parse(good.as_bytes()).is_ok());
-        let deep = good.replace("\"layers\"", &format!("\"x\":{}{},\"layers\"", "[".repeat(200), "]".repeat(200)));
+        let deep =
+            good.replace("\"layers\"", &format!("\"x\":{}{},\"layers\"", "[".repeat(200), "]".repeat(200)));
         for bad in [
             String::new(),
             "null".into(),
@@ -490,12 +366,13 @@ mod tests {
 
     #[test]
     fn retyping_changes_types_only_and_back_again() -> Result<(), ManifestError> {
+        use crate::build::request::CompressionAlgorithm::{Gzip, Uncompressed, Zstd};
         let mut manifest = Manifest::parse(manifest_text(&format!("sha256:{HEX}"), "7").as_bytes())?;
         manifest.media_type = Family::Oci.manifest().into();
-        for (role, oci, _) in ROLES {
-            if role != Role::Config {
-                manifest.layers.push(Descriptor::of(oci, oci.as_bytes()));
-            }
+        let layers = [Gzip, Zstd, Uncompressed].map(|compression| Family::Oci.layer(compression));
+        let foreign = Family::Oci.retype("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip")?;
+        for media_type in layers.into_iter().chain([foreign]) {
+            manifest.layers.push(Descriptor::of(media_type, media_type.as_bytes()));
         }
         let docker = manifest.retyped(Family::Docker)?;
         let bytes = String::from_utf8_lossy(&canonical(&docker)?).into_owned();
@@ -543,10 +420,11 @@ mod tests {
                 let mut descriptor =
                     Descriptor::new(Family::Docker.layer(Default::default()), Digest::from_raw(raw), size);
                 descriptor.annotations = annotations;
-                descriptor.platform = architecture
-                    .map(|name| DescriptorPlatform::from(&Platform::new("linux", &name, "v9")));
+                descriptor.platform =
+                    architecture.map(|name| DescriptorPlatform::from(&Platform::new("linux", &name, "v9")));
                 descriptor.urls = urls;
-                descriptor.rest = extra.map(|number| ("x-extra".to_owned(), number.into())).into_iter().collect();
+                descriptor.rest =
+                    extra.map(|number| ("x-extra".to_owned(), number.into())).into_iter().collect();
                 descriptor
             })
     }
@@ -577,7 +455,7 @@ mod tests {
             prop_assert_eq!(again, bytes);
             let bytes = canonical(&index).map_err(|error| TestCaseError::fail(error.to_string()))?;
             let back = Document::parse(&bytes).map_err(|error| TestCaseError::fail(error.to_string()))?;
-            prop_assert_eq!(back, Document::Index(index));
+            prop_assert_eq!(back, Document::Index(Box::new(index)));
         }
 
         #[test]

@@ -8,13 +8,15 @@ pub mod build;
 pub mod config;
 pub mod inspect;
 pub mod manifest;
+pub mod media_type;
 pub mod platform;
 pub mod read;
 pub mod reference;
 
 pub use build::{AssembleError, Assembled, Image, LayerRef, assemble};
 pub use config::{ContainerConfig, Healthcheck, History, ImageConfig, RootFs};
-pub use manifest::{Descriptor, Document, Family, Index, Manifest, ManifestError};
+pub use manifest::{Descriptor, Document, Index, Manifest, ManifestError};
+pub use media_type::{Family, layer_compression};
 pub use platform::{InvalidPlatform, Platform};
 pub use read::{ImageSource, ReadError, ResolvedImage, Selector, from_store, open_layout};
 pub use reference::{Reference, ReferenceError};

@@ -5,22 +5,25 @@
 //! verified.
 
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::digest::{DiffId, Digest};
-use crate::store::{IngestError, Store, StoreError};
+use crate::store::{IngestError, Store};
 
 use super::build::LayerRef;
 use super::config::ImageConfig;
 use super::manifest::{
-    Descriptor, Document, Family, Index, MAX_CONFIG_SIZE, MAX_MANIFEST_SIZE, Manifest, ManifestError,
-    layer_compression,
+    Descriptor, Document, Index, MAX_CONFIG_SIZE, MAX_MANIFEST_SIZE, Manifest, ManifestError,
 };
+use super::media_type::{Family, layer_compression};
 use super::platform::Platform;
 use super::reference::Reference;
 
 mod docker_archive;
+mod error;
 mod files;
+
+pub use error::ReadError;
 
 /// Annotation of an index entry: the tag (OCI) or the whole name (some tools).
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -29,117 +32,6 @@ pub const IMAGE_NAME: &str = "io.containerd.image.name";
 
 /// Indexes may nest; deeper than this is an attack or a loop.
 const MAX_INDEX_DEPTH: u32 = 4;
-
-/// Why an image could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// A file could not be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The system's answer.
-        source: io::Error,
-    },
-    /// The path is no image in a form rbuild knows.
-    #[error(
-        "{} is not an image layout: {reason} (expected an OCI layout, or a tar made by `docker save`, \
-         `podman save` or `rbuild`)", path.display()
-    )]
-    NotALayout {
-        /// The path.
-        path: PathBuf,
-        /// What is missing or wrong.
-        reason: String,
-    },
-    /// Several images and nothing to choose by.
-    #[error("{place} holds several images; name one of: {}", names.join(", "))]
-    SeveralImages {
-        /// Where.
-        place: String,
-        /// What there is.
-        names: Vec<String>,
-    },
-    /// No image of this name.
-    #[error("{place} has no image {wanted:?}; it has: {}", if names.is_empty() { "none".into() } else { names.join(", ") })]
-    NotFound {
-        /// Where.
-        place: String,
-        /// What was asked for.
-        wanted: String,
-        /// What there is.
-        names: Vec<String>,
-    },
-    /// The image exists, but not for this platform.
-    #[error("{place} has no image for {wanted}; it has: {}", if have.is_empty() { "none".into() } else { have.join(", ") })]
-    Platform {
-        /// Where.
-        place: String,
-        /// What was asked for.
-        wanted: Platform,
-        /// What there is.
-        have: Vec<String>,
-    },
-    /// A blob that a manifest refers to is not there.
-    #[error("{place} is incomplete: blob {digest} is missing")]
-    MissingBlob {
-        /// Where.
-        place: String,
-        /// Which.
-        digest: Digest,
-    },
-    /// A blob is not what its name says.
-    #[error("{place} is corrupt: blob {expected} has digest {actual}")]
-    Mismatch {
-        /// Where.
-        place: String,
-        /// What was promised.
-        expected: Digest,
-        /// What came.
-        actual: Digest,
-    },
-    /// A blob has another size than its descriptor says.
-    #[error("{place} is corrupt: blob {digest} should have {expected} bytes and has {actual}")]
-    Size {
-        /// Where.
-        place: String,
-        /// Which.
-        digest: Digest,
-        /// What was promised.
-        expected: u64,
-        /// What came; one more than promised where reading stopped there.
-        actual: String,
-    },
-    /// A manifest, index or config is unusable.
-    #[error("{place}: {what}: {source}")]
-    Document {
-        /// Where.
-        place: String,
-        /// Which.
-        what: String,
-        /// Why.
-        source: ManifestError,
-    },
-    /// Manifest and config disagree.
-    #[error("{place}: the manifest lists {layers} layers, but the config {diff_ids}")]
-    LayerCount {
-        /// Where.
-        place: String,
-        /// Of the manifest.
-        layers: usize,
-        /// Of the config.
-        diff_ids: usize,
-    },
-    /// Indexes nested too deeply.
-    #[error("{place}: indexes are nested deeper than {MAX_INDEX_DEPTH} levels")]
-    TooDeep {
-        /// Where.
-        place: String,
-    },
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
 
 /// Which of the images of a source is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -363,7 +255,7 @@ impl ImageSource for Layout {
         let Some(first) = candidates.first() else {
             return Err(match selector {
                 Selector::Name(name) => self.not_found(name.clone()),
-                _ => self.not_found("at all".to_owned()),
+                _ => ReadError::NoImage { place: blobs.place() },
             });
         };
         let chosen = if candidates.iter().all(|image| image.digest == first.digest) {
@@ -374,7 +266,7 @@ impl ImageSource for Layout {
             let found = candidates.iter().find(|image| Some(image.digest) == found);
             found.ok_or_else(|| ReadError::Platform {
                 place: blobs.place(),
-                wanted: platform.clone(),
+                wanted: platform.to_string(),
                 have: by_platform.platforms(),
             })?
         } else {
@@ -417,7 +309,8 @@ fn same_name(a: &Descriptor, b: &Descriptor) -> bool {
 fn is_named(image: &Descriptor, wanted: &str) -> bool {
     let normal = |text: &str| Reference::parse(text).ok().map(|name| name.with_default_tag());
     [REF_NAME, IMAGE_NAME].iter().filter_map(|key| image.annotations.get(*key)).any(|name| {
-        name == wanted || (name.contains([':', '/']) && normal(name).is_some_and(|n| normal(wanted) == Some(n)))
+        name == wanted
+            || (name.contains([':', '/']) && normal(name).is_some_and(|n| normal(wanted) == Some(n)))
     })
 }
 
@@ -443,7 +336,7 @@ fn resolve_descriptor(
             let Some(chosen) = index.select(platform) else {
                 return Err(ReadError::Platform {
                     place: blobs.place(),
-                    wanted: platform.clone(),
+                    wanted: platform.to_string(),
                     have: index.platforms(),
                 });
             };
@@ -478,7 +371,12 @@ pub(crate) fn read_document(
         return Err(ReadError::Document { place: place(), what: digest.to_string(), source });
     }
     if let Some(expected) = size.filter(|size| *size != actual) {
-        return Err(ReadError::Size { place: place(), digest: *digest, expected, actual: actual.to_string() });
+        return Err(ReadError::Size {
+            place: place(),
+            digest: *digest,
+            expected,
+            actual: actual.to_string(),
+        });
     }
     let actual = Digest::of(&bytes);
     if actual != *digest {

@@ -277,8 +277,7 @@ fn is_domain(text: &str) -> bool {
 
 fn check_path(name: &str, at: usize, path: &str) -> Result<(), ReferenceError> {
     if path.bytes().any(|c| c.is_ascii_uppercase()) {
-        let suggestion =
-            format!("{}{}{}", &name[..at], path.to_ascii_lowercase(), &name[at + path.len()..]);
+        let suggestion = format!("{}{}{}", &name[..at], path.to_ascii_lowercase(), &name[at + path.len()..]);
         return Err(ReferenceError::UpperCase { name: name.to_owned(), suggestion });
     }
     match path.split('/').find(|component| !is_path_component(component)) {
@@ -295,9 +294,9 @@ fn is_path_component(text: &str) -> bool {
     if !plain(*first) || !plain(*last) {
         return false;
     }
-    bytes
-        .split(|c| plain(*c))
-        .all(|separator| matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|c| *c == b'-'))
+    bytes.split(|c| plain(*c)).all(|separator| {
+        matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|c| *c == b'-')
+    })
 }
 
 fn is_tag(text: &str) -> bool {
@@ -355,12 +354,16 @@ mod tests {
         use ReferenceError as E;
         let long = "a".repeat(250);
         let long_tag = format!("app:{}", "t".repeat(129));
-        let cases: [(&str, fn(&E) -> bool); 27] = [
+        type Expected = fn(&E) -> bool;
+        let cases: [(&str, Expected); 27] = [
             ("", |e| matches!(e, E::Empty)),
             ("https://r.example/app", |e| matches!(e, E::Scheme { scheme, .. } if scheme == "https://")),
             (HEX, |e| matches!(e, E::LooksLikeId(_))),
             ("App:1", |e| matches!(e, E::UpperCase { suggestion, .. } if suggestion == "app:1")),
-            ("r.example/A/b", |e| matches!(e, E::UpperCase { suggestion, .. } if suggestion == "r.example/a/b")),
+            (
+                "r.example/A/b",
+                |e| matches!(e, E::UpperCase { suggestion, .. } if suggestion == "r.example/a/b"),
+            ),
             ("MyHost/App", |e| matches!(e, E::UpperCase { suggestion, .. } if suggestion == "MyHost/app")),
             ("app:", |e| matches!(e, E::Tag { .. })),
             ("app:.1", |e| matches!(e, E::Tag { .. })),

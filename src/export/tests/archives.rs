@@ -23,9 +23,9 @@ fn an_oci_archive_has_the_fixed_order_and_modes_and_the_same_bytes_each_time() -
     let image = image(&store, "amd64", Uncompressed, Family::Oci)?;
     let images = [export_image(&image, &["app:1", "r.example/app:2"])?];
     let path = dir.path().join("a.tar");
-    oci::write_archive(&store, &images, &file(&path))?;
+    oci::write_archive(&store, &images, &file(&path), &go_on()?)?;
     let again = dir.path().join("b.tar");
-    oci::write_archive(&store, &images, &file(&again))?;
+    oci::write_archive(&store, &images, &file(&again), &go_on()?)?;
     assert!(fs::read(&path)? == fs::read(&again)?);
 
     let mut tar = ::tar::Archive::new(fs::File::open(&path)?);
@@ -56,9 +56,9 @@ fn every_form_gives_back_the_image_that_went_in() -> Result {
         let image = image(&store, "amd64", top, family)?;
         let images = [export_image(&image, &["app:1"])?];
         let at = |name: &str| dir.path().join(format!("{number}-{name}"));
-        oci::write_archive(&store, &images, &file(&at("oci.tar")))?;
-        oci::write_directory(&store, &images, &at("oci"))?;
-        docker::write_archive(&store, &images, &file(&at("docker.tar")))?;
+        oci::write_archive(&store, &images, &file(&at("oci.tar")), &go_on()?)?;
+        oci::write_directory(&store, &images, &at("oci"), &go_on()?)?;
+        docker::write_archive(&store, &images, &file(&at("docker.tar")), &go_on()?)?;
         let packed = zstd::encode_all(fs::File::open(at("docker.tar"))?, 1)?;
         fs::write(at("docker.tar.zst"), packed)?;
         only_docker(&at("docker.tar"), &at("only-docker.tar"))?;
@@ -106,7 +106,7 @@ fn a_docker_archive_names_its_images_and_layers() -> Result {
     let arm = image(&store, "arm64", Gzip, Family::Docker)?;
     let path = dir.path().join("d.tar");
     let images = [export_image(&amd, &["app:1", "r.example/app:2"])?, export_image(&arm, &[])?];
-    docker::write_archive(&store, &images, &file(&path))?;
+    docker::write_archive(&store, &images, &file(&path), &go_on()?)?;
     let mut top: BTreeMap<String, serde_json::Value> = BTreeMap::new();
     for entry in ::tar::Archive::new(fs::File::open(&path)?).entries()? {
         let entry = entry?;
@@ -135,18 +135,18 @@ fn a_damaged_or_missing_blob_leaves_nothing_at_the_destination() -> Result {
     fs::write(out.join("old.tar"), "old")?;
     let image = image(&store, "amd64", Gzip, Family::Docker)?;
     let images = [export_image(&image, &["app:1"])?];
-    oci::write_directory(&store, &images, &out.join("old"))?;
+    oci::write_directory(&store, &images, &out.join("old"), &go_on()?)?;
     let before = (names_in(&out)?, names_in(&out.join("old/blobs/sha256"))?);
     let other = super::fixture::image(&store, "s390x", Gzip, Family::Docker)?;
     let images = [export_image(&other, &["app:1"])?];
     let layer = other.layers[1].digest;
     let attempt = |expected: fn(&ExportError) -> bool| -> Result {
         for result in [
-            oci::write_archive(&store, &images, &file(&out.join("new.tar"))),
-            oci::write_archive(&store, &images, &file(&out.join("old.tar"))),
-            docker::write_archive(&store, &images, &file(&out.join("new.tar"))),
-            oci::write_directory(&store, &images, &out.join("new")),
-            oci::write_directory(&store, &images, &out.join("old")),
+            oci::write_archive(&store, &images, &file(&out.join("new.tar")), &go_on()?),
+            oci::write_archive(&store, &images, &file(&out.join("old.tar")), &go_on()?),
+            docker::write_archive(&store, &images, &file(&out.join("new.tar")), &go_on()?),
+            oci::write_directory(&store, &images, &out.join("new"), &go_on()?),
+            oci::write_directory(&store, &images, &out.join("old"), &go_on()?),
         ] {
             let error = result.err().ok_or("a damaged image was exported")?;
             assert!(expected(&error) && error.to_string().contains(&layer.to_string()), "{error}");
@@ -172,15 +172,18 @@ fn an_existing_layout_keeps_its_images_and_other_directories_are_refused() -> Re
     let (amd, arm) = (amd?, arm?);
     let layout = dir.path().join("layout");
     fs::create_dir(&layout)?;
-    oci::write_directory(&store, &[export_image(&amd, &["app:1", "app:2"])?], &layout)?;
-    oci::write_directory(&store, &[export_image(&arm, &["app:2", "other:1"])?], &layout)?;
+    oci::write_directory(&store, &[export_image(&amd, &["app:1", "app:2"])?], &layout, &go_on()?)?;
+    oci::write_directory(&store, &[export_image(&arm, &["app:2", "other:1"])?], &layout, &go_on()?)?;
     let source = open_layout(&layout, &store)?;
     for (name, expected) in [("app:1", &amd), ("app:2", &arm), ("other:1", &arm)] {
         let found = source.resolve(&Selector::parse(name), &amd64())?;
         assert_eq!(found.manifest_digest, expected.descriptor.digest, "{name}");
     }
     assert_eq!(source.names().len(), 3);
-    assert!(matches!(source.resolve(&Selector::Only, &Platform::new("linux", "s390x", "")), Err(ReadError::SeveralImages { .. })));
+    assert!(matches!(
+        source.resolve(&Selector::Only, &Platform::new("linux", "s390x", "")),
+        Err(ReadError::SeveralImages { .. })
+    ));
     let blob = layout.join("blobs/sha256").join(amd.config_digest.hex());
     assert_eq!(fs::metadata(blob)?.permissions().mode() & 0o777, 0o444);
 
@@ -188,16 +191,22 @@ fn an_existing_layout_keeps_its_images_and_other_directories_are_refused() -> Re
     fs::create_dir(&home)?;
     fs::write(home.join("precious"), "")?;
     let images = [export_image(&amd, &["app:1"])?];
-    assert!(matches!(oci::write_directory(&store, &images, &home), Err(ExportError::NotALayout { .. })));
+    assert!(matches!(
+        oci::write_directory(&store, &images, &home, &go_on()?),
+        Err(ExportError::NotALayout { .. })
+    ));
     assert_eq!(names_in(&home)?, ["precious"]);
     let precious = home.join("precious");
-    assert!(matches!(oci::write_directory(&store, &images, &precious), Err(ExportError::NotADirectory { .. })));
     assert!(matches!(
-        oci::write_archive(&store, &images, &file(&home)),
+        oci::write_directory(&store, &images, &precious, &go_on()?),
+        Err(ExportError::NotADirectory { .. })
+    ));
+    assert!(matches!(
+        oci::write_archive(&store, &images, &file(&home), &go_on()?),
         Err(ExportError::IsDirectory { .. })
     ));
     assert!(matches!(
-        oci::write_archive(&store, &images, &file(&home.join("no/a.tar"))),
+        oci::write_archive(&store, &images, &file(&home.join("no/a.tar")), &go_on()?),
         Err(ExportError::NoParent { .. })
     ));
     Ok(())
@@ -211,9 +220,9 @@ fn links_and_devices_as_destinations_stay_what_they_are() -> Result {
     let (real, link) = (dir.path().join("real.tar"), dir.path().join("link.tar"));
     fs::write(&real, "old")?;
     std::os::unix::fs::symlink(&real, &link)?;
-    oci::write_archive(&store, &images, &file(&link))?;
+    oci::write_archive(&store, &images, &file(&link), &go_on()?)?;
     assert!(fs::symlink_metadata(&link)?.is_symlink() && fs::metadata(&real)?.len() > 3);
-    oci::write_archive(&store, &images, &file(Path::new("/dev/null")))?;
+    oci::write_archive(&store, &images, &file(Path::new("/dev/null")), &go_on()?)?;
     use std::os::unix::fs::FileTypeExt as _;
     assert!(fs::symlink_metadata("/dev/null")?.file_type().is_char_device());
     Ok(())
@@ -235,12 +244,12 @@ fn saving_keeps_whole_indexes_as_oci_and_picks_a_platform_for_docker() -> Result
     let names = [multi.clone(), single];
     let arm64 = Platform::new("linux", "arm64", "");
 
-    save(&store, &names, &file(&oci), Family::Oci, &amd64())?;
+    save(&store, &names, &file(&oci), Family::Oci, &amd64(), &go_on()?)?;
     let source = open_layout(&oci, &store)?;
     let found = source.resolve(&Selector::parse("multi:1"), &arm64)?;
     assert_eq!(found.manifest_digest, arm.descriptor.digest);
 
-    save(&store, &names, &file(&docker), Family::Docker, &amd64())?;
+    save(&store, &names, &file(&docker), Family::Docker, &amd64(), &go_on()?)?;
     let source = open_layout(&docker, &store)?;
     let found = source.resolve(&Selector::Only, &amd64())?;
     assert_eq!(found.manifest.config.digest, amd.config_digest);
@@ -248,16 +257,34 @@ fn saving_keeps_whole_indexes_as_oci_and_picks_a_platform_for_docker() -> Result
     assert_eq!(source.names().len(), 2);
 
     let s390x = Platform::new("linux", "s390x", "");
-    let refused = save(&store, &names, &file(&docker), Family::Docker, &s390x);
+    let refused = save(&store, &names, &file(&docker), Family::Docker, &s390x, &go_on()?);
     assert!(matches!(refused, Err(ExportError::Platform { .. })));
     let unknown = [Reference::parse("nowhere")?];
-    let refused = save(&store, &unknown, &file(&docker), Family::Oci, &amd64());
+    let refused = save(&store, &unknown, &file(&docker), Family::Oci, &amd64(), &go_on()?);
     assert!(matches!(refused, Err(ExportError::NoImage { .. })));
 
     fs::remove_file(store.blob_path(&arm.layers[1].digest))?;
-    save(&store, &[multi], &file(&oci), Family::Oci, &amd64())?;
+    save(&store, &[multi], &file(&oci), Family::Oci, &amd64(), &go_on()?)?;
     let found = open_layout(&oci, &store)?.resolve(&Selector::Only, &amd64())?;
     assert_eq!(found.manifest_digest, amd.descriptor.digest);
     assert_eq!(amd.descriptor.platform, Some(DescriptorPlatform::from(&amd64())));
+    Ok(())
+}
+
+#[test]
+fn cancelling_leaves_nothing() -> Result {
+    let dir = tempfile::tempdir()?;
+    let store = Store::open(&dir.path().join("store"))?;
+    let images = [export_image(&image(&store, "amd64", Gzip, Family::Docker)?, &["app:1"])?];
+    let stop = go_on()?;
+    stop.cancel();
+    for result in [
+        oci::write_archive(&store, &images, &file(&dir.path().join("out")), &stop),
+        oci::write_directory(&store, &images, &dir.path().join("out"), &stop),
+        docker::write_archive(&store, &images, &file(&dir.path().join("out")), &stop),
+    ] {
+        assert!(matches!(result, Err(ExportError::Canceled)), "{result:?}");
+    }
+    assert_eq!(names_in(dir.path())?, ["store"]);
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
 
-use super::fixture::{Result, names_in};
+use super::fixture::{Result, go_on, names_in};
 use crate::digest::Digest;
 use crate::export::{Dest, ExportError, RootTree, local, tar};
 use crate::layer::{Entry, EntryKind, Metadata};
@@ -59,7 +59,7 @@ fn tree() -> Tree {
 fn a_directory_gets_modes_times_and_links() -> Result {
     let dir = tempfile::tempdir()?;
     let dest = dir.path().join("out");
-    let report = local::write(&tree(), &dest, None)?;
+    let report = local::write(&tree(), &dest, None, &go_on()?)?;
     assert_eq!(report.written, 8);
     assert_eq!(names_in(dir.path())?, ["out"]);
     assert_eq!(names_in(&dest)?, ["bin", "etc", "lib", "pipe", "tmp"]);
@@ -73,7 +73,7 @@ fn a_directory_gets_modes_times_and_links() -> Result {
     assert_eq!(meta("bin/su")?.ino(), meta("bin/sudo")?.ino());
     assert_eq!(fs::read_link(dest.join("lib"))?, Path::new("/usr/lib"));
 
-    local::write(&tree(), &dest, Some(7))?;
+    local::write(&tree(), &dest, Some(7), &go_on()?)?;
     assert_eq!((meta("bin")?.mtime(), meta("etc/passwd")?.mtime()), (7, 7));
     assert_eq!(names_in(&dest)?, ["bin", "etc", "lib", "pipe", "tmp"]);
     Ok(())
@@ -90,7 +90,7 @@ fn links_at_the_destination_never_lead_out_of_it() -> Result {
     symlink(outside.join("passwd"), dest.join("pipe"))?;
     fs::create_dir(dest.join("bin"))?;
     symlink(outside.join("passwd"), dest.join("bin/su"))?;
-    local::write(&tree(), &dest, None)?;
+    local::write(&tree(), &dest, None, &go_on()?)?;
     assert_eq!(names_in(&outside)?, ["passwd"]);
     assert_eq!(fs::read(outside.join("passwd"))?, b"precious");
     assert_eq!(fs::read(dest.join("etc/passwd"))?, b"root");
@@ -106,15 +106,21 @@ fn an_image_with_paths_that_lead_out_is_refused() -> Result {
     for bad in ["../x", "/x", "a/../../x", "", "a//b", "./x", "a\0b"] {
         let tree = Tree::default().file(bad, 0o644, b"x");
         let dest = dir.path().join("out");
-        assert!(matches!(local::write(&tree, &dest, None), Err(ExportError::Entry { .. })), "{bad:?}");
+        assert!(
+            matches!(local::write(&tree, &dest, None, &go_on()?), Err(ExportError::Entry { .. })),
+            "{bad:?}"
+        );
         let archive = Dest::File(dir.path().join("a.tar"));
-        assert!(matches!(tar::write(&tree, &archive, None), Err(ExportError::Entry { .. })), "{bad:?}");
+        assert!(
+            matches!(tar::write(&tree, &archive, None, &go_on()?), Err(ExportError::Entry { .. })),
+            "{bad:?}"
+        );
     }
     // A link of the image itself in the place of a directory.
     let tree = Tree::default()
         .add("a", 0o777, EntryKind::Symlink(dir.path().as_os_str().as_encoded_bytes().to_vec()))
         .file("a/x", 0o644, b"x");
-    assert!(local::write(&tree, &dir.path().join("out"), None).is_err());
+    assert!(local::write(&tree, &dir.path().join("out"), None, &go_on()?).is_err());
     assert!(names_in(dir.path())?.is_empty());
     Ok(())
 }
@@ -124,7 +130,7 @@ fn a_failure_leaves_the_destination_as_it_was() -> Result {
     let dir = tempfile::tempdir()?;
     let dest = dir.path().join("out");
     fs::create_dir_all(dest.join("etc/passwd"))?;
-    let in_the_way = local::write(&tree(), &dest, None);
+    let in_the_way = local::write(&tree(), &dest, None, &go_on()?);
     assert!(matches!(&in_the_way, Err(ExportError::InTheWay { path }) if path.ends_with("etc/passwd")));
     assert_eq!(names_in(&dest)?, ["etc"]);
 
@@ -139,9 +145,9 @@ fn a_failure_leaves_the_destination_as_it_was() -> Result {
     for tree in [changed, longer, shorter, missing] {
         let new = dir.path().join("new");
         for result in [
-            local::write(&tree, &dest, None).map(drop),
-            local::write(&tree, &new, None).map(drop),
-            tar::write(&tree, &Dest::File(new), None),
+            local::write(&tree, &dest, None, &go_on()?).map(drop),
+            local::write(&tree, &new, None, &go_on()?).map(drop),
+            tar::write(&tree, &Dest::File(new), None, &go_on()?),
         ] {
             let named = matches!(&result, Err(ExportError::Content { path, .. }) if path == "etc/passwd");
             assert!(named, "{result:?}");
@@ -170,9 +176,9 @@ fn a_tar_keeps_what_headers_cannot_say() -> Result {
     tree.entries[3].meta.mtime = -5;
     tree.entries[3].meta.xattrs = vec![(b"user.a".to_vec(), vec![0, b'=', 255])];
     let path = dir.path().join("a.tar");
-    tar::write(&tree, &Dest::File(path.clone()), None)?;
+    tar::write(&tree, &Dest::File(path.clone()), None, &go_on()?)?;
     let again = dir.path().join("b.tar");
-    tar::write(&tree, &Dest::File(again.clone()), None)?;
+    tar::write(&tree, &Dest::File(again.clone()), None, &go_on()?)?;
     assert!(fs::read(&path)? == fs::read(again)?);
 
     let mut archive = ::tar::Archive::new(fs::File::open(&path)?);
@@ -211,5 +217,17 @@ fn a_tar_keeps_what_headers_cannot_say() -> Result {
         (vec![b'n', 0xff], vec![]),
     ];
     assert_eq!(seen, expected);
+    Ok(())
+}
+
+#[test]
+fn cancelling_leaves_nothing() -> Result {
+    let dir = tempfile::tempdir()?;
+    let stop = go_on()?;
+    stop.cancel();
+    let out = dir.path().join("out");
+    assert!(matches!(local::write(&tree(), &out, None, &stop), Err(ExportError::Canceled)));
+    assert!(matches!(tar::write(&tree(), &Dest::File(out), None, &stop), Err(ExportError::Canceled)));
+    assert!(names_in(dir.path())?.is_empty());
     Ok(())
 }

@@ -40,10 +40,15 @@ fn skopeo_reads_every_form_and_we_read_the_archive_it_writes() -> Result {
     let store = Store::open(&dir.join("store"))?;
     let as_oci = image(&store, "amd64", Uncompressed, Family::Oci)?;
     let as_docker = image(&store, "amd64", Gzip, Family::Docker)?;
-    oci::write_archive(&store, &[export_image(&as_oci, &["app:1"])?], &Dest::File(dir.join("oci.tar")))?;
-    oci::write_directory(&store, &[export_image(&as_oci, &["app:1"])?], &dir.join("oci"))?;
+    oci::write_archive(
+        &store,
+        &[export_image(&as_oci, &["app:1"])?],
+        &Dest::File(dir.join("oci.tar")),
+        &go_on()?,
+    )?;
+    oci::write_directory(&store, &[export_image(&as_oci, &["app:1"])?], &dir.join("oci"), &go_on()?)?;
     let images = [export_image(&as_docker, &["app:1", "r.example/app:2"])?];
-    docker::write_archive(&store, &images, &Dest::File(dir.join("docker.tar")))?;
+    docker::write_archive(&store, &images, &Dest::File(dir.join("docker.tar")), &go_on()?)?;
 
     for (number, (form, digest)) in [
         (format!("oci-archive:{}:1", at(dir, "oci.tar")), as_oci.config_digest),
@@ -85,7 +90,12 @@ fn umoci_lists_and_unpacks_a_layout() -> Result {
     let dir = dir.path();
     let store = Store::open(&dir.join("store"))?;
     let assembled = image(&store, "amd64", Gzip, Family::Oci)?;
-    oci::write_directory(&store, &[export_image(&assembled, &["app:1", "app:two"])?], &dir.join("oci"))?;
+    oci::write_directory(
+        &store,
+        &[export_image(&assembled, &["app:1", "app:two"])?],
+        &dir.join("oci"),
+        &go_on()?,
+    )?;
     let listed = run("umoci", &["ls", "--layout", &at(dir, "oci")])?;
     assert_eq!(listed.lines().collect::<Vec<_>>(), ["1", "two"]);
     let image = format!("{}:1", at(dir, "oci"));

@@ -11,7 +11,8 @@ use serde_json::Map;
 use crate::build::request::CompressionAlgorithm;
 use crate::digest::{DiffId, Digest, Hasher};
 use crate::image::config::ImageConfig;
-use crate::image::manifest::{Descriptor, Family, Index, Manifest, ManifestError, canonical};
+use crate::image::manifest::{Descriptor, Index, Manifest, ManifestError, canonical};
+use crate::image::media_type::Family;
 use crate::image::reference::Reference;
 
 use super::files::{Archive, Extent};
@@ -91,7 +92,11 @@ impl DockerArchive {
             annotations: BTreeMap::new(),
             rest: Map::new(),
         })
-        .map_err(|source| ReadError::Document { place: self.place(), what: item.config.clone(), source })
+        .map_err(|source| ReadError::Document {
+            place: self.place(),
+            what: item.config.clone(),
+            source,
+        })
     }
 
     fn layer(&mut self, path: &str, diff_id: &DiffId) -> Result<Descriptor, ReadError> {
@@ -114,9 +119,9 @@ impl DockerArchive {
     }
 
     fn find(&self, path: &str) -> Result<Extent, ReadError> {
-        self.archive
-            .find(path)
-            .ok_or_else(|| self.archive.broken(format!("manifest.json speaks of {path:?}, which is not in it")))
+        self.archive.find(path).ok_or_else(|| {
+            self.archive.broken(format!("manifest.json speaks of {path:?}, which is not in it"))
+        })
     }
 }
 

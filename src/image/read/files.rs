@@ -73,7 +73,10 @@ pub(super) struct Archive {
 
 #[derive(Clone)]
 enum Entry {
-    File { offset: u64, size: u64 },
+    File {
+        offset: u64,
+        size: u64,
+    },
     /// The target, relative to the root of the archive.
     Link(String),
 }
@@ -218,7 +221,7 @@ fn check_layout_version(path: &Path, bytes: &[u8]) -> Result<(), ReadError> {
 
 fn parse_index(path: &Path, bytes: &[u8]) -> Result<Index, ReadError> {
     match Document::parse(bytes) {
-        Ok(Document::Index(index)) => Ok(index),
+        Ok(Document::Index(index)) => Ok(*index),
         Ok(Document::Manifest(_)) => Err(ReadError::NotALayout {
             path: path.to_owned(),
             reason: "index.json is a manifest instead of an index".to_owned(),

@@ -106,7 +106,7 @@ fn images_are_found_by_tag_digest_and_platform() -> Result {
     assert!(matches!(wrong, Err(ReadError::Platform { have, .. }) if have == ["linux/arm64", "linux/amd64"]));
 
     fixture.write_index(Vec::new())?;
-    assert!(matches!(fixture.resolve(""), Err(ReadError::NotFound { .. })));
+    assert!(matches!(fixture.resolve(""), Err(ReadError::NoImage { .. })));
     Ok(())
 }
 
@@ -256,7 +256,9 @@ fn a_docker_archive_with_links_and_compressed_layers_is_read() -> Result {
         r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":["{empty}","{empty}","{empty}"]}}}}"#
     );
     let path = fixture.dir.path().join("old.tar");
-    let manifest = |layers: &str| format!(r#"[{{"Config":"config.json","RepoTags":["app:1","r.example/b:2"],"Layers":[{layers}]}}]"#);
+    let manifest = |layers: &str| {
+        format!(r#"[{{"Config":"config.json","RepoTags":["app:1","r.example/b:2"],"Layers":[{layers}]}}]"#)
+    };
     let good = manifest(r#""one/layer.tar","./two/layer.tar","zipped.tar""#);
     docker_archive(&path, &good, config.as_bytes(), &gzipped)?;
     let source = open_layout(&path, &fixture.store)?;
