@@ -28,7 +28,7 @@ use super::tree::{Content, RootTree, check};
 pub struct LocalReport {
     /// Entries written.
     pub written: usize,
-    /// Paths of device nodes that were left out, because making them needs privileges.
+    /// Paths of device nodes, and of hardlinks to them, that were left out, because making them needs privileges.
     pub skipped_devices: Vec<Vec<u8>>,
 }
 
@@ -142,6 +142,7 @@ fn fill(
                 })?;
                 continue;
             }
+            EntryKind::Hardlink(target) if skipped.contains(target) => Err(Errno::PERM),
             EntryKind::Hardlink(target) => hardlink(stage, path, target),
             kind => {
                 let (dir, name) = match stage.locate(path) {
@@ -151,7 +152,11 @@ fn fill(
                 make(dir, name, kind, &entry.meta)
             }
         };
-        let device = matches!(entry.kind, EntryKind::CharDevice { .. } | EntryKind::BlockDevice { .. });
+        let device = match &entry.kind {
+            EntryKind::CharDevice { .. } | EntryKind::BlockDevice { .. } => true,
+            EntryKind::Hardlink(target) => skipped.contains(target),
+            _ => false,
+        };
         match made {
             Ok(()) => {}
             Err(Errno::PERM) if device => skipped.push(path.clone()),
@@ -251,6 +256,12 @@ fn enter_directory(dir: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<()> {
     }
     let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        let mode = Mode::from_raw_mode(stat.st_mode);
+        if !mode.contains(Mode::RWXU) {
+            // Left read-only by an earlier export; its mode is set again at the end.
+            let fd = openat(dir, name, DIRECTORY | OFlags::RDONLY, Mode::empty())?;
+            fchmod(&fd, mode | Mode::RWXU)?;
+        }
         return Ok(());
     }
     unlinkat(dir, name, AtFlags::empty())?;

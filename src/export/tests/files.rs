@@ -231,3 +231,24 @@ fn cancelling_leaves_nothing() -> Result {
     assert!(names_in(dir.path())?.is_empty());
     Ok(())
 }
+
+#[test]
+fn device_nodes_are_made_or_reported() -> Result {
+    let dir = tempfile::tempdir()?;
+    let dest = dir.path().join("out");
+    let tree = Tree::default()
+        .add("null", 0o666, EntryKind::CharDevice { major: 1, minor: 3 })
+        .add("null2", 0o666, EntryKind::Hardlink(b"null".to_vec()))
+        .file("plain", 0o644, b"x");
+    let report = local::write(&tree, &dest, None, &go_on()?)?;
+    let made = names_in(&dest)?;
+    if report.skipped_devices.is_empty() {
+        assert_eq!(made, ["null", "null2", "plain"]);
+        assert_eq!(fs::metadata(dest.join("null"))?.rdev(), rustix::fs::makedev(1, 3));
+    } else {
+        assert_eq!(report.skipped_devices, [b"null".to_vec(), b"null2".to_vec()]);
+        assert_eq!(made, ["plain"]);
+    }
+    assert_eq!(report.written, made.len());
+    Ok(())
+}

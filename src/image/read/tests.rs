@@ -310,3 +310,30 @@ fn the_store_resolves_names_and_digests() -> Result {
     assert!(matches!(from_store(&own, &name, &amd64()), Err(ReadError::Document { .. })));
     Ok(())
 }
+
+proptest::proptest! {
+    #[test]
+    fn a_damaged_archive_is_an_error_or_an_image_but_never_a_panic(
+        at in 0usize..9_000, with in proptest::prelude::any::<u8>(), cut in 0usize..9_000,
+    ) {
+        let Ok(fixture) = Fixture::new() else { return Ok(()) };
+        let path = fixture.dir.path().join("a.tar");
+        let manifest = r#"[{"Config":"config.json","RepoTags":["app:1"],"Layers":["one/layer.tar"]}]"#;
+        let config = format!(r#"{{"os":"linux","rootfs":{{"diff_ids":["{}"]}}}}"#, DiffId::empty());
+        let written = docker_archive(&path, manifest, config.as_bytes(), b"");
+        proptest::prop_assert!(written.is_ok());
+        let mut bytes = fs::read(&path)?;
+        if let Some(byte) = bytes.get_mut(at) {
+            *byte = with;
+        }
+        bytes.truncate(bytes.len().saturating_sub(cut.saturating_sub(4_000)));
+        fs::write(&path, bytes)?;
+        if let Ok(source) = open_layout(&path, &fixture.store)
+            && let Ok(found) = source.resolve(&Selector::Only, &amd64())
+        {
+            for layer in &found.layers {
+                let _ = source.copy_blob_into(&fixture.store, layer);
+            }
+        }
+    }
+}
