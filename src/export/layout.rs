@@ -181,7 +181,7 @@ impl Layout {
         }
         for (digest, size) in &self.blobs {
             let path = blobs.join(digest.hex());
-            if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file() && meta.len() == *size) {
+            if !new && is_blob(&path, digest, *size) {
                 continue;
             }
             copy_blob(store, digest, *size, &path, cancel)?;
@@ -259,6 +259,14 @@ fn header(name: &str, size: u64, mode: u32, kind: EntryType) -> io::Result<Heade
     header.set_gid(0);
     header.set_cksum();
     Ok(header)
+}
+
+/// Whether an earlier export left this very blob here.
+fn is_blob(path: &Path, digest: &Digest, size: u64) -> bool {
+    let mut hasher = Hasher::new();
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() == size)
+        && File::open(path).and_then(|mut file| io::copy(&mut file, &mut hasher)).is_ok()
+        && hasher.finish() == *digest
 }
 
 /// A private copy, cloned where the file system can: a hard link would let a change of the exported

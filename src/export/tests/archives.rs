@@ -185,7 +185,13 @@ fn an_existing_layout_keeps_its_images_and_other_directories_are_refused() -> Re
         Err(ReadError::SeveralImages { .. })
     ));
     let blob = layout.join("blobs/sha256").join(amd.config_digest.hex());
-    assert_eq!(fs::metadata(blob)?.permissions().mode() & 0o777, 0o444);
+    assert_eq!(fs::metadata(&blob)?.permissions().mode() & 0o777, 0o444);
+
+    let good = fs::read(&blob)?;
+    fs::remove_file(&blob)?;
+    fs::write(&blob, vec![b'x'; good.len()])?;
+    oci::write_directory(&store, &[export_image(&amd, &["app:1"])?], &layout, &go_on()?)?;
+    assert_eq!(fs::read(&blob)?, good);
 
     let home = dir.path().join("home");
     fs::create_dir(&home)?;
