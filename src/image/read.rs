@@ -1,0 +1,415 @@
+//! Reading images that exist already: OCI layouts (directory or tar), docker archives, the store.
+//!
+//! All of them are the same thing underneath: an index and blobs by digest. A docker archive is
+//! given an index and manifests when it is opened. Nothing is believed before its digest was
+//! verified.
+
+use std::io::{self, Read};
+use std::path::Path;
+
+use crate::digest::{DiffId, Digest};
+use crate::store::{IngestError, Store};
+
+use super::build::LayerRef;
+use super::config::ImageConfig;
+use super::manifest::{
+    Descriptor, Document, Index, MAX_CONFIG_SIZE, MAX_MANIFEST_SIZE, Manifest, ManifestError,
+};
+use super::media_type::{Family, layer_compression};
+use super::platform::Platform;
+use super::reference::Reference;
+
+mod docker_archive;
+mod error;
+mod files;
+
+pub use error::ReadError;
+
+/// Annotation of an index entry: the tag (OCI) or the whole name (some tools).
+pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// Annotation of an index entry: the whole normalised name.
+pub const IMAGE_NAME: &str = "io.containerd.image.name";
+
+/// Indexes may nest; deeper than this is an attack or a loop.
+const MAX_INDEX_DEPTH: u32 = 4;
+
+/// Which of the images of a source is meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selector {
+    /// The only one there is.
+    Only,
+    /// By tag, or by whole name in any of its forms.
+    Name(String),
+    /// By the digest of its manifest or index.
+    Digest(Digest),
+}
+
+impl Selector {
+    /// Reads the part after `:` or `@` in `oci-layout://path:tag`; empty text means
+    /// [`Selector::Only`].
+    pub fn parse(text: &str) -> Self {
+        match Digest::parse(text) {
+            Ok(digest) => Selector::Digest(digest),
+            Err(_) if text.is_empty() => Selector::Only,
+            Err(_) => Selector::Name(text.to_owned()),
+        }
+    }
+}
+
+/// An image whose manifest and config were read and verified.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResolvedImage {
+    /// Digest of the manifest.
+    pub manifest_digest: Digest,
+    /// The manifest.
+    pub manifest: Manifest,
+    /// The manifest's bytes.
+    pub manifest_bytes: Vec<u8>,
+    /// The config.
+    pub config: ImageConfig,
+    /// The config's bytes.
+    pub config_bytes: Vec<u8>,
+    /// The layers, lowest first.
+    pub layers: Vec<Descriptor>,
+    /// Their diff IDs; as many as there are layers.
+    pub diff_ids: Vec<DiffId>,
+    /// The platform the config states. Where an image is no index, nobody has compared it with the
+    /// platform that was asked for.
+    pub platform: Platform,
+}
+
+impl ResolvedImage {
+    /// Puts the two documents of an image together. The bytes must have been verified; `place` is
+    /// for messages.
+    pub fn new(place: &str, manifest_bytes: Vec<u8>, config_bytes: Vec<u8>) -> Result<Self, ReadError> {
+        let manifest_digest = Digest::of(&manifest_bytes);
+        let document = |what: &str, digest: &Digest| {
+            let (place, what) = (place.to_owned(), format!("{what} {digest}"));
+            move |source| ReadError::Document { place, what, source }
+        };
+        let manifest = Manifest::parse(&manifest_bytes).map_err(document("manifest", &manifest_digest))?;
+        check_types(&manifest).map_err(document("manifest", &manifest_digest))?;
+        let config: ImageConfig = serde_json::from_slice(&config_bytes)
+            .map_err(ManifestError::from)
+            .map_err(document("config", &manifest.config.digest))?;
+        let diff_ids = config.rootfs.diff_ids.clone();
+        if diff_ids.len() != manifest.layers.len() {
+            return Err(ReadError::LayerCount {
+                place: place.to_owned(),
+                layers: manifest.layers.len(),
+                diff_ids: diff_ids.len(),
+            });
+        }
+        Ok(ResolvedImage {
+            manifest_digest,
+            layers: manifest.layers.clone(),
+            platform: Platform::new(&config.os, &config.architecture, &config.variant),
+            manifest,
+            manifest_bytes,
+            config,
+            config_bytes,
+            diff_ids,
+        })
+    }
+
+    /// The layers in the form that new images are assembled from.
+    pub fn layer_refs(&self) -> Vec<LayerRef> {
+        self.layers
+            .iter()
+            .zip(&self.diff_ids)
+            .map(|(layer, diff_id)| LayerRef {
+                diff_id: *diff_id,
+                digest: layer.digest,
+                size: layer.size,
+                compression: layer_compression(&layer.media_type).unwrap_or_default(),
+            })
+            .collect()
+    }
+
+    /// The descriptor of the manifest.
+    pub fn descriptor(&self) -> Descriptor {
+        let media_type = match self.manifest.media_type.as_str() {
+            "" => Family::Oci.manifest(),
+            given => given,
+        };
+        Descriptor::new(media_type, self.manifest_digest, self.manifest_bytes.len() as u64)
+    }
+}
+
+/// Other things are stored as manifests too (charts, signatures); they are no base images.
+fn check_types(manifest: &Manifest) -> Result<(), ManifestError> {
+    Family::Oci.retype(&manifest.config.media_type)?;
+    match manifest.layers.iter().find(|layer| layer_compression(&layer.media_type).is_none()) {
+        None => Ok(()),
+        Some(layer) => Err(ManifestError::MediaType(layer.media_type.clone())),
+    }
+}
+
+/// Blobs by digest, not verified.
+pub trait BlobSource: Send + Sync {
+    /// What it is, for messages.
+    fn place(&self) -> String;
+
+    /// Opens a blob; `None` where it is not here.
+    fn open(&self, digest: &Digest) -> Result<Option<Box<dyn Read + Send>>, ReadError>;
+}
+
+/// Images to choose from, and their blobs.
+pub trait ImageSource: Send + Sync {
+    /// Finds an image; among several platforms, the one that serves `platform` best.
+    fn resolve(&self, selector: &Selector, platform: &Platform) -> Result<ResolvedImage, ReadError>;
+
+    /// Copies a blob into the store unless it is there already, verifying digest and size.
+    fn copy_blob_into(&self, store: &Store, blob: &Descriptor) -> Result<(), ReadError>;
+
+    /// The names of its images, for listing; `<untagged>@digest` for those without.
+    fn names(&self) -> Vec<String>;
+}
+
+/// Opens an OCI layout directory, an OCI archive or a docker archive, telling them apart by content.
+/// Archives may be compressed; they are then unpacked into a temporary file of `store`.
+pub fn open_layout(path: &Path, store: &Store) -> Result<Box<dyn ImageSource>, ReadError> {
+    let meta = std::fs::metadata(path).map_err(|source| ReadError::Io { path: path.to_owned(), source })?;
+    if meta.is_dir() {
+        let (index, blobs) = files::open_directory(path)?;
+        return Ok(Box::new(Layout { index, blobs: Box::new(blobs) }));
+    }
+    let archive = files::Archive::open(path, store)?;
+    if archive.has("oci-layout") && archive.has("index.json") {
+        let index = archive.read_index()?;
+        return Ok(Box::new(Layout { index, blobs: Box::new(archive) }));
+    }
+    if archive.has("manifest.json") {
+        let (index, blobs) = docker_archive::open(archive)?;
+        return Ok(Box::new(Layout { index, blobs: Box::new(blobs) }));
+    }
+    Err(ReadError::NotALayout {
+        path: path.to_owned(),
+        reason: "it has neither oci-layout with index.json nor manifest.json".to_owned(),
+    })
+}
+
+/// Resolves a name (or digest) among the images of the store. `None` where the store does not have
+/// that name.
+pub fn from_store(
+    store: &Store,
+    reference: &Reference,
+    platform: &Platform,
+) -> Result<Option<ResolvedImage>, ReadError> {
+    let Some(descriptor) = stored_descriptor(store, reference)? else { return Ok(None) };
+    resolve_descriptor(&StoreBlobs(store), &descriptor.0, descriptor.1, platform, 0).map(Some)
+}
+
+/// Digest and, where known, size of what a name means in the store.
+pub(crate) fn stored_descriptor(
+    store: &Store,
+    reference: &Reference,
+) -> Result<Option<(Digest, Option<u64>)>, ReadError> {
+    if let Some(digest) = reference.digest {
+        return Ok(store.has_blob(&digest).then_some((digest, None)));
+    }
+    let name = reference.clone().with_default_tag().to_string();
+    let Some(bytes) = store.reference(&name)? else { return Ok(None) };
+    let descriptor: Descriptor = serde_json::from_slice(&bytes).map_err(|source| ReadError::Document {
+        place: StoreBlobs(store).place(),
+        what: format!("record of {name}"),
+        source: source.into(),
+    })?;
+    Ok(Some((descriptor.digest, Some(descriptor.size))))
+}
+
+/// Blobs of the store.
+pub(crate) struct StoreBlobs<'a>(pub(crate) &'a Store);
+
+impl BlobSource for StoreBlobs<'_> {
+    fn place(&self) -> String {
+        format!("the store {}", self.0.root().display())
+    }
+
+    fn open(&self, digest: &Digest) -> Result<Option<Box<dyn Read + Send>>, ReadError> {
+        Ok(self.0.open_blob(digest)?.map(|file| Box::new(file) as Box<dyn Read + Send>))
+    }
+}
+
+/// An index over blobs: the one form that all readable things take.
+struct Layout {
+    index: Index,
+    blobs: Box<dyn BlobSource>,
+}
+
+impl ImageSource for Layout {
+    fn resolve(&self, selector: &Selector, platform: &Platform) -> Result<ResolvedImage, ReadError> {
+        let blobs = self.blobs.as_ref();
+        let candidates: Vec<&Descriptor> = match selector {
+            Selector::Only => self.images().collect(),
+            Selector::Name(name) => self.images().filter(|image| is_named(image, name)).collect(),
+            Selector::Digest(digest) => {
+                // A digest inside a nested index is as good as one at the top.
+                let known = self.index.manifests.iter().find(|image| image.digest == *digest);
+                if known.is_none() && blobs.open(digest)?.is_none() {
+                    return Err(self.not_found(digest.to_string()));
+                }
+                return resolve_descriptor(blobs, digest, known.map(|image| image.size), platform, 0);
+            }
+        };
+        let Some(first) = candidates.first() else {
+            return Err(match selector {
+                Selector::Name(name) => self.not_found(name.clone()),
+                _ => ReadError::NoImage { place: blobs.place() },
+            });
+        };
+        let chosen = if candidates.iter().all(|image| image.digest == first.digest) {
+            first
+        } else if candidates.iter().all(|image| image.platform.is_some() && same_name(image, first)) {
+            let by_platform = Index::new(candidates.iter().map(|image| (*image).clone()).collect());
+            let found = by_platform.select(platform).map(|image| image.digest);
+            let found = candidates.iter().find(|image| Some(image.digest) == found);
+            found.ok_or_else(|| ReadError::Platform {
+                place: blobs.place(),
+                wanted: platform.to_string(),
+                have: by_platform.platforms(),
+            })?
+        } else {
+            return Err(ReadError::SeveralImages { place: blobs.place(), names: self.names() });
+        };
+        resolve_descriptor(blobs, &chosen.digest, Some(chosen.size), platform, 0)
+    }
+
+    fn copy_blob_into(&self, store: &Store, blob: &Descriptor) -> Result<(), ReadError> {
+        copy_blob(self.blobs.as_ref(), store, blob)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .images()
+            .map(|image| match (image.annotations.get(IMAGE_NAME), image.annotations.get(REF_NAME)) {
+                (Some(name), _) | (None, Some(name)) => name.clone(),
+                (None, None) => format!("<untagged>@{}", image.digest),
+            })
+            .collect();
+        names.dedup();
+        names
+    }
+}
+
+impl Layout {
+    fn images(&self) -> impl Iterator<Item = &Descriptor> {
+        self.index.manifests.iter().filter(|image| !image.is_companion())
+    }
+
+    fn not_found(&self, wanted: String) -> ReadError {
+        ReadError::NotFound { place: self.blobs.place(), wanted, names: self.names() }
+    }
+}
+
+fn same_name(a: &Descriptor, b: &Descriptor) -> bool {
+    [REF_NAME, IMAGE_NAME].iter().all(|key| a.annotations.get(*key) == b.annotations.get(*key))
+}
+
+fn is_named(image: &Descriptor, wanted: &str) -> bool {
+    let normal = |text: &str| Reference::parse(text).ok().map(|name| name.with_default_tag());
+    [REF_NAME, IMAGE_NAME].iter().filter_map(|key| image.annotations.get(*key)).any(|name| {
+        name == wanted
+            || (name.contains([':', '/']) && normal(name).is_some_and(|n| normal(wanted) == Some(n)))
+    })
+}
+
+/// Follows a digest through indexes to the manifest for `platform`, and reads its config.
+fn resolve_descriptor(
+    blobs: &dyn BlobSource,
+    digest: &Digest,
+    size: Option<u64>,
+    platform: &Platform,
+    depth: u32,
+) -> Result<ResolvedImage, ReadError> {
+    if depth > MAX_INDEX_DEPTH {
+        return Err(ReadError::TooDeep { place: blobs.place() });
+    }
+    let bytes = read_document(blobs, digest, size, MAX_MANIFEST_SIZE)?;
+    let parsed = Document::parse(&bytes).map_err(|source| ReadError::Document {
+        place: blobs.place(),
+        what: format!("manifest {digest}"),
+        source,
+    })?;
+    match parsed {
+        Document::Index(index) => {
+            let Some(chosen) = index.select(platform) else {
+                return Err(ReadError::Platform {
+                    place: blobs.place(),
+                    wanted: platform.to_string(),
+                    have: index.platforms(),
+                });
+            };
+            resolve_descriptor(blobs, &chosen.digest, Some(chosen.size), platform, depth + 1)
+        }
+        Document::Manifest(manifest) => {
+            let config = &manifest.config;
+            let config = read_document(blobs, &config.digest, Some(config.size), MAX_CONFIG_SIZE)?;
+            ResolvedImage::new(&blobs.place(), bytes, config)
+        }
+    }
+}
+
+/// Reads a small blob whole and verifies it.
+pub(crate) fn read_document(
+    blobs: &dyn BlobSource,
+    digest: &Digest,
+    size: Option<u64>,
+    limit: u64,
+) -> Result<Vec<u8>, ReadError> {
+    let place = || blobs.place();
+    let mut bytes = Vec::new();
+    blobs
+        .open(digest)?
+        .ok_or_else(|| ReadError::MissingBlob { place: place(), digest: *digest })?
+        .take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|source| ReadError::Io { path: place().into(), source })?;
+    let actual = bytes.len() as u64;
+    if actual > limit {
+        let source = ManifestError::TooLarge(actual);
+        return Err(ReadError::Document { place: place(), what: digest.to_string(), source });
+    }
+    if let Some(expected) = size.filter(|size| *size != actual) {
+        return Err(ReadError::Size {
+            place: place(),
+            digest: *digest,
+            expected,
+            actual: actual.to_string(),
+        });
+    }
+    let actual = Digest::of(&bytes);
+    if actual != *digest {
+        return Err(ReadError::Mismatch { place: place(), expected: *digest, actual });
+    }
+    Ok(bytes)
+}
+
+fn copy_blob(blobs: &dyn BlobSource, store: &Store, blob: &Descriptor) -> Result<(), ReadError> {
+    if store.has_blob(&blob.digest) {
+        return Ok(());
+    }
+    let place = || blobs.place();
+    let source = blobs
+        .open(&blob.digest)?
+        .ok_or_else(|| ReadError::MissingBlob { place: place(), digest: blob.digest })?;
+    let mut writer = store.blob_writer()?;
+    // One byte more than promised is enough to know that it is too much.
+    let mut source = source.take(blob.size.saturating_add(1));
+    let copied = io::copy(&mut source, &mut writer)
+        .map_err(|source| ReadError::Io { path: place().into(), source })?;
+    if copied != blob.size {
+        let actual = if copied > blob.size { "more".to_owned() } else { copied.to_string() };
+        return Err(ReadError::Size { place: place(), digest: blob.digest, expected: blob.size, actual });
+    }
+    match writer.finish_verified(&blob.digest) {
+        Ok(_) => Ok(()),
+        Err(IngestError::Store(error)) => Err(error.into()),
+        Err(IngestError::Mismatch { expected, actual, .. }) => {
+            Err(ReadError::Mismatch { place: place(), expected, actual })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
