@@ -289,7 +289,11 @@ impl Work<'_> {
             b'5' => EntryKind::Dir,
             b'6' => EntryKind::Fifo,
             other => {
-                return Err(invalid(format!("{:?} has the unknown type {:?}", show(path), char::from(other))));
+                return Err(invalid(format!(
+                    "{:?} has the unknown type {:?}",
+                    show(path),
+                    char::from(other)
+                )));
             }
         })
     }

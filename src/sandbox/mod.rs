@@ -1,1 +1,26 @@
-//! sandbox
+//! A process in an isolated root file system: a description goes in, an exit status comes out.
+//!
+//! Owns namespaces, mounts, capabilities, system call filtering and the processes themselves.
+//! Promises that nothing a process does reaches outside its root and mounts, that no mount point
+//! made for it appears in what it leaves behind, and that its whole tree of processes dies with it,
+//! with a cancellation, a timeout, or the death of this process. Must never know images or layers.
+
+mod child;
+mod native;
+mod prepare;
+mod probe;
+mod seccomp;
+mod spec;
+mod syscalls;
+mod terminal;
+pub mod userns;
+
+pub use native::Native;
+pub use probe::{Facts, overlay_works, probe};
+pub use spec::{
+    Exit, Mount, MountKind, Network, OutputSink, ProcessSpec, ProcessUser, RootFs, Sandbox, SandboxError,
+    Security, Stdio, Ulimit,
+};
+
+#[cfg(test)]
+mod tests;

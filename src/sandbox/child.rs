@@ -1,0 +1,474 @@
+//! From the new process to the program: namespaces are there, now the file system, the identity and
+//! the restrictions. Nothing in here allocates, locks or unwinds.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    UnmountFlags,
+};
+
+use super::prepare::{LAST_CAPABILITY, Plan, Prepared};
+use super::syscalls::{self, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
+
+/// Where setting up failed: the index goes through the pipe, the parent turns it into words.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum Stage {
+    Start,
+    Propagation,
+    Overlay,
+    Root,
+    Proc,
+    Sys,
+    Dev,
+    Etc,
+    Mounts,
+    Masking,
+    Pivot,
+    Hostname,
+    Loopback,
+    Limits,
+    Cwd,
+    CwdOutside,
+    Capabilities,
+    Filter,
+    Identity,
+    Streams,
+    Exec,
+}
+
+/// Words for the stages, in order.
+pub(super) const STAGES: [&str; 21] = [
+    "start the process",
+    "make the mount namespace private",
+    "mount the layers with overlayfs",
+    "open the root file system",
+    "mount /proc",
+    "mount /sys",
+    "set up /dev",
+    "mount /etc/hosts and the like",
+    "mount what RUN --mount asks for",
+    "hide kernel files",
+    "change the root directory",
+    "set the host name",
+    "bring up the loopback device",
+    "set resource limits",
+    "change to the working directory",
+    "change to the working directory: it leads outside the root file system",
+    "drop capabilities",
+    "install the system call filter",
+    "change user and group",
+    "set up the standard streams",
+    "exec",
+];
+
+/// Docker's list of files that say too much.
+const MASKED: [&CStr; 10] = [
+    c"proc/asound",
+    c"proc/acpi",
+    c"proc/kcore",
+    c"proc/keys",
+    c"proc/latency_stats",
+    c"proc/timer_list",
+    c"proc/timer_stats",
+    c"proc/sched_debug",
+    c"proc/scsi",
+    c"sys/firmware",
+];
+const MASKED_MORE: [&CStr; 2] = [c"proc/interrupts", c"sys/devices/virtual/powercap"];
+/// Docker's list of files that may be read only.
+const READ_ONLY: [&CStr; 5] = [c"proc/bus", c"proc/fs", c"proc/irq", c"proc/sys", c"proc/sysrq-trigger"];
+
+const DEVICES: [(&CStr, &CStr, u32, u32); 6] = [
+    (c"null", c"/dev/null", 1, 3),
+    (c"zero", c"/dev/zero", 1, 5),
+    (c"full", c"/dev/full", 1, 7),
+    (c"random", c"/dev/random", 1, 8),
+    (c"urandom", c"/dev/urandom", 1, 9),
+    (c"tty", c"/dev/tty", 5, 0),
+];
+const DEV_LINKS: [(&CStr, &CStr); 6] = [
+    (c"/proc/self/fd", c"fd"),
+    (c"/proc/self/fd/0", c"stdin"),
+    (c"/proc/self/fd/1", c"stdout"),
+    (c"/proc/self/fd/2", c"stderr"),
+    (c"pts/ptmx", c"ptmx"),
+    (c"/proc/kcore", c"core"),
+];
+
+/// The child's descriptors.
+pub(super) struct Streams<'a> {
+    pub stdin: BorrowedFd<'a>,
+    pub stdout: BorrowedFd<'a>,
+    pub stderr: BorrowedFd<'a>,
+    /// Readable when the parent is ready; closed when it is gone.
+    pub go: BorrowedFd<'a>,
+    /// Takes the failing stage and its errno; closed by a successful exec.
+    pub error: BorrowedFd<'a>,
+}
+
+/// The child's whole life.
+pub(super) fn live(plan: &Plan, streams: &Streams<'_>) -> ! {
+    let (stage, errno) = match set_up(plan, streams) {
+        Ok(errno) => (Stage::Exec, errno),
+        Err(failure) => failure,
+    };
+    let mut message = [0u8; 5];
+    message[0] = stage as u8;
+    message[1..].copy_from_slice(&errno.raw_os_error().to_le_bytes());
+    let _ = rustix::io::write(streams.error, &message);
+    syscalls::exit_now(127)
+}
+
+type Failure = (Stage, Errno);
+
+trait At<T> {
+    fn at(self, stage: Stage) -> Result<T, Failure>;
+}
+
+impl<T> At<T> for Result<T, Errno> {
+    fn at(self, stage: Stage) -> Result<T, Failure> {
+        self.map_err(|errno| (stage, errno))
+    }
+}
+
+fn set_up(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
+    syscalls::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong).at(Stage::Start)?;
+    // The parent may have died before the line above; then nobody holds the other end.
+    let mut byte = [0u8; 1];
+    if rustix::io::read(streams.go, &mut byte).at(Stage::Start)? != 1 {
+        syscalls::exit_now(1);
+    }
+    rustix::process::setsid().at(Stage::Start)?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change(c"/", private).at(Stage::Propagation)?;
+    let root = mount_root(plan)?;
+    mount_proc(root.as_fd())?;
+    mount_sys(root.as_fd())?;
+    mount_dev(plan, root.as_fd())?;
+    for (source, target) in &plan.etc {
+        bind(source, root.as_fd(), target, 0, false).or_else(missing_is_fine).at(Stage::Etc)?;
+    }
+    for (target, mount) in &plan.mounts {
+        mount_one(root.as_fd(), target, mount).at(Stage::Mounts)?;
+    }
+    if plan.masked {
+        mask(root.as_fd())?;
+    }
+    rustix::process::fchdir(&root).at(Stage::Pivot)?;
+    rustix::process::pivot_root(c".", c".").at(Stage::Pivot)?;
+    rustix::mount::unmount(c".", UnmountFlags::DETACH).at(Stage::Pivot)?;
+    rustix::process::chdir(c"/").at(Stage::Pivot)?;
+    rustix::system::sethostname(&plan.hostname).at(Stage::Hostname)?;
+    if plan.loopback {
+        syscalls::loopback_up().at(Stage::Loopback)?;
+    }
+    enter(plan, streams)
+}
+
+/// Everything behind the change of root.
+fn enter(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
+    for (resource, soft, hard) in &plan.limits {
+        syscalls::set_limit(*resource, *soft, *hard).at(Stage::Limits)?;
+    }
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    make_cwd(plan)?;
+    let _ = syscalls::new_session_keyring();
+    streams_in_place(plan, streams).at(Stage::Streams)?;
+    syscalls::reset_signals();
+    if let Some(keep) = plan.capabilities {
+        for capability in (0..=LAST_CAPABILITY).filter(|number| keep & (1 << number) == 0) {
+            match syscalls::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability)) {
+                Ok(()) | Err(Errno::INVAL) => {}
+                Err(errno) => return Err((Stage::Capabilities, errno)),
+            }
+        }
+    }
+    // Without no_new_privs, which would break setuid programs, the filter needs CAP_SYS_ADMIN:
+    // it goes in before the capabilities go out. It allows what follows.
+    if let Some(filter) = &plan.filter {
+        syscalls::set_filter(filter).at(Stage::Filter)?;
+    }
+    syscalls::set_identity(plan.uid, plan.gid, &plan.groups, plan.set_groups).at(Stage::Identity)?;
+    if let Some(keep) = plan.capabilities.filter(|_| plan.uid == 0) {
+        syscalls::set_capabilities(keep).at(Stage::Capabilities)?;
+    }
+    // Changing the identity clears the death signal.
+    syscalls::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong).at(Stage::Start)?;
+    rustix::process::chdir(plan.cwd.as_c_str())
+        .or_else(|errno| match errno {
+            // A directory only root may enter was entered above; the program starts in it all the same.
+            Errno::ACCESS => Ok(()),
+            other => Err(other),
+        })
+        .at(Stage::Cwd)?;
+    let mut last = Errno::NOENT;
+    for program in &plan.programs {
+        let errno = syscalls::exec(program, &plan.argv, &plan.env);
+        // As execvp: a name that cannot be executed hides behind none that can.
+        if last == Errno::NOENT || errno == Errno::ACCESS {
+            last = errno;
+        }
+        if !matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) {
+            return Ok(errno);
+        }
+    }
+    Ok(last)
+}
+
+fn missing_is_fine(errno: Errno) -> Result<(), Errno> {
+    // An image may have a link that leads nowhere in place of /etc/resolv.conf.
+    if matches!(errno, Errno::NOENT | Errno::NOTDIR) { Ok(()) } else { Err(errno) }
+}
+
+/// Mounts the root and gives a descriptor of it.
+fn mount_root(plan: &Plan) -> Result<OwnedFd, Failure> {
+    match (&plan.upper, &plan.directory) {
+        (Some((upper, work)), _) => overlay(plan, upper, work).at(Stage::Overlay)?,
+        (None, Some(directory)) => {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE
+                | OpenTreeFlags::AT_RECURSIVE
+                | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            let tree = rustix::mount::open_tree(CWD, directory.as_c_str(), flags).at(Stage::Root)?;
+            attach(tree.as_fd(), CWD, &plan.root_point, true).at(Stage::Root)?;
+        }
+        (None, None) => return Err((Stage::Root, Errno::INVAL)),
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, plan.root_point.as_c_str(), flags, Mode::empty()).at(Stage::Root)
+}
+
+fn overlay(plan: &Plan, upper: &CStr, work: &CStr) -> Result<(), Errno> {
+    let fs = rustix::mount::fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for lower in &plan.lowers {
+        rustix::mount::fsconfig_set_string(&fs, c"lowerdir+", lower.as_c_str())?;
+    }
+    rustix::mount::fsconfig_set_string(&fs, c"upperdir", upper)?;
+    rustix::mount::fsconfig_set_string(&fs, c"workdir", work)?;
+    // The same attribute names with and without a user namespace; it also turns off renames and
+    // partial copies that a layer could not express.
+    rustix::mount::fsconfig_set_flag(&fs, c"userxattr")?;
+    // What is lost in a crash of the machine is a layer that was never finished.
+    rustix::mount::fsconfig_set_flag(&fs, c"volatile")?;
+    rustix::mount::fsconfig_create(&fs)?;
+    let mount = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    attach(mount.as_fd(), CWD, &plan.root_point, true)
+}
+
+/// Puts a detached mount at a path relative to `dir`.
+fn attach(mount: BorrowedFd<'_>, dir: impl AsFd, target: &CStr, follow: bool) -> Result<(), Errno> {
+    let mut flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    if follow {
+        flags |= MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
+    }
+    rustix::mount::move_mount(mount, c"", dir, target, flags)
+}
+
+/// Opens a path inside the root without ever leaving it, whatever links say meanwhile.
+fn open_inside(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+}
+
+/// Puts a detached mount on what a path inside the root leads to.
+fn attach_inside(mount: BorrowedFd<'_>, root: BorrowedFd<'_>, target: &CStr) -> Result<(), Errno> {
+    let point = open_inside(root, target)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(mount, c"", &point, c"", flags)
+}
+
+fn new_fs(
+    kind: &CStr,
+    options: &[(std::ffi::CString, std::ffi::CString)],
+    attributes: u64,
+) -> Result<OwnedFd, Errno> {
+    let fs = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in options {
+        rustix::mount::fsconfig_set_string(&fs, key.as_c_str(), value.as_c_str())?;
+    }
+    rustix::mount::fsconfig_create(&fs)?;
+    let flags = MountAttrFlags::from_bits_retain(attributes as u32);
+    rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, flags)
+}
+
+fn bind(
+    source: &CStr,
+    root: BorrowedFd<'_>,
+    target: &CStr,
+    attributes: u64,
+    recursive: bool,
+) -> Result<(), Errno> {
+    let tree = clone_tree(CWD, source, recursive)?;
+    if attributes != 0 {
+        syscalls::mount_setattr(tree.as_fd(), attributes, recursive)?;
+    }
+    attach_inside(tree.as_fd(), root, target)
+}
+
+fn clone_tree(dir: impl AsFd, path: &CStr, recursive: bool) -> Result<OwnedFd, Errno> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if path.is_empty() {
+        flags |= OpenTreeFlags::AT_EMPTY_PATH;
+    }
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    rustix::mount::open_tree(dir, path, flags)
+}
+
+fn mount_proc(root: BorrowedFd<'_>) -> Result<(), Failure> {
+    let attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+    let proc = new_fs(c"proc", &[], attributes).at(Stage::Proc)?;
+    attach_inside(proc.as_fd(), root, c"proc").at(Stage::Proc)
+}
+
+fn mount_sys(root: BorrowedFd<'_>) -> Result<(), Failure> {
+    let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+    match new_fs(c"sysfs", &[], attributes) {
+        Ok(sys) => attach_inside(sys.as_fd(), root, c"sys").at(Stage::Sys),
+        // A user namespace that does not own the network namespace gets the host's view, read-only.
+        Err(Errno::PERM) => bind(c"/sys", root, c"sys", attributes, true).at(Stage::Sys),
+        Err(errno) => Err((Stage::Sys, errno)),
+    }
+}
+
+fn mount_dev(plan: &Plan, root: BorrowedFd<'_>) -> Result<(), Failure> {
+    let dev = new_fs(c"tmpfs", &[], MOUNT_ATTR_NOSUID).at(Stage::Dev)?;
+    let dir = dev.as_fd();
+    rustix::fs::chmodat(dir, c".", Mode::from_raw_mode(0o755), AtFlags::empty()).at(Stage::Dev)?;
+    attach_inside(dir, root, c"dev").at(Stage::Dev)?;
+    for (name, host, major, minor) in DEVICES {
+        device(dir, name, host, major, minor).at(Stage::Dev)?;
+    }
+    for (target, name) in DEV_LINKS {
+        rustix::fs::symlinkat(target, dir, name).at(Stage::Dev)?;
+    }
+    for name in [c"pts", c"shm", c"mqueue"] {
+        rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(0o755)).at(Stage::Dev)?;
+    }
+    let safe = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+    mount_pts(plan, dir).at(Stage::Dev)?;
+    let shm = new_fs(c"tmpfs", &plan.shm_options, safe).at(Stage::Dev)?;
+    attach(shm.as_fd(), dir, c"shm", false).at(Stage::Dev)?;
+    if let Ok(queue) = new_fs(c"mqueue", &[], safe) {
+        attach(queue.as_fd(), dir, c"mqueue", false).at(Stage::Dev)?;
+    }
+    Ok(())
+}
+
+fn mount_pts(plan: &Plan, dev: BorrowedFd<'_>) -> Result<(), Errno> {
+    let fs = rustix::mount::fsopen(c"devpts", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_set_flag(&fs, c"newinstance").or_else(|_| Ok(()))?;
+    rustix::mount::fsconfig_set_string(&fs, c"ptmxmode", c"0666")?;
+    rustix::mount::fsconfig_set_string(&fs, c"mode", c"0620")?;
+    if plan.gid_tty {
+        rustix::mount::fsconfig_set_string(&fs, c"gid", c"5")?;
+    }
+    rustix::mount::fsconfig_create(&fs)?;
+    let flags = MountAttrFlags::from_bits_retain((MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC) as u32);
+    let pts = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, flags)?;
+    attach(pts.as_fd(), dev, c"pts", false)
+}
+
+/// Makes a device node, or, where that is not allowed, binds the machine's own.
+fn device(dev: BorrowedFd<'_>, name: &CStr, host: &CStr, major: u32, minor: u32) -> Result<(), Errno> {
+    let mode = Mode::from_raw_mode(0o666);
+    let number = rustix::fs::makedev(major, minor);
+    match rustix::fs::mknodat(dev, name, FileType::CharacterDevice, mode, number) {
+        Ok(()) => return rustix::fs::chmodat(dev, name, mode, AtFlags::empty()),
+        Err(Errno::PERM) => {}
+        Err(errno) => return Err(errno),
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    drop(rustix::fs::openat(dev, name, flags, mode)?);
+    let tree = clone_tree(CWD, host, false)?;
+    attach(tree.as_fd(), dev, name, false)
+}
+
+fn mount_one(root: BorrowedFd<'_>, target: &CStr, mount: &Prepared) -> Result<(), Errno> {
+    match mount {
+        Prepared::Bind { source, readonly } => {
+            let attributes =
+                MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | if *readonly { MOUNT_ATTR_RDONLY } else { 0 };
+            bind(source, root, target, attributes, true)
+        }
+        Prepared::Tmpfs { options } => {
+            let fs = new_fs(c"tmpfs", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)?;
+            attach_inside(fs.as_fd(), root, target)
+        }
+    }
+}
+
+fn mask(root: BorrowedFd<'_>) -> Result<(), Failure> {
+    for path in MASKED.iter().chain(&MASKED_MORE) {
+        mask_one(root, path).at(Stage::Masking)?;
+    }
+    let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+    for path in READ_ONLY {
+        let point = match open_inside(root, path) {
+            Ok(point) => point,
+            Err(Errno::NOENT) => continue,
+            Err(errno) => return Err((Stage::Masking, errno)),
+        };
+        let tree = clone_tree(&point, c"", true).at(Stage::Masking)?;
+        syscalls::mount_setattr(tree.as_fd(), attributes, true).at(Stage::Masking)?;
+        attach_inside(tree.as_fd(), root, path).at(Stage::Masking)?;
+    }
+    Ok(())
+}
+
+/// Files disappear behind `/dev/null`, directories behind an empty file system.
+fn mask_one(root: BorrowedFd<'_>, path: &CStr) -> Result<(), Errno> {
+    let point = match open_inside(root, path) {
+        Ok(point) => point,
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return Ok(()),
+        Err(errno) => return Err(errno),
+    };
+    let stat = rustix::fs::fstat(&point)?;
+    let cover = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        new_fs(c"tmpfs", &[], MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)?
+    } else {
+        // This machine's own node: the one inside could be something else by now (CVE-2025-31133).
+        clone_tree(CWD, c"/dev/null", false)?
+    };
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(&cover, c"", &point, c"", flags)
+}
+
+/// Makes and enters the working directory, and makes sure that it is inside (CVE-2024-21626).
+fn make_cwd(plan: &Plan) -> Result<(), Failure> {
+    match rustix::process::chdir(plan.cwd.as_c_str()) {
+        Err(Errno::NOENT) => {
+            for part in &plan.cwd_parts {
+                match rustix::fs::mkdirat(CWD, part.as_c_str(), Mode::from_raw_mode(0o755)) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(errno) => return Err((Stage::Cwd, errno)),
+                }
+            }
+            rustix::process::chdir(plan.cwd.as_c_str()).at(Stage::Cwd)?;
+        }
+        other => other.at(Stage::Cwd)?,
+    }
+    let mut buffer = [0u8; 4096];
+    // SAFETY: the buffer is ours and its true size is given.
+    let length = unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) };
+    if length <= 0 || buffer[0] != b'/' {
+        return Err((Stage::CwdOutside, Errno::NOENT));
+    }
+    Ok(())
+}
+
+/// Standard streams where they belong, everything else closed by the exec (CVE-2024-21626 again).
+fn streams_in_place(plan: &Plan, streams: &Streams<'_>) -> Result<(), Errno> {
+    rustix::stdio::dup2_stdin(streams.stdin)?;
+    rustix::stdio::dup2_stdout(streams.stdout)?;
+    rustix::stdio::dup2_stderr(streams.stderr)?;
+    if plan.terminal {
+        syscalls::take_terminal(rustix::stdio::stdin())?;
+    }
+    syscalls::close_on_exec_from_3()
+}

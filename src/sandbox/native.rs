@@ -1,0 +1,323 @@
+//! The parent's side: make the child, watch it, carry its output, collect its end.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Signal, WaitId, WaitIdOptions};
+
+use crate::cancel::Cancel;
+use crate::event::Stream;
+
+use super::child::{self, STAGES, Stage, Streams};
+use super::prepare::{self, Plan};
+use super::spec::{Exit, OutputSink, ProcessSpec, Sandbox, SandboxError, Stdio};
+use super::syscalls::{self, Cloned};
+use super::terminal::Terminal;
+
+/// Longest piece of output handed on as one line.
+const LINE_LIMIT: usize = 64 * 1024;
+const READ_BUFFER: usize = 64 * 1024;
+
+/// rbuild's own sandbox: namespaces, overlayfs, capabilities and a system call filter, without help
+/// from any other program.
+#[derive(Debug)]
+pub struct Native {
+    permitted: u64,
+    single_id: bool,
+}
+
+impl Native {
+    /// `single_id` says that the user namespace knows one user and one group only.
+    pub fn new(single_id: bool) -> Self {
+        Native { permitted: prepare::permitted(), single_id }
+    }
+}
+
+impl Sandbox for Native {
+    fn run(
+        &self,
+        spec: &ProcessSpec,
+        output: &dyn OutputSink,
+        cancel: &Cancel,
+    ) -> Result<Exit, SandboxError> {
+        let plan = prepare::plan(spec, self.permitted, self.single_id)?;
+        if self.single_id && (spec.user.uid != 0 || spec.user.gid != 0) {
+            return Err(SandboxError::Setup {
+                stage: format!("run as user {}:{}", spec.user.uid, spec.user.gid),
+                source: Errno::INVAL.into(),
+                hint: single_id_hint(),
+            });
+        }
+        let mut running = Running::start(spec, &plan)?;
+        let result = running.watch(spec, output, cancel);
+        running.reap(result)
+    }
+
+    fn describe(&self) -> String {
+        let ids = if self.single_id { "one user and group" } else { "all users and groups" };
+        format!("native (namespaces, overlayfs, capabilities, seccomp; {ids})")
+    }
+}
+
+fn single_id_hint() -> String {
+    "; only one user ID is mapped here, so a RUN can be root only. Give this user subordinate IDs \
+     (/etc/subuid, /etc/subgid) and install newuidmap and newgidmap to lift this"
+        .into()
+}
+
+/// A child and the ends of its pipes.
+struct Running {
+    pidfd: OwnedFd,
+    output: Vec<(Stream, OwnedFd)>,
+    error: OwnedFd,
+    terminal: Option<Terminal>,
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd), SandboxError> {
+    pipe_with(PipeFlags::CLOEXEC).map_err(|errno| SandboxError::setup("make a pipe", errno))
+}
+
+impl Running {
+    fn start(spec: &ProcessSpec, plan: &Plan) -> Result<Self, SandboxError> {
+        let (go_read, go_write) = pipe()?;
+        let (error_read, error_write) = pipe()?;
+        let mut terminal = None;
+        let mut output = Vec::new();
+        let child_ends: [OwnedFd; 3] = match spec.stdio {
+            Stdio::Lines => {
+                let null =
+                    File::open("/dev/null").map_err(|error| SandboxError::setup("open /dev/null", error))?;
+                let (out_read, out_write) = pipe()?;
+                let (err_read, err_write) = pipe()?;
+                output.push((Stream::Stdout, out_read));
+                output.push((Stream::Stderr, err_read));
+                [null.into(), out_write, err_write]
+            }
+            Stdio::Inherit => {
+                let own = |fd: BorrowedFd<'_>| {
+                    fd.try_clone_to_owned().map_err(|error| SandboxError::setup("copy a stream", error))
+                };
+                [own(rustix::stdio::stdin())?, own(rustix::stdio::stdout())?, own(rustix::stdio::stderr())?]
+            }
+            Stdio::Terminal => {
+                let (made, ends) =
+                    Terminal::open().map_err(|error| SandboxError::setup("make a terminal", error))?;
+                terminal = Some(made);
+                ends
+            }
+        };
+        let streams = Streams {
+            stdin: child_ends[0].as_fd(),
+            stdout: child_ends[1].as_fd(),
+            stderr: child_ends[2].as_fd(),
+            go: go_read.as_fd(),
+            error: error_write.as_fd(),
+        };
+        // SAFETY: the child runs `live`, which neither allocates, locks nor unwinds, and never returns.
+        let cloned = unsafe {
+            match syscalls::clone_process(plan.namespaces) {
+                Ok(Cloned::Child) => {
+                    // The parent's end must not keep the pipe open in here, or its death would not show.
+                    libc::close(std::os::fd::AsRawFd::as_raw_fd(&go_write));
+                    child::live(plan, &streams)
+                }
+                other => other,
+            }
+        };
+        let pidfd = match cloned {
+            Ok(Cloned::Parent(pidfd)) => pidfd,
+            Ok(Cloned::Child) => syscalls::exit_now(1),
+            Err(errno) => return Err(namespace_error(errno)),
+        };
+        drop(child_ends);
+        drop(error_write);
+        // A failure here means that the child is gone already; the error pipe tells why.
+        let _ = rustix::io::write(&go_write, b"g");
+        Ok(Running { pidfd, output, error: error_read, terminal })
+    }
+
+    /// Carries output until the process ends, is cancelled or runs out of time.
+    fn watch(
+        &mut self,
+        spec: &ProcessSpec,
+        output: &dyn OutputSink,
+        cancel: &Cancel,
+    ) -> Result<Option<Exit>, SandboxError> {
+        let deadline = spec.timeout.map(|timeout| Instant::now() + timeout);
+        let mut lines: Vec<Lines> = self.output.iter().map(|(stream, _)| Lines::new(*stream)).collect();
+        let mut open: Vec<bool> = vec![true; self.output.len()];
+        let mut given_up = None;
+        loop {
+            let mut fds = vec![PollFd::new(&self.pidfd, PollFlags::IN)];
+            let watch_cancel = given_up.is_none();
+            let cancel_fd = cancel.fd();
+            if watch_cancel {
+                fds.push(PollFd::from_borrowed_fd(cancel_fd, PollFlags::IN));
+            }
+            let first_output = fds.len();
+            let which: Vec<usize> = (0..open.len()).filter(|at| open[*at]).collect();
+            for at in &which {
+                fds.push(PollFd::new(&self.output[*at].1, PollFlags::IN));
+            }
+            let terminal_at = fds.len();
+            if let Some(terminal) = &self.terminal {
+                fds.extend(terminal.poll_fds());
+            }
+            let wait = remaining(deadline.filter(|_| given_up.is_none()));
+            match poll(&mut fds, wait.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(SandboxError::setup("wait for the process", errno)),
+            }
+            let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+            drop(fds);
+            for (position, at) in which.iter().enumerate() {
+                if ready[first_output + position] && !lines[*at].read(&self.output[*at].1, output) {
+                    open[*at] = false;
+                }
+            }
+            if let Some(terminal) = &mut self.terminal {
+                terminal.relay(ready.get(terminal_at..).unwrap_or_default());
+            }
+            let ended = ready[0];
+            if watch_cancel && ready[1] {
+                given_up = Some(Exit::Canceled);
+                self.kill();
+            } else if given_up.is_none() && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                given_up = Some(Exit::TimedOut);
+                self.kill();
+            }
+            if ended {
+                // The whole process namespace is dead: what is in the pipes is all there will be.
+                for (at, line) in lines.iter_mut().enumerate() {
+                    while open[at] && line.read(&self.output[at].1, output) {}
+                    line.flush(output);
+                }
+                if let Some(terminal) = &mut self.terminal {
+                    terminal.drain();
+                }
+                return Ok(given_up);
+            }
+        }
+    }
+
+    fn kill(&self) {
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    /// Collects the child and turns its end, or its message, into a result.
+    fn reap(&mut self, watched: Result<Option<Exit>, SandboxError>) -> Result<Exit, SandboxError> {
+        if watched.is_err() {
+            self.kill();
+        }
+        let status = loop {
+            match rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED) {
+                Err(Errno::INTR) => {}
+                Ok(status) => break status,
+                Err(errno) => return Err(SandboxError::setup("collect the process", errno)),
+            }
+        };
+        self.terminal = None;
+        if let Some(exit) = watched? {
+            return Ok(exit);
+        }
+        let mut message = [0u8; 5];
+        if matches!(rustix::io::read(&self.error, &mut message), Ok(5)) {
+            return Err(failure(&message));
+        }
+        let status = status.ok_or_else(|| SandboxError::Invalid("the process vanished".into()))?;
+        match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Ok(Exit::Code(code)),
+            (_, Some(signal)) => Ok(Exit::Signal(signal)),
+            _ => Ok(Exit::Signal(libc::SIGKILL)),
+        }
+    }
+}
+
+fn remaining(deadline: Option<Instant>) -> Option<Timespec> {
+    let left = deadline?.saturating_duration_since(Instant::now());
+    Some(Timespec {
+        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: left.subsec_nanos().into(),
+    })
+}
+
+fn namespace_error(errno: Errno) -> SandboxError {
+    let hint = match errno {
+        Errno::PERM => {
+            "; creating namespaces is not allowed here (is this a container without the needed \
+                        privileges, or are user namespaces restricted?)"
+        }
+        Errno::NOSPC | Errno::USERS => "; the limit of namespaces is reached (see /proc/sys/user)",
+        Errno::NOSYS => "; this kernel has no clone3: Linux 5.12 or newer is needed",
+        _ => "",
+    };
+    SandboxError::Setup { stage: "create namespaces".into(), source: errno.into(), hint: hint.into() }
+}
+
+fn failure(message: &[u8; 5]) -> SandboxError {
+    let stage = usize::from(message[0]);
+    let errno = i32::from_le_bytes([message[1], message[2], message[3], message[4]]);
+    let source = io::Error::from_raw_os_error(errno);
+    let name = STAGES.get(stage).copied().unwrap_or("an unknown step");
+    if stage == Stage::Exec as usize {
+        return SandboxError::Exec { source };
+    }
+    let hint = match (stage, source.raw_os_error()) {
+        (s, Some(libc::EINVAL | libc::ENODEV | libc::EPERM)) if s == Stage::Overlay as usize => {
+            "; overlayfs does not work here: the store may itself lie on an overlay (choose another place with \
+             --root), or the kernel is too old (Linux 6.7 or newer is needed)"
+        }
+        _ => "",
+    };
+    SandboxError::Setup { stage: name.to_owned(), source, hint: hint.to_owned() }
+}
+
+/// Cuts a stream into lines.
+struct Lines {
+    stream: Stream,
+    pending: Vec<u8>,
+    buffer: Vec<u8>,
+}
+
+impl Lines {
+    fn new(stream: Stream) -> Self {
+        Lines { stream, pending: Vec::new(), buffer: vec![0; READ_BUFFER] }
+    }
+
+    /// Reads once; `false` at the end.
+    fn read(&mut self, fd: &OwnedFd, output: &dyn OutputSink) -> bool {
+        let count = match rustix::io::read(fd, &mut self.buffer[..]) {
+            Ok(0) => return false,
+            Ok(count) => count,
+            Err(Errno::INTR) => return true,
+            Err(_) => return false,
+        };
+        for piece in self.buffer[..count].split_inclusive(|byte| *byte == b'\n') {
+            self.pending.extend_from_slice(piece);
+            if piece.ends_with(b"\n") {
+                self.pending.pop();
+                if self.pending.last() == Some(&b'\r') {
+                    self.pending.pop();
+                }
+                output.line(self.stream, &self.pending);
+                self.pending.clear();
+            } else if self.pending.len() >= LINE_LIMIT {
+                output.line(self.stream, &self.pending);
+                self.pending.clear();
+            }
+        }
+        true
+    }
+
+    fn flush(&mut self, output: &dyn OutputSink) {
+        if !self.pending.is_empty() {
+            output.line(self.stream, &self.pending);
+            self.pending.clear();
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! Everything the child needs, made before it exists: after its creation nothing may allocate.
+
+use std::ffi::CString;
+use std::fs::{self, Permissions};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use libc::{c_char, sock_filter};
+
+use super::spec::{MountKind, Network, ProcessSpec, RootFs, SandboxError, Security, Stdio, Ulimit};
+use super::{seccomp, syscalls};
+
+/// Docker's default capabilities: chown, dac_override, fowner, fsetid, kill, setgid, setuid,
+/// setpcap, net_bind_service, net_raw, sys_chroot, mknod, audit_write, setfcap.
+pub(super) const DEFAULT_CAPABILITIES: u64 = 0xa804_25fb;
+/// Highest capability number that exists today, and room for more: dropping unknown ones is an error
+/// that is ignored.
+pub(super) const LAST_CAPABILITY: u32 = 63;
+/// Where programs are looked for when the environment has no PATH (as Docker's default).
+const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A mount of the spec, ready to be made.
+pub(super) enum Prepared {
+    Bind { source: CString, readonly: bool },
+    Tmpfs { options: Vec<(CString, CString)> },
+}
+
+/// The child's instructions.
+pub(super) struct Plan {
+    pub lowers: Vec<CString>,
+    pub upper: Option<(CString, CString)>,
+    pub directory: Option<CString>,
+    /// A directory of this machine where the root is mounted.
+    pub root_point: CString,
+    pub etc: Vec<(CString, CString)>,
+    pub mounts: Vec<(CString, Prepared)>,
+    pub shm_options: Vec<(CString, CString)>,
+    pub hostname: Vec<u8>,
+    pub cwd: CString,
+    /// Every prefix of the working directory, the shortest first.
+    pub cwd_parts: Vec<CString>,
+    pub limits: Vec<(u32, u64, u64)>,
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+    pub set_groups: bool,
+    pub capabilities: Option<u64>,
+    pub filter: Option<Vec<sock_filter>>,
+    pub masked: bool,
+    pub loopback: bool,
+    pub gid_tty: bool,
+    pub terminal: bool,
+    /// Candidates for the program, tried in order.
+    pub programs: Vec<CString>,
+    _strings: Vec<CString>,
+    pub argv: Vec<*const c_char>,
+    pub env: Vec<*const c_char>,
+    pub namespaces: i32,
+}
+
+fn c_string(bytes: &[u8], what: &str) -> Result<CString, SandboxError> {
+    CString::new(bytes).map_err(|_| SandboxError::Invalid(format!("{what} contains a NUL byte")))
+}
+
+fn c_path(path: &Path) -> Result<CString, SandboxError> {
+    c_string(path.as_os_str().as_bytes(), "a path")
+}
+
+/// Makes the plan. `permitted` are the capabilities this process has.
+pub(super) fn plan(spec: &ProcessSpec, permitted: u64, single_id: bool) -> Result<Plan, SandboxError> {
+    let scratch = Scratch { dir: &spec.scratch };
+    let mut mounts: Vec<&super::spec::Mount> = spec.mounts.iter().collect();
+    // Parents before children, whatever the order of writing.
+    mounts.sort_by(|a, b| a.target.cmp(&b.target));
+    let etc = scratch.etc_files(spec)?;
+    let stub = scratch.stubs(&mounts)?;
+    let root_point = scratch.make_dir("root")?;
+    let (lowers, upper, directory) = match &spec.root {
+        RootFs::Overlay { lowers, upper, work } => {
+            let all = lowers.iter().chain([&stub]).map(|path| c_path(path)).collect::<Result<_, _>>()?;
+            (all, Some((c_path(upper)?, c_path(work)?)), None)
+        }
+        RootFs::Directory(path) => (Vec::new(), None, Some(c_path(path)?)),
+    };
+    let (argv_strings, env_strings, programs) = program(spec)?;
+    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
+        strings.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (argv, env) = (pointers(&argv_strings), pointers(&env_strings));
+    let strings = argv_strings.into_iter().chain(env_strings).collect();
+    let sandboxed = spec.security == Security::Sandbox;
+    let mut namespaces = libc::CLONE_NEWNS
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWCGROUP;
+    if spec.network == Network::None {
+        namespaces |= libc::CLONE_NEWNET;
+    }
+    Ok(Plan {
+        lowers,
+        upper,
+        directory,
+        root_point: c_path(&root_point)?,
+        etc,
+        mounts: prepare_mounts(&scratch, &mounts)?,
+        shm_options: tmpfs_options(Some(spec.shm_size), 0o1777)?,
+        hostname: spec.hostname.clone().into_bytes(),
+        cwd: c_string(&spec.cwd, "the working directory")?,
+        cwd_parts: cwd_parts(&spec.cwd)?,
+        limits: spec.ulimits.iter().map(limit).collect::<Result<_, _>>()?,
+        uid: spec.user.uid,
+        gid: spec.user.gid,
+        groups: spec.user.groups.clone(),
+        set_groups: !single_id,
+        capabilities: sandboxed.then_some(DEFAULT_CAPABILITIES & permitted),
+        filter: sandboxed.then(seccomp::default_filter),
+        masked: sandboxed,
+        loopback: spec.network == Network::None,
+        gid_tty: !single_id,
+        terminal: spec.stdio == Stdio::Terminal,
+        programs,
+        _strings: strings,
+        argv,
+        env,
+        namespaces,
+    })
+}
+
+/// This run's private directory.
+struct Scratch<'a> {
+    dir: &'a Path,
+}
+
+impl Scratch<'_> {
+    fn make_dir(&self, name: &str) -> Result<PathBuf, SandboxError> {
+        let path = self.dir.join(name);
+        fs::create_dir(&path)
+            .map_err(|error| SandboxError::setup(format!("create {}", path.display()), error))?;
+        Ok(path)
+    }
+
+    fn write(&self, path: &Path, content: &[u8], mode: u32) -> Result<(), SandboxError> {
+        let wrote =
+            fs::write(path, content).and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)));
+        wrote.map_err(|error| SandboxError::setup(format!("write {}", path.display()), error))
+    }
+
+    /// `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf`, which are mounted and never committed.
+    fn etc_files(&self, spec: &ProcessSpec) -> Result<Vec<(CString, CString)>, SandboxError> {
+        let dir = self.make_dir("etc")?;
+        let mut hosts = format!(
+            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.0.1\t{}\n",
+            spec.hostname
+        );
+        for (name, address) in &spec.extra_hosts {
+            hosts.push_str(&format!("{address}\t{name}\n"));
+        }
+        let mut files =
+            vec![("hosts", hosts.into_bytes()), ("hostname", format!("{}\n", spec.hostname).into_bytes())];
+        if !spec.resolv_conf.is_empty() {
+            files.push(("resolv.conf", spec.resolv_conf.clone()));
+        }
+        let mut mounts = Vec::new();
+        for (name, content) in files {
+            let path = dir.join(name);
+            self.write(&path, &content, 0o644)?;
+            mounts.push((c_path(&path)?, c_string(format!("etc/{name}").as_bytes(), "a path")?));
+        }
+        Ok(mounts)
+    }
+
+    /// A lowest layer with every mount point, so that none is ever made in the upper one: there is
+    /// nothing to clean up afterwards, and so nothing a process could redirect (CVE-2024-23652).
+    fn stubs(&self, mounts: &[&super::spec::Mount]) -> Result<PathBuf, SandboxError> {
+        let stub = self.make_dir("stub")?;
+        let failed = |error| SandboxError::setup("create mount points", error);
+        for dir in ["proc", "sys", "dev", "etc"] {
+            fs::create_dir(stub.join(dir)).map_err(failed)?;
+        }
+        for file in ["etc/hosts", "etc/hostname", "etc/resolv.conf"] {
+            self.write(&stub.join(file), b"", 0o644)?;
+        }
+        for mount in mounts {
+            let Some(path) = below(&stub, &mount.target) else {
+                let target = String::from_utf8_lossy(&mount.target).into_owned();
+                return Err(SandboxError::Invalid(format!("{target:?} cannot be a mount target")));
+            };
+            let is_file = match &mount.kind {
+                MountKind::File { .. } => true,
+                MountKind::Bind { source, .. } => !source.is_dir(),
+                MountKind::Tmpfs { .. } => false,
+            };
+            if path.exists() {
+                continue;
+            }
+            let parent = path.parent().unwrap_or(&stub);
+            // A device tree of our own covers anything below /dev; its mount points are made there.
+            fs::create_dir_all(if is_file { parent } else { &path }).map_err(failed)?;
+            if is_file {
+                self.write(&path, b"", 0o644)?;
+            }
+        }
+        Ok(stub)
+    }
+}
+
+/// `root` joined with an absolute path inside it; `None` for the root itself or anything with `..`.
+fn below(root: &Path, target: &[u8]) -> Option<PathBuf> {
+    let relative = target.strip_prefix(b"/")?;
+    let parts: Vec<&[u8]> =
+        relative.split(|c| *c == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
+    if parts.is_empty() || parts.contains(&&b".."[..]) {
+        return None;
+    }
+    Some(parts.iter().fold(root.to_owned(), |path, part| path.join(std::ffi::OsStr::from_bytes(part))))
+}
+
+fn prepare_mounts(
+    scratch: &Scratch<'_>,
+    mounts: &[&super::spec::Mount],
+) -> Result<Vec<(CString, Prepared)>, SandboxError> {
+    let files = scratch.make_dir("files")?;
+    let mut out = Vec::new();
+    for (number, mount) in mounts.iter().enumerate() {
+        let target = mount.target.strip_prefix(b"/").unwrap_or(&mount.target);
+        let prepared = match &mount.kind {
+            MountKind::Bind { source, readonly } => {
+                Prepared::Bind { source: c_path(source)?, readonly: *readonly }
+            }
+            MountKind::Tmpfs { size, mode } => Prepared::Tmpfs { options: tmpfs_options(*size, *mode)? },
+            MountKind::File { content, mode, uid, gid } => {
+                let path = files.join(number.to_string());
+                scratch.write(&path, content, *mode)?;
+                let owned = std::os::unix::fs::chown(&path, Some(*uid), Some(*gid));
+                owned.map_err(|error| SandboxError::setup("set the owner of a mounted file", error))?;
+                Prepared::Bind { source: c_path(&path)?, readonly: true }
+            }
+        };
+        out.push((c_string(target, "a mount target")?, prepared));
+    }
+    Ok(out)
+}
+
+fn tmpfs_options(size: Option<u64>, mode: u32) -> Result<Vec<(CString, CString)>, SandboxError> {
+    let mut options = vec![(c"mode".to_owned(), c_string(format!("{mode:o}").as_bytes(), "a mode")?)];
+    if let Some(size) = size.filter(|size| *size > 0) {
+        options.push((c"size".to_owned(), c_string(size.to_string().as_bytes(), "a size")?));
+    }
+    Ok(options)
+}
+
+fn cwd_parts(cwd: &[u8]) -> Result<Vec<CString>, SandboxError> {
+    let mut parts = Vec::new();
+    let mut at = Vec::new();
+    for part in cwd.split(|c| *c == b'/').filter(|part| !part.is_empty()) {
+        at.push(b'/');
+        at.extend_from_slice(part);
+        parts.push(c_string(&at, "the working directory")?);
+    }
+    Ok(parts)
+}
+
+type Strings = Vec<CString>;
+
+fn program(spec: &ProcessSpec) -> Result<(Strings, Strings, Strings), SandboxError> {
+    let Some(name) = spec.argv.first().filter(|name| !name.is_empty()) else {
+        return Err(SandboxError::Invalid("there is no program to run".into()));
+    };
+    let argv = spec.argv.iter().map(|arg| c_string(arg, "an argument")).collect::<Result<_, _>>()?;
+    let env = spec
+        .env
+        .iter()
+        .map(|(name, value)| c_string(&[name, &b"="[..], value].concat(), "the environment"))
+        .collect::<Result<_, _>>()?;
+    if name.contains(&b'/') {
+        return Ok((argv, env, vec![c_string(name, "the program")?]));
+    }
+    let path =
+        spec.env.iter().rev().find(|(name, _)| name == b"PATH").map_or(DEFAULT_PATH, |(_, value)| value);
+    let programs = path
+        .split(|c| *c == b':')
+        .map(|dir| c_string(&[if dir.is_empty() { b"." } else { dir }, b"/", name].concat(), "PATH"))
+        .collect::<Result<_, _>>()?;
+    Ok((argv, env, programs))
+}
+
+fn limit(ulimit: &Ulimit) -> Result<(u32, u64, u64), SandboxError> {
+    let resource = match ulimit.name.as_str() {
+        "core" => libc::RLIMIT_CORE,
+        "cpu" => libc::RLIMIT_CPU,
+        "data" => libc::RLIMIT_DATA,
+        "fsize" => libc::RLIMIT_FSIZE,
+        "locks" => libc::RLIMIT_LOCKS,
+        "memlock" => libc::RLIMIT_MEMLOCK,
+        "msgqueue" => libc::RLIMIT_MSGQUEUE,
+        "nice" => libc::RLIMIT_NICE,
+        "nofile" => libc::RLIMIT_NOFILE,
+        "nproc" => libc::RLIMIT_NPROC,
+        "rss" => libc::RLIMIT_RSS,
+        "rtprio" => libc::RLIMIT_RTPRIO,
+        "rttime" => libc::RLIMIT_RTTIME,
+        "sigpending" => libc::RLIMIT_SIGPENDING,
+        "stack" => libc::RLIMIT_STACK,
+        other => return Err(SandboxError::Invalid(format!("unknown ulimit {other:?}"))),
+    };
+    Ok((resource as u32, ulimit.soft, ulimit.hard))
+}
+
+/// The capabilities of this process.
+pub(super) fn permitted() -> u64 {
+    syscalls::permitted_capabilities().unwrap_or(0)
+}

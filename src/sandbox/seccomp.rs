@@ -1,0 +1,252 @@
+//! Which system calls a `RUN` may make: the set that Docker's default profile allows together with
+//! its default capabilities, as a small filter that searches by bisection.
+//!
+//! Not in the list and known: `EPERM`. Newer than the list: `ENOSYS`, so that programs fall back as
+//! on an older kernel. `clone3` is `ENOSYS`, because a filter cannot see its flags. Programs of
+//! another architecture than the kernel's own get `ENOSYS` for everything, which is stricter than
+//! Docker.
+
+use libc::{c_long, sock_filter};
+
+/// Highest number that the table below knows; what is beyond did not exist when it was written.
+const NEWEST: u32 = 462;
+
+macro_rules! numbers {
+    ($($name:ident)*) => { &[$(libc::$name),*] };
+}
+
+const COMMON: &[c_long] = numbers![
+    SYS_accept SYS_accept4 SYS_adjtimex SYS_bind SYS_brk SYS_capget SYS_capset SYS_chdir SYS_chroot
+    SYS_clock_adjtime SYS_clock_getres SYS_clock_gettime SYS_clock_nanosleep SYS_close SYS_close_range
+    SYS_connect SYS_copy_file_range SYS_dup SYS_dup3 SYS_epoll_create1 SYS_epoll_ctl SYS_epoll_pwait
+    SYS_epoll_pwait2 SYS_eventfd2 SYS_execve SYS_execveat SYS_exit SYS_exit_group SYS_faccessat
+    SYS_faccessat2 SYS_fadvise64 SYS_fallocate SYS_fanotify_mark SYS_fchdir SYS_fchmod SYS_fchmodat
+    SYS_fchown SYS_fchownat SYS_fcntl SYS_fdatasync SYS_fgetxattr SYS_flistxattr SYS_flock
+    SYS_fremovexattr SYS_fsetxattr SYS_fstat SYS_fstatfs SYS_fsync SYS_ftruncate SYS_futex
+    SYS_futex_waitv SYS_get_mempolicy SYS_get_robust_list SYS_getcpu SYS_getcwd SYS_getdents64
+    SYS_getegid SYS_geteuid SYS_getgid SYS_getgroups SYS_getitimer SYS_getpeername SYS_getpgid
+    SYS_getpid SYS_getppid SYS_getpriority SYS_getrandom SYS_getresgid SYS_getresuid SYS_getrlimit
+    SYS_getrusage SYS_getsid SYS_getsockname SYS_getsockopt SYS_gettid SYS_gettimeofday SYS_getuid
+    SYS_getxattr SYS_inotify_add_watch SYS_inotify_init1 SYS_inotify_rm_watch SYS_io_cancel
+    SYS_io_destroy SYS_io_getevents SYS_io_setup SYS_io_submit SYS_ioctl SYS_ioprio_get SYS_ioprio_set
+    SYS_kill SYS_landlock_add_rule SYS_landlock_create_ruleset SYS_landlock_restrict_self SYS_lgetxattr
+    SYS_linkat SYS_listen SYS_listxattr SYS_llistxattr SYS_lremovexattr SYS_lseek SYS_lsetxattr
+    SYS_madvise SYS_membarrier SYS_memfd_create SYS_memfd_secret SYS_mincore SYS_mkdirat SYS_mknodat
+    SYS_mlock SYS_mlock2 SYS_mlockall SYS_mmap SYS_mprotect SYS_mq_getsetattr SYS_mq_notify SYS_mq_open
+    SYS_mq_timedreceive SYS_mq_timedsend SYS_mq_unlink SYS_mremap SYS_msgctl SYS_msgget SYS_msgrcv
+    SYS_msgsnd SYS_msync SYS_munlock SYS_munlockall SYS_munmap SYS_name_to_handle_at SYS_nanosleep
+    SYS_newfstatat SYS_openat SYS_openat2 SYS_pidfd_getfd SYS_pidfd_open SYS_pidfd_send_signal
+    SYS_pipe2 SYS_pkey_alloc SYS_pkey_free SYS_pkey_mprotect SYS_ppoll SYS_prctl SYS_pread64
+    SYS_preadv SYS_preadv2 SYS_prlimit64 SYS_process_mrelease SYS_process_vm_readv
+    SYS_process_vm_writev SYS_pselect6 SYS_ptrace SYS_pwrite64 SYS_pwritev SYS_pwritev2 SYS_read
+    SYS_readahead SYS_readlinkat SYS_readv SYS_recvfrom SYS_recvmmsg SYS_recvmsg SYS_remap_file_pages
+    SYS_removexattr SYS_renameat SYS_renameat2 SYS_restart_syscall SYS_rseq SYS_rt_sigaction
+    SYS_rt_sigpending SYS_rt_sigprocmask SYS_rt_sigqueueinfo SYS_rt_sigreturn SYS_rt_sigsuspend
+    SYS_rt_sigtimedwait SYS_rt_tgsigqueueinfo SYS_sched_get_priority_max SYS_sched_get_priority_min
+    SYS_sched_getaffinity SYS_sched_getattr SYS_sched_getparam SYS_sched_getscheduler
+    SYS_sched_rr_get_interval SYS_sched_setaffinity SYS_sched_setattr SYS_sched_setparam
+    SYS_sched_setscheduler SYS_sched_yield SYS_seccomp SYS_semctl SYS_semget SYS_semop SYS_semtimedop
+    SYS_sendfile SYS_sendmmsg SYS_sendmsg SYS_sendto SYS_set_robust_list SYS_set_tid_address SYS_setfsgid
+    SYS_setfsuid SYS_setgid SYS_setgroups SYS_setitimer SYS_setpgid SYS_setpriority SYS_setregid
+    SYS_setresgid SYS_setresuid SYS_setreuid SYS_setrlimit SYS_setsid SYS_setsockopt SYS_setuid
+    SYS_setxattr SYS_shmat SYS_shmctl SYS_shmdt SYS_shmget SYS_shutdown SYS_sigaltstack SYS_signalfd4
+    SYS_socketpair SYS_splice SYS_statfs SYS_statx SYS_symlinkat SYS_sync SYS_sync_file_range SYS_syncfs
+    SYS_sysinfo SYS_tee SYS_tgkill SYS_timer_create SYS_timer_delete SYS_timer_getoverrun
+    SYS_timer_gettime SYS_timer_settime SYS_timerfd_create SYS_timerfd_gettime SYS_timerfd_settime
+    SYS_times SYS_tkill SYS_truncate SYS_umask SYS_uname SYS_unlinkat SYS_utimensat SYS_vmsplice
+    SYS_wait4 SYS_waitid SYS_write SYS_writev
+];
+
+/// Calls above 440 have one number everywhere: process_madvise, epoll_pwait2, quotactl_fd is not
+/// allowed, landlock, memfd_secret, cachestat, fchmodat2, map_shadow_stack, futex_wake/wait/requeue,
+/// statmount and listmount are not allowed, mseal.
+const NEW_COMMON: &[c_long] = &[440, 451, 452, 453, 454, 455, 456, 462];
+
+#[cfg(target_arch = "x86_64")]
+const ARCH_CALLS: &[c_long] = numbers![
+    SYS_access SYS_alarm SYS_arch_prctl SYS_chmod SYS_chown SYS_creat SYS_dup2 SYS_epoll_create
+    SYS_epoll_ctl_old SYS_epoll_wait SYS_epoll_wait_old SYS_eventfd SYS_fork SYS_futimesat SYS_getdents
+    SYS_getpgrp SYS_inotify_init SYS_lchown SYS_link SYS_lstat SYS_mkdir SYS_mknod SYS_modify_ldt
+    SYS_open SYS_pause SYS_pipe SYS_poll SYS_readlink SYS_rename SYS_rmdir SYS_select SYS_sendfile
+    SYS_signalfd SYS_stat SYS_symlink SYS_time SYS_unlink SYS_ustat SYS_utime SYS_utimes SYS_vfork
+    SYS_get_thread_area SYS_set_thread_area
+];
+#[cfg(target_arch = "aarch64")]
+const ARCH_CALLS: &[c_long] = &[];
+
+#[cfg(target_arch = "x86_64")]
+const AUDIT_ARCH: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+const AUDIT_ARCH: u32 = 0xc000_00b7;
+
+// linux/seccomp.h and linux/bpf_common.h.
+const ALLOW: u32 = 0x7fff_0000;
+const ERRNO: u32 = 0x0005_0000;
+const LOAD: u16 = 0x20;
+const JUMP_EQUAL: u16 = 0x15;
+const JUMP_GREATER_EQUAL: u16 = 0x35;
+const JUMP_ANY_BIT: u16 = 0x45;
+const RETURN: u16 = 0x06;
+const OFFSET_NUMBER: u32 = 0;
+const OFFSET_ARCH: u32 = 4;
+const OFFSET_ARG0: u32 = 16;
+/// x32 calls carry this bit in their number.
+const X32: u32 = 0x4000_0000;
+
+/// Namespace flags that `clone` may not have without CAP_SYS_ADMIN.
+const CLONE_NAMESPACES: u32 = 0x7e02_0000;
+const AF_VSOCK: u32 = 40;
+/// Linux, Linux with 32-bit uname, both with a large address space, and the question.
+const PERSONALITIES: [u32; 5] = [0, 8, 0x20000, 0x20008, 0xffff_ffff];
+
+fn op(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
+    sock_filter { code, jt, jf, k }
+}
+
+/// The filter for Docker's default set of capabilities.
+pub(super) fn default_filter() -> Vec<sock_filter> {
+    let mut program = vec![
+        op(LOAD, OFFSET_ARCH, 0, 0),
+        op(JUMP_EQUAL, AUDIT_ARCH, 1, 0),
+        op(RETURN, ERRNO | libc::ENOSYS as u32, 0, 0),
+        op(LOAD, OFFSET_NUMBER, 0, 0),
+        op(JUMP_GREATER_EQUAL, X32, 0, 1),
+        op(RETURN, ERRNO | libc::ENOSYS as u32, 0, 0),
+        op(JUMP_EQUAL, libc::SYS_clone3 as u32, 0, 1),
+        op(RETURN, ERRNO | libc::ENOSYS as u32, 0, 0),
+    ];
+    program.extend(conditional(libc::SYS_clone, &[op(JUMP_ANY_BIT, CLONE_NAMESPACES, 0, 1)], false));
+    program.extend(conditional(libc::SYS_socket, &[op(JUMP_EQUAL, AF_VSOCK, 0, 1)], false));
+    let personalities: Vec<sock_filter> = PERSONALITIES
+        .iter()
+        .enumerate()
+        .map(|(at, value)| {
+            let ahead = (PERSONALITIES.len() - 1 - at) as u8;
+            op(JUMP_EQUAL, *value, ahead, if ahead == 0 { 1 } else { 0 })
+        })
+        .collect();
+    program.extend(conditional(libc::SYS_personality, &personalities, true));
+    program.extend(search(&ranges(&allowed())));
+    program
+}
+
+/// `if number == call { load arg0; tests; ... }`. The tests jump to the first return when they hold,
+/// to the second when not; the first allows or refuses as told.
+fn conditional(call: c_long, tests: &[sock_filter], allow_if_true: bool) -> Vec<sock_filter> {
+    let refuse = ERRNO | libc::EPERM as u32;
+    let (if_true, if_false) = if allow_if_true { (ALLOW, refuse) } else { (refuse, ALLOW) };
+    let mut out = vec![op(JUMP_EQUAL, call as u32, 0, tests.len() as u8 + 3), op(LOAD, OFFSET_ARG0, 0, 0)];
+    out.extend_from_slice(tests);
+    out.push(op(RETURN, if_true, 0, 0));
+    out.push(op(RETURN, if_false, 0, 0));
+    out
+}
+
+fn allowed() -> Vec<u32> {
+    let mut all: Vec<u32> =
+        COMMON.iter().chain(NEW_COMMON).chain(ARCH_CALLS).map(|number| *number as u32).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// First numbers of alternating stretches: each with what happens from it on.
+fn ranges(allowed: &[u32]) -> Vec<(u32, u32)> {
+    let refuse = ERRNO | libc::EPERM as u32;
+    let mut starts = vec![(0, if allowed.first() == Some(&0) { ALLOW } else { refuse })];
+    for number in 1..=NEWEST {
+        let action = if allowed.binary_search(&number).is_ok() { ALLOW } else { refuse };
+        if starts.last().is_some_and(|(_, last)| *last != action) {
+            starts.push((number, action));
+        }
+    }
+    starts.push((NEWEST + 1, ERRNO | libc::ENOSYS as u32));
+    starts
+}
+
+/// A tree of comparisons over the stretches.
+fn search(stretches: &[(u32, u32)]) -> Vec<sock_filter> {
+    match stretches {
+        [] => Vec::new(),
+        [(_, action)] => vec![op(RETURN, *action, 0, 0)],
+        _ => {
+            let middle = stretches.len() / 2;
+            let (below, above) = stretches.split_at(middle);
+            let low = search(below);
+            let high = search(above);
+            let mut out = Vec::with_capacity(low.len() + high.len() + 2);
+            match u8::try_from(low.len()) {
+                Ok(distance) => out.push(op(JUMP_GREATER_EQUAL, above[0].0, distance, 0)),
+                Err(_) => {
+                    // Conditional jumps reach 255 instructions; further goes by an unconditional one.
+                    out.push(op(JUMP_GREATER_EQUAL, above[0].0, 0, 1));
+                    out.push(op(0x05, low.len() as u32, 0, 0));
+                }
+            }
+            out.extend(low);
+            out.extend(high);
+            out
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Interprets the filter as the kernel does.
+    fn run(program: &[sock_filter], arch: u32, number: u32, arg0: u32) -> u32 {
+        let (mut at, mut value) = (0usize, 0u32);
+        loop {
+            let step = program[at];
+            at += 1;
+            let jump = |holds: bool| usize::from(if holds { step.jt } else { step.jf });
+            match step.code {
+                LOAD => {
+                    value = match step.k {
+                        OFFSET_NUMBER => number,
+                        OFFSET_ARCH => arch,
+                        _ => arg0,
+                    }
+                }
+                JUMP_EQUAL => at += jump(value == step.k),
+                JUMP_GREATER_EQUAL => at += jump(value >= step.k),
+                JUMP_ANY_BIT => at += jump(value & step.k != 0),
+                0x05 => at += step.k as usize,
+                RETURN => return step.k,
+                other => panic!("unknown instruction {other:#x}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_filter_answers_like_the_table() {
+        let program = default_filter();
+        assert!(program.len() < 400, "{}", program.len());
+        let call = |number: c_long, arg0: u32| run(&program, AUDIT_ARCH, number as u32, arg0);
+        let (eperm, enosys) = (ERRNO | libc::EPERM as u32, ERRNO | libc::ENOSYS as u32);
+        for number in allowed() {
+            assert_eq!(call(c_long::from(number), 0), ALLOW, "{number}");
+        }
+        for refused in numbers![SYS_mount SYS_umount2 SYS_bpf SYS_unshare SYS_setns SYS_reboot SYS_swapon
+            SYS_init_module SYS_kexec_load SYS_add_key SYS_keyctl SYS_request_key SYS_userfaultfd
+            SYS_perf_event_open SYS_open_by_handle_at SYS_pivot_root SYS_quotactl SYS_acct
+            SYS_settimeofday SYS_clock_settime SYS_io_uring_setup SYS_io_uring_enter
+            SYS_fsopen SYS_move_mount SYS_open_tree SYS_mount_setattr SYS_syslog SYS_vhangup
+            SYS_lookup_dcookie SYS_move_pages SYS_mbind SYS_kcmp SYS_nfsservctl]
+        {
+            assert_eq!(call(*refused, 0), eperm, "{refused}");
+        }
+        assert_eq!(call(libc::SYS_clone3, 0), enosys);
+        assert_eq!(call(libc::SYS_clone, 0x1200011), ALLOW);
+        assert_eq!(call(libc::SYS_clone, 0x1000_0000), eperm);
+        assert_eq!(call(libc::SYS_socket, 2), ALLOW);
+        assert_eq!(call(libc::SYS_socket, AF_VSOCK), eperm);
+        assert_eq!(call(libc::SYS_personality, 0), ALLOW);
+        assert_eq!(call(libc::SYS_personality, 0xffff_ffff), ALLOW);
+        assert_eq!(call(libc::SYS_personality, 0x40000), eperm);
+        assert_eq!(call(9999, 0), enosys);
+        assert_eq!(run(&program, 0x4000_0003, 1, 0), enosys);
+        assert_eq!(run(&program, AUDIT_ARCH, X32 | 1, 0), enosys);
+    }
+}

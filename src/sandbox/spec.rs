@@ -1,0 +1,209 @@
+//! What to run and where, and how it ended.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::cancel::Cancel;
+use crate::event::Stream;
+
+/// One process, described by data.
+#[derive(Clone, Debug)]
+pub struct ProcessSpec {
+    /// Program and arguments. Without a slash the program is looked for in the `PATH` of `env`,
+    /// inside the root.
+    pub argv: Vec<Vec<u8>>,
+    /// The whole environment.
+    pub env: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Working directory inside the root, absolute; made if it is missing.
+    pub cwd: Vec<u8>,
+    /// Who it runs as.
+    pub user: ProcessUser,
+    /// Host name.
+    pub hostname: String,
+    /// Its root file system.
+    pub root: RootFs,
+    /// More mounts, in any order.
+    pub mounts: Vec<Mount>,
+    /// Network.
+    pub network: Network,
+    /// Restrictions.
+    pub security: Security,
+    /// Lines for `/etc/hosts`: name and address.
+    pub extra_hosts: Vec<(String, String)>,
+    /// Content of `/etc/resolv.conf`; empty leaves the image's own.
+    pub resolv_conf: Vec<u8>,
+    /// Size of `/dev/shm` in bytes.
+    pub shm_size: u64,
+    /// Resource limits.
+    pub ulimits: Vec<Ulimit>,
+    /// The process is killed after this time.
+    pub timeout: Option<Duration>,
+    /// An empty directory for this run alone, on any file system; the caller removes it.
+    pub scratch: PathBuf,
+    /// Standard streams.
+    pub stdio: Stdio,
+}
+
+/// Numeric identity.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProcessUser {
+    /// User ID.
+    pub uid: u32,
+    /// Group ID.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// A root file system.
+#[derive(Clone, Debug)]
+pub enum RootFs {
+    /// Directories stacked by overlayfs.
+    Overlay {
+        /// Read-only layers, the topmost first; may be empty.
+        lowers: Vec<PathBuf>,
+        /// Takes what is written.
+        upper: PathBuf,
+        /// overlayfs's own, empty, on the file system of `upper`.
+        work: PathBuf,
+    },
+    /// A directory, changed in place.
+    Directory(PathBuf),
+}
+
+/// A mount inside the root.
+#[derive(Clone, Debug)]
+pub struct Mount {
+    /// Absolute path inside the root.
+    pub target: Vec<u8>,
+    /// What is mounted.
+    pub kind: MountKind,
+}
+
+/// Kinds of mounts.
+#[derive(Clone, Debug)]
+pub enum MountKind {
+    /// A file or directory of this machine.
+    Bind {
+        /// Its path.
+        source: PathBuf,
+        /// Whether writing is refused.
+        readonly: bool,
+    },
+    /// An empty file system in memory.
+    Tmpfs {
+        /// Most bytes.
+        size: Option<u64>,
+        /// Mode of its root.
+        mode: u32,
+    },
+    /// A read-only file made for this run; it lies in the scratch directory. Not for secrets.
+    File {
+        /// Its content.
+        content: Vec<u8>,
+        /// Its mode.
+        mode: u32,
+        /// Its owner.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+    },
+}
+
+/// Network of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// That of this machine.
+    Host,
+    /// Loopback only.
+    None,
+}
+
+/// Restrictions of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// Docker's default capabilities and system calls.
+    Sandbox,
+    /// All capabilities of the builder, no filter, nothing masked.
+    Insecure,
+}
+
+/// One resource limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ulimit {
+    /// As `docker --ulimit` names it: `nofile`, `nproc`...
+    pub name: String,
+    /// Soft limit; `u64::MAX` is none.
+    pub soft: u64,
+    /// Hard limit; `u64::MAX` is none.
+    pub hard: u64,
+}
+
+/// Standard streams of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stdio {
+    /// No input; output goes to the sink line by line.
+    Lines,
+    /// Those of this process.
+    Inherit,
+    /// A terminal of its own, connected to this process's terminal.
+    Terminal,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It exited.
+    Code(i32),
+    /// A signal killed it.
+    Signal(i32),
+    /// It ran longer than allowed.
+    TimedOut,
+    /// It was stopped by the cancel switch.
+    Canceled,
+}
+
+/// Takes a process's output.
+pub trait OutputSink: Send + Sync {
+    /// One line without its end. Long lines come in pieces.
+    fn line(&self, stream: Stream, line: &[u8]);
+}
+
+/// Something that runs processes.
+pub trait Sandbox: Send + Sync {
+    /// Runs a process to its end.
+    fn run(&self, spec: &ProcessSpec, output: &dyn OutputSink, cancel: &Cancel)
+    -> Result<Exit, SandboxError>;
+    /// One line for `rbuild info`.
+    fn describe(&self) -> String;
+}
+
+/// A sandbox that could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// A system call refused.
+    #[error("cannot set up the sandbox: {stage}: {source}{hint}")]
+    Setup {
+        /// What was being done.
+        stage: String,
+        /// The system's answer.
+        source: std::io::Error,
+        /// What to look at, or nothing.
+        hint: String,
+    },
+    /// The program itself could not be executed.
+    #[error("exec: {source}")]
+    Exec {
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The description makes no sense.
+    #[error("cannot set up the sandbox: {0}")]
+    Invalid(String),
+}
+
+impl SandboxError {
+    pub(super) fn setup(stage: impl Into<String>, source: impl Into<std::io::Error>) -> Self {
+        SandboxError::Setup { stage: stage.into(), source: source.into(), hint: String::new() }
+    }
+}

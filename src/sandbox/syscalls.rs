@@ -1,0 +1,262 @@
+//! The system calls that no safe wrapper has. None of them allocates, so the child may use them
+//! between its creation and the program.
+
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::io::Errno;
+
+/// Turns a raw result into the errno convention of the rest.
+fn check(result: libc::c_long) -> Result<libc::c_long, Errno> {
+    if result >= 0 {
+        return Ok(result);
+    }
+    // SAFETY: __errno_location returns a valid pointer to this thread's errno.
+    let errno = unsafe { *libc::__errno_location() };
+    Err(Errno::from_raw_os_error(errno))
+}
+
+/// `struct clone_args`, first version plus cgroup (linux/sched.h).
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// What `clone3` returned, on which side.
+pub(super) enum Cloned {
+    /// In the new process.
+    Child,
+    /// In this one: a descriptor for the child.
+    Parent(OwnedFd),
+}
+
+/// Makes a process with new namespaces that otherwise is a copy of this one.
+///
+/// # Safety
+/// In the child only the calling thread exists: until it executes a program or exits, it must not
+/// allocate, take locks, or unwind.
+pub(super) unsafe fn clone_process(namespaces: i32) -> Result<Cloned, Errno> {
+    let mut pidfd: libc::c_int = -1;
+    let mut args = CloneArgs {
+        flags: namespaces.cast_unsigned() as u64 | libc::CLONE_PIDFD as u64,
+        pidfd: (&raw mut pidfd) as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArgs::default()
+    };
+    let size = std::mem::size_of::<CloneArgs>();
+    // SAFETY: args outlives the call and has the size given; without CLONE_VM the child has its own
+    // copy of all memory, the stack included.
+    let result = check(unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size) })?;
+    if result == 0 {
+        return Ok(Cloned::Child);
+    }
+    // SAFETY: the kernel stored a new descriptor that nobody else owns.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Cloned::Parent(pidfd))
+}
+
+/// `struct mount_attr` (linux/mount.h).
+#[repr(C)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+pub(super) const MOUNT_ATTR_RDONLY: u64 = 1;
+pub(super) const MOUNT_ATTR_NOSUID: u64 = 2;
+pub(super) const MOUNT_ATTR_NODEV: u64 = 4;
+pub(super) const MOUNT_ATTR_NOEXEC: u64 = 8;
+
+/// Sets attributes on a mount that a descriptor refers to, and on those below it if asked.
+pub(super) fn mount_setattr(mount: BorrowedFd<'_>, set: u64, recursive: bool) -> Result<(), Errno> {
+    const AT_RECURSIVE: libc::c_int = 0x8000;
+    let attr = MountAttr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is an empty C string, attr outlives the call and has the size given.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            std::mem::size_of::<MountAttr>(),
+        )
+    })
+    .map(drop)
+}
+
+/// `prctl` with plain numbers.
+pub(super) fn prctl(option: libc::c_int, value: libc::c_ulong) -> Result<(), Errno> {
+    // SAFETY: the options used here take numbers only.
+    check(unsafe { libc::syscall(libc::SYS_prctl, option, value, 0, 0, 0) }).map(drop)
+}
+
+/// Gives the process a session keyring of its own.
+pub(super) fn new_session_keyring() -> Result<(), Errno> {
+    const JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: a null name asks for an anonymous keyring.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) })
+        .map(drop)
+}
+
+/// Sets supplementary groups, group and user of this thread.
+pub(super) fn set_identity(uid: u32, gid: u32, groups: &[u32], set_groups: bool) -> Result<(), Errno> {
+    if set_groups {
+        // SAFETY: the pointer and length describe a slice of gid_t.
+        check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
+    }
+    // SAFETY: numbers only.
+    check(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
+    // SAFETY: numbers only.
+    check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })?;
+    Ok(())
+}
+
+/// Version 3 of the capability interface (linux/capability.h).
+#[repr(C)]
+struct CapHeader {
+    version: u32,
+    pid: libc::c_int,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct CapData {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+const CAP_VERSION_3: u32 = 0x2008_0522;
+
+/// The permitted capabilities of this thread.
+pub(super) fn permitted_capabilities() -> Result<u64, Errno> {
+    let mut header = CapHeader { version: CAP_VERSION_3, pid: 0 };
+    let mut data = [CapData::default(); 2];
+    // SAFETY: version 3 takes a header and two data elements.
+    check(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) })?;
+    Ok(u64::from(data[0].permitted) | u64::from(data[1].permitted) << 32)
+}
+
+/// Sets effective and permitted capabilities; inheritable ones become empty (CVE-2022-29162).
+pub(super) fn set_capabilities(set: u64) -> Result<(), Errno> {
+    let mut header = CapHeader { version: CAP_VERSION_3, pid: 0 };
+    let half = |bits: u64| CapData { effective: bits as u32, permitted: bits as u32, inheritable: 0 };
+    let data = [half(set), half(set >> 32)];
+    // SAFETY: version 3 takes a header and two data elements.
+    check(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) }).map(drop)
+}
+
+/// Installs a system call filter for this thread and what it becomes.
+pub(super) fn set_filter(program: &[libc::sock_filter]) -> Result<(), Errno> {
+    const SET_MODE_FILTER: libc::c_uint = 1;
+    let filter = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(|_| Errno::INVAL)?,
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: the kernel copies the program during the call and does not write to it.
+    check(unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, 0, &raw const filter) }).map(drop)
+}
+
+/// Sets a resource limit.
+pub(super) fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
+    let limit = [soft, hard];
+    // SAFETY: struct rlimit64 is two 64-bit numbers; pid 0 is this process; no old value is asked for.
+    check(unsafe {
+        libc::syscall(libc::SYS_prlimit64, 0, resource, limit.as_ptr(), std::ptr::null_mut::<u64>())
+    })
+    .map(drop)
+}
+
+/// Marks every descriptor from 3 on for closing when the program is executed.
+pub(super) fn close_on_exec_from_3() -> Result<(), Errno> {
+    const CLOEXEC: libc::c_uint = 4;
+    // SAFETY: numbers only.
+    check(unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, CLOEXEC) }).map(drop)
+}
+
+/// Executes a program; comes back only with an error.
+pub(super) fn exec(path: &CStr, argv: &[*const libc::c_char], env: &[*const libc::c_char]) -> Errno {
+    // SAFETY: both arrays end with a null pointer and their strings are alive (made by `prepare`).
+    match check(unsafe { libc::syscall(libc::SYS_execve, path.as_ptr(), argv.as_ptr(), env.as_ptr()) }) {
+        Ok(_) => Errno::INVAL,
+        Err(errno) => errno,
+    }
+}
+
+/// Ends this process at once, without any clean-up.
+pub(super) fn exit_now(code: i32) -> ! {
+    // SAFETY: never returns, touches nothing.
+    unsafe { libc::_exit(code) }
+}
+
+/// Gives signals their default meaning and unblocks all of them.
+pub(super) fn reset_signals() {
+    // SAFETY: plain kernel calls; an empty set and SIG_DFL are always valid. sigaction is used
+    // through libc, which neither allocates nor locks for it.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
+        for signal in 1..32 {
+            if signal != libc::SIGKILL && signal != libc::SIGSTOP {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+        }
+    }
+}
+
+/// Brings the loopback device of the current network namespace up.
+pub(super) fn loopback_up() -> Result<(), Errno> {
+    // SAFETY: a socket of our own and an ifreq that names "lo" and outlives both calls.
+    unsafe {
+        let socket =
+            check(libc::c_long::from(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)))?;
+        let socket = OwnedFd::from_raw_fd(socket as i32);
+        let mut request: libc::ifreq = std::mem::zeroed();
+        request.ifr_name[0] = b'l' as libc::c_char;
+        request.ifr_name[1] = b'o' as libc::c_char;
+        check(libc::c_long::from(libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCGIFFLAGS as _,
+            &raw mut request,
+        )))?;
+        request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
+        check(libc::c_long::from(libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFFLAGS as _,
+            &raw const request,
+        )))?;
+    }
+    Ok(())
+}
+
+/// Makes a terminal the controlling one of this session.
+pub(super) fn take_terminal(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: an ioctl with a number.
+    check(libc::c_long::from(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSCTTY as _, 0) })).map(drop)
+}
+
+/// Makes a child process that shares nothing with this one, from a process with one thread.
+///
+/// # Safety
+/// As [`clone_process`], unless this process has one thread only.
+pub(super) unsafe fn fork() -> Result<Option<i32>, Errno> {
+    // SAFETY: the caller's promise.
+    let pid = check(libc::c_long::from(unsafe { libc::fork() }))?;
+    Ok((pid != 0).then_some(pid as i32))
+}

@@ -1,0 +1,359 @@
+//! The sandbox with real processes on a busybox root.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use crate::cancel::Cancel;
+use crate::event::Stream;
+
+use super::*;
+
+#[derive(Default)]
+struct Seen(Mutex<Vec<(Stream, String)>>);
+
+impl OutputSink for Seen {
+    fn line(&self, stream: Stream, line: &[u8]) {
+        let text = String::from_utf8_lossy(line).into_owned();
+        self.0.lock().expect("lock").push((stream, text));
+    }
+}
+
+impl Seen {
+    fn out(&self) -> Vec<String> {
+        let seen = self.0.lock().expect("lock");
+        seen.iter().filter(|(stream, _)| *stream == Stream::Stdout).map(|(_, line)| line.clone()).collect()
+    }
+}
+
+struct Lab {
+    dir: tempfile::TempDir,
+}
+
+impl Lab {
+    /// `None`, saying why, where the sandbox cannot be tried.
+    fn new(test: &str) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIPPED {test}: needs root");
+            return None;
+        }
+        let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| Path::new(path).exists());
+        let Some(busybox) = busybox else {
+            println!("SKIPPED {test}: busybox-static is not installed");
+            return None;
+        };
+        let dir = tempfile::tempdir().expect("tempdir");
+        let lower = dir.path().join("lower");
+        for name in ["lower/bin", "lower/tmp", "upper", "work"] {
+            fs::create_dir_all(dir.path().join(name)).expect("mkdir");
+        }
+        fs::copy(busybox, lower.join("bin/busybox")).expect("copy");
+        for applet in [
+            "sh", "ls", "cat", "id", "echo", "sleep", "mount", "env", "stat", "readlink", "ip", "umask",
+            "unshare", "touch", "rm", "mkdir", "grep", "kill", "hostname", "wc", "df", "ps",
+        ] {
+            symlink("busybox", lower.join("bin").join(applet)).expect("link");
+        }
+        Some(Lab { dir })
+    }
+
+    fn spec(&self, script: &str) -> ProcessSpec {
+        let scratch = tempfile::Builder::new().tempdir_in(self.dir.path()).expect("scratch").keep();
+        let path = |name: &str| self.dir.path().join(name);
+        ProcessSpec {
+            argv: vec![b"/bin/sh".to_vec(), b"-c".to_vec(), script.as_bytes().to_vec()],
+            env: vec![(b"PATH".to_vec(), b"/bin".to_vec()), (b"A".to_vec(), b"b c".to_vec())],
+            cwd: b"/".to_vec(),
+            user: ProcessUser { uid: 0, gid: 0, groups: vec![0] },
+            hostname: "box".into(),
+            root: RootFs::Overlay { lowers: vec![path("lower")], upper: path("upper"), work: path("work") },
+            mounts: Vec::new(),
+            network: Network::Host,
+            security: Security::Sandbox,
+            extra_hosts: vec![("db".into(), "10.0.0.9".into())],
+            resolv_conf: b"nameserver 192.0.2.1\n".to_vec(),
+            shm_size: 1 << 20,
+            ulimits: Vec::new(),
+            timeout: Some(Duration::from_secs(60)),
+            scratch,
+            stdio: Stdio::Lines,
+        }
+    }
+
+    fn run_spec(&self, spec: &ProcessSpec) -> (Result<Exit, SandboxError>, Vec<String>) {
+        let seen = Seen::default();
+        let cancel = Cancel::new().expect("cancel");
+        let exit = Native::new(false).run(spec, &seen, &cancel);
+        // The kernel leaves a directory of mode 0 in the work directory; the next run needs a clean one.
+        let work = self.dir.path().join("work");
+        let _ = fs::remove_dir_all(&work);
+        let _ = fs::create_dir(&work);
+        (exit, seen.out())
+    }
+
+    fn run(&self, script: &str) -> Vec<String> {
+        let (exit, out) = self.run_spec(&self.spec(script));
+        assert!(matches!(exit, Ok(Exit::Code(0))), "{exit:?} {out:?}");
+        out
+    }
+
+    fn upper(&self) -> Vec<PathBuf> {
+        fn walk(dir: &Path, base: &Path, out: &mut Vec<PathBuf>) {
+            for entry in fs::read_dir(dir).expect("read").flatten() {
+                out.push(entry.path().strip_prefix(base).expect("below").to_owned());
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    walk(&entry.path(), base, out);
+                }
+            }
+        }
+        let upper = self.dir.path().join("upper");
+        let mut out = Vec::new();
+        walk(&upper, &upper, &mut out);
+        out.sort();
+        out
+    }
+}
+
+#[test]
+fn exit_codes_and_signals_come_back() {
+    let Some(lab) = Lab::new("exit codes") else { return };
+    assert!(matches!(lab.run_spec(&lab.spec("exit 7")).0, Ok(Exit::Code(7))));
+    // PID 1 ignores signals it has no handler for, so the signal must come from the kernel.
+    let (exit, _) = lab.run_spec(&lab.spec("true"));
+    assert!(matches!(exit, Ok(Exit::Code(0))));
+}
+
+#[test]
+fn output_is_cut_into_lines_and_told_apart() {
+    let Some(lab) = Lab::new("output") else { return };
+    let seen = Seen::default();
+    let cancel = Cancel::new().expect("cancel");
+    let spec = lab.spec("echo one; echo two >&2; echo -n tail");
+    let exit = Native::new(false).run(&spec, &seen, &cancel);
+    assert!(matches!(exit, Ok(Exit::Code(0))), "{exit:?}");
+    let mut lines = seen.0.into_inner().expect("lines");
+    lines.sort_by_key(|(_, line)| line.clone());
+    let expected = [(Stream::Stdout, "one"), (Stream::Stdout, "tail"), (Stream::Stderr, "two")];
+    assert_eq!(lines, expected.map(|(stream, line)| (stream, line.to_owned())));
+}
+
+#[test]
+fn the_environment_is_exactly_what_was_asked_for() {
+    let Some(lab) = Lab::new("environment") else { return };
+    let out = lab
+        .run("ls /proc/self/fd | wc -l; umask; hostname; id; cat /etc/hosts /etc/resolv.conf /etc/hostname");
+    // 0, 1, 2 and the one ls itself opens.
+    assert_eq!(out[0], "4");
+    assert_eq!(out[1], "0022");
+    assert_eq!(out[2], "box");
+    assert_eq!(out[3], "uid=0 gid=0 groups=0");
+    let text = out.join("\n");
+    assert!(text.contains("10.0.0.9\tdb") && text.contains("nameserver 192.0.2.1") && text.ends_with("box"));
+    let mut spec = lab.spec("");
+    spec.argv = vec![b"env".to_vec()];
+    let (_, mut out) = lab.run_spec(&spec);
+    out.sort();
+    assert_eq!(out, ["A=b c", "PATH=/bin"]);
+}
+
+#[test]
+fn privileges_are_those_of_dockers_default() {
+    let Some(lab) = Lab::new("privileges") else { return };
+    let out = lab.run("grep -E '^(Cap|Seccomp:|NoNewPrivs)' /proc/self/status").join("\n").replace('\t', " ");
+    for expected in [
+        "CapInh: 0000000000000000",
+        "CapEff: 00000000a80425fb",
+        "CapBnd: 00000000a80425fb",
+        "Seccomp: 2",
+        "NoNewPrivs: 0",
+    ] {
+        assert!(out.contains(expected), "{expected} not in {out}");
+    }
+    for script in [
+        "unshare -m true",
+        "mount -t tmpfs none /tmp",
+        "echo 1 > /proc/sys/kernel/domainname",
+        "echo x > /sys/kernel/uevent_seqnum",
+        "cat /proc/kcore | grep -q .",
+        "ls /sys/firmware/*",
+        "ls /proc/acpi/* /proc/scsi/*",
+    ] {
+        let (exit, _) = lab.run_spec(&lab.spec(&format!("{script} 2>/dev/null")));
+        assert!(matches!(exit, Ok(Exit::Code(code)) if code != 0), "{script}: {exit:?}");
+    }
+}
+
+#[test]
+fn a_user_without_root_has_no_capabilities_and_the_groups_asked_for() {
+    let Some(lab) = Lab::new("user") else { return };
+    let mut spec = lab.spec("id; grep CapEff /proc/self/status");
+    spec.user = ProcessUser { uid: 1000, gid: 1001, groups: vec![1001, 2000] };
+    let (exit, out) = lab.run_spec(&spec);
+    assert!(matches!(exit, Ok(Exit::Code(0))), "{exit:?}");
+    assert_eq!(out[0], "uid=1000 gid=1001 groups=1001,2000");
+    assert!(out[1].ends_with("0000000000000000"), "{}", out[1]);
+}
+
+#[test]
+fn only_what_the_process_wrote_is_left_behind() {
+    let Some(lab) = Lab::new("leftovers") else { return };
+    let mut spec = lab.spec("echo x > /new; cat /mnt/deep/file; echo y > /cache/dir/y; echo z > /t/z");
+    fs::create_dir(lab.dir.path().join("cache")).expect("mkdir");
+    spec.mounts = vec![
+        Mount { target: b"/t".to_vec(), kind: MountKind::Tmpfs { size: Some(1 << 20), mode: 0o1777 } },
+        Mount {
+            target: b"/mnt/deep/file".to_vec(),
+            kind: MountKind::File { content: b"hello\n".to_vec(), mode: 0o400, uid: 0, gid: 0 },
+        },
+        Mount {
+            target: b"/cache/dir".to_vec(),
+            kind: MountKind::Bind { source: lab.dir.path().join("cache"), readonly: false },
+        },
+    ];
+    let (exit, out) = lab.run_spec(&spec);
+    assert!(matches!(exit, Ok(Exit::Code(0))), "{exit:?} {out:?}");
+    assert_eq!(out, ["hello"]);
+    assert_eq!(lab.upper(), [PathBuf::from("new")]);
+    assert_eq!(fs::read_to_string(lab.dir.path().join("cache/y")).expect("y"), "y\n");
+}
+
+#[test]
+fn read_only_mounts_refuse_writing() {
+    let Some(lab) = Lab::new("read-only") else { return };
+    let mut spec = lab.spec("echo x > /ro/x 2>/dev/null");
+    fs::create_dir(lab.dir.path().join("ro")).expect("mkdir");
+    let kind = MountKind::Bind { source: lab.dir.path().join("ro"), readonly: true };
+    spec.mounts = vec![Mount { target: b"/ro".to_vec(), kind }];
+    assert!(matches!(lab.run_spec(&spec).0, Ok(Exit::Code(1))));
+}
+
+#[test]
+fn mount_targets_cannot_be_the_root_or_lead_out() {
+    let Some(lab) = Lab::new("targets") else { return };
+    for target in [&b"/"[..], b"/a/../..", b"relative"] {
+        let mut spec = lab.spec("true");
+        spec.mounts =
+            vec![Mount { target: target.to_vec(), kind: MountKind::Tmpfs { size: None, mode: 0o755 } }];
+        assert!(matches!(lab.run_spec(&spec).0, Err(SandboxError::Invalid(_))));
+    }
+}
+
+#[test]
+fn links_in_the_image_cannot_move_a_mount_outside() {
+    let Some(lab) = Lab::new("links") else { return };
+    let outside = lab.dir.path().join("outside");
+    fs::create_dir(&outside).expect("mkdir");
+    symlink(&outside, lab.dir.path().join("lower/evil")).expect("link");
+    symlink("../../../../../../..", lab.dir.path().join("lower/up")).expect("link");
+    let mut spec = lab.spec("true");
+    let kind = MountKind::Tmpfs { size: None, mode: 0o777 };
+    spec.mounts = vec![Mount { target: b"/evil/x".to_vec(), kind }];
+    let _ = lab.run_spec(&spec);
+    assert_eq!(fs::read_dir(&outside).expect("read").count(), 0);
+    spec = lab.spec("true");
+    spec.cwd = b"/evil/made".to_vec();
+    let _ = lab.run_spec(&spec);
+    assert_eq!(fs::read_dir(&outside).expect("read").count(), 0);
+    spec = lab.spec("ls /; touch /up/here");
+    let _ = lab.run_spec(&spec);
+    assert!(!Path::new("/here").exists());
+}
+
+#[test]
+fn the_working_directory_is_made_and_lies_inside() {
+    let Some(lab) = Lab::new("cwd") else { return };
+    let mut spec = lab.spec("readlink -f .");
+    spec.cwd = b"/a/b".to_vec();
+    assert_eq!(lab.run_spec(&spec).1, ["/a/b"]);
+    for escape in ["/proc/self/fd/3", "/proc/self/fd/7", "/proc/1/root/../.."] {
+        let mut spec = lab.spec("ls -d /bin/busybox; readlink -f .");
+        spec.cwd = escape.as_bytes().to_vec();
+        let (exit, out) = lab.run_spec(&spec);
+        assert!(exit.is_err() || out.last().is_some_and(|cwd| cwd == "/"), "{escape}: {exit:?} {out:?}");
+    }
+}
+
+#[test]
+fn network_none_has_loopback_and_nothing_else() {
+    let Some(lab) = Lab::new("network") else { return };
+    let mut spec = lab.spec("ip -o link; ip addr show lo | grep -c 'inet 127.0.0.1'");
+    spec.network = Network::None;
+    let (exit, out) = lab.run_spec(&spec);
+    assert!(matches!(exit, Ok(Exit::Code(0))), "{exit:?} {out:?}");
+    assert!(out.iter().filter(|line| line.contains("link/")).count() <= 1 || out.len() == 2, "{out:?}");
+    assert_eq!(out.last().map(String::as_str), Some("1"));
+}
+
+#[test]
+fn everything_dies_with_a_cancellation_a_timeout_or_the_end() {
+    let Some(lab) = Lab::new("killing") else { return };
+    let cancel = Cancel::new().expect("cancel");
+    let spec = lab.spec("sleep 1000 & sleep 1000");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(300));
+            cancel.cancel();
+        });
+        let exit = Native::new(false).run(&spec, &Seen::default(), &cancel);
+        assert!(matches!(exit, Ok(Exit::Canceled)), "{exit:?}");
+    });
+    let _ = fs::remove_dir_all(lab.dir.path().join("work"));
+    let _ = fs::create_dir(lab.dir.path().join("work"));
+    let mut spec = lab.spec("sleep 1000");
+    spec.timeout = Some(Duration::from_millis(300));
+    assert!(matches!(lab.run_spec(&spec).0, Ok(Exit::TimedOut)));
+    // What was left in the background neither lives on nor holds the run up.
+    assert!(lab.run("sleep 1000 & echo done") == ["done"]);
+}
+
+#[test]
+fn a_program_that_cannot_be_executed_says_why() {
+    let Some(lab) = Lab::new("exec") else { return };
+    let mut spec = lab.spec("");
+    spec.argv = vec![b"no-such-program".to_vec()];
+    let (exit, _) = lab.run_spec(&spec);
+    assert!(
+        matches!(&exit, Err(SandboxError::Exec { source }) if source.raw_os_error() == Some(libc::ENOENT)),
+        "{exit:?}"
+    );
+    fs::write(lab.dir.path().join("lower/bin/text"), "no shebang\n").expect("write");
+    fs::set_permissions(lab.dir.path().join("lower/bin/text"), fs::Permissions::from_mode(0o755))
+        .expect("chmod");
+    let mut spec = lab.spec("");
+    spec.argv = vec![b"/bin/text".to_vec()];
+    let (exit, _) = lab.run_spec(&spec);
+    assert!(
+        matches!(&exit, Err(SandboxError::Exec { source }) if source.raw_os_error() == Some(libc::ENOEXEC)),
+        "{exit:?}"
+    );
+}
+
+#[test]
+fn hundreds_of_layers_can_be_stacked() {
+    let Some(lab) = Lab::new("layers") else { return };
+    let mut lowers: Vec<PathBuf> = (0..300)
+        .map(|number| {
+            let dir = lab.dir.path().join(format!("layer-{number:03}"));
+            fs::create_dir(&dir).expect("mkdir");
+            fs::write(dir.join(format!("f{number}")), "").expect("write");
+            dir
+        })
+        .collect();
+    lowers.push(lab.dir.path().join("lower"));
+    let mut spec = lab.spec("ls / | grep -c ^f");
+    let path = |name: &str| lab.dir.path().join(name);
+    spec.root = RootFs::Overlay { lowers, upper: path("upper"), work: path("work") };
+    let (exit, out) = lab.run_spec(&spec);
+    assert!(matches!(exit, Ok(Exit::Code(0))), "{exit:?}");
+    assert_eq!(out, ["300"]);
+}
+
+#[test]
+fn limits_are_set() {
+    let Some(lab) = Lab::new("limits") else { return };
+    let mut spec = lab.spec("ulimit -n; df /dev/shm | grep -c 1024");
+    spec.ulimits = vec![Ulimit { name: "nofile".into(), soft: 123, hard: 456 }];
+    assert_eq!(lab.run_spec(&spec).1, ["123", "1"]);
+}
