@@ -1,0 +1,541 @@
+//! The client against servers that misbehave.
+
+use std::error::Error;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::fault_server::{FaultServer, Received, head, reply};
+use super::retry::Clock;
+use super::*;
+use crate::cancel::Cancel;
+use crate::digest::Digest;
+use crate::store::Store;
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+const MANIFEST: &[u8] = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json"}"#;
+const MANIFEST_TYPE: (&str, &str) = ("Content-Type", "application/vnd.oci.image.manifest.v1+json");
+
+/// Notes how long it should have slept and does not.
+#[derive(Default)]
+struct Impatient(Mutex<Vec<Duration>>);
+
+impl Clock for Impatient {
+    fn sleep(&self, duration: Duration, _: &Cancel) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(duration);
+    }
+
+    fn chance(&self) -> f64 {
+        1.0
+    }
+}
+
+impl Impatient {
+    fn slept(&self) -> Vec<u64> {
+        let slept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        slept.iter().map(|duration| duration.as_millis() as u64).collect()
+    }
+}
+
+/// A client and all it needs.
+struct Bench {
+    registry: Registry,
+    clock: Arc<Impatient>,
+    cancel: Cancel,
+    store: Store,
+    _dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(server: &FaultServer) -> Result<Self, Box<dyn Error>> {
+        Self::with(&server.host(), RegistryOptions::default())
+    }
+
+    fn with(host: &str, options: RegistryOptions) -> Result<Self, Box<dyn Error>> {
+        let (clock, dir) = (Arc::new(Impatient::default()), tempfile::tempdir()?);
+        Ok(Bench {
+            registry: Registry::with_clock(host, &options, clock.clone())?,
+            clock,
+            cancel: Cancel::new()?,
+            store: Store::open(&dir.path().join("store"))?,
+            _dir: dir,
+        })
+    }
+
+    fn pull(&self, content: &[u8]) -> Result<(), RegistryError> {
+        self.pull_announced(content, content.len() as u64)
+    }
+
+    fn pull_announced(&self, content: &[u8], size: u64) -> Result<(), RegistryError> {
+        self.registry.pull_blob("a/b", &Digest::of(content), size, &self.store, &|_| {}, &self.cancel)
+    }
+
+    fn has(&self, content: &[u8]) -> bool {
+        self.store.has_blob(&Digest::of(content))
+    }
+
+    fn manifest(&self, reference: &str) -> Result<FetchedManifest, RegistryError> {
+        self.registry.manifest("a/b", reference, &self.cancel)
+    }
+}
+
+/// Options with a Docker configuration that signs in at `host`.
+fn signed_in(host: &str, entry: &str) -> Result<(tempfile::TempDir, RegistryOptions), Box<dyn Error>> {
+    let dir = tempfile::tempdir()?;
+    std::fs::write(dir.path().join("config.json"), format!(r#"{{"auths":{{"{host}":{entry}}}}}"#))?;
+    let credentials = Credentials::DockerConfig(dir.path().to_owned());
+    Ok((dir, RegistryOptions { credentials, ..RegistryOptions::default() }))
+}
+
+fn refusal(stream: &mut TcpStream, status: u16, headers: &[(&str, &str)]) -> std::io::Result<()> {
+    reply(stream, status, headers, br#"{"errors":[{"code":"NOPE","message":"no, thank you"}]}"#)
+}
+
+/// Sends the client to `/token` of the same host, which gives the token `t1`, `t2`...; `lives` says
+/// which of them the registry accepts.
+fn with_tokens(lives: fn(&str) -> bool) -> std::io::Result<FaultServer> {
+    let given = Mutex::new(0);
+    FaultServer::start(move |_, request, stream| {
+        if request.path.starts_with("/token") {
+            let mut given = given.lock().unwrap_or_else(PoisonError::into_inner);
+            *given += 1;
+            return reply(stream, 200, &[], format!(r#"{{"token":"t{given}"}}"#).as_bytes());
+        }
+        let token = request.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+        if token.is_some_and(lives) {
+            let content: &[u8] = if request.path.contains("/blobs/") { b"blob" } else { MANIFEST };
+            return reply(stream, 200, &[MANIFEST_TYPE], content);
+        }
+        let host = request.header("host").unwrap_or_default();
+        let challenge = format!(r#"Bearer realm="http://{host}/token",service="reg""#);
+        refusal(stream, 401, &[("WWW-Authenticate", &challenge)])
+    })
+}
+
+#[test]
+fn one_token_serves_all_requests_for_a_repository() -> Outcome {
+    let server = with_tokens(|_| true)?;
+    let bench = Bench::new(&server)?;
+    assert_eq!(bench.manifest("latest")?.digest, Digest::of(MANIFEST));
+    bench.pull(b"blob")?;
+    let requests = server.requests();
+    let paths: Vec<&str> = requests.iter().map(|request| request.path.as_str()).collect();
+    let blob = format!("/v2/a/b/blobs/{}", Digest::of(b"blob"));
+    let token = "/token?service=reg&scope=repository%3Aa%2Fb%3Apull";
+    assert_eq!(paths, ["/v2/a/b/manifests/latest", token, "/v2/a/b/manifests/latest", &blob]);
+    Ok(())
+}
+
+#[test]
+fn a_token_that_is_no_longer_accepted_is_replaced_once() -> Outcome {
+    let server = with_tokens(|token| token == "t3")?;
+    let bench = Bench::new(&server)?;
+    let error = bench.manifest("latest").err().ok_or("t1 is not accepted")?;
+    assert_eq!(error.status(), Some(401));
+    // t1 was refused; the next call begins with it, gets t2, and fails; then comes t3.
+    assert_eq!(bench.manifest("latest").err().and_then(|error| error.status()), Some(401));
+    bench.manifest("latest")?;
+    assert_eq!(server.count("/token"), 3);
+    Ok(())
+}
+
+#[test]
+fn threads_that_need_the_same_token_share_it() -> Outcome {
+    let server = with_tokens(|_| true)?;
+    let bench = Bench::new(&server)?;
+    let failed = std::thread::scope(|scope| {
+        let pulls: Vec<_> = (0..8).map(|_| scope.spawn(|| bench.pull(b"blob").is_err())).collect();
+        pulls.into_iter().filter_map(|pull| pull.join().ok()).filter(|failed| *failed).count()
+    });
+    assert_eq!(failed, 0);
+    assert_eq!(server.count("/token"), 1);
+    Ok(())
+}
+
+#[test]
+fn basic_credentials_are_sent_when_asked_for_and_then_at_once() -> Outcome {
+    let server = FaultServer::start(|_, request, stream| match request.header("authorization") {
+        Some("Basic dTpw") => reply(stream, 200, &[MANIFEST_TYPE], MANIFEST),
+        _ => refusal(stream, 401, &[("WWW-Authenticate", "Basic realm=\"x\"")]),
+    })?;
+    let (_dir, options) = signed_in(&server.host(), r#"{"auth":"dTpw"}"#)?;
+    let bench = Bench::with(&server.host(), options)?;
+    bench.manifest("one")?;
+    bench.manifest("two")?;
+    let sent: Vec<bool> =
+        server.requests().iter().map(|request| request.header("authorization").is_some()).collect();
+    assert_eq!(sent, [false, true, true]);
+    Ok(())
+}
+
+#[test]
+fn identity_tokens_are_exchanged_by_form() -> Outcome {
+    let server = with_tokens(|_| true)?;
+    let (_dir, options) = signed_in(&server.host(), r#"{"identitytoken":"r&1"}"#)?;
+    let bench = Bench::with(&server.host(), options)?;
+    bench.manifest("latest")?;
+    let requests = server.requests();
+    let token = requests.iter().find(|request| request.path == "/token").ok_or("no token was asked for")?;
+    assert_eq!(token.method, "POST");
+    assert!(token.body.contains("refresh_token=r%261") && token.body.contains("grant_type=refresh_token"));
+    assert!(token.header("authorization").is_none());
+    Ok(())
+}
+
+#[test]
+fn a_refused_sign_in_tells_what_was_tried_and_no_secret() -> Outcome {
+    let server =
+        FaultServer::start(|_, _, stream| refusal(stream, 401, &[("WWW-Authenticate", "Basic realm=x")]))?;
+    // hunter2 is the password.
+    let (dir, options) = signed_in(&server.host(), r#"{"auth":"am9lOmh1bnRlcjI="}"#)?;
+    let bench = Bench::with(&server.host(), options)?;
+    let text = bench.manifest("latest").err().ok_or("it is refused")?.to_string();
+    let config = dir.path().join("config.json");
+    for part in ["no, thank you", "NOPE", "\"joe\"", "docker login", &config.display().to_string()] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert!(!text.contains("hunter2") && !text.contains("am9l"), "{text}");
+    assert_eq!(server.requests().len(), 2);
+    Ok(())
+}
+
+#[test]
+fn the_registry_says_how_long_to_wait() -> Outcome {
+    let server = FaultServer::start(|number, _, stream| match number {
+        0 => refusal(stream, 429, &[("Retry-After", "0")]),
+        1 => refusal(stream, 503, &[("Retry-After", "3")]),
+        _ => reply(stream, 200, &[MANIFEST_TYPE], MANIFEST),
+    })?;
+    let bench = Bench::new(&server)?;
+    bench.manifest("latest")?;
+    assert_eq!(bench.clock.slept(), [0, 3000]);
+    Ok(())
+}
+
+#[test]
+fn server_trouble_is_waited_out_but_not_forever() -> Outcome {
+    let passing = FaultServer::start(|number, _, stream| match number {
+        0 | 1 => reply(stream, 500, &[], b"oops"),
+        _ => reply(stream, 200, &[], b"blob"),
+    })?;
+    let bench = Bench::new(&passing)?;
+    bench.pull(b"blob")?;
+    assert_eq!(bench.clock.slept(), [300, 600]);
+
+    let lasting = FaultServer::start(|_, _, stream| reply(stream, 502, &[], b"upstream is down"))?;
+    let bench = Bench::new(&lasting)?;
+    let text = bench.pull(b"blob").err().ok_or("it always fails")?.to_string();
+    assert!(text.contains("502") && text.contains("upstream is down"), "{text}");
+    assert_eq!(lasting.requests().len(), 5);
+    Ok(())
+}
+
+#[test]
+fn what_is_not_there_is_not_asked_for_again() -> Outcome {
+    let server = FaultServer::start(|_, _, stream| {
+        reply(stream, 404, &[], br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#)
+    })?;
+    let bench = Bench::new(&server)?;
+    assert_eq!(bench.registry.head_manifest("a/b", "gone", &bench.cancel)?, None);
+    let error = bench.manifest("gone").err().ok_or("it is not there")?;
+    assert!(error.is_not_found());
+    let text = error.to_string();
+    assert!(text.contains("manifest unknown") && text.contains("no gone of a/b"), "{text}");
+    assert_eq!(server.requests().len(), 2);
+    Ok(())
+}
+
+#[test]
+fn a_head_tells_digest_type_and_size() -> Outcome {
+    let digest = Digest::of(MANIFEST);
+    let server = FaultServer::start(move |_, request, stream| {
+        assert_eq!(request.method, "HEAD");
+        let digest = digest.to_string();
+        head(stream, 200, &[MANIFEST_TYPE, ("Docker-Content-Digest", &digest)], Some(MANIFEST.len()))
+    })?;
+    let bench = Bench::new(&server)?;
+    let found = bench.registry.head_manifest("a/b", "latest", &bench.cancel)?.ok_or("it is there")?;
+    assert_eq!((found.digest, found.size), (Some(digest), Some(MANIFEST.len() as u64)));
+    assert_eq!(found.media_type, MANIFEST_TYPE.1);
+    let accept = server.requests().first().and_then(|request| request.header("accept").map(str::to_owned));
+    let accept = accept.unwrap_or_default();
+    for part in ["image.index.v1", "image.manifest.v1", "manifest.list.v2", "manifest.v2"] {
+        assert!(accept.contains(part), "{part} in {accept}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_transfer_that_breaks_off_begins_anew() -> Outcome {
+    let server = FaultServer::start(|number, _, stream| match number {
+        0 => {
+            head(stream, 200, &[], Some(4))?;
+            stream.write_all(b"bl")
+        }
+        // No length announced: only the expected size tells that this is not the end.
+        1 => {
+            head(stream, 200, &[], None)?;
+            stream.write_all(b"blo")
+        }
+        _ => reply(stream, 200, &[], b"blob"),
+    })?;
+    let bench = Bench::new(&server)?;
+    let told = Mutex::new(Vec::new());
+    let progress = |bytes| told.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+    bench.registry.pull_blob("a/b", &Digest::of(b"blob"), 4, &bench.store, &progress, &bench.cancel)?;
+    assert!(bench.has(b"blob"));
+    let told = told.into_inner().unwrap_or_else(PoisonError::into_inner);
+    assert_eq!(told.iter().filter(|bytes| **bytes == 0).count(), 3);
+    assert_eq!(told.last(), Some(&4));
+    Ok(())
+}
+
+#[test]
+fn corrupted_bytes_never_reach_the_store() -> Outcome {
+    let server = FaultServer::start(|_, _, stream| reply(stream, 200, &[], b"blub"))?;
+    let bench = Bench::new(&server)?;
+    assert!(matches!(bench.pull(b"blob"), Err(RegistryError::Mismatch { .. })));
+    assert!(!bench.has(b"blob") && !bench.has(b"blub"));
+    assert_eq!(server.requests().len(), 2);
+    let mut reader = bench.registry.open_blob("a/b", &Digest::of(b"blob"), 4, &bench.cancel)?;
+    let error = reader.read_to_end(&mut Vec::new()).err().ok_or("the bytes are wrong")?;
+    assert!(matches!(BlobReader::cause(error), Ok(RegistryError::Mismatch { .. })));
+    Ok(())
+}
+
+#[test]
+fn a_manifest_must_be_what_was_asked_for_and_announced() -> Outcome {
+    let other = Digest::of(b"other").to_string();
+    let announced = other.clone();
+    let server = FaultServer::start(move |_, request, stream| {
+        let digest: &[(&str, &str)] =
+            if request.path.ends_with("latest") { &[("Docker-Content-Digest", &announced)] } else { &[] };
+        reply(stream, 200, digest, MANIFEST)
+    })?;
+    let bench = Bench::new(&server)?;
+    assert!(matches!(bench.manifest("latest"), Err(RegistryError::Mismatch { .. })));
+    assert!(matches!(bench.manifest(&other), Err(RegistryError::Mismatch { .. })));
+    let found = bench.manifest(&Digest::of(MANIFEST).to_string())?;
+    assert_eq!((found.bytes.as_slice(), found.media_type.as_str()), (MANIFEST, MANIFEST_TYPE.1));
+    Ok(())
+}
+
+#[test]
+fn bodies_without_end_are_cut_off() -> Outcome {
+    let server = FaultServer::start(|_, _, stream| {
+        head(stream, 200, &[], None)?;
+        loop {
+            stream.write_all(&[b'x'; 65536])?;
+        }
+    })?;
+    let bench = Bench::new(&server)?;
+    assert!(matches!(bench.pull(b"blob"), Err(RegistryError::Size { truncated: false, .. })));
+    let text = bench.manifest("latest").err().ok_or("it is too large")?.to_string();
+    assert!(text.contains("larger than"), "{text}");
+    assert_eq!(server.requests().len(), 2);
+    Ok(())
+}
+
+#[test]
+fn an_announced_length_must_be_that_of_the_descriptor() -> Outcome {
+    let server = FaultServer::start(|_, _, stream| reply(stream, 200, &[], b"blob"))?;
+    let bench = Bench::new(&server)?;
+    for size in [0, 3, 5, u64::MAX] {
+        assert!(matches!(bench.pull_announced(b"blob", size), Err(RegistryError::Size { .. })), "{size}");
+    }
+    bench.pull(b"blob")?;
+    Ok(())
+}
+
+#[test]
+fn an_empty_blob_is_a_blob() -> Outcome {
+    let server = FaultServer::start(|_, _, stream| reply(stream, 200, &[], b""))?;
+    let bench = Bench::new(&server)?;
+    bench.pull(b"")?;
+    assert!(bench.has(b""));
+    Ok(())
+}
+
+#[test]
+fn credentials_do_not_follow_a_redirect_to_another_host() -> Outcome {
+    let elsewhere = FaultServer::start(|_, _, stream| reply(stream, 200, &[], b"blob"))?;
+    let location = format!("http://{}/data?signature=hunter2", elsewhere.host());
+    let server = FaultServer::start(move |_, request, stream| match request.header("authorization") {
+        Some(_) => reply(stream, 307, &[("Location", &location)], b""),
+        None => refusal(stream, 401, &[("WWW-Authenticate", "Basic realm=x")]),
+    })?;
+    let (_dir, options) = signed_in(&server.host(), r#"{"auth":"dTpw"}"#)?;
+    let bench = Bench::with(&server.host(), options)?;
+    bench.pull(b"blob")?;
+    let arrived = elsewhere.requests();
+    assert_eq!(arrived.len(), 1);
+    assert!(arrived.iter().all(|request| request.header("authorization").is_none()));
+    Ok(())
+}
+
+#[test]
+fn another_host_cannot_ask_for_the_registrys_credentials() -> Outcome {
+    let elsewhere =
+        FaultServer::start(|_, _, stream| refusal(stream, 401, &[("WWW-Authenticate", "Basic realm=x")]))?;
+    let location = format!("http://{}/data?signature=hunter2", elsewhere.host());
+    let server = FaultServer::start(move |_, _, stream| reply(stream, 302, &[("Location", &location)], b""))?;
+    let (_dir, options) = signed_in(&server.host(), r#"{"auth":"dTpw"}"#)?;
+    let bench = Bench::with(&server.host(), options)?;
+    let text = bench.pull(b"blob").err().ok_or("it is refused")?.to_string();
+    assert!(text.contains("401") && !text.contains("hunter2"), "{text}");
+    assert!(elsewhere.requests().iter().all(|request| request.header("authorization").is_none()));
+    assert_eq!(server.requests().len(), 1);
+    Ok(())
+}
+
+#[test]
+fn redirects_within_the_registry_keep_the_credentials_and_circles_end() -> Outcome {
+    let server = FaultServer::start(|_, request, stream| match request.header("authorization") {
+        None => refusal(stream, 401, &[("WWW-Authenticate", "Basic realm=x")]),
+        Some(_) if request.path == "/data" => reply(stream, 200, &[], b"blob"),
+        Some(_) if request.path.contains("/blobs/") => reply(stream, 302, &[("Location", "/data")], b""),
+        Some(_) => reply(stream, 302, &[("Location", "/round")], b""),
+    })?;
+    let (_dir, options) = signed_in(&server.host(), r#"{"auth":"dTpw"}"#)?;
+    let bench = Bench::with(&server.host(), options)?;
+    bench.pull(b"blob")?;
+    let text = bench.manifest("latest").err().ok_or("it never ends")?.to_string();
+    assert!(text.contains("circles"), "{text}");
+    Ok(())
+}
+
+/// Sends a part of the body, then nothing until the client has gone.
+fn stall(_: usize, _: &Received, stream: &mut TcpStream) -> std::io::Result<()> {
+    head(stream, 200, &[], Some(4))?;
+    stream.write_all(b"bl")?;
+    stream.read(&mut [0]).map(|_| ())
+}
+
+#[test]
+fn cancelling_ends_a_stalled_transfer_at_once() -> Outcome {
+    let silent = FaultServer::start(|_, _, stream| stream.read(&mut [0]).map(|_| ()))?;
+    for server in [FaultServer::start(stall)?, silent] {
+        let bench = Bench::new(&server)?;
+        let begun = Instant::now();
+        let result = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while server.requests().is_empty() && begun.elapsed() < Duration::from_secs(20) {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                std::thread::sleep(Duration::from_millis(50));
+                bench.cancel.cancel();
+            });
+            bench.pull(b"blob")
+        });
+        assert!(matches!(result, Err(RegistryError::Cancelled)), "{result:?}");
+        assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+        assert!(!bench.has(b"blob"));
+        assert!(bench.manifest("latest").is_err_and(|error| error.is_cancelled()));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_client_works_again_after_another_callers_cancellation() -> Outcome {
+    let server = FaultServer::start(|number, request, stream| match number {
+        0 => stall(number, request, stream),
+        _ => reply(stream, 200, &[], b"blob"),
+    })?;
+    let bench = Bench::new(&server)?;
+    let gone = Cancel::new()?;
+    let mut reader = bench.registry.open_blob("a/b", &Digest::of(b"blob"), 4, &gone)?;
+    reader.read_exact(&mut [0; 2])?;
+    gone.cancel();
+    let error = reader.read_to_end(&mut Vec::new()).err().ok_or("it was cancelled")?;
+    assert!(matches!(BlobReader::cause(error), Ok(RegistryError::Cancelled)));
+    bench.pull(b"blob")?;
+    Ok(())
+}
+
+#[test]
+fn silence_ends_an_attempt_and_the_next_may_do() -> Outcome {
+    let server = FaultServer::start(|number, request, stream| match number {
+        0 => stall(number, request, stream),
+        _ => reply(stream, 200, &[], b"blob"),
+    })?;
+    let timeouts = Timeouts { idle: Duration::from_millis(200), ..Timeouts::default() };
+    let bench = Bench::with(&server.host(), RegistryOptions { timeouts, ..RegistryOptions::default() })?;
+    bench.pull(b"blob")?;
+    assert_eq!(bench.clock.slept().len(), 1);
+    Ok(())
+}
+
+#[test]
+fn a_slow_transfer_may_last_longer_than_any_limit() -> Outcome {
+    let server = FaultServer::start(|_, _, stream| {
+        head(stream, 200, &[], Some(8))?;
+        for byte in b"slowblob" {
+            stream.write_all(&[*byte])?;
+            std::thread::sleep(Duration::from_millis(150));
+        }
+        Ok(())
+    })?;
+    let limit = Duration::from_millis(1000);
+    let timeouts = Timeouts { idle: limit, response: limit, connect: limit, resolve: limit };
+    let bench = Bench::with(&server.host(), RegistryOptions { timeouts, ..RegistryOptions::default() })?;
+    bench.pull(b"slowblob")?;
+    assert!(bench.clock.slept().is_empty());
+    Ok(())
+}
+
+#[test]
+fn nobody_listening_says_so() -> Outcome {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let bench = Bench::with(&port.to_string(), RegistryOptions::default())?;
+    let error = bench.manifest("latest").err().ok_or("nobody listens")?;
+    let text = error.to_string();
+    assert!(text.contains("connection refused") && text.contains("port"), "{text}");
+    assert!(matches!(error, RegistryError::Unreachable(found) if found.fault == Fault::Refused));
+    assert!(bench.clock.slept().is_empty());
+    Ok(())
+}
+
+#[test]
+fn an_https_only_client_at_an_http_server_points_to_the_flag() -> Outcome {
+    let server = FaultServer::start(|_, _, stream| reply(stream, 200, &[], MANIFEST))?;
+    // A mirror with a scheme is taken at its word, even on loopback.
+    let mirror = config::Endpoint::mirror(&format!("https://{}", server.host()))?;
+    let host = client::Host::new(mirror, &RegistryOptions::default())?;
+    let cancel = Cancel::new()?;
+    let call =
+        client::Call { method: ureq::http::Method::GET, repository: "a", path: "manifests/x", accept: None };
+    let error = host.call(&host.session(&cancel), &call).err().ok_or("it speaks no TLS")?;
+    assert!(error.to_string().contains("--insecure-registry"), "{error}");
+    assert!(matches!(&error, RegistryError::Unreachable(found) if found.fault == Fault::Tls), "{error:?}");
+    Ok(())
+}
+
+#[test]
+fn mirrors_are_asked_first_and_forgiven() -> Outcome {
+    let dead = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+    let empty = FaultServer::start(|_, _, stream| refusal(stream, 404, &[]))?;
+    let full = FaultServer::start(|_, request, stream| match request.path.contains("/blobs/") {
+        true => reply(stream, 200, &[], b"blob"),
+        false => refusal(stream, 404, &[]),
+    })?;
+    let origin = FaultServer::start(|_, _, stream| reply(stream, 200, &[MANIFEST_TYPE], MANIFEST))?;
+    let mirrors = vec![dead, empty.host(), format!("http://{}/hub", full.host())];
+    let bench = Bench::with(&origin.host(), RegistryOptions { mirrors, ..RegistryOptions::default() })?;
+    bench.pull(b"blob")?;
+    bench.manifest("latest")?;
+    assert_eq!((empty.requests().len(), origin.requests().len()), (2, 1));
+    assert_eq!(full.count("/v2/hub/a/b/"), 2);
+    Ok(())
+}
+
+#[test]
+fn what_the_store_has_is_not_fetched() -> Outcome {
+    let server = FaultServer::start(|_, _, stream| refusal(stream, 404, &[]))?;
+    let bench = Bench::new(&server)?;
+    bench.store.put_blob(b"blob")?;
+    bench.pull(b"blob")?;
+    assert!(server.requests().is_empty());
+    Ok(())
+}
