@@ -16,7 +16,7 @@ use super::challenge::{self, Challenge};
 use super::client::refusal;
 use super::config::{Credentials, Endpoint};
 use super::credentials::{self, Found};
-use super::error::RegistryError;
+use super::error::{Refusal, RegistryError};
 use super::transport::{Incoming, Outgoing, Session};
 
 /// Long tokens exist (signed claims), endless ones do not.
@@ -141,7 +141,8 @@ impl Auth {
         };
         let incoming = session.send(&outgoing)?;
         if incoming.status != 200 {
-            return Err(refusal(session, incoming, |_| Some(self.describe())));
+            let about_us = |refused| matches!(refused, Refusal::Unauthorized | Refusal::Denied);
+            return Err(refusal(session, incoming, |refused| about_us(refused).then(|| self.describe())));
         }
         let target = incoming.target.clone();
         let body = incoming.read_up_to(session, TOKEN_LIMIT)?;

@@ -455,6 +455,69 @@ fn a_client_works_again_after_another_callers_cancellation() -> Outcome {
 }
 
 #[test]
+fn one_callers_cancellation_only_delays_the_others() -> Outcome {
+    let server = FaultServer::start(|number, request, stream| match number {
+        0 | 1 => stall(number, request, stream),
+        _ => reply(stream, 200, &[], b"blob"),
+    })?;
+    let bench = Bench::new(&server)?;
+    let gone = Cancel::new()?;
+    let _reader = bench.registry.open_blob("a/b", &Digest::of(b"blob"), 4, &gone)?;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let begun = Instant::now();
+            while server.requests().len() < 2 && begun.elapsed() < Duration::from_secs(20) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            gone.cancel();
+        });
+        bench.pull(b"blob")
+    })?;
+    assert_eq!(bench.clock.slept().len(), 1);
+    Ok(())
+}
+
+#[test]
+fn an_unknown_certificate_says_what_to_do() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+    let openssl = |words: &str| {
+        let mut command = std::process::Command::new("openssl");
+        command.args(words.split(' ')).current_dir(dir.path());
+        command
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null());
+        command
+    };
+    let request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=x -addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out cert.pem";
+    if !openssl(request).status().is_ok_and(|status| status.success()) {
+        println!("SKIPPED: openssl cannot make a certificate here");
+        return Ok(());
+    }
+    let mut server = openssl(&format!("s_server -accept {port} -cert cert.pem -key key.pem -www")).spawn()?;
+    let begun = Instant::now();
+    while TcpStream::connect(&port).is_err() && begun.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let endpoint = config::Endpoint::mirror(&format!("https://{port}"))?;
+    let options = RegistryOptions { roots: Roots::Bundled, ..RegistryOptions::default() };
+    let host = client::Host::new(endpoint, &options)?;
+    let call =
+        client::Call { method: ureq::http::Method::GET, repository: "a", path: "manifests/x", accept: None };
+    let result = host.call(&host.session(&Cancel::new()?), &call);
+    server.kill()?;
+    server.wait()?;
+    let error = result.err().ok_or("nobody knows this certificate")?;
+    assert!(
+        matches!(&error, RegistryError::Unreachable(found) if found.fault == Fault::Certificate),
+        "{error:?}"
+    );
+    assert!(error.to_string().contains("--insecure-registry"), "{error}");
+    Ok(())
+}
+
+#[test]
 fn silence_ends_an_attempt_and_the_next_may_do() -> Outcome {
     let server = FaultServer::start(|number, request, stream| match number {
         0 => stall(number, request, stream),

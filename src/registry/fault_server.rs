@@ -86,7 +86,12 @@ fn serve(
     log: &Log,
     answer: &(dyn Fn(usize, &Received, &mut TcpStream) -> io::Result<()> + Send + Sync),
 ) {
-    let Ok(Some(request)) = receive(&stream) else { return };
+    let Ok(Some(request)) = receive(&stream) else {
+        let _ = stream.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\nspeak http");
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let _ = io::copy(&mut stream, &mut io::sink());
+        return;
+    };
     if request.path == "/v2/" {
         let _ = reply(&mut stream, 200, &[], b"{}");
         return;

@@ -114,22 +114,23 @@ impl Agents {
         }
     }
 
-    fn get(&self, uri: &Uri) -> Result<Agent, RegistryError> {
+    /// The pool for a target; `None` once closed.
+    fn get(&self, uri: &Uri) -> Result<Option<Agent>, RegistryError> {
         let tls = uri.scheme() == Some(&Scheme::HTTPS);
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let proxy = self.settings.proxies.find(tls, host, port);
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         if pools.closed {
-            return Err(RegistryError::Cancelled);
+            return Ok(None);
         }
         let way = Way { tls, proxied: proxy.is_some() };
         if let Some(agent) = pools.by_way.get(&way) {
-            return Ok(agent.clone());
+            return Ok(Some(agent.clone()));
         }
         let agent = self.settings.agent(tls, proxy)?;
         pools.by_way.insert(way, agent.clone());
-        Ok(agent)
+        Ok(Some(agent))
     }
 }
 
@@ -302,7 +303,11 @@ impl Session {
         if outgoing.form.is_some() {
             request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
         }
-        let agent = self.agents.get(url)?;
+        // Another caller's cancellation may have closed the connections that this session shares.
+        let Some(agent) = self.agents.get(url)? else {
+            let closed = std::io::Error::from(std::io::ErrorKind::NotConnected);
+            return Err(self.failure(&target, closed.into()));
+        };
         let broken = |error: ureq::http::Error| RegistryError::protocol(&target, error.to_string());
         let answer = match &outgoing.form {
             Some(form) => agent.run(request.body(form.as_str()).map_err(broken)?),
