@@ -4,7 +4,8 @@
 //! the words in which a registry's refusal reaches the user. Promises that bytes which leave this
 //! room are those their digest names, that never more is read than was announced, that credentials
 //! reach only the registry they are for and the token service it names, and that a cancelled call
-//! ends promptly. Must never interpret a manifest, read the environment, or know the store's layout.
+//! ends at once (while looking up a name or connecting: within the limit for that). Must never
+//! interpret a manifest, read the environment, or know the store's layout.
 
 mod auth;
 mod blob;
@@ -19,9 +20,13 @@ mod retry;
 mod transport;
 
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod client_tests;
 #[cfg(test)]
 mod fault_server;
+#[cfg(test)]
+mod sign_in_tests;
 
 pub use blob::BlobReader;
 pub use client::Registry;
