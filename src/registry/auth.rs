@@ -1,0 +1,276 @@
+//! Signing in: which header a request carries, and how a token is got.
+//!
+//! Tokens are kept for one registry and one scope until shortly before they expire. Threads that
+//! need the same token wait for one of them to fetch it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use ureq::http::header::{HeaderValue, WWW_AUTHENTICATE};
+use ureq::http::uri::Scheme;
+use ureq::http::{Method, Uri};
+
+use super::challenge::{self, Challenge};
+use super::client::refusal;
+use super::config::{Credentials, Endpoint};
+use super::credentials::{self, Found};
+use super::error::{Refusal, RegistryError};
+use super::transport::{Incoming, Outgoing, Session};
+
+/// Long tokens exist (signed claims), endless ones do not.
+const TOKEN_LIMIT: usize = 1 << 20;
+
+/// What the token specification lets a client assume where a service does not say.
+const DEFAULT_LIFETIME: u64 = 60;
+
+/// The state of being signed in at one endpoint.
+pub(super) struct Auth {
+    credentials: Credentials,
+    registry: String,
+    /// Whether credentials may go to a token service over plain http.
+    lenient: bool,
+    found: OnceLock<Found>,
+    offered: Mutex<Option<Challenge>>,
+    tokens: Mutex<HashMap<String, Slot>>,
+}
+
+type Slot = Arc<Mutex<Option<Token>>>;
+
+struct Token {
+    header: HeaderValue,
+    until: Instant,
+}
+
+impl Auth {
+    pub(super) fn new(credentials: &Credentials, endpoint: &Endpoint) -> Self {
+        Auth {
+            credentials: credentials.clone(),
+            registry: endpoint.name.clone(),
+            lenient: endpoint.lenient(),
+            found: OnceLock::new(),
+            offered: Mutex::default(),
+            tokens: Mutex::default(),
+        }
+    }
+
+    /// What was found and tried, for hints. Looks for credentials if nobody did yet.
+    pub(super) fn describe(&self) -> String {
+        self.found().describe(&self.registry)
+    }
+
+    /// The header to begin with: none until the registry has said how it wants to be asked.
+    pub(super) fn header(
+        &self,
+        session: &Session,
+        scope: &str,
+    ) -> Result<Option<HeaderValue>, RegistryError> {
+        let offered = self.offered.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        offered.map_or(Ok(None), |challenge| self.follow(session, &challenge, scope, scope, None))
+    }
+
+    /// The header to try again with after a 401; `None` where there is no way to do better.
+    pub(super) fn answer(
+        &self,
+        session: &Session,
+        refused: &Incoming,
+        scope: &str,
+        rejected: Option<&HeaderValue>,
+    ) -> Result<Option<HeaderValue>, RegistryError> {
+        let challenges: Vec<Challenge> = refused
+            .headers
+            .get_all(WWW_AUTHENTICATE)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(challenge::parse)
+            .collect();
+        let by_scheme = |scheme: &str| challenges.iter().find(|challenge| challenge.scheme == scheme);
+        let Some(challenge) = by_scheme("bearer").or_else(|| by_scheme("basic")) else { return Ok(None) };
+        let wanted = challenge.param("scope").filter(|scope| !scope.is_empty()).unwrap_or(scope);
+        let header = self.follow(session, challenge, scope, wanted, rejected)?;
+        *self.offered.lock().unwrap_or_else(PoisonError::into_inner) = Some(challenge.clone());
+        Ok(header.filter(|header| Some(header) != rejected))
+    }
+
+    fn follow(
+        &self,
+        session: &Session,
+        challenge: &Challenge,
+        scope: &str,
+        wanted: &str,
+        rejected: Option<&HeaderValue>,
+    ) -> Result<Option<HeaderValue>, RegistryError> {
+        if challenge.scheme == "basic" {
+            return Ok(self.found().basic().and_then(|basic| secret(&basic)));
+        }
+        let slot = {
+            let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+            tokens.entry(scope.to_owned()).or_default().clone()
+        };
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(token) = slot.as_ref()
+            && token.until > Instant::now()
+            && Some(&token.header) != rejected
+        {
+            return Ok(Some(token.header.clone()));
+        }
+        *slot = None;
+        let token = self.fetch(session, challenge, wanted)?;
+        let header = token.header.clone();
+        *slot = Some(token);
+        Ok(Some(header))
+    }
+
+    fn found(&self) -> &Found {
+        self.found.get_or_init(|| credentials::find(&self.credentials, &self.registry))
+    }
+
+    /// Asks the token service the challenge names.
+    fn fetch(&self, session: &Session, challenge: &Challenge, scope: &str) -> Result<Token, RegistryError> {
+        let realm = challenge.param("realm").unwrap_or_default();
+        let service = challenge.param("service").unwrap_or_default();
+        let (url, form) = self.token_request(realm, service, scope)?;
+        let outgoing = Outgoing {
+            method: if form.is_some() { Method::POST } else { Method::GET },
+            url,
+            accept: None,
+            authorization: self.found().basic().and_then(|basic| secret(&basic)),
+            form,
+            lenient: self.lenient,
+        };
+        let incoming = session.send(&outgoing)?;
+        if incoming.status != 200 {
+            let about_us = |refused| matches!(refused, Refusal::Unauthorized | Refusal::Denied);
+            return Err(refusal(session, incoming, |refused| about_us(refused).then(|| self.describe())));
+        }
+        let target = incoming.target.clone();
+        let body = incoming.read_up_to(session, TOKEN_LIMIT)?;
+        let invalid = || RegistryError::protocol(&target, "the token service sent no token");
+        let answer: TokenAnswer = serde_json::from_slice(&body).map_err(|_| invalid())?;
+        let text =
+            answer.token.or(answer.access_token).filter(|text| !text.is_empty()).ok_or_else(invalid)?;
+        let header = secret(&format!("Bearer {text}")).ok_or_else(invalid)?;
+        let lifetime =
+            Duration::from_secs(answer.expires_in.filter(|s| *s > 0).unwrap_or(DEFAULT_LIFETIME).min(86_400));
+        // A token that expires on its way is a wasted request.
+        Ok(Token { header, until: Instant::now() + lifetime.mul_f32(0.9) })
+    }
+
+    fn token_request(
+        &self,
+        realm: &str,
+        service: &str,
+        scope: &str,
+    ) -> Result<(Uri, Option<String>), RegistryError> {
+        let refuse = |reason: &str| RegistryError::invalid("token service address", realm, reason);
+        let base: Uri = realm.parse().map_err(|_| refuse("the registry sent no valid address"))?;
+        let plain = match base.scheme() {
+            Some(scheme) if *scheme == Scheme::HTTPS => false,
+            Some(scheme) if *scheme == Scheme::HTTP => true,
+            _ => return Err(refuse("the registry sent no http address")),
+        };
+        if base
+            .authority()
+            .is_none_or(|authority| authority.host().is_empty() || authority.as_str().contains('@'))
+        {
+            return Err(refuse("the registry sent no valid address"));
+        }
+        if plain && !self.lenient {
+            return Err(refuse(
+                "credentials are not sent over plain http; if the registry is meant to be insecure, pass --insecure-registry for it",
+            ));
+        }
+        let mut fields: Vec<(&str, &str)> = Vec::new();
+        if !service.is_empty() {
+            fields.push(("service", service));
+        }
+        fields.push(("scope", scope));
+        if let Found::Identity { token, .. } = self.found() {
+            fields.extend([
+                ("grant_type", "refresh_token"),
+                ("client_id", "rbuild"),
+                ("refresh_token", token),
+            ]);
+            return Ok((base, Some(encode(&fields))));
+        }
+        if let Found::Password { user, .. } = self.found() {
+            fields.push(("account", user));
+        }
+        let joint = if base.query().is_some() { '&' } else { '?' };
+        let url = format!("{}{joint}{}", realm.split('#').next().unwrap_or_default(), encode(&fields));
+        Ok((url.parse().map_err(|_| refuse("the registry sent no valid address"))?, None))
+    }
+}
+
+#[derive(Deserialize)]
+struct TokenAnswer {
+    token: Option<String>,
+    access_token: Option<String>,
+    expires_in: Option<u64>,
+}
+
+/// A header value that is left out of debug output.
+fn secret(text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// `key=value&...`, everything but unreserved characters escaped.
+fn encode(fields: &[(&str, &str)]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    let mut out = String::new();
+    for (index, (key, value)) in fields.iter().enumerate() {
+        if index > 0 {
+            out.push('&');
+        }
+        out.push_str(key);
+        out.push('=');
+        for byte in value.bytes() {
+            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                out.push(char::from(byte));
+            } else {
+                out.push('%');
+                out.push(char::from(DIGITS[usize::from(byte >> 4)]));
+                out.push(char::from(DIGITS[usize::from(byte & 15)]));
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn auth(insecure: bool) -> Result<Auth, RegistryError> {
+        Ok(Auth::new(&Credentials::None, &Endpoint::registry("registry.example.test", insecure)?))
+    }
+
+    #[test]
+    fn token_requests_are_escaped_and_keep_the_realms_own_query() -> Result<(), RegistryError> {
+        let (url, form) = auth(false)?.token_request(
+            "https://auth.example.test/token?a=b",
+            "my reg",
+            "repository:a/b:pull",
+        )?;
+        assert_eq!(
+            url.to_string(),
+            "https://auth.example.test/token?a=b&service=my%20reg&scope=repository%3Aa%2Fb%3Apull"
+        );
+        assert_eq!(form, None);
+        Ok(())
+    }
+
+    #[test]
+    fn secure_registries_cannot_send_credentials_over_plain_http() -> Result<(), RegistryError> {
+        let realm = "http://auth.example.test/token";
+        assert!(auth(false)?.token_request(realm, "", "s").is_err());
+        assert!(auth(true)?.token_request(realm, "", "s").is_ok());
+        for bad in ["", "/token", "ftp://auth.example.test/", "https://a@auth.example.test/", "https://"] {
+            assert!(auth(true)?.token_request(bad, "", "s").is_err(), "{bad}");
+        }
+        Ok(())
+    }
+}

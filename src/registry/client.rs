@@ -1,0 +1,258 @@
+//! A registry and its mirrors: choosing the scheme, signing in, asking, and understanding refusals.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use ureq::http::header::{HeaderValue, RETRY_AFTER};
+use ureq::http::{Method, Uri};
+
+use crate::cancel::Cancel;
+
+use super::auth::Auth;
+use super::config::{Endpoint, RegistryOptions, SchemePolicy};
+use super::error::{Refusal, RegistryError, Rejected, read_error_body};
+use super::retry::{Clock, RetryPolicy, SystemClock, parse_retry_after};
+use super::transport::{Incoming, Outgoing, Session, Transport};
+
+/// Explanations are short; what is longer is a web page.
+const ERROR_BODY_LIMIT: usize = 64 << 10;
+
+/// Attempts at a mirror: the registry itself is there to fall back on.
+const MIRROR_ATTEMPTS: u32 = 2;
+
+/// One registry, with the mirrors asked before it.
+///
+/// Clones share connections, tokens and what was learned about the endpoints. All methods may be
+/// called from several threads at once; each call uses a connection of its own while it lasts.
+/// Switching the `Cancel` of one call cuts the connections of concurrent calls too, which then try
+/// again unless they were cancelled themselves.
+#[derive(Clone)]
+pub struct Registry(Arc<Inner>);
+
+struct Inner {
+    name: String,
+    mirrors: Vec<Host>,
+    origin: Host,
+    retry: RetryPolicy,
+    clock: Arc<dyn Clock>,
+}
+
+/// One endpoint and everything known about it.
+pub(super) struct Host {
+    pub(super) endpoint: Endpoint,
+    transport: Transport,
+    pub(super) auth: Auth,
+    /// `Some(true)` once the endpoint is known to speak https.
+    tls: Mutex<Option<bool>>,
+    /// A mirror that could not be reached.
+    down: AtomicBool,
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Registry").field(&self.0.name).finish()
+    }
+}
+
+impl Registry {
+    /// A client for the registry `host` (`host[:port]`, as image names begin). Connects to nothing
+    /// yet. Fails on options that cannot be used.
+    pub fn new(host: &str, options: &RegistryOptions) -> Result<Self, RegistryError> {
+        Self::with_clock(host, options, Arc::new(SystemClock))
+    }
+
+    pub(super) fn with_clock(
+        host: &str,
+        options: &RegistryOptions,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, RegistryError> {
+        let mirror = |text: &String| Host::new(Endpoint::mirror(text)?, options);
+        Ok(Registry(Arc::new(Inner {
+            name: host.to_owned(),
+            mirrors: options.mirrors.iter().map(mirror).collect::<Result<_, _>>()?,
+            origin: Host::new(Endpoint::registry(host, options.insecure)?, options)?,
+            retry: options.retry.clone(),
+            clock,
+        })))
+    }
+
+    /// The host as it was given.
+    pub fn host(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Runs a reading operation against the mirrors and then the registry, each with retries. Each
+    /// attempt gets a session of its own, and may keep it.
+    pub(super) fn read<T>(
+        &self,
+        cancel: &Cancel,
+        attempt: impl Fn(&Host, Session) -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
+        let inner = &*self.0;
+        let run = |host: &Host, policy: &RetryPolicy| {
+            policy.run(&*inner.clock, cancel, || attempt(host, host.session(cancel)))
+        };
+        let at_mirror =
+            RetryPolicy { attempts: inner.retry.attempts.min(MIRROR_ATTEMPTS), ..inner.retry.clone() };
+        for mirror in &inner.mirrors {
+            if mirror.down.load(Ordering::Relaxed) {
+                continue;
+            }
+            match run(mirror, &at_mirror) {
+                Ok(value) => return Ok(value),
+                // Trouble on our side is no better at the next host.
+                Err(
+                    error
+                    @ (RegistryError::Cancelled | RegistryError::Store(_) | RegistryError::Write { .. }),
+                ) => {
+                    return Err(error);
+                }
+                Err(error) if error.is_connection_failure() => mirror.down.store(true, Ordering::Relaxed),
+                Err(_) => {}
+            }
+        }
+        run(&inner.origin, &inner.retry)
+    }
+}
+
+/// A request for something of a repository.
+pub(super) struct Call<'a> {
+    pub(super) method: Method,
+    /// The repository, without the endpoint's prefix.
+    pub(super) repository: &'a str,
+    /// Below the repository: `manifests/latest`.
+    pub(super) path: &'a str,
+    pub(super) accept: Option<&'static str>,
+}
+
+impl Host {
+    pub(super) fn new(endpoint: Endpoint, options: &RegistryOptions) -> Result<Self, RegistryError> {
+        let known = match endpoint.policy {
+            SchemePolicy::Https => Some(true),
+            SchemePolicy::Http => Some(false),
+            SchemePolicy::Either => None,
+        };
+        Ok(Host {
+            transport: Transport::new(options, !endpoint.lenient())?,
+            auth: Auth::new(&options.credentials, &endpoint),
+            tls: Mutex::new(known),
+            down: AtomicBool::new(false),
+            endpoint,
+        })
+    }
+
+    /// Begins an attempt.
+    pub(super) fn session(&self, cancel: &Cancel) -> Session {
+        self.transport.session(cancel)
+    }
+
+    /// Asks, signs in if told to, and gives the answer if it is a success.
+    pub(super) fn call(&self, session: &Session, call: &Call<'_>) -> Result<Incoming, RegistryError> {
+        let repository = format!("{}{}", self.endpoint.prefix, call.repository);
+        let scope = format!("repository:{repository}:pull");
+        let mut outgoing = Outgoing {
+            method: call.method.clone(),
+            url: self.url(session, &format!("{repository}/{}", call.path))?,
+            accept: call.accept.map(HeaderValue::from_static),
+            authorization: self.auth.header(session, &scope)?,
+            form: None,
+            lenient: self.endpoint.lenient(),
+        };
+        let mut incoming = session.send(&outgoing)?;
+        // A 401 of a host we were redirected to is not about our credentials.
+        if incoming.status == 401 && incoming.same_origin {
+            let better = self.auth.answer(session, &incoming, &scope, outgoing.authorization.as_ref())?;
+            if better.is_some() {
+                incoming.drain();
+                outgoing.authorization = better;
+                incoming = session.send(&outgoing)?;
+            }
+        }
+        if (200..300).contains(&incoming.status) {
+            return Ok(incoming);
+        }
+        Err(refusal(session, incoming, |refused| self.hint(call, refused)))
+    }
+
+    fn hint(&self, call: &Call<'_>, refused: Refusal) -> Option<String> {
+        let name = &self.endpoint.name;
+        match refused {
+            Refusal::NotFound => match call.path.split_once('/') {
+                Some(("manifests", reference)) => Some(format!(
+                    "{name} has no {reference} of {}; check the name and the tag",
+                    call.repository
+                )),
+                _ => None,
+            },
+            Refusal::Unauthorized | Refusal::Denied => Some(format!(
+                "the repository {} may not exist, or needs a sign-in: {}",
+                call.repository,
+                self.auth.describe()
+            )),
+            Refusal::RateLimited => Some("wait a while, or sign in for a higher limit".to_owned()),
+            Refusal::Unavailable | Refusal::Other => None,
+        }
+    }
+
+    fn url(&self, session: &Session, path: &str) -> Result<Uri, RegistryError> {
+        let scheme = if self.speaks_tls(session)? { "https" } else { "http" };
+        let text = format!("{scheme}://{}/v2/{path}", self.endpoint.authority);
+        text.parse().map_err(|_| RegistryError::invalid("registry address", &text, "it is no valid URL"))
+    }
+
+    /// Finds out once whether an insecure registry speaks https. Whatever answers https at all, with
+    /// any status, does; only then is http tried. Nothing secret is sent.
+    fn speaks_tls(&self, session: &Session) -> Result<bool, RegistryError> {
+        let mut known = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tls) = *known {
+            return Ok(tls);
+        }
+        let Err(over_tls) = self.ping(session, "https") else {
+            *known = Some(true);
+            return Ok(true);
+        };
+        if over_tls.is_cancelled() {
+            return Err(over_tls);
+        }
+        self.ping(session, "http")?;
+        *known = Some(false);
+        Ok(false)
+    }
+
+    fn ping(&self, session: &Session, scheme: &str) -> Result<(), RegistryError> {
+        let text = format!("{scheme}://{}/v2/", self.endpoint.authority);
+        let url = text
+            .parse()
+            .map_err(|_| RegistryError::invalid("registry address", &text, "it is no valid URL"))?;
+        let outgoing = Outgoing {
+            method: Method::GET,
+            url,
+            accept: None,
+            authorization: None,
+            form: None,
+            lenient: true,
+        };
+        session.send_unredirected(&outgoing)?.drain();
+        Ok(())
+    }
+}
+
+/// Turns an answer that is no success into an error with the registry's own words.
+pub(super) fn refusal(
+    session: &Session,
+    incoming: Incoming,
+    hint: impl FnOnce(Refusal) -> Option<String>,
+) -> RegistryError {
+    let (target, status) = (incoming.target.clone(), incoming.status);
+    let now = SystemTime::now();
+    let retry_after = incoming.header(&RETRY_AFTER).and_then(|value| parse_retry_after(value, now));
+    let body = match incoming.read_up_to(session, ERROR_BODY_LIMIT) {
+        Ok(body) => body,
+        Err(RegistryError::Cancelled) => return RegistryError::Cancelled,
+        Err(_) => Vec::new(),
+    };
+    let (code, message) = read_error_body(&body);
+    let hint = hint(Refusal::of(status));
+    RegistryError::Rejected(Box::new(Rejected { target, status, code, message, retry_after, hint }))
+}

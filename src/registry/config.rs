@@ -1,0 +1,247 @@
+//! What a caller chooses, and where a host name leads.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ureq::http::uri::Authority;
+
+use super::error::RegistryError;
+use super::proxy::ProxyOptions;
+use super::retry::RetryPolicy;
+
+/// Image names whose registry answers at another host than the name says.
+///
+/// Docker's own names begin with `docker.io`, which serves web pages; the registry protocol is
+/// spoken elsewhere. Every other registry is reached at the host its name gives.
+pub const ENDPOINTS: &[(&str, &str)] = &[("docker.io", "registry-1.docker.io")];
+
+/// How to reach a registry.
+#[derive(Clone, Debug)]
+pub struct RegistryOptions {
+    /// Accept any certificate, and plain http where https is not answered. Loopback hosts are
+    /// always treated so.
+    pub insecure: bool,
+    /// Asked before the registry itself, in order: `host[:port][/prefix]`, optionally preceded by
+    /// `https://` or `http://`. A mirror that cannot be reached is left alone from then on.
+    pub mirrors: Vec<String>,
+    /// Where names and passwords come from.
+    pub credentials: Credentials,
+    /// Sent as `User-Agent`.
+    pub user_agent: String,
+    /// Limits on waiting.
+    pub timeouts: Timeouts,
+    /// The proxies to go through. Loopback hosts are never reached through a proxy.
+    pub proxy: Option<ProxyOptions>,
+    /// Which certificate authorities are trusted.
+    pub roots: Roots,
+    /// How often and how patiently to try again.
+    pub retry: RetryPolicy,
+}
+
+impl Default for RegistryOptions {
+    fn default() -> Self {
+        RegistryOptions {
+            insecure: false,
+            mirrors: Vec::new(),
+            credentials: Credentials::None,
+            user_agent: concat!("rbuild/", env!("CARGO_PKG_VERSION")).to_owned(),
+            timeouts: Timeouts::default(),
+            proxy: None,
+            roots: Roots::System,
+            retry: RetryPolicy::default(),
+        }
+    }
+}
+
+/// Where credentials come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credentials {
+    /// Nowhere: only what the registry gives to everybody.
+    None,
+    /// The `config.json` in this directory, with the credential helpers it names.
+    DockerConfig(PathBuf),
+}
+
+/// Which certificate authorities are trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Roots {
+    /// The bundle of the system, where one lies at a usual place, else the one compiled in.
+    System,
+    /// The bundle compiled in (Mozilla's).
+    Bundled,
+    /// The certificates of a PEM file and no others.
+    File(PathBuf),
+}
+
+/// Limits on waiting. None of them bounds a whole transfer, so that slow links work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Looking up a host name.
+    pub resolve: Duration,
+    /// Connecting, with the TLS handshake.
+    pub connect: Duration,
+    /// From the end of a request to the end of the answer's headers.
+    pub response: Duration,
+    /// Silence in the middle of an answer.
+    pub idle: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            resolve: Duration::from_secs(15),
+            connect: Duration::from_secs(20),
+            response: Duration::from_secs(90),
+            idle: Duration::from_secs(60),
+        }
+    }
+}
+
+/// How to find out whether an endpoint speaks https.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum SchemePolicy {
+    /// https with a verified certificate.
+    Https,
+    /// http, because the caller wrote so.
+    Http,
+    /// https without a look at the certificate, else http.
+    Either,
+}
+
+/// One place to ask: the registry itself or a mirror.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Endpoint {
+    /// As the user wrote it; credentials are looked up by it.
+    pub(super) name: String,
+    /// `host[:port]` to connect to.
+    pub(super) authority: String,
+    /// Path in front of `/v2/...` names: empty, or `prefix/`.
+    pub(super) prefix: String,
+    pub(super) policy: SchemePolicy,
+}
+
+impl Endpoint {
+    /// The endpoint of a registry named in an image reference.
+    pub(super) fn registry(host: &str, insecure: bool) -> Result<Self, RegistryError> {
+        let target = ENDPOINTS.iter().find(|(name, _)| *name == host).map_or(host, |(_, at)| at);
+        let bare = check_authority(target, host)?;
+        let policy = if insecure || is_loopback(&bare) { SchemePolicy::Either } else { SchemePolicy::Https };
+        Ok(Endpoint { name: host.to_owned(), authority: target.to_owned(), prefix: String::new(), policy })
+    }
+
+    /// The endpoint of a mirror.
+    pub(super) fn mirror(text: &str) -> Result<Self, RegistryError> {
+        let (scheme, rest) = match text.split_once("://") {
+            Some((scheme, rest)) => (Some(scheme), rest),
+            None => (None, text),
+        };
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let bare = check_authority(authority, text)?;
+        let policy = match scheme {
+            Some("https") => SchemePolicy::Https,
+            Some("http") => SchemePolicy::Http,
+            None if is_loopback(&bare) => SchemePolicy::Either,
+            None => SchemePolicy::Https,
+            Some(other) => {
+                return Err(RegistryError::invalid(
+                    "mirror",
+                    text,
+                    format!("{other}:// is not http or https"),
+                ));
+            }
+        };
+        let path = path.trim_matches('/');
+        if !path.is_empty() {
+            super::pull::check_repository(path)?;
+        }
+        let prefix = if path.is_empty() { String::new() } else { format!("{path}/") };
+        Ok(Endpoint { name: authority.to_owned(), authority: authority.to_owned(), prefix, policy })
+    }
+
+    /// Whether something else than verified https may be spoken here.
+    pub(super) fn lenient(&self) -> bool {
+        self.policy != SchemePolicy::Https
+    }
+}
+
+/// Checks `host[:port]` and gives the host alone, without the brackets of an IPv6 address.
+fn check_authority(authority: &str, written: &str) -> Result<String, RegistryError> {
+    let invalid = |reason: &str| RegistryError::invalid("registry host", written, reason);
+    let plain = |c: u8| c.is_ascii_alphanumeric() || b".-_:[]".contains(&c);
+    if authority.is_empty() || !authority.bytes().all(plain) {
+        return Err(invalid("expected host or host:port"));
+    }
+    let parsed: Authority = authority.parse().map_err(|_| invalid("expected host or host:port"))?;
+    let host = parsed.host();
+    let port = authority.get(host.len()..).unwrap_or_default();
+    if host.is_empty() || (!port.is_empty() && parsed.port_u16().is_none_or(|port| port == 0)) {
+        return Err(invalid("the port is not a number from 1 to 65535"));
+    }
+    Ok(host.trim_start_matches('[').trim_end_matches(']').to_owned())
+}
+
+/// Whether a host (without port and brackets) is this machine.
+pub(super) fn is_loopback(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_hosts_are_insecure_and_others_are_not() {
+        for (host, policy) in [
+            ("localhost", SchemePolicy::Either),
+            ("localhost:5000", SchemePolicy::Either),
+            ("127.0.0.1:5000", SchemePolicy::Either),
+            ("127.9.9.9", SchemePolicy::Either),
+            ("[::1]:5000", SchemePolicy::Either),
+            ("128.0.0.1", SchemePolicy::Https),
+            ("localhost.example.test", SchemePolicy::Https),
+            ("127.0.0.1.example.test", SchemePolicy::Https),
+            ("registry.example.test:5000", SchemePolicy::Https),
+        ] {
+            assert_eq!(Endpoint::registry(host, false).map(|e| e.policy).ok(), Some(policy), "{host}");
+        }
+        let told = Endpoint::registry("registry.example.test", true).map(|e| e.policy);
+        assert_eq!(told.ok(), Some(SchemePolicy::Either));
+    }
+
+    #[test]
+    fn hosts_that_could_smuggle_something_are_refused() {
+        for host in [
+            "",
+            "a/b",
+            "user@example.test",
+            "a b",
+            "example.test:",
+            "example.test:x",
+            "example.test:99999",
+            "?",
+        ] {
+            assert!(matches!(Endpoint::registry(host, false), Err(RegistryError::Invalid { .. })), "{host}");
+        }
+    }
+
+    #[test]
+    fn mirrors_may_have_a_scheme_and_a_prefix() {
+        let parse = |text: &str| Endpoint::mirror(text).map(|e| (e.authority, e.prefix, e.policy)).ok();
+        let at =
+            |authority: &str, prefix: &str, policy| Some((authority.to_owned(), prefix.to_owned(), policy));
+        assert_eq!(parse("m.example.test"), at("m.example.test", "", SchemePolicy::Https));
+        assert_eq!(parse("https://m.example.test/hub/"), at("m.example.test", "hub/", SchemePolicy::Https));
+        assert_eq!(parse("http://m.example.test:81"), at("m.example.test:81", "", SchemePolicy::Http));
+        assert_eq!(parse("127.0.0.1:5000"), at("127.0.0.1:5000", "", SchemePolicy::Either));
+        assert_eq!(parse("ftp://m.example.test"), None);
+        assert_eq!(parse("m.example.test/../x"), None);
+    }
+
+    #[test]
+    fn docker_names_lead_to_their_registry_and_keep_their_name_for_credentials() {
+        let endpoint = Endpoint::registry("docker.io", false).ok();
+        let (name, at) = ENDPOINTS[0];
+        assert_eq!(endpoint.map(|e| (e.name, e.authority)), Some((name.to_owned(), at.to_owned())));
+    }
+}

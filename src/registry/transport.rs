@@ -1,0 +1,497 @@
+//! Connections to one endpoint: pools, TLS, proxies, redirects, and cutting them off on cancellation.
+
+use std::collections::HashMap;
+use std::io::Read as _;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use ureq::http::uri::Scheme;
+use ureq::http::{Method, Request, Uri};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::{Agent, Body, BodyReader};
+
+use crate::cancel::Cancel;
+
+use super::config::{RegistryOptions, Roots, Timeouts};
+use super::error::{Fault, RegistryError, Target, Unreachable, clean};
+use super::proxy::Proxies;
+
+/// A redirect more than this is a loop.
+const MOST_REDIRECTS: usize = 10;
+
+/// Reading the rest of an unwanted answer keeps its connection usable; beyond this it is cheaper to
+/// open another.
+const DRAIN_LIMIT: u64 = 32 << 10;
+
+/// Where systems keep their certificate authorities.
+const SYSTEM_BUNDLES: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// The connections of one endpoint.
+pub(super) struct Transport {
+    settings: Arc<Settings>,
+    current: Mutex<Arc<Agents>>,
+}
+
+#[derive(Debug)]
+struct Settings {
+    user_agent: String,
+    timeouts: Timeouts,
+    proxies: Proxies,
+    roots: Roots,
+    verify: bool,
+}
+
+impl Transport {
+    pub(super) fn new(options: &RegistryOptions, verify: bool) -> Result<Self, RegistryError> {
+        HeaderValue::from_str(&options.user_agent)
+            .map_err(|_| RegistryError::invalid("user agent", &options.user_agent, "not a header value"))?;
+        let settings = Arc::new(Settings {
+            user_agent: options.user_agent.clone(),
+            timeouts: options.timeouts.clone(),
+            proxies: options.proxy.as_ref().map_or(Ok(Proxies::default()), Proxies::new)?,
+            roots: options.roots.clone(),
+            verify,
+        });
+        let current = Mutex::new(Arc::new(Agents::new(&settings)));
+        Ok(Transport { settings, current })
+    }
+
+    /// Begins an attempt, whose connections are cut when `cancel` is switched.
+    pub(super) fn session(&self, cancel: &Cancel) -> Session {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.is_closed() {
+            *current = Arc::new(Agents::new(&self.settings));
+        }
+        let agents = current.clone();
+        drop(current);
+        let watch = Watch::new(cancel.clone(), agents.clone());
+        Session { agents, cancel: cancel.clone(), _watch: watch }
+    }
+}
+
+/// The connection pools: one for each way a target can be reached, made when first needed.
+struct Agents {
+    settings: Arc<Settings>,
+    pools: Mutex<Pools>,
+}
+
+#[derive(Default)]
+struct Pools {
+    by_way: HashMap<Way, Agent>,
+    closed: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Way {
+    tls: bool,
+    proxied: bool,
+}
+
+impl Agents {
+    fn new(settings: &Arc<Settings>) -> Self {
+        Agents { settings: settings.clone(), pools: Mutex::default() }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner).closed
+    }
+
+    /// Cuts all connections and refuses new ones.
+    fn close(&self) {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.closed = true;
+        for (_, agent) in pools.by_way.drain() {
+            agent.shutdown();
+        }
+    }
+
+    /// The pool for a target; `None` once closed.
+    fn get(&self, uri: &Uri) -> Result<Option<Agent>, RegistryError> {
+        let tls = uri.scheme() == Some(&Scheme::HTTPS);
+        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        let proxy = self.settings.proxies.find(tls, host, port);
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        if pools.closed {
+            return Ok(None);
+        }
+        let way = Way { tls, proxied: proxy.is_some() };
+        if let Some(agent) = pools.by_way.get(&way) {
+            return Ok(Some(agent.clone()));
+        }
+        let agent = self.settings.agent(tls, proxy)?;
+        pools.by_way.insert(way, agent.clone());
+        Ok(Some(agent))
+    }
+}
+
+impl Settings {
+    fn agent(&self, tls: bool, proxy: Option<&ureq::Proxy>) -> Result<Agent, RegistryError> {
+        let mut config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .proxy(proxy.cloned())
+            .user_agent(self.user_agent.as_str())
+            // A transfer coding would change the bytes that digests speak of.
+            .accept_encoding("identity")
+            .timeout_resolve(Some(self.timeouts.resolve))
+            .timeout_connect(Some(self.timeouts.connect))
+            .timeout_recv_response(Some(self.timeouts.response))
+            .timeout_per_read(Some(self.timeouts.idle))
+            .timeout_per_write(Some(self.timeouts.idle))
+            .max_idle_connections(32)
+            .max_idle_connections_per_host(16);
+        if tls {
+            let tls = TlsConfig::builder().disable_verification(!self.verify);
+            let roots = if self.verify { self.roots()? } else { RootCerts::WebPki };
+            config = config.tls_config(tls.root_certs(roots).build());
+        }
+        Ok(Agent::new_with_config(config.build()))
+    }
+
+    fn roots(&self) -> Result<RootCerts, RegistryError> {
+        match &self.roots {
+            Roots::Bundled => Ok(RootCerts::WebPki),
+            Roots::System => {
+                let found = SYSTEM_BUNDLES.iter().find_map(|path| std::fs::read(path).ok());
+                let certificates = found.map(|pem| parse_certificates(&pem)).unwrap_or_default();
+                Ok(if certificates.is_empty() { RootCerts::WebPki } else { certificates.into() })
+            }
+            Roots::File(path) => {
+                let fail = |reason: String| RegistryError::File { path: path.clone(), reason };
+                let pem = std::fs::read(path).map_err(|error| fail(error.to_string()))?;
+                let certificates = parse_certificates(&pem);
+                if certificates.is_empty() {
+                    return Err(fail("it contains no PEM certificate".into()));
+                }
+                Ok(certificates.into())
+            }
+        }
+    }
+}
+
+fn parse_certificates(pem: &[u8]) -> Vec<Certificate<'static>> {
+    ureq::tls::parse_pem(pem)
+        .filter_map(|item| match item {
+            Ok(ureq::tls::PemItem::Certificate(certificate)) => Some(certificate),
+            _ => None,
+        })
+        .collect()
+}
+
+/// A thread that cuts connections when the user cancels, since a thread blocked in a read cannot ask.
+/// Ends when dropped.
+struct Watch {
+    done: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    /// `None` where the system has no thread or descriptor left; cancellation is then noticed
+    /// between two reads only.
+    fn new(cancel: Cancel, agents: Arc<Agents>) -> Option<Self> {
+        let done = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).ok()?);
+        let ended = done.clone();
+        let wait = move || {
+            let (cancelled, ended) = (cancel.fd(), ended.as_fd());
+            let mut fds = [PollFd::new(&cancelled, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
+            while let Err(rustix::io::Errno::INTR) = poll(&mut fds, None) {}
+            if cancel.is_cancelled() {
+                agents.close();
+            }
+        };
+        let thread = std::thread::Builder::new().name("registry-cancel".into()).stack_size(64 << 10);
+        Some(Watch { done, thread: Some(thread.spawn(wait).ok()?) })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = rustix::io::write(&self.done, &1u64.to_ne_bytes());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// One attempt: its requests share connections and end together when it is cancelled.
+pub(super) struct Session {
+    agents: Arc<Agents>,
+    cancel: Cancel,
+    _watch: Option<Watch>,
+}
+
+/// A request about to be sent.
+pub(super) struct Outgoing {
+    pub(super) method: Method,
+    pub(super) url: Uri,
+    pub(super) accept: Option<HeaderValue>,
+    /// Sent to the host of `url` only, wherever it redirects.
+    pub(super) authorization: Option<HeaderValue>,
+    /// A form, for token services.
+    pub(super) form: Option<String>,
+    /// Whether a redirect may lead from https to http.
+    pub(super) lenient: bool,
+}
+
+/// An answer whose body has not been read.
+pub(super) struct Incoming {
+    pub(super) target: Target,
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    /// Whether the host asked is the one that answered.
+    pub(super) same_origin: bool,
+    body: Body,
+}
+
+impl Session {
+    pub(super) fn cancel(&self) -> &Cancel {
+        &self.cancel
+    }
+
+    /// Sends a request and follows where it leads. Any status is an answer.
+    pub(super) fn send(&self, outgoing: &Outgoing) -> Result<Incoming, RegistryError> {
+        let mut url = outgoing.url.clone();
+        for _ in 0..=MOST_REDIRECTS {
+            let incoming = self.send_once(outgoing, &url)?;
+            let followed = matches!(incoming.status, 301 | 302 | 303 | 307 | 308) && outgoing.form.is_none();
+            let location = incoming.header(&LOCATION).filter(|_| followed).map(str::to_owned);
+            let Some(location) = location else { return Ok(incoming) };
+            let next = resolve(&url, &location).ok_or_else(|| {
+                RegistryError::protocol(&incoming.target, "it redirects to no valid address")
+            })?;
+            if url.scheme() == Some(&Scheme::HTTPS)
+                && next.scheme() == Some(&Scheme::HTTP)
+                && !outgoing.lenient
+            {
+                let reason = "it redirects from https to plain http; if that is intended, pass --insecure-registry for this host";
+                return Err(RegistryError::protocol(&incoming.target, reason));
+            }
+            incoming.drain();
+            url = next;
+        }
+        Err(RegistryError::protocol(&target(&outgoing.method, &outgoing.url), "it redirects in circles"))
+    }
+
+    /// Sends a request and gives the first answer, even if it leads elsewhere.
+    pub(super) fn send_unredirected(&self, outgoing: &Outgoing) -> Result<Incoming, RegistryError> {
+        self.send_once(outgoing, &outgoing.url)
+    }
+
+    fn send_once(&self, outgoing: &Outgoing, url: &Uri) -> Result<Incoming, RegistryError> {
+        if self.cancel.is_cancelled() {
+            return Err(RegistryError::Cancelled);
+        }
+        let target = target(&outgoing.method, url);
+        let same_origin = same_origin(url, &outgoing.url);
+        let mut request = Request::builder().method(outgoing.method.clone()).uri(url.clone());
+        if let Some(accept) = &outgoing.accept {
+            request = request.header(ureq::http::header::ACCEPT, accept);
+        }
+        if let Some(authorization) = outgoing.authorization.as_ref().filter(|_| same_origin) {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        if outgoing.form.is_some() {
+            request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+        }
+        // Another caller's cancellation may have closed the connections that this session shares.
+        let Some(agent) = self.agents.get(url)? else {
+            let closed = std::io::Error::from(std::io::ErrorKind::NotConnected);
+            return Err(self.failure(&target, closed.into()));
+        };
+        let broken = |error: ureq::http::Error| RegistryError::protocol(&target, error.to_string());
+        let answer = match &outgoing.form {
+            Some(form) => agent.run(request.body(form.as_str()).map_err(broken)?),
+            None => agent.run(request.body(()).map_err(broken)?),
+        };
+        let answer = answer.map_err(|error| self.failure(&target, error))?;
+        let (parts, body) = answer.into_parts();
+        Ok(Incoming { target, status: parts.status.as_u16(), headers: parts.headers, same_origin, body })
+    }
+
+    /// A failure of the network in our words; `Cancelled` where we caused it.
+    pub(super) fn failure(&self, target: &Target, error: ureq::Error) -> RegistryError {
+        if self.cancel.is_cancelled() {
+            return RegistryError::Cancelled;
+        }
+        match error {
+            ureq::Error::Protocol(_) | ureq::Error::Http(_) | ureq::Error::LargeResponseHeader(..) => {
+                RegistryError::protocol(target, clean(&error.to_string()))
+            }
+            error => {
+                let (fault, detail) = classify(&error);
+                let detail = clean(&detail);
+                RegistryError::Unreachable(Box::new(Unreachable { target: target.clone(), fault, detail }))
+            }
+        }
+    }
+}
+
+impl Incoming {
+    /// A header, where it is there and text.
+    pub(super) fn header(&self, name: &HeaderName) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The announced length of the body.
+    pub(super) fn content_length(&self) -> Option<u64> {
+        self.header(&ureq::http::header::CONTENT_LENGTH)?.trim().parse().ok()
+    }
+
+    /// Reads the body up to `limit` bytes; one more byte is read to tell a longer one.
+    pub(super) fn read_up_to(self, session: &Session, limit: usize) -> Result<Vec<u8>, RegistryError> {
+        let mut bytes = Vec::new();
+        let read = self.body.into_reader().take(limit as u64 + 1).read_to_end(&mut bytes);
+        read.map_err(|error| session.failure(&self.target, error.into()))?;
+        // A connection we cut ourselves may look like the end of the body.
+        if session.cancel.is_cancelled() {
+            return Err(RegistryError::Cancelled);
+        }
+        Ok(bytes)
+    }
+
+    pub(super) fn into_reader(self) -> BodyReader<'static> {
+        self.body.into_reader()
+    }
+
+    /// Reads and forgets a short body, so that the connection can be used again.
+    pub(super) fn drain(self) {
+        let _ = std::io::copy(&mut self.body.into_reader().take(DRAIN_LIMIT), &mut std::io::sink());
+    }
+}
+
+/// A request as it may be shown.
+pub(super) fn target(method: &Method, url: &Uri) -> Target {
+    let scheme = url.scheme_str().unwrap_or("http");
+    let authority = url.authority().map_or("", |authority| authority.as_str());
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    Target { method: method.as_str().to_owned(), url: format!("{scheme}://{host}{}", url.path()) }
+}
+
+fn same_origin(a: &Uri, b: &Uri) -> bool {
+    let origin = |uri: &Uri| {
+        let tls = uri.scheme() == Some(&Scheme::HTTPS);
+        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        (tls, uri.host().map(str::to_ascii_lowercase), port)
+    };
+    origin(a) == origin(b)
+}
+
+/// Where a `Location` leads from `base`; `None` for anything but http and https.
+fn resolve(base: &Uri, location: &str) -> Option<Uri> {
+    let location = location.split('#').next()?.trim();
+    let scheme = base.scheme_str()?;
+    let authority = base.authority()?;
+    let text = if location.starts_with("//") {
+        format!("{scheme}:{location}")
+    } else if location.starts_with('/') {
+        format!("{scheme}://{authority}{location}")
+    } else if location.starts_with("http://") || location.starts_with("https://") {
+        location.to_owned()
+    } else if location.is_empty() || location.split(['/', '?']).next()?.contains(':') {
+        return None;
+    } else {
+        let folder = base.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+        format!("{scheme}://{authority}{folder}/{location}")
+    };
+    let uri: Uri = text.parse().ok()?;
+    // Names and passwords in addresses are an old way to disguise a host.
+    (uri.host().is_some_and(|host| !host.is_empty()) && !uri.authority()?.as_str().contains('@'))
+        .then_some(uri)
+}
+
+fn classify(error: &ureq::Error) -> (Fault, String) {
+    use std::io::ErrorKind;
+    let detail = error.to_string();
+    let fault = match error {
+        ureq::Error::HostNotFound => Fault::UnknownHost,
+        ureq::Error::Timeout(_) => Fault::Timeout,
+        ureq::Error::ConnectProxyFailed(_) | ureq::Error::InvalidProxyUrl => Fault::Proxy,
+        ureq::Error::Rustls(_) | ureq::Error::Tls(_) | ureq::Error::TlsRequired => Fault::Tls,
+        ureq::Error::ConnectionFailed | ureq::Error::BodyStalled => Fault::Lost,
+        ureq::Error::Io(io) => {
+            let text = io.to_string();
+            let fault = match io.kind() {
+                ErrorKind::ConnectionRefused => Fault::Refused,
+                ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::AddrNotAvailable => {
+                    Fault::NoRoute
+                }
+                ErrorKind::TimedOut | ErrorKind::WouldBlock => Fault::Timeout,
+                // rustls reports what it cannot accept as invalid data, in its own words.
+                ErrorKind::InvalidData if text.contains("certificate") => Fault::Certificate,
+                ErrorKind::InvalidData => Fault::Tls,
+                ErrorKind::UnexpectedEof if text.contains("handshake") => Fault::Tls,
+                ErrorKind::ConnectionReset
+                | ErrorKind::ConnectionAborted
+                | ErrorKind::BrokenPipe
+                | ErrorKind::NotConnected
+                | ErrorKind::UnexpectedEof => Fault::Lost,
+                // getaddrinfo's failures have no kind of their own.
+                _ if text.contains("Temporary failure in name resolution") || text.contains("Try again") => {
+                    Fault::NameService
+                }
+                _ if text.contains("lookup address") => Fault::UnknownHost,
+                _ => Fault::Other,
+            };
+            return (fault, text);
+        }
+        _ => Fault::Other,
+    };
+    (fault, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locations_resolve_and_strange_ones_do_not() {
+        let base: Uri = "https://reg.example.test:5000/v2/a/blobs/x?q=1".parse().unwrap_or_default();
+        for (location, expected) in [
+            ("https://cdn.example.test/b?sig=1#f", Some("https://cdn.example.test/b?sig=1")),
+            ("//cdn.example.test/b", Some("https://cdn.example.test/b")),
+            ("/b", Some("https://reg.example.test:5000/b")),
+            ("b", Some("https://reg.example.test:5000/v2/a/blobs/b")),
+            ("", None),
+            ("ftp://cdn.example.test/", None),
+            ("file:///etc/passwd", None),
+            ("javascript:x", None),
+            ("https:///b", None),
+            ("https://reg.example.test:5000@evil.example.test/", None),
+        ] {
+            assert_eq!(
+                resolve(&base, location).map(|uri| uri.to_string()).as_deref(),
+                expected,
+                "{location}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_origin_is_scheme_host_and_port() {
+        let same = |a: &str, b: &str| match (a.parse(), b.parse()) {
+            (Ok(a), Ok(b)) => same_origin(&a, &b),
+            _ => false,
+        };
+        assert!(same("https://example.test/a", "https://EXAMPLE.test:443/b"));
+        assert!(!same("https://example.test/", "http://example.test/"));
+        assert!(!same("https://example.test/", "https://example.test:444/"));
+        assert!(!same("https://example.test/", "https://sub.example.test/"));
+    }
+
+    #[test]
+    fn shown_requests_hide_queries_and_passwords() {
+        let url: Uri =
+            "https://user:hunter2@cdn.example.test:1/b?X-Signature=hunter2".parse().unwrap_or_default();
+        assert_eq!(target(&Method::GET, &url).to_string(), "GET https://cdn.example.test:1/b");
+    }
+}
