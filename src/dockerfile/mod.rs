@@ -6,6 +6,7 @@
 
 pub mod ast;
 pub mod source;
+pub mod words;
 
 pub use ast::*;
 pub use source::{Location, Source, Span};
