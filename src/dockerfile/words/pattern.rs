@@ -42,8 +42,14 @@ impl Pattern {
                 '?' => None,
                 '\\' => match chars.next() {
                     Some(next @ ('*' | '?' | '\\' | '}' | '/')) => Some(next),
-                    Some(next) => return Err(format!("`\\{next}` means nothing in a pattern; only `*`, `?`, `\\`, `/` and `}}` can be escaped")),
-                    None => return Err("the pattern ends in a lone `\\`; write `\\\\` for a backslash".to_owned()),
+                    Some(next) => {
+                        return Err(format!(
+                            "`\\{next}` means nothing in a pattern; only `*`, `?`, `\\`, `/` and `}}` can be escaped"
+                        ));
+                    }
+                    None => {
+                        return Err("the pattern ends in a lone `\\`; write `\\\\` for a backslash".to_owned());
+                    }
                 },
                 c if c == escape => match chars.peek().copied() {
                     Some(next) if matches!(next, '*' | '?' | '}' | '/') || next == escape => {
