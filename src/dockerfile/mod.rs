@@ -5,7 +5,28 @@
 //! is linear in its length. Must never look at files, variables' values or the network.
 
 pub mod ast;
+mod directives;
+mod duration;
+mod error;
+mod flags;
+mod heredoc;
+mod instruction;
+mod json;
+mod lines;
+mod lint;
+mod parser;
+mod render;
 pub mod source;
+mod suggest;
+#[cfg(test)]
+mod tests;
+mod text;
+pub mod words;
 
 pub use ast::*;
+pub use error::{ParseError, ParseErrors};
+pub use parser::{Trigger, parse, parse_trigger};
+pub use render::render_error;
 pub use source::{Location, Source, Span};
+pub use suggest::suggest;
+pub use words::{Expanded, Expander, Variables, WordError};

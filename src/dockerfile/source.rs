@@ -81,6 +81,11 @@ impl Source {
         self.text.get(*start..end).unwrap_or("").trim_end_matches('\r')
     }
 
+    /// Byte offset at which a one-based line starts; past the last line, the end of the text.
+    pub fn line_start(&self, line: usize) -> usize {
+        line.checked_sub(1).and_then(|i| self.line_starts.get(i)).copied().unwrap_or(self.text.len())
+    }
+
     /// Number of lines.
     pub fn line_count(&self) -> usize {
         self.line_starts.len()
