@@ -24,5 +24,4 @@ COPY --link --from=source --exclude=**/*.md --exclude=docs /src /src
 COPY --parents ./a/b/*.txt ./c/ /flat/
 LABEL org.opencontainers.image.source=https://example.org/project org.opencontainers.image.revision="${REVISION:-unknown}"
 ENV A=1 B='two words' C=three\ words D="say \"hi\""
-ENTRYPOINT []
 CMD make -C /src check

@@ -38,3 +38,4 @@ COPY <<EOF package.json /srv/
 {"name": "x"}
 EOF
 CMD ["cat", "<<EOF"]
+ENTRYPOINT []
