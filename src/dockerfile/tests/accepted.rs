@@ -221,6 +221,16 @@ fn copy_words_carry_their_own_place() {
 }
 
 #[test]
+fn a_place_inside_a_word_is_found_where_the_text_is_unchanged() {
+    let file = good("FROM x\nENV a=b${ c=d\\\n${\n");
+    let InstructionKind::Env(pairs) = &file.stages[0].instructions[0].kind else { panic!() };
+    let place = |pair: usize, offset| file.source.slice(pairs[pair].value.span_at(&file.source, offset));
+    assert_eq!(place(0, 1), "${");
+    assert_eq!(place(0, 99), "b${");
+    assert_eq!(place(1, 1), "d\\\n${");
+}
+
+#[test]
 fn heredoc_bodies_are_verbatim_and_in_order() {
     let run =
         run("RUN cat <<A > a && cat <<-'B' > b\n# no comment \\\n\n\ttab\nB\nA\n\t\tone\n\ttwo \\\n\tB\n");
