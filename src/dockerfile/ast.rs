@@ -87,6 +87,18 @@ pub struct Word {
     pub span: Span,
 }
 
+impl Word {
+    /// The place of what begins at a byte offset of the text (an expansion error's, say): from there to
+    /// the word's end where the text stands in the source as it is, and else (joined from several lines,
+    /// unquoted, decoded) the whole word.
+    pub fn span_at(&self, source: &Source, offset: usize) -> Span {
+        if source.slice(self.span) == self.text && self.text.is_char_boundary(offset) {
+            return Span::new(self.span.start + offset, self.span.end);
+        }
+        self.span
+    }
+}
+
 /// An instruction other than `FROM`.
 #[derive(Debug, Clone)]
 pub struct Instruction {

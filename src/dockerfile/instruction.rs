@@ -41,7 +41,7 @@ const KEYWORDS: [&str; 18] = [
 #[derive(Debug)]
 pub(super) enum Parsed {
     From(From),
-    Instruction(Instruction),
+    Instruction(Box<Instruction>),
 }
 
 /// What every instruction's parser may use.
@@ -120,7 +120,8 @@ pub(super) fn parse(text: View<'_>, comments: Vec<String>, context: &mut Context
         "ONBUILD" => onbuild(&arguments, context)?,
         _ => (kind(arguments, context)?, span),
     };
-    Ok(Parsed::Instruction(Instruction { span, keyword: keyword.word(), original, comments, kind }))
+    let keyword = keyword.word();
+    Ok(Parsed::Instruction(Box::new(Instruction { span, keyword, original, comments, kind })))
 }
 
 fn unknown_keyword(keyword: View<'_>) -> Problem {
@@ -277,5 +278,5 @@ fn onbuild(arguments: &Arguments<'_>, context: &mut Context<'_, '_>) -> Outcome<
         trigger.push_str(bodies.replace("\r\n", "\n").trim_end_matches(['\r', '\n']));
     }
     let span = arguments.span.to(instruction.span);
-    Ok((InstructionKind::Onbuild(Onbuild { trigger, instruction: Box::new(instruction) }), span))
+    Ok((InstructionKind::Onbuild(Onbuild { trigger, instruction }), span))
 }

@@ -74,7 +74,7 @@ fn trigger_instruction(text: &str, escape: char) -> Outcome<Instruction> {
         return Err(Problem::new(second.text.view().trim().span(), message));
     }
     match parsed {
-        Parsed::Instruction(instruction) => Ok(instruction),
+        Parsed::Instruction(instruction) => Ok(*instruction),
         Parsed::From(from) => Err(Problem::new(from.span, "FROM is not allowed as an ONBUILD trigger")),
     }
 }
@@ -147,7 +147,7 @@ impl Assembly {
                 self.in_stage = true;
                 self.stages.push(Stage { index: self.stages.len(), from, instructions: Vec::new() });
             }
-            Ok(Parsed::Instruction(instruction)) => self.instruction(instruction),
+            Ok(Parsed::Instruction(instruction)) => self.instruction(*instruction),
             Err(problem) => {
                 self.in_stage |= view.split_blank().0.as_str().eq_ignore_ascii_case("FROM");
                 self.problems.push(problem);

@@ -32,12 +32,22 @@ pub fn render_error(source: &Source, span: Span, message: &str, help: Option<&st
         .line_start(first)
         .path(source.name())
         .annotation(AnnotationKind::Primary.span(from..to.max(from)));
-    let mut report = Level::ERROR.primary_title(message).element(snippet);
-    if let Some(help) = help {
-        report = report.element(Level::HELP.message(help));
+    let (message, help) = (printable(message), help.map(printable));
+    let mut report = Level::ERROR.primary_title(message.as_str()).element(snippet);
+    if let Some(help) = &help {
+        report = report.element(Level::HELP.message(help.as_str()));
     }
     let renderer = if color { Renderer::styled() } else { Renderer::plain() };
     renderer.decor_style(DecorStyle::Ascii).render(&[report])
+}
+
+/// Text quoted from a file must not speak to the terminal.
+fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\n' { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
 }
 
 /// The character boundary at or before an offset.
@@ -47,4 +57,60 @@ fn floor(text: &str, offset: usize) -> usize {
         offset -= 1;
     }
     offset
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rendered(text: &str, span: Span, help: Option<&str>) -> String {
+        render_error(&Source::new("dir/Dockerfile", text), span, "it is wrong", help, false)
+    }
+
+    #[test]
+    fn shows_place_line_underline_and_help() {
+        let shown = rendered("FROM x\n\tCOPY ünï b\nRUN y\n", Span::new(13, 18), Some("do this"));
+        let expected = "\
+error: it is wrong
+ --> dir/Dockerfile:2:7
+  |
+2 |     COPY ünï b
+  |          ^^^
+  |
+  = help: do this";
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn long_spans_show_their_first_lines() {
+        let text = "FROM x\nRUN <<E\na\nb\nc\nE\n";
+        let shown = rendered(text, Span::new(7, text.len() - 1), None);
+        assert!(shown.contains("2 | / RUN <<E") && shown.contains("4 | | b"), "{shown}");
+        assert!(!shown.contains("| c"), "{shown}");
+    }
+
+    #[test]
+    fn control_characters_of_the_file_do_not_reach_the_terminal() {
+        let source = Source::new("f", "FROM \u{1b}[31m\n");
+        let shown = render_error(&source, Span::new(5, 6), "no \u{1b}[1m here", Some("\u{7}"), false);
+        assert!(!shown.contains(['\u{1b}', '\u{7}']), "{shown:?}");
+    }
+
+    #[test]
+    fn colour_only_when_asked_for() {
+        let source = Source::new("f", "FROM x\n");
+        assert!(!render_error(&source, Span::new(0, 4), "m", None, false).contains('\u{1b}'));
+        assert!(render_error(&source, Span::new(0, 4), "m", None, true).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn any_span_renders() {
+        for text in ["", "\n", "a", "é\r\n\r\n", "\u{feff}x\ty\n\nz"] {
+            for start in 0..text.len() + 3 {
+                for end in 0..text.len() + 3 {
+                    assert!(rendered(text, Span::new(start, end), Some("h")).contains("dir/Dockerfile:"));
+                }
+            }
+        }
+    }
 }

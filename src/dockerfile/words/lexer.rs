@@ -228,7 +228,7 @@ impl<'a> Lexer<'a> {
         self.next();
         loop {
             let rest = self.rest();
-            let end = rest.find(|c| c == '"' || c == '$' || c == self.escape).unwrap_or(rest.len());
+            let end = rest.find(['"', '$', self.escape]).unwrap_or(rest.len());
             out.quoted(rest.get(..end).unwrap_or(""));
             self.at += end;
             self.check_size(out.len())?;

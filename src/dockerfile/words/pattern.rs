@@ -48,7 +48,9 @@ impl Pattern {
                         ));
                     }
                     None => {
-                        return Err("the pattern ends in a lone `\\`; write `\\\\` for a backslash".to_owned());
+                        return Err(
+                            "the pattern ends in a lone `\\`; write `\\\\` for a backslash".to_owned()
+                        );
                     }
                 },
                 c if c == escape => match chars.peek().copied() {
