@@ -1,228 +1,198 @@
-//! Content digests of files, and the memory that spares reading them again.
+//! Content digests of files, read in parallel and remembered by their `stat`.
 
-use std::collections::HashMap;
-use std::io::{Read, Write};
-use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::io::{ErrorKind, Read};
 
 use rayon::prelude::*;
 
+use super::error::ContextError;
+use super::file::{FileInfo, FileKind, FileSource, Opened};
+use super::tree;
 use crate::digest::{Digest, Hasher};
 
-use super::local::FileSource;
-use super::source::ContextError;
-use super::walk::{FileInfo, FileKind};
-
-/// Reads of this size keep both the page cache and the hash busy.
-const READ_BUFFER: usize = 256 * 1024;
-
-/// What is remembered of a file: its digest and whether it has extended attributes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Known {
-    /// Digest of the content.
-    pub digest: Digest,
-    /// Whether reading the attributes again is needed.
-    pub has_xattrs: bool,
+/// What identifies a file's content without reading it, as git's index does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StatKey<'a> {
+    /// Path in the source.
+    pub path: &'a [u8],
+    /// Device.
+    pub dev: u64,
+    /// Inode.
+    pub ino: u64,
+    /// Length in bytes.
+    pub size: u64,
+    /// Modification time: seconds, nanoseconds.
+    pub mtime: (i64, u32),
+    /// Status change time: seconds, nanoseconds.
+    pub ctime: (i64, u32),
 }
 
-/// Remembers digests by what `lstat` says of a file.
-pub trait StatCache: Send + Sync {
-    /// What is known of a file that looks exactly like this.
-    fn get(&self, file: &FileInfo) -> Option<Known>;
-    /// Remembers a file.
-    fn put(&self, file: &FileInfo, known: Known);
+impl<'a> StatKey<'a> {
+    /// The key of a regular file; `None` for anything else.
+    pub fn of(info: &'a FileInfo) -> Option<Self> {
+        let FileKind::File { size } = info.kind else { return None };
+        let FileInfo { path, dev, ino, mtime, ctime, .. } = info;
+        Some(StatKey { path, dev: *dev, ino: *ino, size, mtime: *mtime, ctime: *ctime })
+    }
 }
 
-/// Digests the regular files among `files` (`None` for the others) and fills in their extended
-/// attributes. Reads in parallel; what `cache` knows is not opened.
+/// Remembers digests of files whose `stat` did not change.
+pub trait StatCache: Sync {
+    /// The digest of the content the file had when it had exactly this `stat`.
+    fn get(&self, key: &StatKey<'_>) -> Option<Digest>;
+
+    /// Remembers a digest. The cache may decline, for files changed too recently to be told apart
+    /// from a later change.
+    fn put(&self, key: &StatKey<'_>, digest: Digest);
+}
+
+/// The SHA-256 of every regular file of `files`, `None` for other entries, in their order. Only
+/// files that `stat_cache` does not know are opened and read.
+///
+/// A file that is not what it was when listed, or changes while it is read, is an error.
 pub fn file_digests(
     source: &dyn FileSource,
-    files: &mut [FileInfo],
-    cache: Option<&dyn StatCache>,
+    files: &[FileInfo],
+    stat_cache: Option<&dyn StatCache>,
 ) -> Result<Vec<Option<Digest>>, ContextError> {
-    files.par_iter_mut().with_min_len(64).map(|file| digest_one(source, file, cache)).collect()
-}
-
-fn digest_one(
-    source: &dyn FileSource,
-    file: &mut FileInfo,
-    cache: Option<&dyn StatCache>,
-) -> Result<Option<Digest>, ContextError> {
-    let FileKind::File { size } = file.kind else { return Ok(None) };
-    if let Some(digest) = source.known_digest(&file.path) {
-        return Ok(Some(digest));
-    }
-    if let Some(known) = cache.and_then(|cache| cache.get(file)) {
-        if known.has_xattrs {
-            file.xattrs = source.xattrs(&file.path)?;
+    let known = |info| stat_cache.and_then(|cache| cache.get(&StatKey::of(info)?));
+    let mut digests: Vec<Option<Digest>> = files.iter().map(known).collect();
+    digests.par_iter_mut().zip(files).try_for_each(|(digest, info)| -> Result<(), ContextError> {
+        let Some(key) = StatKey::of(info).filter(|_| digest.is_none()) else { return Ok(()) };
+        let (read, unchanged) = digest_file(source, &key)?;
+        if let Some(cache) = stat_cache.filter(|_| unchanged) {
+            cache.put(&key, read);
         }
-        return Ok(Some(known.digest));
-    }
-    let digest = read_digest(source, file, size)?;
-    file.xattrs = source.xattrs(&file.path)?;
-    if let Some(cache) = cache {
-        cache.put(file, Known { digest, has_xattrs: !file.xattrs.is_empty() });
-    }
-    Ok(Some(digest))
+        *digest = Some(read);
+        Ok(())
+    })?;
+    Ok(digests)
 }
 
-fn read_digest(source: &dyn FileSource, file: &FileInfo, size: u64) -> Result<Digest, ContextError> {
-    let read = |error| ContextError::read(&file.path, error);
-    let mut reader = source.open(&file.path)?;
-    let mut hasher = Hasher::new();
-    let capacity = usize::try_from(size).unwrap_or(READ_BUFFER).saturating_add(1).min(READ_BUFFER);
-    let mut buffer = vec![0; capacity];
-    let mut total = 0u64;
-    loop {
-        let count = match reader.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(read(error)),
-        };
-        hasher.update(&buffer[..count]);
-        total += count as u64;
-    }
-    if total != size {
-        return Err(ContextError::Changed(String::from_utf8_lossy(&file.path).into_owned()));
-    }
-    Ok(hasher.finish())
-}
-
-/// What must be the same for a file to count as unchanged.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Stamp {
-    dev: u64,
-    ino: u64,
-    size: u64,
-    mtime: (i64, u32),
-    ctime: (i64, u32),
-}
-
-impl Stamp {
-    fn of(file: &FileInfo) -> Option<Self> {
-        let FileKind::File { size } = file.kind else { return None };
-        Some(Stamp { dev: file.dev, ino: file.ino, size, mtime: file.mtime, ctime: file.ctime })
-    }
-}
-
-const FORMAT: &[u8; 8] = b"rbstat1\n";
-/// dev, ino, size, two times, digest, flag.
-const FIXED: usize = 8 * 3 + 12 * 2 + 32 + 1;
-
-/// A [`StatCache`] in one file for each context root.
-///
-/// A file is trusted only if it was last changed well before the cache was written: one changed in
-/// the same instant could have been changed again without its times telling (git's racy rule).
-#[derive(Debug)]
-pub struct FileStatCache {
-    path: PathBuf,
-    old: HashMap<Box<[u8]>, (Stamp, Known)>,
-    new: Mutex<Vec<(Box<[u8]>, Stamp, Known)>>,
-}
-
-impl FileStatCache {
-    /// Loads the cache at `path`; a missing, short or garbled file is an empty cache.
-    pub fn load(path: PathBuf) -> Self {
-        let old = std::fs::read(&path).ok().and_then(|bytes| parse(&bytes)).unwrap_or_default();
-        FileStatCache { path, old, new: Mutex::default() }
-    }
-
-    /// Writes what was learned, atomically; nothing is written if nothing was.
-    pub fn save(&self) -> std::io::Result<()> {
-        let new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
-        if new.is_empty() {
-            return Ok(());
-        }
-        let mut all = self.old.clone();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-        for (path, stamp, known) in new.iter() {
-            if is_settled(stamp, now) {
-                all.insert(path.clone(), (*stamp, *known));
-            }
-        }
-        let bytes = render(&all);
-        let temporary = self.path.with_extension(format!("{}", std::process::id()));
-        let mut file = std::fs::File::create(&temporary)?;
-        let written = file.write_all(&bytes).and_then(|()| std::fs::rename(&temporary, &self.path));
-        if written.is_err() {
-            let _ = std::fs::remove_file(&temporary);
-        }
-        written
-    }
-}
-
-/// Whether the file's last change lies far enough back; file systems stamp in steps of up to 10 ms.
-fn is_settled(stamp: &Stamp, now: u128) -> bool {
-    const STEP: u128 = 20_000_000;
-    let nanos = |(secs, nanos): (i64, u32)| {
-        u128::try_from(secs).map_or(0, |secs| secs * 1_000_000_000 + u128::from(nanos))
+/// Reads a file that was listed as `key`. Also tells whether its status is known to be still the
+/// same (it may have gained a hard link, which changes no content).
+fn digest_file(source: &dyn FileSource, key: &StatKey<'_>) -> Result<(Digest, bool), ContextError> {
+    let failed = |action, source_error| ContextError::Io {
+        action,
+        root: source.root().to_owned(),
+        path: key.path.to_vec(),
+        source: source_error,
     };
-    nanos(stamp.mtime).max(nanos(stamp.ctime)) + STEP < now
-}
-
-impl StatCache for FileStatCache {
-    fn get(&self, file: &FileInfo) -> Option<Known> {
-        let (stamp, known) = self.old.get(file.path.as_slice())?;
-        (Stamp::of(file)? == *stamp).then_some(*known)
-    }
-
-    fn put(&self, file: &FileInfo, known: Known) {
-        let Some(stamp) = Stamp::of(file) else { return };
-        let mut new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
-        new.push((file.path.clone().into_boxed_slice(), stamp, known));
-    }
-}
-
-fn render(all: &HashMap<Box<[u8]>, (Stamp, Known)>) -> Vec<u8> {
-    let mut out = Vec::with_capacity(all.len() * (FIXED + 40));
-    out.extend_from_slice(FORMAT);
-    for (path, (stamp, known)) in all {
-        out.extend_from_slice(&u32::try_from(path.len()).unwrap_or(0).to_le_bytes());
-        out.extend_from_slice(path);
-        for number in [stamp.dev, stamp.ino, stamp.size] {
-            out.extend_from_slice(&number.to_le_bytes());
+    let mut opened = source.open(key.path)?;
+    let mut hasher = Hasher::new();
+    let mut length = 0u64;
+    let mut buffer = vec![0; usize::try_from(key.size).unwrap_or(usize::MAX).clamp(1, 128 * 1024)];
+    loop {
+        match opened.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => {
+                hasher.update(buffer.get(..count).unwrap_or_default());
+                length += count as u64;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed("read", error)),
         }
-        for (secs, nanos) in [stamp.mtime, stamp.ctime] {
-            out.extend_from_slice(&secs.to_le_bytes());
-            out.extend_from_slice(&nanos.to_le_bytes());
+    }
+    let mut same_content = length == key.size;
+    let mut same_status = false;
+    if let Opened::File(file) = &opened {
+        let stat = rustix::fs::fstat(file).map_err(|errno| failed("examine", errno.into()))?;
+        same_content &= tree::mtime(&stat) == key.mtime && (stat.st_dev, stat.st_ino) == (key.dev, key.ino);
+        same_status = tree::ctime(&stat) == key.ctime;
+    }
+    if !same_content {
+        return Err(ContextError::Changed { root: source.root().to_owned(), path: key.path.to_vec() });
+    }
+    Ok((hasher.finish(), same_status))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::fs;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::context::LocalContext;
+    use crate::context::ignore::IgnoreRules;
+
+    #[derive(Default)]
+    struct Remembered {
+        digests: Mutex<HashMap<Vec<u8>, Digest>>,
+        hits: AtomicUsize,
+    }
+
+    impl StatCache for Remembered {
+        fn get(&self, key: &StatKey<'_>) -> Option<Digest> {
+            let found = self.digests.lock().expect("not poisoned").get(key.path).copied();
+            self.hits.fetch_add(usize::from(found.is_some()), Ordering::Relaxed);
+            found
         }
-        out.extend_from_slice(known.digest.raw());
-        out.push(u8::from(known.has_xattrs));
-    }
-    let sum = crc32fast::hash(&out);
-    out.extend_from_slice(&sum.to_le_bytes());
-    out
-}
 
-fn parse(bytes: &[u8]) -> Option<HashMap<Box<[u8]>, (Stamp, Known)>> {
-    let (body, sum) = bytes.split_last_chunk::<4>()?;
-    if crc32fast::hash(body) != u32::from_le_bytes(*sum) {
-        return None;
+        fn put(&self, key: &StatKey<'_>, digest: Digest) {
+            self.digests.lock().expect("not poisoned").insert(key.path.to_vec(), digest);
+        }
     }
-    let mut rest = body.strip_prefix(FORMAT)?;
-    let mut all = HashMap::with_capacity(rest.len() / (FIXED + 40));
-    while !rest.is_empty() {
-        let length = u32::from_le_bytes(*take::<4>(&mut rest)?) as usize;
-        let path = rest.get(..length)?;
-        rest = &rest[length..];
-        let mut number = || Some(u64::from_le_bytes(*take::<8>(&mut rest)?));
-        let (dev, ino, size) = (number()?, number()?, number()?);
-        let mut time = || {
-            let secs = i64::from_le_bytes(*take::<8>(&mut rest)?);
-            Some((secs, u32::from_le_bytes(*take::<4>(&mut rest)?)))
-        };
-        let (mtime, ctime) = (time()?, time()?);
-        let digest = Digest::from_raw(*take::<32>(&mut rest)?);
-        let has_xattrs = take::<1>(&mut rest)?[0] != 0;
-        all.insert(path.into(), (Stamp { dev, ino, size, mtime, ctime }, Known { digest, has_xattrs }));
-    }
-    Some(all)
-}
 
-fn take<'a, const N: usize>(rest: &mut &'a [u8]) -> Option<&'a [u8; N]> {
-    let (head, tail) = rest.split_first_chunk::<N>()?;
-    *rest = tail;
-    Some(head)
+    fn context() -> (tempfile::TempDir, LocalContext) {
+        let dir = tempfile::TempDir::new().expect("temporary directory");
+        let context = LocalContext::open(dir.path(), IgnoreRules::none()).expect("opens");
+        (dir, context)
+    }
+
+    #[test]
+    fn regular_files_have_the_digest_of_their_bytes_and_nothing_else_has_one() {
+        let (dir, context) = context();
+        let large = vec![7u8; 1_000_000];
+        fs::write(dir.path().join("a"), b"").expect("write");
+        fs::write(dir.path().join("b"), &large).expect("write");
+        fs::create_dir(dir.path().join("d")).expect("mkdir");
+        std::os::unix::fs::symlink("a", dir.path().join("l")).expect("symlink");
+        let files = context.list(b"", None).expect("lists");
+        let digests = file_digests(&context, &files, None).expect("digests");
+        assert_eq!(digests, [Some(Digest::of(b"")), Some(Digest::of(&large)), None, None]);
+    }
+
+    #[test]
+    fn known_files_are_not_opened() {
+        let (dir, context) = context();
+        fs::write(dir.path().join("a"), b"one").expect("write");
+        let files = context.list(b"", None).expect("lists");
+        let cache = Remembered::default();
+        let first = file_digests(&context, &files, Some(&cache)).expect("digests");
+        fs::remove_file(dir.path().join("a")).expect("remove");
+        let second = file_digests(&context, &files, Some(&cache)).expect("needs no file");
+        assert_eq!(first, second);
+        assert_eq!(cache.hits.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_file_changed_since_it_was_listed_is_an_error_naming_it() {
+        let (dir, context) = context();
+        let path = dir.path().join("a");
+        for change in ["longer", "thr"] {
+            fs::write(&path, b"one").expect("write");
+            let files = context.list(b"", None).expect("lists");
+            fs::write(&path, change).expect("write");
+            let later = std::time::SystemTime::now() + std::time::Duration::from_secs(5);
+            fs::File::options().append(true).open(&path).and_then(|f| f.set_modified(later)).expect("touch");
+            let cache = Remembered::default();
+            let error = file_digests(&context, &files, Some(&cache)).expect_err("changed").to_string();
+            assert!(error.starts_with("a (in the build context ") && error.contains("changed"), "{error}");
+            assert!(cache.digests.lock().expect("not poisoned").is_empty());
+        }
+    }
+
+    #[test]
+    fn another_file_in_the_same_place_is_a_change() {
+        let (dir, context) = context();
+        let (path, other) = (dir.path().join("a"), dir.path().join("b"));
+        fs::write(&path, b"one").expect("write");
+        let files = context.list(b"", None).expect("lists");
+        fs::write(&other, b"two").expect("write");
+        let time = fs::metadata(&path).and_then(|m| m.modified()).expect("mtime");
+        fs::File::options().append(true).open(&other).and_then(|f| f.set_modified(time)).expect("touch");
+        fs::rename(&other, &path).expect("rename");
+        assert!(matches!(file_digests(&context, &files, None), Err(ContextError::Changed { .. })));
+    }
 }

@@ -1,347 +1,355 @@
-//! `.dockerignore`: which files of a context a build sees.
+//! `.dockerignore` rules, and pattern sets of the same syntax for `--exclude` and `--parents`.
 //!
-//! Patterns are anchored at the context's root, `**` stands for any number of directories, the last
-//! line that matches a path or one of its parents decides, and `!` brings paths back.
+//! The last rule that matches a path or one of its parent directories decides. Patterns are anchored
+//! at the root and case-sensitive; characters mean what Go's `filepath.Match` documents, `**` what
+//! the reference's translation makes of it (see `nfa.rs`). Three accidents of that translation
+//! are not reproduced: regular-expression operators leaking from names (`|`, `{2}`, `\d`, and `*` or
+//! `?` inside a class), `**` refusing names with a line feed, and the shortcut by which the
+//! reference forgets a directory's match with a rule that an earlier rule made superfluous.
 
-use super::glob::{BadPattern, Glob};
+use super::lex::BadPattern;
+use super::nfa::{Automaton, Positions};
+use super::paths;
 
-/// Why an ignore file is refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why an ignore file cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IgnoreError {
-    /// A pattern Go's matcher would refuse.
-    #[error("{file}:{line}: syntax error in pattern {pattern:?}")]
-    BadPattern {
-        /// The ignore file.
+    /// A pattern is malformed.
+    #[error("{file}:{line}: cannot read the pattern {pattern:?}: {reason}")]
+    Pattern {
+        /// The file, as the caller named it.
         file: String,
-        /// One-based line.
+        /// Line, from 1.
         line: usize,
-        /// The pattern.
+        /// The line's text.
         pattern: String,
+        /// What is wrong with it.
+        reason: BadPattern,
     },
-    /// A `!` alone.
-    #[error("{file}:{line}: illegal exclusion pattern: \"!\"")]
-    LoneExclamation {
-        /// The ignore file.
+    /// An exclamation mark with nothing to re-include.
+    #[error("{file}:{line}: `!` needs a pattern after it; it re-includes what earlier lines ignored")]
+    BareNegation {
+        /// The file, as the caller named it.
         file: String,
-        /// One-based line.
+        /// Line, from 1.
         line: usize,
     },
 }
 
-/// A line of an ignore file, for explanations.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A rule that decided about a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleRef {
-    /// The ignore file.
-    pub file: String,
-    /// One-based line.
+    /// Line in the ignore file, from 1.
     pub line: usize,
-    /// The pattern as written.
+    /// The line as written.
     pub pattern: String,
 }
 
-#[derive(Clone, Debug)]
-struct Rule {
-    glob: Glob,
-    negated: bool,
-    line: usize,
-    written: String,
-    /// Components of the pattern, to tell whether it can match below a directory.
-    components: Vec<Component>,
+/// What the rules say of a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether the path is left out of the context.
+    pub ignored: bool,
+    /// The deciding rule; `None` if no rule matches.
+    pub rule: Option<RuleRef>,
 }
 
-#[derive(Clone, Debug)]
-enum Component {
-    Literal(Vec<u8>),
-    Pattern(Glob),
-    /// Contains `**`: from here on anything can match.
-    Anything,
-}
-
-/// The rules of one ignore file. Matching never fails and never looks at files.
-#[derive(Clone, Debug, Default)]
+/// The rules of one ignore file.
+#[derive(Debug, Clone, Default)]
 pub struct IgnoreRules {
-    file: String,
-    rules: Vec<Rule>,
+    file_name: String,
+    patterns: PatternSet,
 }
-
-/// For each rule, whether it matched a path or one of its parents: what a walk carries down.
-#[derive(Clone, Debug, Default)]
-pub struct Matches(Vec<bool>);
 
 impl IgnoreRules {
-    /// Ignores nothing.
+    /// No rules: nothing is ignored.
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// Parses an ignore file; `file` is the name messages show.
-    pub fn parse(file: &str, text: &[u8]) -> Result<Self, IgnoreError> {
+    /// Reads an ignore file: one pattern a line; a byte order mark is dropped, `#` in the first
+    /// column begins a comment, blanks around a pattern and around its `!` are trimmed.
+    pub fn parse(file_name: &str, text: &[u8]) -> Result<Self, IgnoreError> {
         let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
         let mut rules = Vec::new();
-        for (at, raw) in text.split(|c| *c == b'\n').enumerate() {
-            if raw.first() == Some(&b'#') {
+        for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
+            if line.first() == Some(&b'#') {
                 continue;
             }
-            if let Some(rule) = parse_line(file, at + 1, raw.trim_ascii())? {
-                rules.push(rule);
-            }
+            let rule = Rule::read(line, index + 1).map_err(|problem| match problem {
+                Problem::Pattern(reason) => IgnoreError::Pattern {
+                    file: file_name.to_owned(),
+                    line: index + 1,
+                    pattern: String::from_utf8_lossy(trim(line)).into_owned(),
+                    reason,
+                },
+                Problem::BareNegation => {
+                    IgnoreError::BareNegation { file: file_name.to_owned(), line: index + 1 }
+                }
+            })?;
+            rules.extend(rule);
         }
-        Ok(IgnoreRules { file: file.to_owned(), rules })
+        Ok(IgnoreRules { file_name: file_name.to_owned(), patterns: PatternSet { rules } })
     }
 
-    /// A set of patterns as `--exclude` takes them.
-    pub fn from_patterns<'a>(patterns: impl IntoIterator<Item = &'a [u8]>) -> Result<Self, IgnoreError> {
-        let text: Vec<&[u8]> = patterns.into_iter().collect();
-        Self::parse("--exclude", &text.join(&b'\n'))
+    /// The ignore file's name as given to [`IgnoreRules::parse`]; empty if there is none.
+    pub fn file_name(&self) -> &str {
+        &self.file_name
     }
 
     /// Whether there is no rule at all.
     pub fn is_empty(&self) -> bool {
+        self.patterns.is_empty()
+    }
+
+    /// Whether some rule begins with `!`.
+    pub fn has_negations(&self) -> bool {
+        self.patterns.rules.iter().any(|rule| rule.negated)
+    }
+
+    /// Judges one path, with the rule to show to the user.
+    pub fn matched(&self, path: &[u8]) -> Verdict {
+        let deciding = self.patterns.deciding(path);
+        Verdict {
+            ignored: deciding.is_some_and(|rule| !rule.negated),
+            rule: deciding.map(|rule| RuleRef { line: rule.line, pattern: rule.text.clone() }),
+        }
+    }
+
+    /// Begins to judge paths from the root downwards.
+    pub fn walker(&self) -> PatternWalker<'_> {
+        self.patterns.walker()
+    }
+}
+
+/// Patterns in the syntax of an ignore file, in order.
+#[derive(Debug, Clone, Default)]
+pub struct PatternSet {
+    rules: Vec<Rule>,
+}
+
+/// Why a pattern of a [`PatternSet`] is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PatternError {
+    /// The pattern is malformed.
+    #[error("cannot read the pattern {0:?}: {1}")]
+    Pattern(String, BadPattern),
+    /// An exclamation mark alone.
+    #[error("the pattern `!` needs something after it")]
+    BareNegation,
+}
+
+impl PatternSet {
+    /// Reads patterns, as given to `--exclude`. Blank ones are left out.
+    pub fn new<P: AsRef<[u8]>>(patterns: impl IntoIterator<Item = P>) -> Result<Self, PatternError> {
+        let mut rules = Vec::new();
+        for (index, pattern) in patterns.into_iter().enumerate() {
+            let pattern = pattern.as_ref();
+            rules.extend(Rule::read(pattern, index + 1).map_err(|problem| match problem {
+                Problem::Pattern(reason) => {
+                    PatternError::Pattern(String::from_utf8_lossy(pattern).into_owned(), reason)
+                }
+                Problem::BareNegation => PatternError::BareNegation,
+            })?);
+        }
+        Ok(PatternSet { rules })
+    }
+
+    /// Whether there is no pattern.
+    pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }
 
-    /// Whether any rule brings paths back.
-    pub fn has_exceptions(&self) -> bool {
-        self.rules.iter().any(|rule| rule.negated)
-    }
-
-    /// Whether a path is ignored. The root (`""`) never is.
-    pub fn is_ignored(&self, path: &[u8]) -> bool {
+    /// Whether the last pattern that matches `path` or one of its parents is not a `!` one.
+    pub fn matches(&self, path: &[u8]) -> bool {
         self.deciding(path).is_some_and(|rule| !rule.negated)
     }
 
-    /// The line that ignores a path, if one does.
-    pub fn explain(&self, path: &[u8]) -> Option<RuleRef> {
-        let rule = self.deciding(path).filter(|rule| !rule.negated)?;
-        Some(RuleRef { file: self.file.clone(), line: rule.line, pattern: rule.written.clone() })
+    /// Begins to judge paths from the root downwards.
+    pub fn walker(&self) -> PatternWalker<'_> {
+        let progress = self.rules.iter().map(|rule| Progress::Live(rule.automaton.start())).collect();
+        PatternWalker { rules: &self.rules, progress, verdict: None }
     }
 
-    /// The last rule that matches a path or one of its parents.
     fn deciding(&self, path: &[u8]) -> Option<&Rule> {
-        let mut matches = Matches::default();
-        for end in path.iter().enumerate().filter(|(_, c)| **c == b'/').map(|(at, _)| at) {
-            matches = self.descend(&matches, &path[..end]);
+        let mut walker = self.walker();
+        let (dir, name) = paths::split(path);
+        for part in paths::components(dir) {
+            walker = walker.enter(part);
         }
-        let matches = self.descend(&matches, path);
-        self.last(&matches)
-    }
-
-    fn last(&self, matches: &Matches) -> Option<&Rule> {
-        self.rules.iter().zip(&matches.0).rev().find(|(_, matched)| **matched).map(|(rule, _)| rule)
-    }
-
-    /// Matches a path whose parent gave `parent` (the root's is the default value).
-    pub fn descend(&self, parent: &Matches, path: &[u8]) -> Matches {
-        if path.is_empty() {
-            return Matches(vec![false; self.rules.len()]);
+        if name.is_empty() {
+            return None;
         }
-        let inherited = |at: usize| parent.0.get(at).copied().unwrap_or(false);
-        let matches =
-            self.rules.iter().enumerate().map(|(at, rule)| inherited(at) || rule.glob.matches(path));
-        Matches(matches.collect())
+        walker.deciding(name).and_then(|index| self.rules.get(index))
+    }
+}
+
+/// The rules as seen from one directory: what already matched it is inherited by all below it, and
+/// only patterns that can still match something are carried on.
+#[derive(Debug, Clone)]
+pub struct PatternWalker<'a> {
+    rules: &'a [Rule],
+    progress: Vec<Progress>,
+    /// The rule that decided about this directory itself.
+    verdict: Option<usize>,
+}
+
+#[derive(Debug, Clone)]
+enum Progress {
+    /// The directory or a parent matched.
+    Matched,
+    /// Nothing below can match.
+    Dead,
+    /// Where the pattern stands after `directory/`.
+    Live(Positions),
+}
+
+impl<'a> PatternWalker<'a> {
+    /// Whether the entry `name` of this directory matches, that is, is ignored.
+    pub fn matches(&self, name: &[u8]) -> bool {
+        self.negated(self.deciding(name)) == Some(false)
     }
 
-    /// Whether the path these matches belong to is ignored.
-    pub fn ignores(&self, matches: &Matches) -> bool {
-        self.last(matches).is_some_and(|rule| !rule.negated)
+    /// The rules as seen from the subdirectory `name`.
+    pub fn enter(&self, name: &[u8]) -> PatternWalker<'a> {
+        let progress = self
+            .rules
+            .iter()
+            .zip(&self.progress)
+            .map(|(rule, progress)| match progress {
+                Progress::Live(positions) => {
+                    let after_name = rule.automaton.read(positions, name);
+                    if rule.automaton.accepts(&after_name) {
+                        return Progress::Matched;
+                    }
+                    let inside = rule.automaton.read(&after_name, b"/");
+                    if inside.is_empty() { Progress::Dead } else { Progress::Live(inside) }
+                }
+                settled => settled.clone(),
+            })
+            .collect::<Vec<_>>();
+        let verdict = progress.iter().rposition(|progress| matches!(progress, Progress::Matched));
+        PatternWalker { rules: self.rules, progress, verdict }
     }
 
-    /// Whether an ignored directory can be left unopened: no later `!` rule matches anything below.
-    pub fn can_prune(&self, matches: &Matches, dir: &[u8]) -> bool {
-        let Some(deciding) = matches.0.iter().rposition(|matched| *matched) else { return false };
-        let later = self.rules.get(deciding + 1..).unwrap_or_default();
-        !later.iter().any(|rule| rule.negated && rule.can_match_below(dir))
+    /// Whether this directory itself matches, that is, is ignored.
+    pub fn dir_matches(&self) -> bool {
+        self.negated(self.verdict) == Some(false)
     }
+
+    /// Whether everything below this directory is ignored with it: it matches, and no `!` rule after
+    /// the deciding one can match anything below.
+    pub fn can_prune(&self) -> bool {
+        let Some(deciding) = self.verdict.filter(|_| self.dir_matches()) else { return false };
+        let later = self.rules.iter().zip(&self.progress).skip(deciding + 1);
+        !later.into_iter().any(|(rule, progress)| rule.negated && matches!(progress, Progress::Live(_)))
+    }
+
+    /// Whether nothing below this directory can match. For pattern sets that select rather than
+    /// exclude: nothing below needs to be looked at.
+    pub fn nothing_matches_below(&self) -> bool {
+        let can = |(rule, progress): (&Rule, &Progress)| !rule.negated && !matches!(progress, Progress::Dead);
+        !self.rules.iter().zip(&self.progress).any(can)
+    }
+
+    fn negated(&self, rule: Option<usize>) -> Option<bool> {
+        rule.and_then(|index| self.rules.get(index)).map(|rule| rule.negated)
+    }
+
+    /// The last rule that matches the entry `name` or this directory.
+    fn deciding(&self, name: &[u8]) -> Option<usize> {
+        self.rules.iter().zip(&self.progress).rposition(|(rule, progress)| match progress {
+            Progress::Matched => true,
+            Progress::Dead => false,
+            Progress::Live(positions) => rule.automaton.accepts(&rule.automaton.read(positions, name)),
+        })
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Rule {
+    line: usize,
+    text: String,
+    negated: bool,
+    automaton: Automaton,
+}
+
+enum Problem {
+    Pattern(BadPattern),
+    BareNegation,
 }
 
 impl Rule {
-    fn can_match_below(&self, dir: &[u8]) -> bool {
-        let mut parts = dir.split(|c| *c == b'/');
-        for component in &self.components {
-            let Some(part) = parts.next() else { return true };
-            match component {
-                Component::Anything => return true,
-                Component::Literal(text) if text == part => {}
-                Component::Pattern(glob) if glob.matches(part) => {}
-                _ => return false,
-            }
-        }
-        // The whole pattern matched the directory or a parent: what is below inherits that.
-        true
-    }
-}
-
-fn parse_line(file: &str, line: usize, text: &[u8]) -> Result<Option<Rule>, IgnoreError> {
-    let written = String::from_utf8_lossy(text).into_owned();
-    let (negated, pattern) = match text.strip_prefix(b"!") {
-        Some(rest) => (true, rest.trim_ascii()),
-        None => (false, text),
-    };
-    if pattern.is_empty() {
-        return if negated {
-            Err(IgnoreError::LoneExclamation { file: file.into(), line })
-        } else {
-            Ok(None)
+    /// Reads one line; `None` if it is blank.
+    fn read(line: &[u8], number: usize) -> Result<Option<Self>, Problem> {
+        let text = trim(line);
+        let (negated, pattern) = match text.strip_prefix(b"!") {
+            Some(rest) => (true, trim(rest)),
+            None => (false, text),
         };
+        let cleaned = go_clean(pattern);
+        if negated && (pattern.is_empty() || cleaned == b"/") {
+            return Err(Problem::BareNegation);
+        }
+        if pattern.is_empty() {
+            return Ok(None);
+        }
+        let anchored = match cleaned.as_slice() {
+            [b'/', rest @ ..] if !rest.is_empty() => rest,
+            whole => whole,
+        };
+        Ok(Some(Rule {
+            line: number,
+            text: String::from_utf8_lossy(text).into_owned(),
+            negated,
+            automaton: Automaton::compile(anchored).map_err(Problem::Pattern)?,
+        }))
     }
-    let pattern = clean(pattern);
-    let bad = |_: BadPattern| IgnoreError::BadPattern { file: file.into(), line, pattern: written.clone() };
-    // `.` alone names the root, which no path equals.
-    if pattern == b"." {
-        return Ok(None);
-    }
-    let glob = Glob::ignore(&pattern).map_err(bad)?;
-    Glob::path(&pattern).map_err(bad)?;
-    let components = pattern.split(|c| *c == b'/').map(component).collect();
-    Ok(Some(Rule { glob, negated, line, written, components }))
 }
 
-fn component(part: &[u8]) -> Component {
-    if part.windows(2).any(|pair| pair == b"**") {
-        return Component::Anything;
-    }
-    // A class may take a slash in an ignore pattern, and an unreadable piece says nothing: both
-    // must not let a directory be pruned.
-    if part.contains(&b'[') || part.contains(&b']') {
-        return Component::Anything;
-    }
-    if !super::glob::has_wildcard(part) {
-        return Component::Literal(part.to_vec());
-    }
-    Glob::path(part).map_or(Component::Anything, Component::Pattern)
-}
-
-/// As Go's `filepath.Clean`, then without one leading slash.
-fn clean(pattern: &[u8]) -> Vec<u8> {
-    let absolute = pattern.first() == Some(&b'/');
-    let mut parts: Vec<&[u8]> = Vec::new();
-    for part in pattern.split(|c| *c == b'/') {
+/// Go's `filepath.Clean`: lexical, keeps a leading slash and leading `..`s, `.` for nothing.
+fn go_clean(path: &[u8]) -> Vec<u8> {
+    let rooted = path.first() == Some(&b'/');
+    let mut kept: Vec<&[u8]> = Vec::new();
+    for part in paths::components(path) {
         match part {
-            b"" | b"." => {}
-            b".." if parts.last().is_some_and(|last| *last != b"..") => {
-                parts.pop();
+            b"." => {}
+            b".." if kept.last().is_some_and(|last| *last != b"..") => {
+                kept.pop();
             }
-            b".." if absolute => {}
-            part => parts.push(part),
+            b".." if rooted => {}
+            name => kept.push(name),
         }
     }
-    if parts.is_empty() { b".".to_vec() } else { parts.join(&b'/') }
+    let mut cleaned = if rooted { b"/".to_vec() } else { Vec::new() };
+    cleaned.extend(kept.join(&b'/'));
+    if cleaned.is_empty() { b".".to_vec() } else { cleaned }
+}
+
+/// Cuts white space (as Unicode defines it, as Go does) from both ends.
+fn trim(text: &[u8]) -> &[u8] {
+    let mut text = text;
+    while let Some((unit, length)) = super::lex::first_unit(text)
+        && is_space(unit)
+    {
+        text = text.get(length..).unwrap_or_default();
+    }
+    loop {
+        let cut = (1..=text.len().min(3)).find(|&length| {
+            let tail = text.get(text.len() - length..).unwrap_or_default();
+            super::lex::first_unit(tail).is_some_and(|(unit, read)| read == length && is_space(unit))
+        });
+        match cut {
+            Some(length) => text = text.get(..text.len() - length).unwrap_or_default(),
+            None => return text,
+        }
+    }
+}
+
+fn is_space(unit: u32) -> bool {
+    char::from_u32(unit).is_some_and(char::is_whitespace)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const TABLE: &str = include_str!("../../testdata/ignore/table.txt");
-
-    /// Rows: patterns separated by `|`, then a path, then `+` (ignored) or `-`.
-    #[test]
-    fn the_table_of_patterns_holds() {
-        let mut rows = 0;
-        for line in TABLE.lines().filter(|line| !line.trim().is_empty() && !line.starts_with("##")) {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            let [patterns, path, verdict] = fields[..] else { panic!("bad row {line:?}") };
-            let text = patterns.replace('|', "\n").replace('~', " ");
-            let rules = IgnoreRules::parse("t", text.as_bytes()).unwrap_or_else(|e| panic!("{line}: {e}"));
-            assert_eq!(rules.is_ignored(path.as_bytes()), verdict == "+", "{line}");
-            rows += 1;
-        }
-        assert!(rows >= 120, "only {rows} rows");
-    }
-
-    #[test]
-    fn lines_are_trimmed_and_comments_begin_in_the_first_column() -> Result<(), IgnoreError> {
-        let rules = IgnoreRules::parse("t", b"\xef\xbb\xbf# c\n  a  \r\n #b\n\n!  a/keep \n")?;
-        assert!(rules.is_ignored(b"a") && rules.is_ignored(b"#b") && rules.is_ignored(b"a/x"));
-        assert!(!rules.is_ignored(b"a/keep") && !rules.is_ignored(b"c"));
-        Ok(())
-    }
-
-    #[test]
-    fn mistakes_name_their_line() {
-        let error = |text: &[u8]| IgnoreRules::parse("f", text).map(|_| ());
-        assert_eq!(error(b"a\n!\n"), Err(IgnoreError::LoneExclamation { file: "f".into(), line: 2 }));
-        assert!(matches!(error(b"[\n"), Err(IgnoreError::BadPattern { line: 1, .. })));
-        assert!(matches!(error(b"a\\"), Err(IgnoreError::BadPattern { .. })));
-    }
-
-    #[test]
-    fn the_deciding_line_is_named() -> Result<(), IgnoreError> {
-        let rules = IgnoreRules::parse(".dockerignore", b"x\n*.log\n")?;
-        let rule = rules.explain(b"a.log").map(|rule| (rule.line, rule.pattern));
-        assert_eq!(rule, Some((2, "*.log".into())));
-        assert_eq!(rules.explain(b"b"), None);
-        Ok(())
-    }
-
-    #[test]
-    fn directories_are_pruned_unless_an_exception_can_match_below() -> Result<(), IgnoreError> {
-        let prunes = |text: &str, dir: &str| {
-            let rules = IgnoreRules::parse("t", text.as_bytes())?;
-            let mut matches = Matches::default();
-            for (at, _) in dir.match_indices('/') {
-                matches = rules.descend(&matches, &dir.as_bytes()[..at]);
-            }
-            matches = rules.descend(&matches, dir.as_bytes());
-            Ok::<_, IgnoreError>(rules.ignores(&matches) && rules.can_prune(&matches, dir.as_bytes()))
-        };
-        assert!(prunes("node_modules", "node_modules")?);
-        assert!(prunes("node_modules\n!src/x", "node_modules")?);
-        assert!(!prunes("a\n!a/b/c", "a")?);
-        assert!(prunes("a\n!a/b/c", "a/x")?);
-        assert!(!prunes("a\n!**/keep", "a")?);
-        assert!(!prunes("*\n!s?c/keep", "src")?);
-        assert!(prunes("!a/b\na", "a")?);
-        Ok(())
-    }
-
-    fn slow(patterns: &[&str], path: &str) -> bool {
-        let mut ignored = false;
-        for pattern in patterns {
-            let (negated, pattern) = match pattern.strip_prefix('!') {
-                Some(rest) => (true, rest),
-                None => (false, *pattern),
-            };
-            let mut prefix_ends: Vec<usize> = path.match_indices('/').map(|(at, _)| at).collect();
-            prefix_ends.push(path.len());
-            if prefix_ends.iter().any(|end| naive(pattern.as_bytes(), path[..*end].as_bytes())) {
-                ignored = !negated;
-            }
-        }
-        ignored
-    }
-
-    /// Backtracking matcher written straight from the rules.
-    fn naive(pattern: &[u8], name: &[u8]) -> bool {
-        match pattern {
-            [] => name.is_empty(),
-            [b'*', b'*'] => true,
-            [b'*', b'*', b'/', rest @ ..] => {
-                naive(rest, name)
-                    || name.iter().enumerate().any(|(at, c)| *c == b'/' && naive(rest, &name[at + 1..]))
-            }
-            [b'*', rest @ ..] => {
-                let end = name.iter().position(|c| *c == b'/').unwrap_or(name.len());
-                (0..=end).any(|at| naive(rest, &name[at..]))
-            }
-            [b'?', rest @ ..] => name.first().is_some_and(|c| *c != b'/') && naive(rest, &name[1..]),
-            [c, rest @ ..] => name.first() == Some(c) && naive(rest, &name[1..]),
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn agrees_with_a_slow_matcher(
-            patterns in proptest::collection::vec("!?(\\*\\*/)?[ab*?]{1,3}(/[ab*?]{1,2}){0,2}(/\\*\\*)?", 1..4),
-            path in "[ab]{1,3}(/[ab]{1,2}){0,3}",
-        ) {
-            // Three stars in a row are outside the small matcher above.
-            prop_assume!(!patterns.iter().any(|p| p.contains("***")));
-            prop_assume!(!patterns.iter().any(|p| p.trim_start_matches('!').split('/').any(|c| c.contains("**") && c != "**")));
-            let refs: Vec<&str> = patterns.iter().map(String::as_str).collect();
-            let rules = IgnoreRules::parse("t", patterns.join("\n").as_bytes());
-            prop_assert_eq!(rules.map(|rules| rules.is_ignored(path.as_bytes())), Ok(slow(&refs, &path)));
-        }
-    }
-}
+#[path = "ignore_tests.rs"]
+mod tests;

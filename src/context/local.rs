@@ -1,314 +1,322 @@
-//! A directory of the user's machine as a source of files.
+//! A directory on this machine as a source of files, read in place.
 
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use crate::digest::Digest;
+use super::error::ContextError;
+use super::file::{FileInfo, FileKind, FileSource, Missing, Opened};
+use super::glob::{Fit, PathGlob, has_wildcard};
+use super::ignore::{IgnoreRules, PatternSet, PatternWalker};
+use super::nearest;
+use super::paths;
+use super::tree::Tree;
+use super::walk::{Extent, Filter, walk};
 
-use super::glob::{Glob, has_wildcard};
-use super::ignore::{IgnoreRules, RuleRef};
-use super::source::ContextError;
-use super::walk::{FileInfo, FileKind, Walker, os_path, stat_at};
+/// How many symlinks one path may lead through, as in the kernel.
+const LINK_LIMIT: usize = 40;
 
-/// More links than this in one path is a loop.
-const MAX_LINKS: usize = 40;
-/// Names offered for a path that is missing.
-const SUGGESTIONS: usize = 3;
-
-/// A set of patterns in ignore-file syntax, as `--exclude` takes them.
-#[derive(Clone, Debug)]
-pub struct PatternSet(IgnoreRules);
-
-impl PatternSet {
-    /// Compiles the patterns.
-    pub fn new<'a>(patterns: impl IntoIterator<Item = &'a [u8]>) -> Result<Self, super::IgnoreError> {
-        IgnoreRules::from_patterns(patterns).map(PatternSet)
-    }
-
-    /// Whether a path, or a directory it lies in, is matched.
-    pub fn matches(&self, path: &[u8]) -> bool {
-        self.0.is_ignored(path)
-    }
-}
-
-/// Why a named source is not there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Missing {
-    /// An ignore rule hides it.
-    Ignored {
-        /// The rule.
-        rule: RuleRef,
-    },
-    /// There is no such file.
-    NotThere {
-        /// Names close to it, the closest first.
-        nearest: Vec<Vec<u8>>,
-    },
-}
-
-/// Where copies take their files from. Paths are relative to the source's root, `""` is the root.
-pub trait FileSource: Send + Sync {
-    /// `lstat`; `None` where there is nothing, or nothing that may be seen.
-    fn stat(&self, path: &[u8]) -> Result<Option<FileInfo>, ContextError>;
-    /// The path with its links followed, never leaving the root; `None` where it leads nowhere.
-    fn resolve(&self, path: &[u8]) -> Result<Option<Vec<u8>>, ContextError>;
-    /// Everything below a directory, in walk order.
-    fn list(&self, path: &[u8], excluded: Option<&PatternSet>) -> Result<Vec<FileInfo>, ContextError>;
-    /// Paths that match a wildcard pattern, in walk order.
-    fn glob(&self, pattern: &[u8]) -> Result<Vec<Vec<u8>>, ContextError>;
-    /// A regular file's content.
-    fn open(&self, path: &[u8]) -> Result<Box<dyn Read + Send>, ContextError>;
-    /// Why a path is not there, for a message.
-    fn why_missing(&self, path: &[u8]) -> Result<Missing, ContextError>;
-    /// The content's digest, where the source knows it without reading.
-    fn known_digest(&self, _path: &[u8]) -> Option<Digest> {
-        None
-    }
-    /// Extended attributes of a regular file that belong into images.
-    fn xattrs(&self, _path: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ContextError> {
-        Ok(Vec::new())
-    }
-}
-
-/// A local directory seen through ignore rules.
+/// A local directory under ignore rules.
 #[derive(Debug)]
 pub struct LocalContext {
-    root: PathBuf,
-    dir: OwnedFd,
+    tree: Tree,
     rules: IgnoreRules,
+    xattrs: bool,
 }
 
 impl LocalContext {
-    /// Opens a directory.
-    pub fn open(root: &Path, rules: IgnoreRules) -> Result<Self, ContextError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = rustix::fs::openat(CWD, root, flags, Mode::empty())
-            .map_err(|errno| ContextError::open_root(root, errno.into()))?;
-        Ok(LocalContext { root: root.to_owned(), dir, rules })
+    /// Opens the directory `root`. Its entries are read later, and only as asked for.
+    pub fn open(root: &Path, rules: IgnoreRules) -> io::Result<Self> {
+        Ok(LocalContext { tree: Tree::open(root)?, rules, xattrs: false })
     }
 
-    /// The directory.
-    pub fn root(&self) -> &Path {
-        &self.root
+    /// The same, with `security.capability` and `user.*` attributes in listings.
+    pub fn with_xattrs(self) -> Self {
+        LocalContext { xattrs: true, ..self }
     }
 
-    /// Opens below the root; links are followed as if the root were `/`.
-    fn open_in_root(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
-        let path = if path.is_empty() { b"." } else { path };
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let flags = flags | OFlags::CLOEXEC;
-        rustix::fs::openat2(&self.dir, os_path(path), flags, Mode::empty(), resolve)
+    /// The rules that hide part of it.
+    pub fn rules(&self) -> &IgnoreRules {
+        &self.rules
     }
 
-    /// `lstat` without regard to ignore rules.
-    fn raw_stat(&self, path: &[u8]) -> Result<Option<FileInfo>, ContextError> {
-        let (parent, name) = split(path);
-        let result = self.open_in_root(parent, OFlags::PATH | OFlags::DIRECTORY).and_then(|dir| {
-            let name = std::ffi::CString::new(if name.is_empty() { b"." } else { name });
-            stat_at(dir.as_fd(), &name.map_err(|_| Errno::INVAL)?, path.to_vec())
-        });
-        match result {
-            Ok(info) => Ok(Some(info)),
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-            Err(errno) => Err(ContextError::read(path, errno.into())),
-        }
+    /// How many directories have been listed so far.
+    pub fn directories_read(&self) -> u64 {
+        self.tree.directories_read()
     }
 
-    fn walk(&self, path: &[u8], wanted: &dyn Fn(&[u8]) -> bool) -> Result<Vec<FileInfo>, ContextError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-        let dir = self.open_in_root(path, flags).map_err(|errno| ContextError::read(path, errno.into()))?;
-        Walker::new(&self.rules, wanted).walk(dir, path)
+    /// What lies at `path` whatever the rules say.
+    pub(super) fn stat_unfiltered(&self, path: &[u8]) -> Result<Option<FileInfo>, ContextError> {
+        self.tree.stat(path, self.xattrs)
     }
 
-    /// Whether a directory's ignored state still lets something below it be seen.
-    fn visible(&self, info: &FileInfo) -> Result<bool, ContextError> {
-        if !self.rules.is_ignored(&info.path) {
-            return Ok(true);
-        }
-        let dir = info.kind == FileKind::Dir && self.rules.has_exceptions();
-        Ok(dir && !self.walk(&info.path, &|_| true)?.is_empty())
-    }
-}
-
-impl FileSource for LocalContext {
-    fn stat(&self, path: &[u8]) -> Result<Option<FileInfo>, ContextError> {
-        let Some(info) = self.raw_stat(path)? else { return Ok(None) };
-        Ok(self.visible(&info)?.then_some(info))
+    /// The names in a directory that the rules show, sorted; empty if it cannot be listed.
+    pub(super) fn visible_names(&self, dir: &[u8]) -> Vec<Vec<u8>> {
+        let filter = self.filter_of(dir);
+        let names = self.tree.list(dir).map(|(_, names)| names).unwrap_or_default();
+        names.into_iter().map(|(name, _)| name).filter(|name| !filter.hides(name)).collect()
     }
 
-    fn resolve(&self, path: &[u8]) -> Result<Option<Vec<u8>>, ContextError> {
-        let mut pending: Vec<Vec<u8>> = path.split(|c| *c == b'/').rev().map(<[u8]>::to_vec).collect();
-        let mut at: Vec<u8> = Vec::new();
+    /// Follows `path` through symlinks. `visit` sees every component's info before it is followed or
+    /// entered and says whether to go on.
+    pub(super) fn follow(
+        &self,
+        path: &[u8],
+        mut visit: impl FnMut(&FileInfo) -> bool,
+    ) -> Result<Option<FileInfo>, ContextError> {
+        let reversed = |path: &[u8]| paths::components(path).map(<[u8]>::to_vec).rev().collect::<Vec<_>>();
+        let mut pending = reversed(path);
+        let mut place: Vec<u8> = Vec::new();
         let mut links = 0;
-        while let Some(part) = pending.pop() {
-            match part.as_slice() {
-                b"" | b"." => continue,
+        while let Some(name) = pending.pop() {
+            match name.as_slice() {
+                b"." => continue,
                 b".." => {
-                    at.truncate(at.iter().rposition(|c| *c == b'/').unwrap_or(0));
+                    place = paths::split(&place).0.to_vec();
                     continue;
                 }
                 _ => {}
             }
-            let next = if at.is_empty() { part } else { [&at[..], b"/", &part].concat() };
-            match self.raw_stat(&next)?.map(|info| info.kind) {
-                None => return Ok(None),
-                Some(FileKind::Symlink { target }) => {
+            let next = paths::join(&place, &name);
+            let Some(info) = self.stat_unfiltered(&next)? else { return Ok(None) };
+            if !visit(&info) {
+                return Ok(None);
+            }
+            match &info.kind {
+                FileKind::Symlink { target } => {
                     links += 1;
-                    if links > MAX_LINKS {
-                        return Err(ContextError::read(path, Errno::LOOP.into()));
+                    if links > LINK_LIMIT {
+                        let (root, path) = (self.root().to_owned(), path.to_vec());
+                        return Err(ContextError::LinkLoop { root, path, limit: LINK_LIMIT });
                     }
-                    if target.first() == Some(&b'/') {
-                        at.clear();
+                    if target.starts_with(b"/") {
+                        place.clear();
                     }
-                    pending.extend(target.split(|c| *c == b'/').rev().map(<[u8]>::to_vec));
+                    pending.extend(reversed(target));
                 }
-                Some(_) => at = next,
+                FileKind::Dir => place = next,
+                _ if pending.is_empty() => return Ok(Some(info)),
+                _ => return Ok(None),
             }
         }
-        Ok(Some(at))
+        self.stat_unfiltered(&place)
+    }
+
+    /// The filter of what lies in the directory `dir`.
+    fn filter_of(&self, dir: &[u8]) -> Filter<'_> {
+        Filter::new(self.rules_at(dir), None)
+    }
+
+    /// The rules as seen from the directory `dir`.
+    fn rules_at(&self, dir: &[u8]) -> PatternWalker<'_> {
+        paths::components(dir).fold(self.rules.walker(), |walker, name| walker.enter(name))
+    }
+
+    /// Whether the rules show `info`; an ignored directory is shown for what is shown below it.
+    fn shows(&self, info: &FileInfo) -> Result<bool, ContextError> {
+        if info.path.is_empty() {
+            return Ok(true);
+        }
+        if !info.is_dir() {
+            let (dir, name) = paths::split(&info.path);
+            return Ok(!self.filter_of(dir).hides(name));
+        }
+        self.shows_directory(&info.path, &self.filter_of(&info.path))
+    }
+
+    fn shows_directory(&self, path: &[u8], filter: &Filter<'_>) -> Result<bool, ContextError> {
+        if !filter.hides_directory() {
+            return Ok(true);
+        }
+        if filter.hides_everything_below() {
+            return Ok(false);
+        }
+        Ok(!walk(&self.tree, path, filter, false, Extent::First)?.is_empty())
+    }
+
+    fn not_found(&self, path: &[u8]) -> ContextError {
+        ContextError::NotFound { root: self.root().to_owned(), path: path.to_vec() }
+    }
+
+    /// Adds what `search` finds in the directory `dir`, `depth` levels below its base.
+    fn glob_in(
+        &self,
+        search: &Search<'_>,
+        dir: &[u8],
+        depth: usize,
+        filter: &Filter<'_>,
+        matches: &mut Vec<Vec<u8>>,
+    ) -> Result<(), ContextError> {
+        for info in self.candidates(search, dir, depth, filter)? {
+            let (_, name) = paths::split(&info.path);
+            let relative = paths::relative(&info.path, search.base).unwrap_or(&info.path);
+            let fit = search.glob.judge(relative, name, depth);
+            if fit == Fit::No || (fit == Fit::MayHold && !info.is_dir()) {
+                continue;
+            }
+            if !info.is_dir() {
+                if !filter.hides(name) {
+                    matches.push(info.path);
+                }
+                continue;
+            }
+            let below = filter.enter(name);
+            match fit {
+                Fit::Match if self.shows_directory(&info.path, &below)? => matches.push(info.path),
+                Fit::MayHold if !below.hides_everything_below() => {
+                    self.glob_in(search, &info.path, depth + 1, &below, matches)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The entries of `dir` that can match at `depth`. A level without a wildcard needs no listing.
+    fn candidates(
+        &self,
+        search: &Search<'_>,
+        dir: &[u8],
+        depth: usize,
+        filter: &Filter<'_>,
+    ) -> Result<Vec<FileInfo>, ContextError> {
+        if let Some(name) = search.glob.only_name(depth) {
+            return Ok(self.tree.stat(&paths::join(dir, name), false)?.into_iter().collect());
+        }
+        let (handle, names) = match self.tree.list(dir) {
+            Ok(listing) => listing,
+            Err(Errno::ACCESS | Errno::PERM) if filter.hides_directory() => return Ok(Vec::new()),
+            Err(Errno::NOENT) => return Ok(Vec::new()),
+            Err(errno) => return Err(self.tree.error("list the directory", dir, errno)),
+        };
+        let mut entries = Vec::new();
+        for (name, _) in names {
+            let path = paths::join(dir, &name);
+            let relative = paths::relative(&path, search.base).unwrap_or(&path);
+            if search.glob.judge(relative, &name, depth) == Fit::No {
+                continue;
+            }
+            match self.tree.entry(handle.as_fd(), &path, &name, false) {
+                Ok(info) if info.kind != FileKind::Socket => entries.push(info),
+                Ok(_) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(self.tree.error("examine", &path, errno)),
+            }
+        }
+        Ok(entries)
+    }
+}
+
+/// A wildcard and the directory it starts from.
+struct Search<'a> {
+    glob: PathGlob,
+    base: &'a [u8],
+}
+
+impl FileSource for LocalContext {
+    fn root(&self) -> &Path {
+        self.tree.path()
+    }
+
+    fn stat(&self, path: &[u8]) -> Result<Option<FileInfo>, ContextError> {
+        match self.stat_unfiltered(path)? {
+            Some(info) if self.shows(&info)? => Ok(Some(info)),
+            _ => Ok(None),
+        }
+    }
+
+    fn resolve(&self, path: &[u8]) -> Result<Option<FileInfo>, ContextError> {
+        let mut hidden_link = false;
+        let found = self.follow(path, |info| {
+            hidden_link = matches!(info.kind, FileKind::Symlink { .. }) && {
+                let (dir, name) = paths::split(&info.path);
+                self.filter_of(dir).hides(name)
+            };
+            !hidden_link
+        })?;
+        match found {
+            Some(info) if !hidden_link && self.shows(&info)? => Ok(Some(info)),
+            _ => Ok(None),
+        }
     }
 
     fn list(&self, path: &[u8], excluded: Option<&PatternSet>) -> Result<Vec<FileInfo>, ContextError> {
-        let mut files = self.walk(path, &|_| true)?;
-        if let Some(excluded) = excluded {
-            let strip = if path.is_empty() { 0 } else { path.len() + 1 };
-            files.retain(|file| !excluded.matches(file.path.get(strip..).unwrap_or_default()));
+        let info = self.stat(path)?.ok_or_else(|| self.not_found(path))?;
+        if !info.is_dir() {
+            let (_, name) = paths::split(path);
+            let excluded = excluded.is_some_and(|excluded| excluded.matches(name));
+            return Ok(if excluded || info.kind == FileKind::Socket { Vec::new() } else { vec![info] });
         }
-        Ok(files)
+        let filter = Filter::new(self.rules_at(path), excluded.map(PatternSet::walker));
+        walk(&self.tree, path, &filter, self.xattrs, Extent::Whole)
+    }
+
+    fn select(
+        &self,
+        path: &[u8],
+        wanted: &PatternSet,
+        excluded: Option<&PatternSet>,
+    ) -> Result<Vec<FileInfo>, ContextError> {
+        let info = self.stat(path)?.filter(FileInfo::is_dir).ok_or_else(|| self.not_found(path))?;
+        let filter = Filter::new(self.rules_at(&info.path), excluded.map(PatternSet::walker));
+        walk(&self.tree, path, &filter.only(wanted.walker()), self.xattrs, Extent::Whole)
     }
 
     fn glob(&self, pattern: &[u8]) -> Result<Vec<Vec<u8>>, ContextError> {
-        let bad = |_| ContextError::bad_pattern(pattern);
-        let parts: Vec<&[u8]> = pattern.split(|c| *c == b'/').collect();
-        let literal = parts.iter().take_while(|part| !has_wildcard(part)).count();
-        let base = parts[..literal].join(&b'/');
-        let Some(real) = self.resolve(&base)? else {
-            return Err(ContextError::MissingParent {
-                pattern: String::from_utf8_lossy(pattern).into_owned(),
-                parent: String::from_utf8_lossy(&base).into_owned(),
-            });
-        };
-        let rest = &parts[literal..];
-        let globs: Vec<Glob> =
-            rest.iter().map(|part| Glob::path(part)).collect::<Result<_, _>>().map_err(bad)?;
-        let strip = if real.is_empty() { 0 } else { real.len() + 1 };
-        // Only directories whose names fit the pattern so far, and that are not too deep.
-        let wanted = |dir: &[u8]| {
-            let relative = dir.get(strip..).unwrap_or_default();
-            let depth = relative.split(|c| *c == b'/').count();
-            depth < globs.len()
-                && relative.split(|c| *c == b'/').zip(&globs).all(|(part, glob)| glob.matches(part))
-        };
-        let mut matches = Vec::new();
-        for file in self.walk(&real, &wanted)? {
-            let relative = file.path.get(strip..).unwrap_or_default();
-            let parts: Vec<&[u8]> = relative.split(|c| *c == b'/').collect();
-            if parts.len() == globs.len() && parts.iter().zip(&globs).all(|(part, glob)| glob.matches(part)) {
-                matches.push(if base.is_empty() {
-                    relative.to_vec()
-                } else {
-                    [&base[..], b"/", relative].concat()
-                });
-            }
+        let cleaned = paths::clean(pattern);
+        let parts: Vec<&[u8]> = paths::components(&cleaned).collect();
+        let wild = parts.iter().position(|part| has_wildcard(part)).unwrap_or(parts.len());
+        let (literal, wild) = parts.split_at(wild);
+        let literal = literal.join(&b'/');
+        let base = self.resolve(&literal)?.ok_or_else(|| self.not_found(&literal))?;
+        if wild.is_empty() {
+            return Ok(vec![literal]);
         }
+        if !base.is_dir() {
+            return Ok(Vec::new());
+        }
+        let glob = PathGlob::new(&wild.join(&b'/')).map_err(|source| ContextError::Wildcard {
+            pattern: String::from_utf8_lossy(pattern).into_owned(),
+            source,
+        })?;
+        let mut matches = Vec::new();
+        let search = Search { glob, base: &base.path };
+        self.glob_in(&search, &base.path, 0, &self.filter_of(&base.path), &mut matches)?;
         Ok(matches)
     }
 
-    fn open(&self, path: &[u8]) -> Result<Box<dyn Read + Send>, ContextError> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let fd = self.open_in_root(path, flags).map_err(|errno| ContextError::read(path, errno.into()))?;
-        Ok(Box::new(File::from(fd)))
+    fn open(&self, path: &[u8]) -> Result<Opened, ContextError> {
+        let (dir, name) = paths::split(path);
+        if !path.is_empty() && self.filter_of(dir).hides(name) {
+            return Err(self.not_found(path));
+        }
+        self.tree.open_file(path).map(Opened::File)
     }
 
-    fn why_missing(&self, path: &[u8]) -> Result<Missing, ContextError> {
-        if self.raw_stat(path)?.is_some() {
-            if let Some(rule) = self.rules.explain(path) {
-                return Ok(Missing::Ignored { rule });
+    fn nearest(&self, path: &[u8]) -> Vec<Vec<u8>> {
+        nearest::nearest(self, path)
+    }
+
+    fn why_missing(&self, path: &[u8]) -> Missing {
+        let mut seen: Vec<Vec<u8>> = Vec::new();
+        let end = self.follow(path, |info| {
+            seen.push(info.path.clone());
+            true
+        });
+        if let Ok(Some(end)) = end {
+            seen.push(end.path);
+            for place in seen.iter().rev() {
+                let verdict = self.rules.matched(place);
+                if let (true, Some(rule)) = (verdict.ignored, verdict.rule) {
+                    return Missing::Ignored { file: self.rules.file_name().to_owned(), rule };
+                }
             }
         }
-        let (parent, name) = split(path);
-        let siblings: Vec<Vec<u8>> = match self.resolve(parent)? {
-            Some(real) if self.raw_stat(&real)?.is_some_and(|info| info.kind == FileKind::Dir) => {
-                let found = self.walk(&real, &|_| false)?;
-                found.into_iter().map(|file| split(&file.path).1.to_vec()).collect()
-            }
-            _ => Vec::new(),
-        };
-        let mut nearest = nearest_names(name, &siblings);
-        nearest.truncate(SUGGESTIONS);
-        let whole = |name: Vec<u8>| if parent.is_empty() { name } else { [parent, b"/", &name].concat() };
-        Ok(Missing::NotThere { nearest: nearest.into_iter().map(whole).collect() })
-    }
-
-    fn xattrs(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ContextError> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let read = |errno: Errno| ContextError::read(path, errno.into());
-        let fd = self.open_in_root(path, flags).map_err(read)?;
-        let mut names = vec![0u8; 4096];
-        let length = match rustix::fs::flistxattr(&fd, &mut names[..]) {
-            Ok(length) => length,
-            Err(Errno::NOTSUP | Errno::RANGE) => return Ok(Vec::new()),
-            Err(errno) => return Err(read(errno)),
-        };
-        let mut found = Vec::new();
-        for name in names[..length].split(|c| *c == 0).filter(|name| belongs_in_images(name)) {
-            let mut value = vec![0u8; 65536];
-            let Ok(size) = rustix::fs::fgetxattr(&fd, os_path(name), &mut value[..]) else { continue };
-            value.truncate(size);
-            found.push((name.to_vec(), value));
-        }
-        found.sort();
-        Ok(found)
+        Missing::NotThere { nearest: self.nearest(path) }
     }
 }
 
-/// File capabilities and what users set; nothing that belongs to this host.
-fn belongs_in_images(name: &[u8]) -> bool {
-    name == b"security.capability" || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
-}
-
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|c| *c == b'/') {
-        Some(at) => (&path[..at], &path[at + 1..]),
-        None => (b"", path),
-    }
-}
-
-/// Names close to `name`: the same but for case first, then by edit distance.
-pub fn nearest_names(name: &[u8], candidates: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    let limit = name.len().div_ceil(3).clamp(1, 4);
-    let mut scored: Vec<(usize, &Vec<u8>)> = candidates
-        .iter()
-        .filter_map(|candidate| {
-            if candidate.eq_ignore_ascii_case(name) {
-                return Some((0, candidate));
-            }
-            let distance = edit_distance(name, candidate);
-            (distance <= limit).then_some((distance, candidate))
-        })
-        .collect();
-    scored.sort();
-    scored.into_iter().map(|(_, candidate)| candidate.clone()).collect()
-}
-
-fn edit_distance(a: &[u8], b: &[u8]) -> usize {
-    if a.len().abs_diff(b.len()) > 4 {
-        return usize::MAX;
-    }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let above = row[j + 1];
-            row[j + 1] = if x == y { diagonal } else { 1 + diagonal.min(above).min(row[j]) };
-            diagonal = above;
-        }
-    }
-    row.last().copied().unwrap_or(0)
-}
+#[cfg(test)]
+#[path = "local_tests.rs"]
+mod tests;

@@ -1,22 +1,34 @@
-//! Where a build's files come from: directories, streams, ignore rules, content digests.
+//! Where a build's files come from.
 //!
-//! Owns the view of a context that `COPY` and `ADD` see. Promises that only selected files are read,
-//! that ignored directories are not opened, and that no link leads out of the context. Must never
-//! copy a context to a side place (a stream excepted) nor write into it.
+//! Owns: local directories and standard input as contexts, `.dockerignore` rules, COPY wildcards,
+//! the listing of a tree, content digests of files, and telling compressed streams apart by content.
+//! Promises: reads in place and only what is asked for (ignored directories are never entered unless
+//! a rule can bring something below them back); listings are sorted; nothing outside the context's
+//! root is reached through a link in it.
+//! Never: writes into a context, follows a symlink while walking, or reads the environment.
 
+mod archive;
 mod decompress;
 mod digest;
-mod extract;
-mod glob;
-mod ignore;
+mod error;
+mod file;
+pub mod glob;
+pub mod ignore;
+mod lex;
 mod local;
+mod nearest;
+mod nfa;
+pub mod paths;
 mod source;
+mod stat_cache;
+mod tree;
 mod walk;
 
-pub use decompress::{Compression, decompress};
-pub use digest::{FileStatCache, Known, StatCache, file_digests};
-pub use glob::{BadPattern, Glob, clean_path, has_wildcard, match_path};
-pub use ignore::{IgnoreError, IgnoreRules, RuleRef};
-pub use local::{FileSource, LocalContext, Missing, PatternSet, nearest_names};
-pub use source::{ContextError, ContextSpec, MainContext, open_main, open_named};
-pub use walk::{FileInfo, FileKind};
+pub use archive::{TAR_BLOCK, is_tar};
+pub use decompress::{Compression, MAGIC_LENGTH, decompress};
+pub use digest::{StatCache, StatKey, file_digests};
+pub use error::ContextError;
+pub use file::{FileInfo, FileKind, FileSource, Missing, Opened, Xattrs};
+pub use local::LocalContext;
+pub use source::{ContextKind, ContextSpec, MainContext, open_main, open_named};
+pub use stat_cache::FileStatCache;

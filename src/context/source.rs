@@ -1,287 +1,334 @@
-//! How `PATH` or `-` on the command line becomes a context, a Dockerfile and ignore rules.
+//! From the command line's `PATH | -` to a context, its Dockerfile and its ignore rules.
 
+use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Cursor, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::decompress::{Compression, decompress, peek};
-use super::extract::extract;
-use super::ignore::{IgnoreError, IgnoreRules};
-use super::local::{LocalContext, nearest_names};
+use super::archive::{TAR_BLOCK, is_tar, unpack};
+use super::decompress::{Compression, decompress, read_head};
+use super::error::ContextError;
+use super::file::FileSource;
+use super::ignore::IgnoreRules;
+use super::local::LocalContext;
+use super::nearest::closest;
+use super::paths;
 
-/// Why a context cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ContextError {
-    /// The directory cannot be opened.
-    #[error("unable to prepare context: {}: {source}", path.display())]
-    OpenRoot {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A file of the context cannot be read.
-    #[error("cannot read {path:?} of the build context: {source}")]
-    Read {
-        /// Its path in the context.
-        path: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// A file was written to while it was read.
-    #[error("{0:?} changed while it was read; run the build again when nothing writes to it")]
-    Changed(String),
-    /// A wildcard Go would refuse.
-    #[error("syntax error in pattern {0:?}")]
-    BadPattern(String),
-    /// The directory part of a wildcard pattern is not there.
-    #[error("{pattern:?} matches nothing: there is no directory {parent:?}")]
-    MissingParent {
-        /// The pattern.
-        pattern: String,
-        /// Its literal part.
-        parent: String,
-    },
-    /// No Dockerfile.
-    #[error("failed to read dockerfile: {looked_for}: no such file or directory{hint}")]
-    NoDockerfile {
-        /// What was looked for.
-        looked_for: String,
-        /// A sentence with neighbours, or nothing.
-        hint: String,
-    },
-    /// The Dockerfile cannot be read.
-    #[error("failed to read dockerfile {}: {source}", path.display())]
-    Dockerfile {
-        /// Its path.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A broken ignore file.
-    #[error(transparent)]
-    Ignore(#[from] IgnoreError),
-    /// Standard input was asked for twice.
-    #[error("invalid argument: can't use stdin for both build context and dockerfile")]
-    StdinTwice,
-    /// Standard input could not be used.
-    #[error("cannot read the build context from standard input: {0}")]
-    Stdin(io::Error),
-    /// A kind of context that is not there yet.
-    #[error("{kind} build contexts are not supported yet: {text}")]
-    Unsupported {
-        /// `git`, `http`.
-        kind: &'static str,
-        /// As given.
-        text: String,
-    },
-}
+/// The names tried when none is given, in this order.
+const DEFAULT_NAMES: [&str; 2] = ["Dockerfile", "dockerfile"];
 
-impl ContextError {
-    /// A file that cannot be read.
-    pub fn read(path: &[u8], source: io::Error) -> Self {
-        ContextError::Read { path: String::from_utf8_lossy(path).into_owned(), source }
-    }
-
-    /// A bad wildcard.
-    pub fn bad_pattern(pattern: &[u8]) -> Self {
-        ContextError::BadPattern(String::from_utf8_lossy(pattern).into_owned())
-    }
-
-    pub(super) fn open_root(path: &Path, source: io::Error) -> Self {
-        ContextError::OpenRoot { path: path.to_owned(), source }
-    }
-}
-
-/// What the user asked for.
-#[derive(Clone, Debug)]
+/// What the command line says of the context.
+#[derive(Debug, Clone)]
 pub struct ContextSpec {
-    /// `PATH` or `-`.
+    /// The positional argument: a directory, or `-` for standard input.
     pub path: String,
-    /// `-f`.
+    /// The value of `-f`: a file relative to `cwd` (inside the archive if the context is one), or
+    /// `-` for standard input.
     pub dockerfile: Option<String>,
-    /// Directory that relative paths refer to.
+    /// The directory that relative paths start from.
     pub cwd: PathBuf,
 }
 
-/// The main context, opened.
+/// What a context was made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContextKind {
+    /// A directory, read in place.
+    Directory,
+    /// A tar archive on standard input, unpacked.
+    Archive,
+    /// A bare Dockerfile on standard input; the context is empty.
+    DockerfileOnly,
+}
+
+/// A context ready to build from.
 #[derive(Debug)]
 pub struct MainContext {
-    /// Its files.
+    /// The files.
     pub context: LocalContext,
-    /// The name messages show.
+    /// What the context was made from.
+    pub kind: ContextKind,
+    /// The Dockerfile's name for messages; `-` for standard input.
     pub dockerfile_name: String,
-    /// The Dockerfile's bytes.
+    /// The Dockerfile's text.
     pub dockerfile: Vec<u8>,
+    /// The ignore file whose rules are in force, for messages.
+    pub ignore_file: Option<String>,
 }
 
-/// Opens what the user asked for. `scratch` is an empty directory for a context that comes as a
-/// stream; it must live as long as the context.
+/// Opens the context and reads the Dockerfile and the ignore file.
+///
+/// `stdin` is read only if the context or the Dockerfile is `-`. An archive is unpacked into
+/// `scratch`, which is made if missing and must be empty; the caller removes it after the build.
 pub fn open_main(
     spec: &ContextSpec,
-    stdin: &mut (dyn Read + Send),
+    stdin: &mut dyn Read,
     scratch: &Path,
 ) -> Result<MainContext, ContextError> {
-    if let Some(kind) = remote_kind(&spec.path) {
-        return Err(ContextError::Unsupported { kind, text: without_credentials(&spec.path) });
-    }
     if spec.path == "-" {
-        if spec.dockerfile.as_deref() == Some("-") {
-            return Err(ContextError::StdinTwice);
-        }
-        return from_stream(spec, stdin, scratch);
+        return match spec.dockerfile.as_deref() {
+            Some("-") => Err(ContextError::BothStdin),
+            dockerfile => open_stdin(dockerfile, stdin, scratch),
+        };
     }
-    let root = spec.cwd.join(&spec.path);
-    let meta =
-        fs::metadata(&root).map_err(|source| ContextError::open_root(Path::new(&spec.path), source))?;
-    if !meta.is_dir() {
-        let source = io::ErrorKind::NotADirectory.into();
-        return Err(ContextError::open_root(Path::new(&spec.path), source));
-    }
-    match &spec.dockerfile {
-        Some(file) if file == "-" => {
-            let mut dockerfile = Vec::new();
-            stdin.read_to_end(&mut dockerfile).map_err(ContextError::Stdin)?;
-            let rules = ignore_rules(&root, None)?;
-            let context = LocalContext::open(&root, rules)?;
-            Ok(MainContext { context, dockerfile_name: "Dockerfile".into(), dockerfile })
-        }
-        Some(file) if remote_kind(file).is_some() => {
-            Err(ContextError::Unsupported { kind: "http", text: without_credentials(file) })
-        }
-        Some(file) => with_dockerfile(&root, &spec.cwd.join(file), file),
-        None => {
-            let found = find_default(&root)?;
-            let shown =
-                found.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-            with_dockerfile(&root, &found, &shown)
-        }
-    }
-}
-
-fn with_dockerfile(root: &Path, path: &Path, shown: &str) -> Result<MainContext, ContextError> {
-    let dockerfile = fs::read(path).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => {
-            ContextError::NoDockerfile { looked_for: shown.to_owned(), hint: neighbours(path) }
-        }
-        _ => ContextError::Dockerfile { path: PathBuf::from(shown), source },
-    })?;
-    let context = LocalContext::open(root, ignore_rules(root, Some(path))?)?;
-    Ok(MainContext { context, dockerfile_name: shown.to_owned(), dockerfile })
-}
-
-fn find_default(root: &Path) -> Result<PathBuf, ContextError> {
-    for name in ["Dockerfile", "dockerfile"] {
-        let path = root.join(name);
-        if path.exists() {
-            return Ok(path);
-        }
-    }
-    let path = root.join("Dockerfile");
-    Err(ContextError::NoDockerfile { looked_for: "Dockerfile".into(), hint: neighbours(&path) })
-}
-
-/// `; did you mean ...?` for a file that is missing.
-fn neighbours(path: &Path) -> String {
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return String::new() };
-    let Ok(entries) = fs::read_dir(dir) else { return String::new() };
-    let name = name.as_encoded_bytes();
-    let names: Vec<Vec<u8>> =
-        entries.flatten().map(|entry| entry.file_name().as_encoded_bytes().to_vec()).collect();
-    let begins = |candidate: &Vec<u8>| {
-        candidate.len() > name.len()
-            && candidate[..name.len()].eq_ignore_ascii_case(name)
-            && !candidate.ends_with(b".dockerignore")
+    let root = local_directory(&spec.path, &spec.cwd)?;
+    let (dockerfile_name, dockerfile) = match spec.dockerfile.as_deref() {
+        Some("-") => ("-".to_owned(), read_stdin(stdin)?),
+        Some(name) => given_dockerfile(name, spec, &root)?,
+        None => default_dockerfile(&spec.path, &root)?,
     };
-    let mut near = nearest_names(name, &names);
-    near.extend(names.iter().filter(|candidate| begins(candidate)).cloned());
-    match near.first() {
-        Some(name) => format!(" (found {:?} beside it: use -f)", String::from_utf8_lossy(name)),
-        None => String::new(),
+    let (rules, ignore_file) = ignore_rules(spec, &dockerfile_name, &root)?;
+    let context =
+        LocalContext::open(&root, rules).map_err(|source| ContextError::Read { path: root, source })?;
+    Ok(MainContext { context, kind: ContextKind::Directory, dockerfile_name, dockerfile, ignore_file })
+}
+
+/// Opens a local directory as a named context, under the rules of its own `.dockerignore`.
+pub fn open_named(path: &str, cwd: &Path) -> Result<LocalContext, ContextError> {
+    let root = local_directory(path, cwd)?;
+    let shown = under(path, ".dockerignore");
+    let rules = rules_in(&root.join(".dockerignore"), &shown)?.unwrap_or_default();
+    LocalContext::open(&root, rules).map_err(|source| ContextError::Read { path: root, source })
+}
+
+/// The directory that `path` means.
+fn local_directory(path: &str, cwd: &Path) -> Result<PathBuf, ContextError> {
+    let root = cwd.join(path);
+    match fs::metadata(&root) {
+        Ok(metadata) if metadata.is_dir() => return Ok(root),
+        Ok(_) => return Err(ContextError::ContextNotADirectory { path: path.to_owned() }),
+        Err(error) if !is_missing(&error) => return Err(ContextError::Read { path: root, source: error }),
+        Err(_) => {}
+    }
+    if let Some(kind) = remote_kind(path) {
+        return Err(ContextError::Remote { kind, url: without_credentials(path) });
+    }
+    let nearest = nearest_file(&root, path);
+    Err(ContextError::ContextMissing { path: path.to_owned(), nearest })
+}
+
+/// "git" or "http" if `path` is a URL of that kind.
+fn remote_kind(path: &str) -> Option<&'static str> {
+    let lower = path.to_ascii_lowercase();
+    let is_git_path = lower.split(['#', '?']).next().is_some_and(|path| path.ends_with(".git"));
+    // `user@host:path`, as ssh and scp take it.
+    let is_scp = path.split_once(':').is_some_and(|(host, _)| host.contains('@') && !host.contains('/'));
+    if lower.starts_with("http://") || lower.starts_with("https://") {
+        return Some(if is_git_path { "git" } else { "http" });
+    }
+    let git_prefix =
+        ["git://", "ssh://", "git@", "github.com/"].iter().any(|prefix| lower.starts_with(prefix));
+    (git_prefix || is_scp).then_some("git")
+}
+
+/// The URL without `user:password@`, which must not reach a terminal or log.
+fn without_credentials(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest.get(..end).and_then(|authority| authority.rfind('@')) {
+        Some(at) => format!("{scheme}://{}", rest.get(at + 1..).unwrap_or_default()),
+        None => url.to_owned(),
     }
 }
 
-/// `<Dockerfile>.dockerignore` wins over the context's own file; nothing is merged.
-fn ignore_rules(root: &Path, dockerfile: Option<&Path>) -> Result<IgnoreRules, ContextError> {
-    let beside = dockerfile.map(|path| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".dockerignore");
-        PathBuf::from(name)
-    });
-    for path in beside.into_iter().chain([root.join(".dockerignore")]) {
-        match fs::read(&path) {
-            Ok(text) => {
-                let name =
-                    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-                return Ok(IgnoreRules::parse(&name, &text)?);
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(ContextError::Dockerfile { path, source }),
+/// The Dockerfile that `-f` names, relative to the working directory.
+fn given_dockerfile(name: &str, spec: &ContextSpec, root: &Path) -> Result<(String, Vec<u8>), ContextError> {
+    let file = spec.cwd.join(name);
+    if let Some(text) = read_dockerfile(&file, name)? {
+        return Ok((name.to_owned(), text));
+    }
+    if remote_kind(name).is_some() {
+        return Err(ContextError::RemoteDockerfile { url: without_credentials(name) });
+    }
+    let in_context = root.join(name);
+    let nearest = match in_context.is_file() {
+        true => Some(under(&spec.path, name)),
+        false => nearest_file(&file, name),
+    };
+    Err(ContextError::NoDockerfile { looked_for: vec![name.to_owned()], nearest })
+}
+
+fn default_dockerfile(context: &str, root: &Path) -> Result<(String, Vec<u8>), ContextError> {
+    for name in DEFAULT_NAMES {
+        let shown = under(context, name);
+        if let Some(text) = read_dockerfile(&root.join(name), &shown)? {
+            return Ok((shown, text));
         }
     }
-    Ok(IgnoreRules::none())
+    let looked_for = DEFAULT_NAMES.map(|name| under(context, name)).to_vec();
+    let nearest = likely_dockerfile(&names_in(root)).map(|name| under(context, &name));
+    Err(ContextError::NoDockerfile { looked_for, nearest })
 }
 
-/// Rules of a named local context: its own ignore file.
-pub fn open_named(root: &Path) -> Result<LocalContext, ContextError> {
-    LocalContext::open(root, ignore_rules(root, None)?)
+/// Reads a Dockerfile outside any context's confinement: its path is the user's own. Symlinks are
+/// followed, pipes (`-f <(...)`) are read. `None` if there is no such file.
+fn read_dockerfile(file: &Path, shown: &str) -> Result<Option<Vec<u8>>, ContextError> {
+    match fs::metadata(file) {
+        Ok(metadata) if metadata.is_dir() => {
+            Err(ContextError::DockerfileNotAFile { path: shown.to_owned(), kind: "a directory" })
+        }
+        Ok(_) => fs::read(file)
+            .map(Some)
+            .map_err(|source| ContextError::Read { path: PathBuf::from(shown), source }),
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(source) => Err(ContextError::Read { path: PathBuf::from(shown), source }),
+    }
 }
 
-/// Enough of a stream to see a tar header.
-const SNIFF: usize = 512;
-
-fn from_stream(
+/// The rules beside the Dockerfile if it has its own, else those of the context's root.
+fn ignore_rules(
     spec: &ContextSpec,
-    stdin: &mut (dyn Read + Send),
+    dockerfile_name: &str,
+    root: &Path,
+) -> Result<(IgnoreRules, Option<String>), ContextError> {
+    if dockerfile_name != "-" {
+        let shown = format!("{dockerfile_name}.dockerignore");
+        if let Some(rules) = rules_in(&spec.cwd.join(&shown), &shown)? {
+            return Ok((rules, Some(shown)));
+        }
+    }
+    let shown = under(&spec.path, ".dockerignore");
+    match rules_in(&root.join(".dockerignore"), &shown)? {
+        Some(rules) => Ok((rules, Some(shown))),
+        None => Ok((IgnoreRules::none(), None)),
+    }
+}
+
+fn rules_in(file: &Path, shown: &str) -> Result<Option<IgnoreRules>, ContextError> {
+    match fs::read(file) {
+        Ok(text) => Ok(Some(IgnoreRules::parse(shown, &text)?)),
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(source) => Err(ContextError::Read { path: PathBuf::from(shown), source }),
+    }
+}
+
+/// A context on standard input: an archive, or a Dockerfile alone.
+fn open_stdin(
+    dockerfile: Option<&str>,
+    stdin: &mut dyn Read,
     scratch: &Path,
 ) -> Result<MainContext, ContextError> {
-    let (head, whole) = peek(stdin, SNIFF).map_err(ContextError::Stdin)?;
-    let packed = Compression::detect(&head) != Compression::None;
-    if !packed && !looks_like_tar(&head) {
-        let mut dockerfile = Vec::new();
-        let mut whole = whole;
-        whole.read_to_end(&mut dockerfile).map_err(ContextError::Stdin)?;
-        let context = LocalContext::open(scratch, IgnoreRules::none())?;
-        return Ok(MainContext { context, dockerfile_name: "Dockerfile".into(), dockerfile });
+    let (compression, mut content) = decompress(stdin).map_err(ContextError::Stdin)?;
+    let head = read_head(&mut content, TAR_BLOCK).map_err(ContextError::Stdin)?;
+    make_empty_directory(scratch)
+        .map_err(|source| ContextError::Read { path: scratch.to_owned(), source })?;
+    let whole_is_tar = is_tar(&head);
+    let mut content = Cursor::new(head).chain(content);
+    let open = || {
+        LocalContext::open(scratch, IgnoreRules::none())
+            .map_err(|source| ContextError::Read { path: scratch.to_owned(), source })
+    };
+    if whole_is_tar {
+        unpack(content, scratch)?;
+        // The reference applies no ignore file to an archive: it holds what was meant to be sent.
+        let context = open()?;
+        let (dockerfile_name, dockerfile) = dockerfile_inside(&context, dockerfile)?;
+        let kind = ContextKind::Archive;
+        return Ok(MainContext { context, kind, dockerfile_name, dockerfile, ignore_file: None });
     }
-    let (_, plain) = decompress(whole).map_err(ContextError::Stdin)?;
-    extract(plain, scratch).map_err(ContextError::Stdin)?;
-    let name = spec.dockerfile.clone().unwrap_or_else(|| "Dockerfile".into());
-    let clamped = super::glob::clean_path(name.as_bytes());
-    let path = scratch.join(super::walk::os_path(&clamped));
-    // A link in the archive must not name a file of this machine.
-    let real = fs::canonicalize(&path).ok().filter(|real| real.starts_with(scratch));
-    match real {
-        Some(real) => with_dockerfile(scratch, &real, &name),
-        None => Err(ContextError::NoDockerfile { looked_for: name, hint: " in the archive".into() }),
+    if compression != Compression::None {
+        return Err(ContextError::StdinNotTar { compression: compression.name() });
+    }
+    let text = read_stdin(&mut content)?;
+    if let Some(name) = dockerfile {
+        return Err(ContextError::TwoDockerfiles(name.to_owned()));
+    }
+    Ok(MainContext {
+        context: open()?,
+        kind: ContextKind::DockerfileOnly,
+        dockerfile_name: "-".to_owned(),
+        dockerfile: text,
+        ignore_file: None,
+    })
+}
+
+/// Makes `scratch`. What lies there already would become part of the context.
+fn make_empty_directory(scratch: &Path) -> io::Result<()> {
+    fs::create_dir_all(scratch)?;
+    match fs::read_dir(scratch)?.next() {
+        Some(_) => Err(io::Error::new(io::ErrorKind::DirectoryNotEmpty, "the directory is not empty")),
+        None => Ok(()),
     }
 }
 
-fn looks_like_tar(head: &[u8]) -> bool {
-    head.len() == SNIFF && (head.get(257..262) == Some(b"ustar") || head.iter().all(|c| *c == 0))
-}
-
-fn remote_kind(text: &str) -> Option<&'static str> {
-    let lower = text.to_ascii_lowercase();
-    let git = lower.starts_with("git@") || lower.starts_with("git://") || lower.starts_with("ssh://");
-    let http = lower.starts_with("http://") || lower.starts_with("https://");
-    let path = lower.split(['#', '?']).next().unwrap_or_default();
-    match (git, http) {
-        (true, _) => Some("git"),
-        (_, true) if path.ends_with(".git") => Some("git"),
-        (_, true) => Some("http"),
-        _ => None,
+/// The Dockerfile of an unpacked archive; links are followed inside it only.
+fn dockerfile_inside(context: &LocalContext, given: Option<&str>) -> Result<(String, Vec<u8>), ContextError> {
+    let names: Vec<&str> = given.map_or(DEFAULT_NAMES.to_vec(), |name| vec![name]);
+    for name in &names {
+        let Some(info) = context.resolve(&paths::clean(name.as_bytes()))? else { continue };
+        let mut text = Vec::new();
+        let read = context.open(&info.path)?.read_to_end(&mut text);
+        read.map_err(|source| ContextError::Io {
+            action: "read",
+            root: context.root().to_owned(),
+            path: info.path,
+            source,
+        })?;
+        return Ok(((*name).to_owned(), text));
     }
+    let nearest = match given {
+        Some(name) => context.nearest(&paths::clean(name.as_bytes())).first().map(|path| paths::show(path)),
+        None => likely_dockerfile(&context.visible_names(b"")),
+    };
+    Err(ContextError::NoDockerfile {
+        looked_for: names.iter().map(|name| (*name).to_owned()).collect(),
+        nearest,
+    })
 }
 
-/// A URL as it may be shown (CVE-2023-26054: credentials in build records).
-fn without_credentials(text: &str) -> String {
-    match text.split_once("://") {
-        Some((scheme, rest)) => {
-            let end = rest.find('/').unwrap_or(rest.len());
-            let host = rest[..end].rsplit('@').next().unwrap_or_default();
-            format!("{scheme}://{host}{}", &rest[end..])
+fn read_stdin(stdin: &mut dyn Read) -> Result<Vec<u8>, ContextError> {
+    let mut text = Vec::new();
+    stdin.read_to_end(&mut text).map_err(ContextError::Stdin)?;
+    if text.is_empty() {
+        return Err(ContextError::StdinEmpty);
+    }
+    Ok(text)
+}
+
+/// A name among `names` that someone may have given to a Dockerfile.
+fn likely_dockerfile(names: &[Vec<u8>]) -> Option<String> {
+    let rank = |name: &[u8]| {
+        let lower = String::from_utf8_lossy(name).to_ascii_lowercase();
+        match lower.as_str() {
+            _ if lower.ends_with(".dockerignore") => None,
+            "dockerfile" => Some(0),
+            "containerfile" => Some(1),
+            _ if lower.starts_with("dockerfile.") || lower.ends_with(".dockerfile") => Some(2),
+            _ => closest(b"Dockerfile", [name]).map(|_| 3),
         }
-        None => text.to_owned(),
-    }
+    };
+    let best = names.iter().filter_map(|name| Some((rank(name)?, name))).min()?;
+    Some(String::from_utf8_lossy(best.1).into_owned())
 }
+
+/// A file beside the missing `file` with nearly its name, written as `shown` is.
+fn nearest_file(file: &Path, shown: &str) -> Option<String> {
+    let (parent, name) = (file.parent()?, file.file_name()?);
+    let names = names_in(parent);
+    let nearest = closest(name.as_bytes(), names.iter().map(Vec::as_slice))?;
+    let nearest = String::from_utf8_lossy(nearest).into_owned();
+    let directory = Path::new(shown).parent().filter(|dir| !dir.as_os_str().is_empty());
+    Some(directory.map_or(nearest.clone(), |dir| dir.join(&nearest).to_string_lossy().into_owned()))
+}
+
+fn names_in(directory: &Path) -> Vec<Vec<u8>> {
+    let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
+    let mut names: Vec<OsString> = entries.map(|entry| entry.file_name()).collect();
+    names.sort();
+    names.into_iter().map(|name| name.as_bytes().to_vec()).collect()
+}
+
+/// `name` in the directory `context`, written as the user would: without a leading `./`.
+fn under(context: &str, name: &str) -> String {
+    let joined = Path::new(context).join(name);
+    let plain = joined.strip_prefix(".").unwrap_or(&joined);
+    plain.to_string_lossy().into_owned()
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+#[cfg(test)]
+#[path = "source_tests.rs"]
+mod tests;

@@ -1,231 +1,169 @@
-//! Listing a directory tree under ignore rules, without ever following a link.
+//! Lists a directory tree under ignore rules, entering only directories that can hold something
+//! selected and examining only what is selected.
+//!
+//! The walk is sequential. A bare readdir-and-stat walk of 11,000 entries in the page cache, with
+//! nothing of this module in it, took 36 to 52 ms with one thread and 47 to 59 ms with two, on two
+//! cores: directory look-ups and one `stat` a file are all there is to share.
 
-use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, Mode, OFlags, RawDir, Statx, StatxFlags};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::ignore::{IgnoreRules, Matches};
-use super::source::ContextError;
+use super::error::ContextError;
+use super::file::{FileInfo, FileKind};
+use super::ignore::PatternWalker;
+use super::paths;
+use super::tree::Tree;
 
-/// What `lstat` says of a file of a context, a stage or an image.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileInfo {
-    /// Path relative to the source's root; `""` is the root.
-    pub path: Vec<u8>,
-    /// Its kind.
-    pub kind: FileKind,
-    /// Permission, setuid, setgid and sticky bits.
-    pub mode: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Modification time: seconds and nanoseconds.
-    pub mtime: (i64, u32),
-    /// Change time.
-    pub ctime: (i64, u32),
-    /// Inode number.
-    pub ino: u64,
-    /// Device.
-    pub dev: u64,
-    /// Number of names.
-    pub nlink: u64,
-    /// Extended attributes that belong into images, sorted; filled in when contents are digested.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+/// What hides the entries of a directory: the context's rules, a COPY's `--exclude`, and, if only
+/// some are wanted, everything else.
+#[derive(Clone)]
+pub(super) struct Filter<'a> {
+    rules: PatternWalker<'a>,
+    excluded: Option<PatternWalker<'a>>,
+    wanted: Option<PatternWalker<'a>>,
 }
 
-/// Kinds of files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FileKind {
-    /// A regular file.
-    File {
-        /// Bytes.
-        size: u64,
-    },
-    /// A directory.
-    Dir,
-    /// A symbolic link.
-    Symlink {
-        /// Its target.
-        target: Vec<u8>,
-    },
-    /// A named pipe.
-    Fifo,
-    /// A character device.
-    CharDev {
-        /// Major number.
-        major: u32,
-        /// Minor number.
-        minor: u32,
-    },
-    /// A block device.
-    BlockDev {
-        /// Major number.
-        major: u32,
-        /// Minor number.
-        minor: u32,
-    },
-    /// A socket: never copied.
-    Socket,
-}
-
-const DIR_FLAGS: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-/// Room for directory entries read by one system call.
-const DIRENT_BUFFER: usize = 64 * 1024;
-
-/// Lists trees below a root directory.
-pub struct Walker<'a> {
-    rules: &'a IgnoreRules,
-    /// Restricts the walk; asked with the path of each directory before it is opened.
-    wanted: &'a dyn Fn(&[u8]) -> bool,
-    found: Vec<FileInfo>,
-}
-
-/// `lstat` of one name in a directory.
-pub fn stat_at(dir: BorrowedFd<'_>, name: &CStr, path: Vec<u8>) -> Result<FileInfo, Errno> {
-    let stat = rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?;
-    info(dir, name, path, &stat)
-}
-
-fn info(dir: BorrowedFd<'_>, name: &CStr, path: Vec<u8>, stat: &Statx) -> Result<FileInfo, Errno> {
-    use rustix::fs::FileType;
-    let raw_mode = u32::from(stat.stx_mode);
-    let kind = match FileType::from_raw_mode(raw_mode) {
-        FileType::RegularFile => FileKind::File { size: stat.stx_size },
-        FileType::Directory => FileKind::Dir,
-        FileType::Symlink => {
-            FileKind::Symlink { target: rustix::fs::readlinkat(dir, name, Vec::new())?.into_bytes() }
-        }
-        FileType::Fifo => FileKind::Fifo,
-        FileType::CharacterDevice => {
-            FileKind::CharDev { major: stat.stx_rdev_major, minor: stat.stx_rdev_minor }
-        }
-        FileType::BlockDevice => {
-            FileKind::BlockDev { major: stat.stx_rdev_major, minor: stat.stx_rdev_minor }
-        }
-        _ => FileKind::Socket,
-    };
-    Ok(FileInfo {
-        path,
-        kind,
-        mode: raw_mode & 0o7777,
-        uid: stat.stx_uid,
-        gid: stat.stx_gid,
-        mtime: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
-        ctime: (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec),
-        ino: stat.stx_ino,
-        dev: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
-        nlink: u64::from(stat.stx_nlink),
-        xattrs: Vec::new(),
-    })
-}
-
-impl<'a> Walker<'a> {
-    /// A walk under `rules` of the directories `wanted` says yes to.
-    pub fn new(rules: &'a IgnoreRules, wanted: &'a dyn Fn(&[u8]) -> bool) -> Self {
-        Walker { rules, wanted, found: Vec::new() }
+impl<'a> Filter<'a> {
+    /// `rules` as seen from the directory to begin at, `excluded` relative to it.
+    pub(super) fn new(rules: PatternWalker<'a>, excluded: Option<PatternWalker<'a>>) -> Self {
+        Filter { rules, excluded, wanted: None }
     }
 
-    /// Everything below the open directory whose path is `path`, parents before children, siblings
-    /// in byte order.
-    pub fn walk(mut self, dir: OwnedFd, path: &[u8]) -> Result<Vec<FileInfo>, ContextError> {
-        let mut matches = Matches::default();
-        for end in path.iter().enumerate().filter(|(_, c)| **c == b'/').map(|(at, _)| at) {
-            matches = self.rules.descend(&matches, &path[..end]);
-        }
-        let matches = self.rules.descend(&matches, path);
-        self.directory(&dir, path, &matches)?;
-        Ok(self.found)
+    /// Shows only what `wanted`, relative to the directory to begin at, matches.
+    pub(super) fn only(self, wanted: PatternWalker<'a>) -> Self {
+        Filter { wanted: Some(wanted), ..self }
     }
 
-    fn directory(&mut self, dir: &OwnedFd, path: &[u8], above: &Matches) -> Result<(), ContextError> {
-        let mut names = names(dir).map_err(|errno| ContextError::read(path, errno.into()))?;
-        names.sort_unstable();
-        for name in names {
-            self.name(dir, path, &name, above)?;
-        }
-        Ok(())
+    /// Whether the entry `name` is hidden.
+    pub(super) fn hides(&self, name: &[u8]) -> bool {
+        self.rules.matches(name)
+            || self.excluded.as_ref().is_some_and(|excluded| excluded.matches(name))
+            || self.wanted.as_ref().is_some_and(|wanted| !wanted.matches(name))
     }
 
-    fn name(
-        &mut self,
-        dir: &OwnedFd,
-        parent: &[u8],
-        name: &CStr,
-        above: &Matches,
-    ) -> Result<(), ContextError> {
-        let mut path = Vec::with_capacity(parent.len() + 1 + name.to_bytes().len());
-        if !parent.is_empty() {
-            path.extend_from_slice(parent);
-            path.push(b'/');
+    /// The filter of the subdirectory `name`.
+    pub(super) fn enter(&self, name: &[u8]) -> Self {
+        Filter {
+            rules: self.rules.enter(name),
+            excluded: self.excluded.as_ref().map(|excluded| excluded.enter(name)),
+            wanted: self.wanted.as_ref().map(|wanted| wanted.enter(name)),
         }
-        path.extend_from_slice(name.to_bytes());
-        let matches =
-            if self.rules.is_empty() { Matches::default() } else { self.rules.descend(above, &path) };
-        let ignored = self.rules.ignores(&matches);
-        if ignored && self.rules.can_prune(&matches, &path) {
-            return Ok(());
-        }
-        let info = match stat_at(dir.as_fd(), name, path.clone()) {
-            Ok(info) => info,
-            Err(Errno::NOENT) => return Ok(()),
-            Err(errno) => return Err(ContextError::read(&path, errno.into())),
+    }
+
+    /// Whether the directory itself is hidden; it still appears if something below does not.
+    pub(super) fn hides_directory(&self) -> bool {
+        self.rules.dir_matches()
+            || self.excluded.as_ref().is_some_and(PatternWalker::dir_matches)
+            || self.wanted.as_ref().is_some_and(|wanted| !wanted.dir_matches())
+    }
+
+    /// Whether nothing below can appear.
+    pub(super) fn hides_everything_below(&self) -> bool {
+        self.rules.can_prune()
+            || self.excluded.as_ref().is_some_and(PatternWalker::can_prune)
+            || self.wanted.as_ref().is_some_and(PatternWalker::nothing_matches_below)
+    }
+}
+
+/// How much of the tree is wanted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// Everything selected.
+    Whole,
+    /// Only as much as is needed to know whether something is selected.
+    First,
+}
+
+/// A directory being walked: its entries are examined, those before `next` are done.
+struct Frame<'a> {
+    entries: std::vec::IntoIter<Entry<'a>>,
+    /// Where the result held this directory itself, if it is hidden and stays only for what is below.
+    provisional: Option<usize>,
+}
+
+struct Entry<'a> {
+    info: FileInfo,
+    /// For directories to be entered.
+    filter: Option<Filter<'a>>,
+}
+
+/// Lists everything below the directory `start` that `filter` shows, in order. Hidden directories
+/// appear when something below them is shown.
+pub(super) fn walk(
+    tree: &Tree,
+    start: &[u8],
+    filter: &Filter<'_>,
+    xattrs: bool,
+    extent: Extent,
+) -> Result<Vec<FileInfo>, ContextError> {
+    let mut found: Vec<FileInfo> = Vec::new();
+    let mut frames = vec![Frame { entries: read_directory(tree, start, filter, xattrs)?, provisional: None }];
+    while let Some(frame) = frames.last_mut() {
+        let Some(Entry { info, filter }) = frame.entries.next() else {
+            if let Some(own) = frame.provisional
+                && found.len() == own + 1
+            {
+                found.pop();
+            }
+            frames.pop();
+            continue;
         };
-        if info.kind != FileKind::Dir {
-            if !ignored {
-                self.found.push(info);
-            }
-            return Ok(());
+        let provisional = filter.as_ref().filter(|filter| filter.hides_directory()).map(|_| found.len());
+        if extent == Extent::First && provisional.is_none() {
+            return Ok(vec![info]);
         }
-        self.subdirectory(dir, name, info, ignored, &matches)
+        let entries = match filter {
+            Some(filter) => Some(read_directory(tree, &info.path, &filter, xattrs)?),
+            None => None,
+        };
+        found.push(info);
+        frames.extend(entries.map(|entries| Frame { entries, provisional }));
     }
-
-    /// An ignored directory is listed after all if a rule brings something below it back.
-    fn subdirectory(
-        &mut self,
-        parent: &OwnedFd,
-        name: &CStr,
-        info: FileInfo,
-        ignored: bool,
-        matches: &Matches,
-    ) -> Result<(), ContextError> {
-        let path = info.path.clone();
-        let place = self.found.len();
-        self.found.push(info);
-        if (self.wanted)(&path) {
-            match rustix::fs::openat(parent, name, DIR_FLAGS, Mode::empty()) {
-                Ok(dir) => self.directory(&dir, &path, matches)?,
-                Err(Errno::ACCESS) if ignored => {}
-                Err(errno) => return Err(ContextError::read(&path, errno.into())),
-            }
-        }
-        if ignored && self.found.len() == place + 1 {
-            self.found.truncate(place);
-        }
-        Ok(())
-    }
+    Ok(found)
 }
 
-/// Names in a directory, without `.` and `..`.
-fn names(dir: &OwnedFd) -> Result<Vec<std::ffi::CString>, Errno> {
-    let mut buffer = Vec::with_capacity(DIRENT_BUFFER);
-    let mut names = Vec::new();
-    let mut entries = RawDir::new(dir, buffer.spare_capacity_mut());
-    while let Some(entry) = entries.next() {
-        let entry = entry?;
-        let name = entry.file_name();
-        if !matches!(name.to_bytes(), b"." | b"..") {
-            names.push(name.to_owned());
+/// Examines the entries of a directory that are shown or may lead to something shown. The handle is
+/// closed at once, so that the depth of a tree does not cost handles.
+fn read_directory<'a>(
+    tree: &Tree,
+    path: &[u8],
+    filter: &Filter<'a>,
+    xattrs: bool,
+) -> Result<std::vec::IntoIter<Entry<'a>>, ContextError> {
+    let (dir, names) = match tree.list(path) {
+        Ok(listing) => listing,
+        Err(Errno::ACCESS | Errno::PERM) if filter.hides_directory() => return Ok(Vec::new().into_iter()),
+        Err(Errno::NOENT) if !path.is_empty() => return Ok(Vec::new().into_iter()),
+        Err(Errno::LOOP | Errno::NOTDIR) => {
+            return Err(ContextError::Changed { root: tree.path().to_owned(), path: path.to_vec() });
         }
+        Err(errno) => return Err(tree.error("list the directory", path, errno)),
+    };
+    let mut entries = Vec::with_capacity(names.len());
+    for (name, kind) in names {
+        let hidden = filter.hides(&name);
+        let may_be_directory = matches!(kind, FileType::Directory | FileType::Unknown);
+        if hidden && !may_be_directory {
+            continue;
+        }
+        let below = may_be_directory.then(|| filter.enter(&name));
+        if hidden && below.as_ref().is_none_or(Filter::hides_everything_below) {
+            continue;
+        }
+        let entry_path = paths::join(path, &name);
+        let info = match tree.entry(dir.as_fd(), &entry_path, &name, xattrs) {
+            Ok(info) => info,
+            // Removed since the directory was read: not there, then.
+            Err(Errno::NOENT) => continue,
+            Err(errno) => return Err(tree.error("examine", &entry_path, errno)),
+        };
+        if info.kind == FileKind::Socket || (hidden && !info.is_dir()) {
+            continue;
+        }
+        let filter = if info.is_dir() { Some(below.unwrap_or_else(|| filter.enter(&name))) } else { None };
+        entries.push(Entry { info, filter });
     }
-    Ok(names)
-}
-
-/// A path as the operating system wants it.
-pub fn os_path(path: &[u8]) -> &std::path::Path {
-    std::path::Path::new(std::ffi::OsStr::from_bytes(path))
+    Ok(entries.into_iter())
 }

@@ -7,7 +7,7 @@ use crate::digest::{ChainId, DiffId};
 use crate::layer::{self, BlobInfo, LayerError, LayerIndex, OnDiskIds, UnpackOptions};
 use crate::store::{SnapshotId, Store, StoreError};
 
-use super::tree::Tree;
+use super::tree::{Node, NodeKind, Tree};
 
 /// Why a root file system could not be had.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -142,6 +142,11 @@ impl LayerCell {
         self.entries(store)
     }
 
+    /// The directory holding its files, if it was executed or unpacked already.
+    pub fn snapshot(&self) -> Option<SnapshotId> {
+        self.lock().snapshot.clone()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -259,6 +264,28 @@ impl Snapshots {
         Ok(self.store.snapshot_dir(&self.snapshot(chain, position)?))
     }
 
+    /// The bytes of a file of the chain's view: from its layer's directory where there is one, else
+    /// from the layer's blob.
+    pub fn read_file(&self, chain: &Chain, node: &Node, path: &[u8], limit: u64) -> Result<Vec<u8>, SnapshotError> {
+        use std::io::Read as _;
+        let NodeKind::File { size, .. } = node.kind else { return Ok(Vec::new()) };
+        let Some(cell) = chain.cells.get(node.layer) else { return Ok(Vec::new()) };
+        if let Some(id) = cell.snapshot() {
+            let dir = self.store.snapshot_dir(&id);
+            let mut bytes = Vec::new();
+            let read = crate::fs::open_file_in(&dir, path).and_then(|file| file.take(limit).read_to_end(&mut bytes));
+            read.map_err(|source| LayerError::io("read", &dir, source))?;
+            return Ok(bytes);
+        }
+        let finished = cell.finished()?;
+        let offset = match node.offset {
+            // The index of a layer that was just written knows offsets only once it is complete.
+            0 => cell.complete_entries(&self.store)?.entries.iter().find(|e| e.path == path).map_or(0, |e| e.offset),
+            offset => offset,
+        };
+        Ok(layer::read_file(&self.store, &finished.diff_id, offset, size, limit)?)
+    }
+
     /// Notes the directory of a layer that was made here.
     pub fn set_snapshot(&self, cell: &LayerCell, id: SnapshotId) {
         cell.lock().snapshot = Some(id);
@@ -266,7 +293,7 @@ impl Snapshots {
 
     fn snapshot(&self, chain: &Chain, position: usize) -> Result<SnapshotId, SnapshotError> {
         let Some(cell) = chain.cells.get(position) else { return Err(SnapshotError::Missing(DiffId::empty())) };
-        if let Some(id) = cell.lock().snapshot.clone() {
+        if let Some(id) = cell.snapshot() {
             return Ok(id);
         }
         let finished = cell.finished()?;
@@ -274,7 +301,7 @@ impl Snapshots {
         let chain_id = below.id()?.push(finished.diff_id);
         // One at a time in this process: two stages on the same base must not unpack it twice.
         let _guard = self.unpacking.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(id) = cell.lock().snapshot.clone() {
+        if let Some(id) = cell.snapshot() {
             return Ok(id);
         }
         let id = match self.store.chain_snapshot(&chain_id)? {

@@ -10,7 +10,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::digest::Digest;
-use crate::layer::{Entry, EntryKind, LayerIndex, Metadata};
+use crate::layer::{Entry, EntryKind, LayerIndex, Metadata, ParentKind, ParentNode, ParentView};
 
 /// As Linux: more symbolic links than this in one resolution is a loop.
 const MAX_LINKS: usize = 40;
@@ -116,7 +116,7 @@ impl Tree {
             EntryKind::BlockDevice { major, minor } => NodeKind::BlockDevice(*major, *minor),
             EntryKind::Fifo => NodeKind::Fifo,
             EntryKind::Hardlink(target) => {
-                let Some(node) = self.lookup(target).map(|node| (*node).clone()) else { return };
+                let Some(node) = self.lookup(target).map(|node| Node::clone(node)) else { return };
                 let link = Some(node.link.clone().unwrap_or_else(|| target.as_slice().into()));
                 if let Some(first) = self.delta.get_mut(target.as_slice()) {
                     let first = Arc::make_mut(first);
@@ -245,6 +245,18 @@ impl Tree {
         merged.append(&mut self.delta);
         self.hidden.clear();
         self.base = Arc::new(merged);
+    }
+}
+
+impl ParentView for Tree {
+    fn node(&self, path: &[u8]) -> Option<ParentNode> {
+        let node = self.lookup(path)?;
+        let kind = match &node.kind {
+            NodeKind::Dir => ParentKind::Dir,
+            NodeKind::Symlink(target) => ParentKind::Symlink(target.clone()),
+            _ => ParentKind::Other,
+        };
+        Some(ParentNode { kind, meta: node.meta.clone() })
     }
 }
 

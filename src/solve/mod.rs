@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::cache::Records;
 use crate::cancel::Cancel;
-use crate::context::{FileSource, StatCache};
+use crate::context::{FileSource, FileStatCache};
 use crate::dockerfile::{Source, Span};
 use crate::event::{Event, Events, Outcome, VertexId, VertexKind};
 use crate::layer::WriteOptions;
@@ -42,7 +42,7 @@ pub struct Solver {
     /// The build context under `""`, named ones under their names.
     pub contexts: BTreeMap<String, Arc<dyn FileSource>>,
     /// Remembers content digests of the main context's files.
-    pub stat_cache: Option<Arc<dyn StatCache>>,
+    pub stat_cache: Option<Arc<FileStatCache>>,
     /// Gives the layers of a base image; called on the stage's thread.
     pub bases: Box<dyn Fn(&Step, VertexId) -> Result<Chain, StepError> + Send + Sync>,
     /// What every RUN gets.

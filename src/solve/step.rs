@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::cache::{Input, KeyInputs, Record};
-use crate::context::FileSource;
+use crate::context::{FileInfo, StatCache, file_digests};
 use crate::digest::{ChainId, Digest, Hasher};
 use crate::event::VertexId;
 use crate::layer::{self, ContentSource, Entry, LayerIndex};
@@ -176,21 +176,26 @@ impl Run<'_> {
 
     /// What each source word of a copy selects.
     fn select(&self, copy: &CopyStep) -> Result<Vec<Selected>, StepError> {
-        let (source, stat_cache): (Arc<dyn FileSource>, _) = match &copy.origin {
+        let origin = copy.origin.to_string();
+        match &copy.origin {
             CopyOrigin::Context(name) => {
                 let source = self.solver.contexts.get(name).cloned();
                 let source = source.ok_or_else(|| StepError::Base(format!("no build context named {name:?}")))?;
-                (source, self.solver.stat_cache.as_deref().filter(|_| name.is_empty()))
+                let cache = self.solver.stat_cache.as_deref().filter(|_| name.is_empty());
+                let cache = cache.map(|cache| cache as &dyn StatCache);
+                let digest = |files: &[FileInfo]| file_digests(&*source, files, cache);
+                let select = |pattern: &String| Ok(copy::select(pattern, &origin, source.clone(), &digest)?);
+                copy.sources.iter().map(select).collect()
             }
             CopyOrigin::Step(id, _) => {
                 let Some(state) = self.wait(*id) else { return Err(StepError::Canceled) };
                 let tree = self.solver.snapshots.complete_tree(&state.chain)?;
-                (Arc::new(TreeSource::new(self.solver.snapshots.clone(), state.chain, tree)), None)
+                let source = Arc::new(TreeSource::new(self.solver.snapshots.clone(), state.chain, tree));
+                let digest = |files: &[FileInfo]| Ok(source.digests(files));
+                let select = |pattern: &String| Ok(copy::select(pattern, &origin, source.clone(), &digest)?);
+                copy.sources.iter().map(select).collect()
             }
-        };
-        let origin = copy.origin.to_string();
-        let select = |pattern: &String| Ok(copy::select(pattern, &origin, source.clone(), stat_cache)?);
-        copy.sources.iter().map(select).collect()
+        }
     }
 
     /// The key's parts. The parent's identity is part of it only if it is known without waiting:
@@ -198,7 +203,11 @@ impl Run<'_> {
     /// waiting would keep it from running while that layer is compressed.
     fn key(&self, step: &Step, parent: &Chain, inputs: Vec<Input>) -> Result<Key, StepError> {
         let parent = parent.known_id().transpose()?;
-        Ok(Key { definition: step.definition(), inputs, parent })
+        let definition = match self.solver.write.clamp_mtime {
+            None => step.definition(),
+            Some(latest) => serde_json::json!({"step": step.definition(), "clamp": latest}),
+        };
+        Ok(Key { definition, inputs, parent })
     }
 
     fn look_up(&self, step: &Step, parent: &Chain, key: &Key) -> Result<Option<StepState>, StepError> {

@@ -4,15 +4,12 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::context::{FileKind, FileSource, decompress};
+use crate::context::{FileKind, FileSource, Opened, TAR_BLOCK, decompress, is_tar};
 use crate::layer::{self, Entry, EntryKind, LayerError, OnDiskIds, UnpackOptions};
 use crate::snapshot::Tree;
 
 use super::copy::{CopyError, Selected, Unpacked};
 use super::place::{Destination, PlaceError, Placer, join};
-
-/// Bytes of the first header of a tar.
-const HEADER: usize = 512;
 
 /// Why an archive cannot be added.
 #[derive(Debug, thiserror::Error)]
@@ -38,32 +35,12 @@ pub enum AddError {
     Copy(#[from] CopyError),
 }
 
-/// Whether a stream is a tar, compressed or not: its first header has a right checksum, or it is
-/// empty blocks only.
+/// Whether a stream is a tar, compressed or not, by its first header.
 pub fn is_archive(reader: impl Read) -> bool {
-    let Ok((_, mut plain)) = decompress(reader) else { return false };
-    let mut header = [0u8; HEADER];
-    let mut filled = 0;
-    while filled < HEADER {
-        match plain.read(&mut header[filled..]) {
-            Ok(0) | Err(_) => return false,
-            Ok(count) => filled += count,
-        }
-    }
-    checksum_matches(&header)
-}
-
-fn checksum_matches(header: &[u8; HEADER]) -> bool {
-    const FIELD: std::ops::Range<usize> = 148..156;
-    let text: String = header[FIELD].iter().filter(|c| c.is_ascii_digit()).map(|c| char::from(*c)).collect();
-    let Ok(promised) = u64::from_str_radix(&text, 8) else { return false };
-    let sum = |signed: bool| {
-        header.iter().enumerate().fold(0i64, |sum, (at, byte)| {
-            let byte = if FIELD.contains(&at) { b' ' } else { *byte };
-            sum + if signed { i64::from(byte.cast_signed()) } else { i64::from(byte) }
-        })
-    };
-    i64::try_from(promised).is_ok_and(|promised| promised == sum(false) || promised == sum(true))
+    let Ok((_, plain)) = decompress(reader) else { return false };
+    let mut header = Vec::with_capacity(TAR_BLOCK);
+    let complete = plain.take(TAR_BLOCK as u64).read_to_end(&mut header).is_ok();
+    complete && is_tar(&header)
 }
 
 /// Takes the archives out of a source's selections and unpacks them below `scratch`.
@@ -88,7 +65,7 @@ pub fn unpack_archives(selected: &mut Selected, scratch: &Path) -> Result<Vec<Un
     Ok(archives)
 }
 
-fn open(source: &dyn FileSource, path: &[u8]) -> Result<Box<dyn Read + Send>, AddError> {
+fn open(source: &dyn FileSource, path: &[u8]) -> Result<Opened, AddError> {
     Ok(source.open(path).map_err(CopyError::from)?)
 }
 

@@ -3,12 +3,11 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use crate::context::{
-    self, ContextError, FileInfo, FileKind, FileSource, Missing, StatCache, clean_path, has_wildcard,
-};
+use crate::context::glob::has_wildcard;
+use crate::context::{ContextError, FileInfo, FileKind, FileSource, Missing, paths};
 use crate::digest::{Digest, Hasher};
 use crate::layer::{ContentSource, Entry, EntryKind};
-use crate::snapshot::{Tree, path_order};
+use crate::snapshot::Tree;
 
 use super::place::{Destination, Origin, PlaceError, Placer, Selection, effective_mode, effective_owner};
 
@@ -57,8 +56,8 @@ pub enum CopyError {
 fn missing_text(pattern: &str, origin: &str, missing: &Missing) -> String {
     let show = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
     match missing {
-        Missing::Ignored { rule } => {
-            format!("{pattern:?} is in {origin} but excluded by {} line {} ({})", rule.file, rule.line, rule.pattern)
+        Missing::Ignored { file, rule } => {
+            format!("{pattern:?} is in {origin}, but {file} excludes it: line {}, {:?}", rule.line, rule.pattern)
         }
         Missing::NotThere { nearest } if nearest.is_empty() => format!("{pattern:?} not found in {origin}"),
         Missing::NotThere { nearest } => {
@@ -74,31 +73,25 @@ pub fn select(
     pattern: &str,
     origin: &str,
     source: Arc<dyn FileSource>,
-    stat_cache: Option<&dyn StatCache>,
+    digest: &dyn Fn(&[FileInfo]) -> Result<Vec<Option<Digest>>, ContextError>,
 ) -> Result<Selected, CopyError> {
-    let path = clean_path(pattern.as_bytes());
+    let path = paths::clean(pattern.as_bytes());
     let matches = if has_wildcard(&path) { source.glob(&path)? } else { vec![path] };
     let mut selections = Vec::with_capacity(matches.len());
     let mut digests = Vec::with_capacity(matches.len());
     for path in matches {
-        let Some((real, info)) = find(&*source, &path)? else {
-            let missing = source.why_missing(&path)?;
+        let Some(info) = source.resolve(&path)? else {
+            let missing = source.why_missing(&path);
             return Err(CopyError::Missing { pattern: pattern.to_owned(), origin: origin.to_owned(), missing });
         };
         let is_dir = info.kind == FileKind::Dir;
-        let mut files = if is_dir { source.list(&real, None)? } else { vec![info] };
-        let strip = if real.is_empty() { 0 } else { real.len() + 1 };
+        let strip = if info.path.is_empty() { 0 } else { info.path.len() + 1 };
+        let files = if is_dir { source.list(&info.path, None)? } else { vec![info] };
         let name = path.rsplit(|c| *c == b'/').next().unwrap_or_default().to_vec();
-        digests.push(context::file_digests(&*source, &mut files, stat_cache)?);
+        digests.push(digest(&files)?);
         selections.push(Selection { name, is_dir, files, strip });
     }
     Ok(Selected { pattern: pattern.to_owned(), source, selections, digests })
-}
-
-/// The named path with its links followed inside the source's root.
-fn find(source: &dyn FileSource, path: &[u8]) -> Result<Option<(Vec<u8>, FileInfo)>, CopyError> {
-    let Some(real) = source.resolve(path)? else { return Ok(None) };
-    Ok(source.stat(&real)?.map(|info| (real, info)))
 }
 
 impl Selected {
@@ -187,7 +180,7 @@ enum Bytes {
 impl ContentSource for CopyContent {
     fn open(&self, position: usize, entry: &Entry) -> io::Result<Box<dyn Read + Send>> {
         match self.origins.get(position) {
-            Some(Bytes::Source(source, path)) => source.open(path).map_err(io::Error::other),
+            Some(Bytes::Source(source, path)) => Ok(Box::new(source.open(path).map_err(io::Error::other)?)),
             Some(Bytes::Inline(bytes)) => Ok(Box::new(io::Cursor::new(bytes.clone()))),
             Some(Bytes::Local(path)) => Ok(Box::new(std::fs::File::open(path)?)),
             _ => Err(io::Error::other(format!("no content for {}", String::from_utf8_lossy(&entry.path)))),
@@ -274,9 +267,4 @@ pub fn recipe(entries: &[Entry]) -> Option<Digest> {
         hasher.field(&serde_json::to_vec(&(&entry.kind, &entry.meta)).ok()?);
     }
     Some(hasher.finish())
-}
-
-/// Sorts infos as a walk would meet them.
-pub fn sort_infos(files: &mut [FileInfo]) {
-    files.sort_by(|a, b| path_order(&a.path, &b.path));
 }

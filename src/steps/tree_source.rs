@@ -1,17 +1,15 @@
 //! The files of a stage or image as a source of copies.
 
-use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 
-use crate::context::{
-    ContextError, FileInfo, FileKind, FileSource, Missing, PatternSet, match_path,
-};
+use crate::context::glob::{has_wildcard, match_path};
+use crate::context::ignore::PatternSet;
+use crate::context::{ContextError, FileInfo, FileKind, FileSource, Missing, Opened};
+use crate::digest::Digest;
 use crate::snapshot::{Chain, Node, NodeKind, Snapshots, Tree, path_order};
 
 use super::place::join;
-
-/// Names offered for a path that is missing.
-const SUGGESTIONS: usize = 3;
 
 /// A chain's merged view as a [`FileSource`]. Listing needs no files on disk; reading a file unpacks
 /// the layer that holds it, unless that was executed or unpacked here already.
@@ -25,6 +23,15 @@ impl TreeSource {
     /// The files of `chain`; `tree` is its view with content digests.
     pub fn new(snapshots: Snapshots, chain: Chain, tree: Arc<Tree>) -> Self {
         TreeSource { snapshots, chain, tree }
+    }
+
+    /// Content digests of listed files, which the layers' indexes know.
+    pub fn digests(&self, files: &[FileInfo]) -> Vec<Option<Digest>> {
+        let digest = |file: &FileInfo| match self.tree.lookup(&file.path).map(|node| &node.kind) {
+            Some(NodeKind::File { digest, .. }) => *digest,
+            _ => None,
+        };
+        files.iter().map(digest).collect()
     }
 
     fn info(&self, path: &[u8], node: &Node) -> FileInfo {
@@ -82,6 +89,10 @@ fn root_info() -> FileInfo {
 }
 
 impl FileSource for TreeSource {
+    fn root(&self) -> &Path {
+        Path::new("/")
+    }
+
     fn stat(&self, path: &[u8]) -> Result<Option<FileInfo>, ContextError> {
         if path.is_empty() {
             return Ok(Some(root_info()));
@@ -89,10 +100,10 @@ impl FileSource for TreeSource {
         Ok(self.tree.lookup(path).map(|node| self.info(path, node)))
     }
 
-    fn resolve(&self, path: &[u8]) -> Result<Option<Vec<u8>>, ContextError> {
+    fn resolve(&self, path: &[u8]) -> Result<Option<FileInfo>, ContextError> {
         match self.tree.resolve(path) {
-            Ok(real) if real.is_empty() || self.tree.lookup(&real).is_some() => Ok(Some(real)),
-            _ => Ok(None),
+            Ok(real) => self.stat(&real),
+            Err(_) => Ok(None),
         }
     }
 
@@ -111,18 +122,46 @@ impl FileSource for TreeSource {
         Ok(files)
     }
 
+    fn select(
+        &self,
+        path: &[u8],
+        wanted: &PatternSet,
+        excluded: Option<&PatternSet>,
+    ) -> Result<Vec<FileInfo>, ContextError> {
+        let strip = if path.is_empty() { 0 } else { path.len() + 1 };
+        let all = self.list(path, excluded)?;
+        let relative = |file: &FileInfo| file.path.get(strip..).unwrap_or_default().to_vec();
+        let matched: Vec<Vec<u8>> = all.iter().map(relative).filter(|name| wanted.matches(name)).collect();
+        let above = |name: &[u8]| {
+            let next = matched.partition_point(|other| path_order(other, name).is_lt());
+            matched.get(next).is_some_and(|other| other.starts_with(name) && other.get(name.len()) == Some(&b'/'))
+        };
+        Ok(all
+            .into_iter()
+            .filter(|file| {
+                let name = relative(file);
+                wanted.matches(&name) || (file.kind == FileKind::Dir && above(&name))
+            })
+            .collect())
+    }
+
     fn glob(&self, pattern: &[u8]) -> Result<Vec<Vec<u8>>, ContextError> {
         let parts: Vec<&[u8]> = pattern.split(|c| *c == b'/').collect();
-        let literal: Vec<&[u8]> =
-            parts.iter().copied().take_while(|part| !crate::context::has_wildcard(part)).collect();
+        let literal: Vec<&[u8]> = parts.iter().copied().take_while(|part| !has_wildcard(part)).collect();
         let prefix = literal.join(&b'/');
-        let Some(real) = self.resolve(&prefix)? else { return Ok(Vec::new()) };
+        let Some(base) = self.resolve(&prefix)? else {
+            return Err(ContextError::NotFound { root: "/".into(), path: prefix });
+        };
         let rest = parts.get(literal.len()..).unwrap_or_default().join(&b'/');
-        let strip = if real.is_empty() { 0 } else { real.len() + 1 };
+        let strip = if base.path.is_empty() { 0 } else { base.path.len() + 1 };
         let mut matches = Vec::new();
-        for (path, _) in self.tree.below(&real) {
+        for (path, _) in self.tree.below(&base.path) {
             let relative = path.get(strip..).unwrap_or_default();
-            if match_path(&rest, relative).map_err(|_| ContextError::bad_pattern(pattern))? {
+            let fits = match_path(&rest, relative).map_err(|source| ContextError::Wildcard {
+                pattern: String::from_utf8_lossy(pattern).into_owned(),
+                source,
+            })?;
+            if fits {
                 matches.push(join(&prefix, relative));
             }
         }
@@ -130,34 +169,38 @@ impl FileSource for TreeSource {
         Ok(matches)
     }
 
-    fn open(&self, path: &[u8]) -> Result<Box<dyn Read + Send>, ContextError> {
+    fn open(&self, path: &[u8]) -> Result<Opened, ContextError> {
+        let failed = |source| ContextError::Io { action: "read", root: "/".into(), path: path.to_vec(), source };
         let Some(node) = self.tree.lookup(path) else {
-            return Err(ContextError::read(path, std::io::ErrorKind::NotFound.into()));
+            return Err(ContextError::NotFound { root: "/".into(), path: path.to_vec() });
         };
         let dir = self
             .snapshots
             .layer_dir(&self.chain, node.layer)
-            .map_err(|error| ContextError::read(path, std::io::Error::other(error.to_string())))?;
-        let file = crate::fs::open_file_in(&dir, path).map_err(|error| ContextError::read(path, error))?;
-        Ok(Box::new(file))
+            .map_err(|error| failed(std::io::Error::other(error.to_string())))?;
+        crate::fs::open_file_in(&dir, path).map(Opened::File).map_err(failed)
     }
 
-    fn why_missing(&self, path: &[u8]) -> Result<Missing, ContextError> {
+    fn nearest(&self, path: &[u8]) -> Vec<Vec<u8>> {
         let (parent, name) = match path.iter().rposition(|c| *c == b'/') {
             Some(at) => (path.get(..at).unwrap_or_default(), path.get(at + 1..).unwrap_or_default()),
             None => (&b""[..], path),
         };
-        let real = self.resolve(parent)?.unwrap_or_default();
+        let Ok(real) = self.tree.resolve(parent) else { return Vec::new() };
         let strip = if real.is_empty() { 0 } else { real.len() + 1 };
-        let siblings: Vec<Vec<u8>> = self
+        let siblings: Vec<String> = self
             .tree
             .below(&real)
             .filter_map(|(path, _)| path.get(strip..))
             .filter(|relative| !relative.contains(&b'/'))
-            .map(<[u8]>::to_vec)
+            .map(|relative| String::from_utf8_lossy(relative).into_owned())
             .collect();
-        let mut near: Vec<Vec<u8>> = crate::context::nearest_names(name, &siblings);
-        near.truncate(SUGGESTIONS);
-        Ok(Missing::NotThere { nearest: near.into_iter().map(|name| join(parent, &name)).collect() })
+        let name = String::from_utf8_lossy(name);
+        let near = crate::dockerfile::suggest(&name, siblings.iter().map(String::as_str));
+        near.map(|near| join(parent, near.as_bytes())).into_iter().collect()
+    }
+
+    fn why_missing(&self, path: &[u8]) -> Missing {
+        Missing::NotThere { nearest: self.nearest(path) }
     }
 }

@@ -1,0 +1,159 @@
+//! `--chmod`: octal, or symbolic as in chmod(1) with a umask of 0.
+
+use std::fmt;
+
+/// A parsed mode change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chmod {
+    written: String,
+    kind: Kind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Kind {
+    Octal(u32),
+    Symbolic(Vec<Clause>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Clause {
+    /// Bits of user (0o4700), group (0o2070) and others (0o1007) this clause may touch.
+    who: u32,
+    operator: char,
+    letters: String,
+}
+
+impl Chmod {
+    /// Parses a value; the error is the reference's text.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let written = text.to_owned();
+        let octal = || format!("invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777");
+        if !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit()) {
+            let mode = u32::from_str_radix(text, 8).map_err(|_| octal())?;
+            return if mode <= 0o7777 { Ok(Chmod { written, kind: Kind::Octal(mode) }) } else { Err(octal()) };
+        }
+        let clauses: Option<Vec<Vec<Clause>>> = text.split(',').map(clauses).collect();
+        let clauses = clauses.ok_or_else(octal)?.into_iter().flatten().collect();
+        Ok(Chmod { written, kind: Kind::Symbolic(clauses) })
+    }
+
+    /// Whether it was written as a number.
+    pub fn is_octal(&self) -> bool {
+        matches!(self.kind, Kind::Octal(_))
+    }
+
+    /// The mode of a file that had `mode`.
+    pub fn apply(&self, mode: u32, is_dir: bool) -> u32 {
+        match &self.kind {
+            Kind::Octal(mode) => *mode,
+            Kind::Symbolic(clauses) => {
+                let executable = mode & 0o111 != 0;
+                clauses.iter().fold(mode & 0o7777, |mode, clause| clause.apply(mode, is_dir, executable))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Chmod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.written)
+    }
+}
+
+/// `WHO OP LETTERS (OP LETTERS)*`.
+fn clauses(text: &str) -> Option<Vec<Clause>> {
+    let operators_at = text.find(['+', '-', '='])?;
+    let (who, mut rest) = text.split_at(operators_at);
+    let who = who.chars().try_fold(0, |bits, letter| {
+        Some(bits | match letter {
+            'u' => 0o4700,
+            'g' => 0o2070,
+            'o' => 0o1007,
+            'a' => 0o7777,
+            _ => return None,
+        })
+    })?;
+    let who = if who == 0 { 0o7777 } else { who };
+    let mut out = Vec::new();
+    while let Some(operator) = rest.chars().next() {
+        let letters_end = rest[1..].find(['+', '-', '=']).map_or(rest.len(), |at| at + 1);
+        let letters = &rest[1..letters_end];
+        let copies = matches!(letters, "u" | "g" | "o");
+        if !copies && !letters.chars().all(|letter| "rwxXst".contains(letter)) {
+            return None;
+        }
+        out.push(Clause { who, operator, letters: letters.to_owned() });
+        rest = &rest[letters_end..];
+    }
+    Some(out)
+}
+
+impl Clause {
+    fn apply(&self, mode: u32, is_dir: bool, executable: bool) -> u32 {
+        let copied = |shift: u32| {
+            let bits = mode >> shift & 7;
+            bits << 6 | bits << 3 | bits
+        };
+        let bits = match self.letters.as_str() {
+            "u" => copied(6),
+            "g" => copied(3),
+            "o" => copied(0),
+            letters => letters.chars().fold(0, |bits, letter| {
+                bits | match letter {
+                    'r' => 0o444,
+                    'w' => 0o222,
+                    'x' => 0o111,
+                    'X' if is_dir || executable => 0o111,
+                    's' => 0o6000,
+                    't' => 0o1000,
+                    _ => 0,
+                }
+            }),
+        };
+        // The sticky bit belongs to nobody in particular.
+        let who = if self.letters.contains('t') { self.who | 0o1000 } else { self.who };
+        let bits = bits & who;
+        match self.operator {
+            '+' => mode | bits,
+            '-' => mode & !bits,
+            // As chmod(1): setuid and setgid of a directory stay unless named.
+            _ => {
+                let cleared = if is_dir { self.who & 0o777 } else { self.who & !0o1000 };
+                mode & !cleared | bits
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_follow_chmod() {
+        let rows = [
+            ("755", 0o644, false, 0o755),
+            ("0", 0o777, false, 0),
+            ("4755", 0o644, false, 0o4755),
+            ("+x", 0o644, false, 0o755),
+            ("a-w", 0o666, false, 0o444),
+            ("u=rwX,go=rX", 0o600, false, 0o644),
+            ("u=rwX,go=rX", 0o700, false, 0o755),
+            ("u=rwX,go=rX", 0o600, true, 0o755),
+            ("g=u", 0o640, false, 0o660),
+            ("o=", 0o777, false, 0o770),
+            ("u+s", 0o755, false, 0o4755),
+            ("g+s", 0o755, true, 0o2755),
+            ("+t", 0o777, true, 0o1777),
+            ("u-x+w", 0o555, false, 0o655),
+            ("go-rwx", 0o755, true, 0o700),
+        ];
+        for (text, mode, is_dir, expected) in rows {
+            let chmod = Chmod::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(chmod.apply(mode, is_dir), expected, "{text} on {mode:o}");
+        }
+        for bad in ["", "999", "8", "10000", "u", "rwx", "u=q", "z+x", "u+x,", "0x1f"] {
+            assert!(Chmod::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! The graph: steps as data, with edges to what they need.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::build::RunNetwork;
+use crate::dockerfile::{Source, Span};
+use crate::image::{ImageConfig, Platform};
+
+use super::chmod::Chmod;
+use super::error::PlanWarning;
+
+/// Position of a step in [`Plan::steps`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct StepId(pub usize);
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Steps; each comes after all it depends on.
+    pub steps: Vec<Step>,
+    /// Stages that are built, in order of the file.
+    pub stages: Vec<StagePlan>,
+    /// Position in `stages` of the target.
+    pub target: usize,
+    /// What is worth telling.
+    pub warnings: Vec<PlanWarning>,
+    /// `SOURCE_DATE_EPOCH` as an argument or global ARG, in seconds.
+    pub source_date_epoch: Option<i64>,
+    /// Host name inside RUN.
+    pub hostname: String,
+}
+
+/// One stage.
+#[derive(Clone, Debug)]
+pub struct StagePlan {
+    /// Position in the file.
+    pub index: usize,
+    /// Its name, lower-cased.
+    pub name: Option<String>,
+    /// Its last step; `None` for `FROM scratch` without any.
+    pub last: Option<StepId>,
+    /// The config its image gets, without times, layers and this build's history.
+    pub config: ImageConfig,
+    /// History of this build, the base's left out; of stages it is built on as well.
+    pub history: Vec<StageHistory>,
+    /// Platform of its image.
+    pub platform: Platform,
+}
+
+/// A line of history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StageHistory {
+    /// The instruction as the reference words it.
+    pub created_by: String,
+    /// The step that makes its layer; `None` for an empty layer.
+    pub step: Option<StepId>,
+}
+
+/// One step.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Its position.
+    pub id: StepId,
+    /// Groups steps that follow one another: the stage's position in the file, or a number behind
+    /// all stages for an image that is only copied from.
+    pub stage: usize,
+    /// The stage's name, for `--no-cache-filter`.
+    pub stage_name: Option<String>,
+    /// The step it builds on.
+    pub parent: Option<StepId>,
+    /// As shown: `[build 2/4] RUN make`.
+    pub name: String,
+    /// Where it is written.
+    pub source: Arc<Source>,
+    /// Where exactly.
+    pub span: Span,
+    /// What it does.
+    pub kind: StepKind,
+}
+
+/// Kinds of steps.
+#[derive(Clone, Debug)]
+pub enum StepKind {
+    /// A base.
+    From(FromStep),
+    /// `RUN`.
+    Run(RunStep),
+    /// `COPY` and `ADD`.
+    Copy(CopyStep),
+    /// `WORKDIR`.
+    Workdir(WorkdirStep),
+}
+
+/// A base image.
+#[derive(Clone, Debug)]
+pub struct FromStep {
+    /// Which.
+    pub base: Base,
+    /// For which platform.
+    pub platform: Platform,
+}
+
+/// Kinds of bases that need work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// An image or image-like named context, by the name it was requested under.
+    Image(String),
+    /// Nothing: `FROM scratch`.
+    Scratch,
+}
+
+/// `RUN`.
+#[derive(Clone, Debug)]
+pub struct RunStep {
+    /// The whole command.
+    pub argv: Vec<String>,
+    /// ENV and ARG, in order.
+    pub env: Vec<(String, String)>,
+    /// Proxy variables, which never count for the cache.
+    pub proxy_env: Vec<(String, String)>,
+    /// Working directory.
+    pub cwd: String,
+    /// `USER` in force; resolved when it runs.
+    pub user: String,
+    /// `--network`, or the build's.
+    pub network: RunNetwork,
+    /// Inline scripts.
+    pub scripts: Vec<Script>,
+}
+
+/// An inline script of `RUN <<EOF`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Script {
+    /// Where it appears.
+    pub path: String,
+    /// Its text.
+    pub content: String,
+}
+
+/// `COPY` and `ADD`.
+#[derive(Clone, Debug)]
+pub struct CopyStep {
+    /// Where files come from.
+    pub origin: CopyOrigin,
+    /// Paths and patterns, expanded.
+    pub sources: Vec<String>,
+    /// Inline files.
+    pub inline: Vec<InlineFile>,
+    /// Absolute destination.
+    pub dest: String,
+    /// Written as a directory.
+    pub dest_is_dir: bool,
+    /// `--chown`, unresolved.
+    pub chown: Option<String>,
+    /// `--chmod`.
+    pub chmod: Option<Chmod>,
+    /// Local archives are unpacked.
+    pub extract: bool,
+}
+
+/// Where a copy takes files from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CopyOrigin {
+    /// The build context (`""`) or a named one.
+    Context(String),
+    /// The result of a step, and what it is called.
+    Step(StepId, String),
+}
+
+impl fmt::Display for CopyOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CopyOrigin::Context(name) if name.is_empty() => f.write_str("the build context"),
+            CopyOrigin::Context(name) => write!(f, "build context {name:?}"),
+            CopyOrigin::Step(_, name) => write!(f, "{name}"),
+        }
+    }
+}
+
+/// A file written in the Dockerfile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InlineFile {
+    /// Its name.
+    pub name: String,
+    /// Its content, expanded.
+    pub content: String,
+}
+
+/// `WORKDIR`.
+#[derive(Clone, Debug)]
+pub struct WorkdirStep {
+    /// Absolute and clean.
+    pub path: String,
+    /// `USER` in force: the owner of what is made.
+    pub user: String,
+}
+
+impl Step {
+    /// Steps whose results it needs.
+    pub fn dependencies(&self) -> impl Iterator<Item = StepId> {
+        let copied = match &self.kind {
+            StepKind::Copy(CopyStep { origin: CopyOrigin::Step(id, _), .. }) => Some(*id),
+            _ => None,
+        };
+        self.parent.into_iter().chain(copied)
+    }
+
+    /// Everything that determines the result apart from parent and files: what the cache key is
+    /// made of. Names, places, proxies and host paths are not in it.
+    pub fn definition(&self) -> Value {
+        match &self.kind {
+            StepKind::From(from) => match &from.base {
+                Base::Scratch => json!({"from": "scratch"}),
+                Base::Image(name) => json!({"from": name, "platform": from.platform.to_string()}),
+            },
+            StepKind::Run(run) => json!({
+                "run": run.argv,
+                "env": run.env,
+                "cwd": run.cwd,
+                "user": run.user,
+                "network": format!("{:?}", run.network),
+                "scripts": run.scripts.iter().map(|script| json!([script.path, script.content])).collect::<Vec<_>>(),
+            }),
+            StepKind::Copy(copy) => json!({
+                "copy": copy.dest,
+                "directory": copy.dest_is_dir,
+                "chown": copy.chown,
+                "chmod": copy.chmod.as_ref().map(ToString::to_string),
+                "extract": copy.extract,
+            }),
+            StepKind::Workdir(workdir) => json!({"workdir": workdir.path, "user": workdir.user}),
+        }
+    }
+}

@@ -1,0 +1,728 @@
+//! One stage: its instructions in order, each changing the scope, the config, or adding a step.
+
+use std::sync::Arc;
+
+use crate::build::RunNetwork;
+use crate::dockerfile::{
+    ArgDecl, CommandLine, Copy, CopySource, Expander, Heredoc, Instruction, InstructionKind, KeyValue, Run,
+    Source, Span, Word, parse_trigger, suggest,
+};
+use crate::image::{ContainerConfig, ImageConfig, Platform};
+
+use super::chmod::Chmod;
+use super::config;
+use super::error::{PlanError, PlanWarning};
+use super::graph::{
+    Base, CopyOrigin, CopyStep, FromStep, InlineFile, RunStep, Script, StageHistory, StagePlan, Step, StepId,
+    StepKind, WorkdirStep,
+};
+use super::resolve::{Builder, Origin};
+use super::scope::{Scope, is_proxy};
+
+/// What Docker takes where an image has no PATH.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where inline scripts appear.
+const SCRIPTS: &str = "/dev/pipes";
+
+/// A stage after its last instruction.
+#[derive(Clone, Debug)]
+pub(super) struct Evaluated {
+    pub scope: Scope,
+    pub declared: Vec<String>,
+    pub image: ImageConfig,
+    pub history: Vec<StageHistory>,
+    pub last: Option<StepId>,
+    pub platform: Platform,
+}
+
+impl Evaluated {
+    pub fn into_plan(self, index: usize, name: Option<&str>) -> StagePlan {
+        StagePlan {
+            index,
+            name: name.map(str::to_owned),
+            last: self.last,
+            config: self.image,
+            history: self.history,
+            platform: self.platform,
+        }
+    }
+}
+
+/// The stage being walked.
+struct Walk<'b, 'a> {
+    builder: &'b mut Builder<'a>,
+    index: usize,
+    state: Evaluated,
+    /// CMD was set by this stage itself.
+    cmd_set: bool,
+    workdir_set: bool,
+    /// For step names.
+    label: String,
+    total: usize,
+    done: usize,
+    triggered: bool,
+}
+
+/// Evaluates a stage whose base is known. `false` where a trigger needs an image that is not.
+pub(super) fn evaluate(builder: &mut Builder<'_>, index: usize) -> Result<bool, PlanError> {
+    let (base, platform) = builder.base_of(index);
+    let (state, triggers, from_image) = match base {
+        Origin::Stage(stage) => {
+            let mut state = match builder.evaluated.get(stage) {
+                Some(state) => state.clone(),
+                None => return Ok(false),
+            };
+            let triggers = std::mem::take(&mut state.image.config.on_build);
+            (state, triggers, None)
+        }
+        Origin::Image(name) => {
+            let name = name.clone();
+            let platform = platform.unwrap_or_else(|| builder.input.platform.clone());
+            let (source, span) = (builder.dockerfile.source.clone(), builder.dockerfile.stages[index].from.span);
+            let Some(image) = builder.config(&name, &platform, &source, span) else { return Ok(false) };
+            let (state, triggers) = from_config(image.clone(), platform);
+            (state, triggers, Some(Base::Image(name)))
+        }
+        Origin::Scratch => {
+            let platform = platform.unwrap_or_else(|| builder.input.platform.clone());
+            (scratch(platform), Vec::new(), Some(Base::Scratch))
+        }
+        Origin::Files(_) => return Ok(false),
+    };
+    let triggers = parse_triggers(builder, index, &triggers)?;
+    for (source, instruction) in &triggers {
+        if let InstructionKind::Copy(copy) = &instruction.kind {
+            if !builder.need_copy_source(index, &copy.flags, source)? {
+                return Ok(false);
+            }
+        }
+    }
+    let mut walk = Walk::new(builder, index, state, &triggers, from_image.is_some());
+    walk.start(from_image);
+    walk.triggered = true;
+    for (source, instruction) in &triggers {
+        walk.instruction(source, instruction)?;
+    }
+    walk.triggered = false;
+    let dockerfile = walk.builder.dockerfile;
+    for instruction in &dockerfile.stages[index].instructions {
+        walk.instruction(&dockerfile.source, instruction)?;
+    }
+    let state = walk.state;
+    builder.evaluated.insert(index, state);
+    Ok(true)
+}
+
+fn parse_triggers(
+    builder: &Builder<'_>,
+    index: usize,
+    triggers: &[String],
+) -> Result<Vec<(Arc<Source>, Instruction)>, PlanError> {
+    let base = &builder.dockerfile.stages[index].from.image.text;
+    let name = format!("ONBUILD of {base}");
+    triggers
+        .iter()
+        .map(|trigger| {
+            let trigger = parse_trigger(&name, trigger, '\\')?;
+            Ok((trigger.source, trigger.instruction))
+        })
+        .collect()
+}
+
+fn scratch(platform: Platform) -> Evaluated {
+    let config = ContainerConfig {
+        env: vec![format!("PATH={DEFAULT_PATH}")],
+        working_dir: "/".into(),
+        ..ContainerConfig::default()
+    };
+    let image = ImageConfig { config, ..ImageConfig::default() };
+    with_platform(image, platform)
+}
+
+fn from_config(mut image: ImageConfig, platform: Platform) -> (Evaluated, Vec<String>) {
+    let triggers = std::mem::take(&mut image.config.on_build);
+    image.created = None;
+    if !image.config.env.iter().any(|pair| pair.starts_with("PATH=")) {
+        image.config.env.push(format!("PATH={DEFAULT_PATH}"));
+    }
+    // An image of one platform only may be of another than was asked for; it stays what it is.
+    let platform = match (image.os.as_str(), image.architecture.as_str()) {
+        ("", _) | (_, "") => platform,
+        (os, architecture) => Platform::new(os, architecture, &image.variant),
+    };
+    (with_platform(image, platform), triggers)
+}
+
+fn with_platform(mut image: ImageConfig, platform: Platform) -> Evaluated {
+    image.os.clone_from(&platform.os);
+    image.architecture.clone_from(&platform.architecture);
+    image.variant.clone_from(&platform.variant);
+    let mut scope = Scope::default();
+    for pair in &image.config.env {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        scope.set(name, value);
+    }
+    Evaluated { scope, declared: Vec::new(), image, history: Vec::new(), last: None, platform }
+}
+
+fn is_step(kind: &InstructionKind) -> bool {
+    matches!(
+        kind,
+        InstructionKind::Run(_) | InstructionKind::Copy(_) | InstructionKind::Add(_) | InstructionKind::Workdir(_)
+    )
+}
+
+impl<'b, 'a> Walk<'b, 'a> {
+    fn new(
+        builder: &'b mut Builder<'a>,
+        index: usize,
+        state: Evaluated,
+        triggers: &[(Arc<Source>, Instruction)],
+        has_base: bool,
+    ) -> Self {
+        let stages = &builder.dockerfile.stages;
+        let own = stages[index].instructions.iter().chain(triggers.iter().map(|(_, instruction)| instruction));
+        let total = own.filter(|instruction| is_step(&instruction.kind)).count() + usize::from(has_base);
+        let label = match (stages[index].name(), stages.len()) {
+            (_, 1) => String::new(),
+            (Some(name), _) => format!("{name} "),
+            (None, _) => format!("stage-{index} "),
+        };
+        Walk {
+            builder,
+            index,
+            state,
+            cmd_set: false,
+            workdir_set: false,
+            label,
+            total,
+            done: 0,
+            triggered: false,
+        }
+    }
+
+    /// The step for the base itself.
+    fn start(&mut self, base: Option<Base>) {
+        let Some(base) = base else { return };
+        let from = &self.builder.dockerfile.stages[self.index].from;
+        let (text, span) = (upper_keyword(&from.original), from.span);
+        let platform = self.state.platform.clone();
+        let source = self.builder.dockerfile.source.clone();
+        let id = self.step(&source, span, &text, StepKind::From(FromStep { base, platform }));
+        self.state.last = Some(id);
+    }
+
+    fn step(&mut self, source: &Arc<Source>, span: Span, text: &str, kind: StepKind) -> StepId {
+        self.done += 1;
+        let width = self.total.to_string().len();
+        let trigger = if self.triggered { "ONBUILD " } else { "" };
+        let name = format!("[{}{:>width$}/{}] {trigger}{text}", self.label, self.done, self.total, width = width);
+        let id = self.builder.next_id();
+        self.builder.push(Step {
+            id,
+            stage: self.index,
+            stage_name: self.builder.dockerfile.stages[self.index].name().map(str::to_owned),
+            parent: self.state.last,
+            name,
+            source: source.clone(),
+            span,
+            kind,
+        })
+    }
+
+    fn history(&mut self, created_by: impl Into<String>, step: Option<StepId>) {
+        self.state.history.push(StageHistory { created_by: created_by.into(), step });
+    }
+
+    fn config(&mut self) -> &mut ContainerConfig {
+        &mut self.state.image.config
+    }
+
+    fn warn(&mut self, source: &Arc<Source>, span: Span, rule: &'static str, message: String) {
+        self.builder.warnings.push(PlanWarning {
+            rule: Some(rule),
+            message,
+            place: Some((source.clone(), span)),
+        });
+    }
+
+    fn expander(&self) -> Expander {
+        // Triggers were stored by another build, whose escape character is unknown: the default.
+        Expander::new(if self.triggered { '\\' } else { self.builder.dockerfile.directives.escape })
+    }
+
+    fn expand(&mut self, source: &Arc<Source>, word: &Word) -> Result<String, PlanError> {
+        let expanded = self
+            .expander()
+            .word(&word.text, &self.state.scope)
+            .map_err(|error| PlanError::at(source, word.span_at(source, error.offset), error.message))?;
+        self.warn_undefined(source, word.span, &expanded.unset);
+        Ok(expanded.text)
+    }
+
+    fn warn_undefined(&mut self, source: &Arc<Source>, span: Span, unset: &[String]) {
+        for name in unset {
+            if self.state.declared.contains(name) {
+                continue;
+            }
+            let known: Vec<String> = self.state.scope.iter().map(|(name, _)| name.clone()).collect();
+            let hint = suggest(name, known.iter().map(String::as_str));
+            let hint = hint.map_or_else(String::new, |name| format!(" (did you mean ${name}?)"));
+            self.warn(source, span, "UndefinedVar", format!("usage of undefined variable '${name}'{hint}"));
+        }
+    }
+
+    fn instruction(&mut self, source: &Arc<Source>, instruction: &Instruction) -> Result<(), PlanError> {
+        let span = instruction.span;
+        match &instruction.kind {
+            InstructionKind::Arg(declarations) => self.arg(source, declarations),
+            InstructionKind::Env(pairs) => self.env(source, pairs),
+            InstructionKind::Label(pairs) => self.label(source, pairs),
+            InstructionKind::Maintainer(word) => {
+                self.state.image.author.clone_from(&word.text);
+                self.history(format!("MAINTAINER {}", word.text), None);
+                Ok(())
+            }
+            InstructionKind::Run(run) => self.run(source, instruction, run),
+            InstructionKind::Copy(copy) => self.copy(source, instruction, copy, false),
+            InstructionKind::Add(copy) => self.copy(source, instruction, copy, true),
+            InstructionKind::Workdir(word) => self.workdir(source, instruction, word),
+            InstructionKind::User(word) => {
+                let user = self.expand(source, word)?;
+                if user.is_empty() {
+                    return Err(PlanError::at(source, word.span, "USER needs a name or number; it expands to nothing"));
+                }
+                self.history(format!("USER {user}"), None);
+                self.config().user = user;
+                Ok(())
+            }
+            InstructionKind::Cmd(command) => {
+                let argv = self.with_shell(command);
+                self.history(format!("CMD {}", config::quoted(&argv)), None);
+                self.config().cmd = Some(argv).filter(|argv| !argv.is_empty());
+                self.config().args_escaped = true;
+                self.cmd_set = true;
+                Ok(())
+            }
+            InstructionKind::Entrypoint(command) => {
+                let argv = self.with_shell(command);
+                self.history(format!("ENTRYPOINT {}", config::quoted(&argv)), None);
+                self.config().entrypoint = Some(argv).filter(|argv| !argv.is_empty());
+                if !self.cmd_set {
+                    self.config().cmd = None;
+                }
+                Ok(())
+            }
+            InstructionKind::Shell(shell) => {
+                self.history(format!("SHELL [{}]", shell.join(" ")), None);
+                self.config().shell = Some(shell.clone());
+                Ok(())
+            }
+            InstructionKind::Expose(words) => self.expose(source, words),
+            InstructionKind::Volume(words) => self.volume(source, words),
+            InstructionKind::StopSignal(word) => {
+                let signal = self.expand(source, word)?;
+                if !config::is_signal(&signal) {
+                    return Err(PlanError::at(source, word.span, format!("invalid signal: {signal}")));
+                }
+                self.history(format!("STOPSIGNAL {signal}"), None);
+                self.config().stop_signal = signal;
+                Ok(())
+            }
+            InstructionKind::Healthcheck(check) => {
+                let check = config::healthcheck(check);
+                self.history(config::healthcheck_history(&check), None);
+                self.config().healthcheck = Some(check);
+                Ok(())
+            }
+            InstructionKind::Onbuild(onbuild) => {
+                self.config().on_build.push(onbuild.trigger.clone());
+                let _ = span;
+                Ok(())
+            }
+        }
+    }
+
+    fn arg(&mut self, source: &Arc<Source>, declarations: &[ArgDecl]) -> Result<(), PlanError> {
+        let mut shown = Vec::new();
+        for declaration in declarations {
+            let name = declaration.name.text.clone();
+            self.warn_secret(source, "ARG", &name, declaration.name.span);
+            let value = match (self.builder.build_arg(&name), &declaration.default) {
+                (Some(value), _) => Some(value.to_owned()),
+                (None, Some(default)) => Some(self.expand(source, default)?),
+                (None, None) => self.builder.globals.value(&name).map(str::to_owned),
+            };
+            if let Some(value) = &value {
+                self.state.scope.set(&name, value);
+            }
+            if !self.state.declared.contains(&name) {
+                self.state.declared.push(name.clone());
+            }
+            shown.push(value.map_or(name.clone(), |value| format!("{name}={value}")));
+        }
+        self.history(format!("ARG {}", shown.join(" ")), None);
+        Ok(())
+    }
+
+    /// All words of one instruction see the environment as it was before it.
+    fn pairs(&mut self, source: &Arc<Source>, pairs: &[KeyValue]) -> Result<Vec<(String, String)>, PlanError> {
+        pairs.iter().map(|pair| Ok((self.expand(source, &pair.key)?, self.expand(source, &pair.value)?))).collect()
+    }
+
+    fn env(&mut self, source: &Arc<Source>, pairs: &[KeyValue]) -> Result<(), PlanError> {
+        let expanded = self.pairs(source, pairs)?;
+        let mut shown = String::from("ENV");
+        for ((name, value), pair) in expanded.iter().zip(pairs) {
+            if name.is_empty() {
+                return Err(PlanError::at(source, pair.key.span, "ENV names can not be blank"));
+            }
+            self.warn_secret(source, "ENV", name, pair.key.span);
+            self.state.scope.set(name, value);
+            config::set_env(&mut self.config().env, name, value);
+            shown.push_str(&format!(" {name}={value}"));
+        }
+        self.history(shown, None);
+        Ok(())
+    }
+
+    fn label(&mut self, source: &Arc<Source>, pairs: &[KeyValue]) -> Result<(), PlanError> {
+        let mut shown = String::from("LABEL");
+        for ((name, value), pair) in self.pairs(source, pairs)?.into_iter().zip(pairs) {
+            if name.is_empty() {
+                return Err(PlanError::at(source, pair.key.span, "LABEL names can not be blank"));
+            }
+            shown.push_str(&format!(" {name}={value}"));
+            self.config().labels.insert(name, value);
+        }
+        self.history(shown, None);
+        Ok(())
+    }
+
+    fn warn_secret(&mut self, source: &Arc<Source>, instruction: &str, name: &str, span: Span) {
+        if config::looks_secret(name) {
+            let message = format!(
+                "do not use {instruction} for sensitive data: {name:?} stays readable in the image or its history"
+            );
+            self.warn(source, span, "SecretsUsedInArgOrEnv", message);
+        }
+    }
+
+    fn with_shell(&self, command: &CommandLine) -> Vec<String> {
+        match command {
+            CommandLine::Exec(argv) => argv.clone(),
+            CommandLine::Shell(text) => self.in_shell(text),
+        }
+    }
+
+    fn in_shell(&self, text: &str) -> Vec<String> {
+        let shell = self.state.image.config.shell.clone().filter(|shell| !shell.is_empty());
+        let mut argv = shell.unwrap_or_else(|| vec!["/bin/sh".into(), "-c".into()]);
+        argv.push(text.to_owned());
+        argv
+    }
+
+    fn run(&mut self, source: &Arc<Source>, instruction: &Instruction, run: &Run) -> Result<(), PlanError> {
+        self.refuse_run_flags(source, run)?;
+        let network = self.run_network(source, run)?;
+        let (argv, scripts) = self.run_command(run);
+        let proxies = self.builder.input.build_args.iter().filter(|(name, _)| is_proxy(name));
+        let proxy_env = proxies
+            .flat_map(|(name, value)| {
+                [(name.to_uppercase(), value.clone()), (name.to_lowercase(), value.clone())]
+            })
+            .filter(|(name, _)| !self.state.declared.iter().any(|declared| declared.eq_ignore_ascii_case(name)))
+            .collect();
+        let created_by = format!("RUN {}{} # buildkit", self.arguments_shown(), argv.join(" "));
+        let step = RunStep {
+            argv,
+            env: self.state.scope.iter().cloned().collect(),
+            proxy_env,
+            cwd: self.cwd().to_owned(),
+            user: self.state.image.config.user.clone(),
+            network,
+            scripts,
+        };
+        let text = upper_keyword(&instruction.original);
+        let id = self.step(source, instruction.span, &text, StepKind::Run(step));
+        self.state.last = Some(id);
+        self.history(created_by, Some(id));
+        Ok(())
+    }
+
+    fn refuse_run_flags(&mut self, source: &Arc<Source>, run: &Run) -> Result<(), PlanError> {
+        if let Some(mount) = run.mounts.first() {
+            return Err(PlanError::unsupported(source, mount.value.span, "RUN --mount"));
+        }
+        if let Some(device) = run.devices.first() {
+            return Err(PlanError::unsupported(source, device.span, "RUN --device"));
+        }
+        let Some(security) = &run.security else { return Ok(()) };
+        match self.expand(source, security)?.as_str() {
+            "sandbox" => Ok(()),
+            "insecure" => Err(PlanError::unsupported(source, security.span, "RUN --security=insecure")),
+            other => Err(PlanError::at(source, security.span, format!("security {other:?} is not valid"))
+                .help("it is sandbox or insecure")),
+        }
+    }
+
+    fn run_network(&mut self, source: &Arc<Source>, run: &Run) -> Result<RunNetwork, PlanError> {
+        let Some(network) = &run.network else { return Ok(self.builder.input.network) };
+        match self.expand(source, network)?.as_str() {
+            "default" => Ok(self.builder.input.network),
+            "none" => Ok(RunNetwork::None),
+            "host" if self.builder.input.network == RunNetwork::Host => Ok(RunNetwork::Host),
+            "host" => Err(PlanError::at(source, network.span, "granting RUN the host's network needs your consent")
+                .help("build with --network=host")),
+            other => Err(PlanError::at(source, network.span, format!("network {other:?} is not valid"))
+                .help("it is default, none or host")),
+        }
+    }
+
+    fn run_command(&self, run: &Run) -> (Vec<String>, Vec<Script>) {
+        let text = match (&run.command, run.heredocs.as_slice()) {
+            (CommandLine::Exec(argv), _) => return (argv.clone(), Vec::new()),
+            (CommandLine::Shell(text), []) => return (self.in_shell(text), Vec::new()),
+            (CommandLine::Shell(text), _) => text,
+        };
+        if let [only] = run.heredocs.as_slice() {
+            if is_lone_heredoc(text) {
+                if only.body.starts_with("#!") {
+                    let path = format!("{SCRIPTS}/{}", only.name);
+                    let script = Script { path: path.clone(), content: only.body.clone() };
+                    return (self.in_shell(&path), vec![script]);
+                }
+                return (self.in_shell(&only.body), Vec::new());
+            }
+        }
+        let mut whole = text.clone();
+        for Heredoc { name, body, .. } in &run.heredocs {
+            whole.push_str(&format!("\n{body}{name}"));
+        }
+        (self.in_shell(&whole), Vec::new())
+    }
+
+    /// `|2 a=1 b=2 ` as history shows the arguments a RUN sees.
+    fn arguments_shown(&self) -> String {
+        if self.state.declared.is_empty() {
+            return String::new();
+        }
+        let mut shown = format!("|{} ", self.state.declared.len());
+        for name in &self.state.declared {
+            shown.push_str(&format!("{name}={} ", self.state.scope.value(name).unwrap_or("")));
+        }
+        shown
+    }
+
+    fn cwd(&self) -> &str {
+        match self.state.image.config.working_dir.as_str() {
+            "" => "/",
+            dir => dir,
+        }
+    }
+
+    fn workdir(&mut self, source: &Arc<Source>, instruction: &Instruction, word: &Word) -> Result<(), PlanError> {
+        let written = self.expand(source, word)?;
+        if written.is_empty() {
+            return Err(PlanError::at(source, word.span, "WORKDIR needs a path; it expands to nothing"));
+        }
+        if !self.workdir_set && !written.starts_with('/') {
+            let message = format!("relative WORKDIR {written:?} depends on what the base image has set");
+            self.warn(source, word.span, "WorkdirRelativePath", message);
+        }
+        self.workdir_set = true;
+        let path = join_clean(self.cwd(), &written);
+        self.config().working_dir.clone_from(&path);
+        let mut made = None;
+        if path != "/" {
+            let user = self.state.image.config.user.clone();
+            let step = WorkdirStep { path: path.clone(), user };
+            let id = self.step(source, instruction.span, &upper_keyword(&instruction.original), StepKind::Workdir(step));
+            self.state.last = Some(id);
+            made = Some(id);
+        } else {
+            self.done += 1;
+        }
+        self.history(format!("WORKDIR {path}"), made);
+        Ok(())
+    }
+
+    fn expose(&mut self, source: &Arc<Source>, words: &[Word]) -> Result<(), PlanError> {
+        let mut ports = Vec::new();
+        for word in words {
+            let expanded = self.expander().words(&word.text, &self.state.scope);
+            for text in expanded.map_err(|error| PlanError::at(source, word.span, error.message))? {
+                let parsed = config::ports(&text).map_err(|message| PlanError::at(source, word.span, message))?;
+                ports.extend(parsed);
+            }
+        }
+        ports.sort();
+        ports.dedup();
+        self.history(format!("EXPOSE [{}]", ports.join(" ")), None);
+        let empty = || serde_json::Value::Object(serde_json::Map::new());
+        self.config().exposed_ports.extend(ports.into_iter().map(|port| (port, empty())));
+        Ok(())
+    }
+
+    fn volume(&mut self, source: &Arc<Source>, words: &[Word]) -> Result<(), PlanError> {
+        let mut volumes = Vec::new();
+        for word in words {
+            let volume = self.expand(source, word)?;
+            if volume.is_empty() {
+                return Err(PlanError::at(source, word.span, "VOLUME specified can not be an empty string"));
+            }
+            volumes.push(volume);
+        }
+        self.history(format!("VOLUME [{}]", volumes.join(" ")), None);
+        let empty = || serde_json::Value::Object(serde_json::Map::new());
+        self.config().volumes.extend(volumes.into_iter().map(|volume| (volume, empty())));
+        Ok(())
+    }
+
+    fn copy(
+        &mut self,
+        source: &Arc<Source>,
+        instruction: &Instruction,
+        copy: &Copy,
+        add: bool,
+    ) -> Result<(), PlanError> {
+        let keyword = if add { "ADD" } else { "COPY" };
+        refuse_copy_flags(source, instruction, copy, keyword)?;
+        let origin = self.copy_origin(source, copy)?;
+        let (mut sources, mut inline, mut shown) = (Vec::new(), Vec::new(), String::from(keyword));
+        let chown = copy.flags.chown.as_ref().map(|word| self.expand(source, word)).transpose()?;
+        let chmod = copy.flags.chmod.as_ref().map(|word| self.expand(source, word)).transpose()?;
+        for (flag, value) in [("chown", &chown), ("chmod", &chmod)] {
+            if let Some(value) = value {
+                shown.push_str(&format!(" --{flag}={value}"));
+            }
+        }
+        let mut heredocs = String::new();
+        for item in &copy.sources {
+            match item {
+                CopySource::Path(word) => {
+                    let path = self.expand(source, word)?;
+                    refuse_remote(source, word, &path, add)?;
+                    shown.push_str(&format!(" {path}"));
+                    sources.push(path);
+                }
+                CopySource::Heredoc(heredoc) => {
+                    heredocs.push_str(&format!(" <<{}", heredoc.name));
+                    inline.push(self.inline(source, heredoc)?);
+                }
+            }
+        }
+        let dest = self.expand(source, &copy.dest)?;
+        let dest_is_dir = dest.is_empty() || dest == "." || dest.ends_with('/');
+        shown.push_str(&format!("{heredocs} {dest} # buildkit"));
+        let chmod = match (&copy.flags.chmod, chmod) {
+            (Some(word), Some(text)) => {
+                Some(Chmod::parse(&text).map_err(|message| PlanError::at(source, word.span, message))?)
+            }
+            _ => None,
+        };
+        let dest = join_clean(self.cwd(), &dest);
+        let step = CopyStep { origin, sources, inline, dest, dest_is_dir, chown, chmod, extract: add };
+        let text = upper_keyword(&instruction.original);
+        let id = self.step(source, instruction.span, &text, StepKind::Copy(step));
+        self.state.last = Some(id);
+        self.history(shown, Some(id));
+        Ok(())
+    }
+
+    fn copy_origin(&mut self, source: &Arc<Source>, copy: &Copy) -> Result<CopyOrigin, PlanError> {
+        let Some(from) = &copy.flags.from else { return Ok(CopyOrigin::Context(String::new())) };
+        match self.builder.copy_origin(self.index, from, source)? {
+            Origin::Stage(stage) => {
+                let last = self.builder.evaluated.get(&stage).and_then(|state| state.last);
+                match last {
+                    Some(id) => Ok(CopyOrigin::Step(id, format!("stage {:?}", from.text))),
+                    None => Err(PlanError::at(source, from.span, format!("stage {:?} is empty", from.text))),
+                }
+            }
+            Origin::Files(name) => Ok(CopyOrigin::Context(name)),
+            Origin::Image(name) => {
+                let id = self.builder.image_step(&name, source, from.span);
+                Ok(CopyOrigin::Step(id, format!("image {name:?}")))
+            }
+            Origin::Scratch => Err(PlanError::at(source, from.span, "there is nothing to copy from scratch")),
+        }
+    }
+
+    fn inline(&mut self, source: &Arc<Source>, heredoc: &Heredoc) -> Result<InlineFile, PlanError> {
+        let mut content = heredoc.body.clone();
+        if heredoc.expand {
+            let expanded = self
+                .expander()
+                .heredoc(&heredoc.body, &self.state.scope)
+                .map_err(|error| PlanError::at(source, heredoc.span, error.message))?;
+            self.warn_undefined(source, heredoc.span, &expanded.unset);
+            content = expanded.text;
+        }
+        Ok(InlineFile { name: heredoc.name.clone(), content })
+    }
+}
+
+fn refuse_copy_flags(
+    source: &Arc<Source>,
+    instruction: &Instruction,
+    copy: &Copy,
+    keyword: &str,
+) -> Result<(), PlanError> {
+    let flags = &copy.flags;
+    let used = [
+        ("link", flags.link),
+        ("parents", flags.parents),
+        ("exclude", !flags.exclude.is_empty()),
+        ("checksum", flags.checksum.is_some()),
+        ("keep-git-dir", flags.keep_git_dir.is_some()),
+        ("unpack", flags.unpack.is_some()),
+    ];
+    for (name, _) in used.iter().filter(|(_, used)| *used) {
+        let span = flags.spans.iter().find(|(known, _)| known == name).map_or(instruction.span, |(_, span)| *span);
+        return Err(PlanError::unsupported(source, span, &format!("{keyword} --{name}")));
+    }
+    Ok(())
+}
+
+fn refuse_remote(source: &Arc<Source>, word: &Word, path: &str, add: bool) -> Result<(), PlanError> {
+    let lower = path.to_ascii_lowercase();
+    let http = lower.starts_with("http://") || lower.starts_with("https://");
+    let git = lower.starts_with("git@") || lower.starts_with("git://") || lower.starts_with("ssh://");
+    match (http || git, add) {
+        (false, _) => Ok(()),
+        (true, true) => Err(PlanError::unsupported(source, word.span, "ADD from a URL or git repository")),
+        (true, false) => Err(PlanError::at(source, word.span, "source can't be a URL for COPY").help("use ADD")),
+    }
+}
+
+/// Whether the command of a RUN is nothing but `<<NAME`.
+fn is_lone_heredoc(text: &str) -> bool {
+    let text = text.trim().trim_start_matches(|c: char| c.is_ascii_digit());
+    text.strip_prefix("<<").is_some_and(|word| {
+        let word = word.trim_start_matches('-').trim_start();
+        !word.is_empty() && !word.starts_with('<') && !word.contains(char::is_whitespace)
+    })
+}
+
+/// `run make` becomes `RUN make`; the text goes on one line.
+fn upper_keyword(original: &str) -> String {
+    let (keyword, rest) = original.split_once(char::is_whitespace).unwrap_or((original, ""));
+    format!("{} {}", keyword.to_uppercase(), rest.trim()).trim_end().to_owned()
+}
+
+/// A path made absolute and clean.
+fn join_clean(dir: &str, path: &str) -> String {
+    let whole = if path.starts_with('/') { path.to_owned() } else { format!("{dir}/{path}") };
+    let mut parts: Vec<&str> = Vec::new();
+    for part in whole.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
