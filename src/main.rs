@@ -1,3 +1,12 @@
 //! The `rbuild` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+/// musl's own allocator takes one lock for all threads.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    rbuild::cli::main()
+}

@@ -1,1 +1,172 @@
-//! cli
+//! Flags into requests, events into text, failures into exit codes.
+//!
+//! The only room that knows the command line, the environment and the terminal. Arguments are read in
+//! two steps: as typed ([`args`]), then checked and completed ([`build`]). Must never decide how
+//! anything is built.
+
+mod args;
+mod build;
+mod environment;
+mod images;
+mod render;
+mod run;
+mod values;
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::build::{Engine, EngineOptions, Failure, FailureKind, RegistryAccess};
+use crate::cancel::Cancel;
+use crate::sandbox::userns::{EnterRequest, Entered, IdMode, RealUser, enter};
+
+use args::{Cli, Command};
+use environment::Environment;
+
+/// Everything a command works with.
+struct Session {
+    env: Environment,
+    mode: IdMode,
+    user: RealUser,
+    cancel: Cancel,
+    root: std::path::PathBuf,
+}
+
+/// The program.
+pub fn main() -> ExitCode {
+    let env = Environment::read();
+    let cli = match Cli::try_parse_from(args::normalize(std::env::args_os())) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    if let Command::Completion { shell } = cli.command {
+        args::print_completion(shell);
+        return ExitCode::SUCCESS;
+    }
+    if let Command::Version = cli.command {
+        println!("rbuild {}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
+    match start(&env).and_then(|(mode, user)| dispatch(cli, env.clone(), mode, user)) {
+        Ok(code) => ExitCode::from(code),
+        Err(Stop::Outer(code)) => ExitCode::from(code),
+        Err(Stop::Failed(failure)) => {
+            render::failure(&failure, &env);
+            ExitCode::from(exit_code(failure.kind))
+        }
+    }
+}
+
+/// Why the program ends early.
+enum Stop {
+    /// The inner process did the work.
+    Outer(u8),
+    Failed(Failure),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Stop::Failed(failure)
+    }
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Stop::Failed(Failure::new(FailureKind::Output, format!("cannot write: {error}")))
+    }
+}
+
+/// Documented in `docs/cli.md`.
+fn exit_code(kind: FailureKind) -> u8 {
+    match kind {
+        FailureKind::Build => 1,
+        FailureKind::Usage => 2,
+        FailureKind::Dockerfile => 3,
+        FailureKind::Context => 4,
+        FailureKind::Base => 5,
+        FailureKind::Output => 6,
+        FailureKind::Store => 7,
+        FailureKind::Unsupported => 8,
+        FailureKind::Sandbox => 9,
+        FailureKind::Interrupted => 130,
+    }
+}
+
+/// Enters a user namespace where that is needed. There is only one thread until it returns.
+fn start(env: &Environment) -> Result<(IdMode, RealUser), Stop> {
+    let request = EnterRequest {
+        mark: env.userns_mark.clone(),
+        path: env.path.clone(),
+        user_name: env.user_name.clone(),
+    };
+    match enter(&request) {
+        Ok(Entered::Here(mode, user)) => Ok((mode, user)),
+        Ok(Entered::Child(code)) => Err(Stop::Outer(u8::try_from(code).unwrap_or(1))),
+        Err(error) => Err(Failure::new(FailureKind::Sandbox, error.to_string()).into()),
+    }
+}
+
+fn dispatch(cli: Cli, env: Environment, mode: IdMode, user: RealUser) -> Result<u8, Stop> {
+    let cancel = Cancel::new()?;
+    let root = env.store_root(cli.root.as_deref(), user.uid)?;
+    let session = Session { env, mode, user, cancel, root };
+    match cli.command {
+        Command::Build(args) => build::build(&session, *args),
+        Command::Plan(args) => build::plan(&session, *args),
+        Command::Run(args) => run::run(&session, args),
+        Command::Images(args) => images::images(&session, &args),
+        Command::Inspect { image } => images::inspect(&session, &image),
+        Command::History { image, no_trunc } => images::history(&session, &image, no_trunc),
+        Command::Save(args) => images::save(&session, &args),
+        Command::Tag { source, target } => images::tag(&session, &source, &target),
+        Command::Rmi { images } => images::rmi(&session, &images),
+        Command::Info => run::info(&session),
+        Command::Completion { .. } | Command::Version => Ok(0),
+    }
+}
+
+impl Session {
+    fn engine(&self) -> Result<Engine, Stop> {
+        Ok(Engine::open(EngineOptions {
+            root: self.root.clone(),
+            single_id: self.mode == IdMode::SingleId,
+            resolv_conf: environment::resolv_conf(),
+            registries: RegistryAccess {
+                insecure: Vec::new(),
+                docker_config: self.env.docker_config.clone(),
+                proxy: self.env.proxy(),
+            },
+        })?)
+    }
+
+    /// The first Ctrl-C stops in order, the second at once.
+    fn watch_signals(&self) -> Result<(), Stop> {
+        use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        let cancel = self.cancel.clone();
+        let watch = move || {
+            for signal in signals.forever() {
+                if cancel.is_cancelled() {
+                    std::process::exit(128 + signal);
+                }
+                eprintln!("rbuild: interrupted, stopping (again to stop at once)");
+                cancel.cancel();
+            }
+        };
+        std::thread::Builder::new().name("signals".into()).spawn(watch)?;
+        Ok(())
+    }
+}
+
+/// Prints a line; a reader that has gone away is no error.
+fn print(text: &str) -> Result<(), Stop> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Map;
 
-use crate::build::request::CompressionAlgorithm;
+use crate::build::CompressionAlgorithm;
 use crate::digest::{DiffId, Digest};
 use crate::store::{Store, StoreError};
 

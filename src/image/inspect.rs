@@ -198,7 +198,7 @@ mod tests {
             diff_id: crate::digest::DiffId::empty(),
             digest: store.put_blob(&tar)?,
             size: 1024,
-            compression: crate::build::request::CompressionAlgorithm::Uncompressed,
+            compression: crate::build::CompressionAlgorithm::Uncompressed,
         };
         let mut image = Image { layers: vec![layer], ..Image::default() };
         image.config.os = "linux".into();

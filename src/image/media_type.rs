@@ -1,6 +1,6 @@
 //! Media types of both families, and what corresponds to what.
 
-use crate::build::request::CompressionAlgorithm;
+use crate::build::CompressionAlgorithm;
 
 use super::manifest::ManifestError;
 

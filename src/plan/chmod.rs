@@ -27,10 +27,16 @@ impl Chmod {
     /// Parses a value; the error is the reference's text.
     pub fn parse(text: &str) -> Result<Self, String> {
         let written = text.to_owned();
-        let octal = || format!("invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777");
+        let octal = || {
+            format!("invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777")
+        };
         if !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit()) {
             let mode = u32::from_str_radix(text, 8).map_err(|_| octal())?;
-            return if mode <= 0o7777 { Ok(Chmod { written, kind: Kind::Octal(mode) }) } else { Err(octal()) };
+            return if mode <= 0o7777 {
+                Ok(Chmod { written, kind: Kind::Octal(mode) })
+            } else {
+                Err(octal())
+            };
         }
         let clauses: Option<Vec<Vec<Clause>>> = text.split(',').map(clauses).collect();
         let clauses = clauses.ok_or_else(octal)?.into_iter().flatten().collect();
@@ -65,13 +71,15 @@ fn clauses(text: &str) -> Option<Vec<Clause>> {
     let operators_at = text.find(['+', '-', '='])?;
     let (who, mut rest) = text.split_at(operators_at);
     let who = who.chars().try_fold(0, |bits, letter| {
-        Some(bits | match letter {
-            'u' => 0o4700,
-            'g' => 0o2070,
-            'o' => 0o1007,
-            'a' => 0o7777,
-            _ => return None,
-        })
+        Some(
+            bits | match letter {
+                'u' => 0o4700,
+                'g' => 0o2070,
+                'o' => 0o1007,
+                'a' => 0o7777,
+                _ => return None,
+            },
+        )
     })?;
     let who = if who == 0 { 0o7777 } else { who };
     let mut out = Vec::new();

@@ -66,9 +66,9 @@ pub(super) fn ports(text: &str) -> Result<Vec<String>, String> {
 /// A signal's name with or without `SIG`, a real-time signal, or a number.
 pub(super) fn is_signal(text: &str) -> bool {
     const NAMES: [&str; 37] = [
-        "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL", "PIPE",
-        "POLL", "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU",
-        "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ", "UNUSED", "EMT", "INFO",
+        "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL",
+        "PIPE", "POLL", "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP",
+        "TTIN", "TTOU", "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ", "UNUSED", "EMT", "INFO",
     ];
     if let Ok(number) = text.parse::<i32>() {
         return number > 0;
@@ -79,17 +79,27 @@ pub(super) fn is_signal(text: &str) -> bool {
         return true;
     }
     let offset = |prefix: &str| name.strip_prefix(prefix).and_then(|rest| rest.parse::<u32>().ok());
-    offset("RTMIN+").is_some_and(|n| (1..=15).contains(&n)) || offset("RTMAX-").is_some_and(|n| (1..=14).contains(&n))
+    offset("RTMIN+").is_some_and(|n| (1..=15).contains(&n))
+        || offset("RTMAX-").is_some_and(|n| (1..=14).contains(&n))
 }
 
 /// The config's form of a probe.
 pub(super) fn healthcheck(check: &dockerfile::Healthcheck) -> Healthcheck {
     match check {
         dockerfile::Healthcheck::None => Healthcheck { test: vec!["NONE".into()], ..Healthcheck::default() },
-        dockerfile::Healthcheck::Cmd { command, interval, timeout, start_period, start_interval, retries } => {
+        dockerfile::Healthcheck::Cmd {
+            command,
+            interval,
+            timeout,
+            start_period,
+            start_interval,
+            retries,
+        } => {
             let test = match command {
                 CommandLine::Shell(text) => vec!["CMD-SHELL".to_owned(), text.clone()],
-                CommandLine::Exec(argv) => std::iter::once("CMD".to_owned()).chain(argv.iter().cloned()).collect(),
+                CommandLine::Exec(argv) => {
+                    std::iter::once("CMD".to_owned()).chain(argv.iter().cloned()).collect()
+                }
             };
             Healthcheck {
                 test,

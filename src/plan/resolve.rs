@@ -98,7 +98,11 @@ pub(super) struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(dockerfile: &'a Dockerfile, input: &'a PlanInput, bases: &'a BaseConfigs) -> Result<Self, PlanError> {
+    fn new(
+        dockerfile: &'a Dockerfile,
+        input: &'a PlanInput,
+        bases: &'a BaseConfigs,
+    ) -> Result<Self, PlanError> {
         let mut builder = Builder {
             dockerfile,
             input,
@@ -217,7 +221,8 @@ impl<'a> Builder<'a> {
 
     /// A name that is no stage: a context, nothing, or an image.
     fn outside(&self, name: &str) -> Origin {
-        let canonical = |text: &str| Reference::parse(text).ok().map(|name| name.with_default_tag().to_string());
+        let canonical =
+            |text: &str| Reference::parse(text).ok().map(|name| name.with_default_tag().to_string());
         let wanted = canonical(name);
         let same = |context: &str| {
             context.eq_ignore_ascii_case(name) || (wanted.is_some() && canonical(context) == wanted)
@@ -244,7 +249,9 @@ impl<'a> Builder<'a> {
         let names: Vec<&str> = stages.iter().filter_map(|stage| stage.name()).collect();
         Err(match suggest(&lower, names.iter().copied()) {
             Some(name) => error.help(format!("did you mean {name:?}?")),
-            None if names.is_empty() => error.help("no stage of this Dockerfile has a name (FROM ... AS name)"),
+            None if names.is_empty() => {
+                error.help("no stage of this Dockerfile has a name (FROM ... AS name)")
+            }
             None => error.help(format!("stages here: {}", names.join(", "))),
         })
     }
@@ -324,7 +331,11 @@ impl<'a> Builder<'a> {
                 return Ok(Origin::Stage(stage));
             }
             if stages[index].name() == Some(&lower) {
-                return Err(PlanError::at(source, from.span, format!("circular dependency detected on stage: {name}")));
+                return Err(PlanError::at(
+                    source,
+                    from.span,
+                    format!("circular dependency detected on stage: {name}"),
+                ));
             }
             let own = stages[index].name().map_or_else(|| format!("stage-{index}"), str::to_owned);
             let message = format!(
@@ -335,9 +346,11 @@ impl<'a> Builder<'a> {
         if let Ok(number) = name.parse::<usize>() {
             return match number {
                 number if number < index => Ok(Origin::Stage(number)),
-                number if number == index => {
-                    Err(PlanError::at(source, from.span, format!("circular dependency detected on stage: {number}")))
-                }
+                number if number == index => Err(PlanError::at(
+                    source,
+                    from.span,
+                    format!("circular dependency detected on stage: {number}"),
+                )),
                 _ => Err(PlanError::at(source, from.span, format!("invalid stage index {number}"))),
             };
         }
@@ -359,7 +372,13 @@ impl<'a> Builder<'a> {
     }
 
     /// A base's config, or a request for it.
-    pub fn config(&mut self, name: &str, platform: &Platform, source: &Arc<Source>, span: Span) -> Option<&'a ImageConfig> {
+    pub fn config(
+        &mut self,
+        name: &str,
+        platform: &Platform,
+        source: &Arc<Source>,
+        span: Span,
+    ) -> Option<&'a ImageConfig> {
         let key = (name.to_owned(), platform.to_string());
         let found = self.bases.get(&key);
         let asked = self.needs.iter().any(|need| need.name == name && need.platform == *platform);

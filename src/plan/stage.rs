@@ -78,7 +78,8 @@ pub(super) fn evaluate(builder: &mut Builder<'_>, index: usize) -> Result<bool, 
         Origin::Image(name) => {
             let name = name.clone();
             let platform = platform.unwrap_or_else(|| builder.input.platform.clone());
-            let (source, span) = (builder.dockerfile.source.clone(), builder.dockerfile.stages[index].from.span);
+            let (source, span) =
+                (builder.dockerfile.source.clone(), builder.dockerfile.stages[index].from.span);
             let Some(image) = builder.config(&name, &platform, &source, span) else { return Ok(false) };
             let (state, triggers) = from_config(image.clone(), platform);
             (state, triggers, Some(Base::Image(name)))
@@ -168,7 +169,10 @@ fn with_platform(mut image: ImageConfig, platform: Platform) -> Evaluated {
 fn is_step(kind: &InstructionKind) -> bool {
     matches!(
         kind,
-        InstructionKind::Run(_) | InstructionKind::Copy(_) | InstructionKind::Add(_) | InstructionKind::Workdir(_)
+        InstructionKind::Run(_)
+            | InstructionKind::Copy(_)
+            | InstructionKind::Add(_)
+            | InstructionKind::Workdir(_)
     )
 }
 
@@ -181,7 +185,8 @@ impl<'b, 'a> Walk<'b, 'a> {
         has_base: bool,
     ) -> Self {
         let stages = &builder.dockerfile.stages;
-        let own = stages[index].instructions.iter().chain(triggers.iter().map(|(_, instruction)| instruction));
+        let own =
+            stages[index].instructions.iter().chain(triggers.iter().map(|(_, instruction)| instruction));
         let total = own.filter(|instruction| is_step(&instruction.kind)).count() + usize::from(has_base);
         let label = match (stages[index].name(), stages.len()) {
             (_, 1) => String::new(),
@@ -216,7 +221,8 @@ impl<'b, 'a> Walk<'b, 'a> {
         self.done += 1;
         let width = self.total.to_string().len();
         let trigger = if self.triggered { "ONBUILD " } else { "" };
-        let name = format!("[{}{:>width$}/{}] {trigger}{text}", self.label, self.done, self.total, width = width);
+        let name =
+            format!("[{}{:>width$}/{}] {trigger}{text}", self.label, self.done, self.total, width = width);
         let id = self.builder.next_id();
         self.builder.push(Step {
             id,
@@ -290,7 +296,11 @@ impl<'b, 'a> Walk<'b, 'a> {
             InstructionKind::User(word) => {
                 let user = self.expand(source, word)?;
                 if user.is_empty() {
-                    return Err(PlanError::at(source, word.span, "USER needs a name or number; it expands to nothing"));
+                    return Err(PlanError::at(
+                        source,
+                        word.span,
+                        "USER needs a name or number; it expands to nothing",
+                    ));
                 }
                 self.history(format!("USER {user}"), None);
                 self.config().user = user;
@@ -366,8 +376,15 @@ impl<'b, 'a> Walk<'b, 'a> {
     }
 
     /// All words of one instruction see the environment as it was before it.
-    fn pairs(&mut self, source: &Arc<Source>, pairs: &[KeyValue]) -> Result<Vec<(String, String)>, PlanError> {
-        pairs.iter().map(|pair| Ok((self.expand(source, &pair.key)?, self.expand(source, &pair.value)?))).collect()
+    fn pairs(
+        &mut self,
+        source: &Arc<Source>,
+        pairs: &[KeyValue],
+    ) -> Result<Vec<(String, String)>, PlanError> {
+        pairs
+            .iter()
+            .map(|pair| Ok((self.expand(source, &pair.key)?, self.expand(source, &pair.value)?)))
+            .collect()
     }
 
     fn env(&mut self, source: &Arc<Source>, pairs: &[KeyValue]) -> Result<(), PlanError> {
@@ -431,7 +448,9 @@ impl<'b, 'a> Walk<'b, 'a> {
             .flat_map(|(name, value)| {
                 [(name.to_uppercase(), value.clone()), (name.to_lowercase(), value.clone())]
             })
-            .filter(|(name, _)| !self.state.declared.iter().any(|declared| declared.eq_ignore_ascii_case(name)))
+            .filter(|(name, _)| {
+                !self.state.declared.iter().any(|declared| declared.eq_ignore_ascii_case(name))
+            })
             .collect();
         let created_by = format!("RUN {}{} # buildkit", self.arguments_shown(), argv.join(" "));
         let step = RunStep {
@@ -472,8 +491,10 @@ impl<'b, 'a> Walk<'b, 'a> {
             "default" => Ok(self.builder.input.network),
             "none" => Ok(RunNetwork::None),
             "host" if self.builder.input.network == RunNetwork::Host => Ok(RunNetwork::Host),
-            "host" => Err(PlanError::at(source, network.span, "granting RUN the host's network needs your consent")
-                .help("build with --network=host")),
+            "host" => {
+                Err(PlanError::at(source, network.span, "granting RUN the host's network needs your consent")
+                    .help("build with --network=host"))
+            }
             other => Err(PlanError::at(source, network.span, format!("network {other:?} is not valid"))
                 .help("it is default, none or host")),
         }
@@ -521,7 +542,12 @@ impl<'b, 'a> Walk<'b, 'a> {
         }
     }
 
-    fn workdir(&mut self, source: &Arc<Source>, instruction: &Instruction, word: &Word) -> Result<(), PlanError> {
+    fn workdir(
+        &mut self,
+        source: &Arc<Source>,
+        instruction: &Instruction,
+        word: &Word,
+    ) -> Result<(), PlanError> {
         let written = self.expand(source, word)?;
         if written.is_empty() {
             return Err(PlanError::at(source, word.span, "WORKDIR needs a path; it expands to nothing"));
@@ -537,7 +563,12 @@ impl<'b, 'a> Walk<'b, 'a> {
         if path != "/" {
             let user = self.state.image.config.user.clone();
             let step = WorkdirStep { path: path.clone(), user };
-            let id = self.step(source, instruction.span, &upper_keyword(&instruction.original), StepKind::Workdir(step));
+            let id = self.step(
+                source,
+                instruction.span,
+                &upper_keyword(&instruction.original),
+                StepKind::Workdir(step),
+            );
             self.state.last = Some(id);
             made = Some(id);
         } else {
@@ -552,7 +583,8 @@ impl<'b, 'a> Walk<'b, 'a> {
         for word in words {
             let expanded = self.expander().words(&word.text, &self.state.scope);
             for text in expanded.map_err(|error| PlanError::at(source, word.span, error.message))? {
-                let parsed = config::ports(&text).map_err(|message| PlanError::at(source, word.span, message))?;
+                let parsed =
+                    config::ports(&text).map_err(|message| PlanError::at(source, word.span, message))?;
                 ports.extend(parsed);
             }
         }
@@ -679,7 +711,8 @@ fn refuse_copy_flags(
         ("unpack", flags.unpack.is_some()),
     ];
     for (name, _) in used.iter().filter(|(_, used)| *used) {
-        let span = flags.spans.iter().find(|(known, _)| known == name).map_or(instruction.span, |(_, span)| *span);
+        let span =
+            flags.spans.iter().find(|(known, _)| known == name).map_or(instruction.span, |(_, span)| *span);
         return Err(PlanError::unsupported(source, span, &format!("{keyword} --{name}")));
     }
     Ok(())
@@ -692,7 +725,9 @@ fn refuse_remote(source: &Arc<Source>, word: &Word, path: &str, add: bool) -> Re
     match (http || git, add) {
         (false, _) => Ok(()),
         (true, true) => Err(PlanError::unsupported(source, word.span, "ADD from a URL or git repository")),
-        (true, false) => Err(PlanError::at(source, word.span, "source can't be a URL for COPY").help("use ADD")),
+        (true, false) => {
+            Err(PlanError::at(source, word.span, "source can't be a URL for COPY").help("use ADD"))
+        }
     }
 }
 

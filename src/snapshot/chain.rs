@@ -82,7 +82,10 @@ impl LayerCell {
     /// A layer whose blob is in the store; its index and files are fetched when asked for.
     pub fn known(diff_id: DiffId, blob: BlobInfo) -> Arc<Self> {
         let finished = Some(Ok(Finished { diff_id, blob }));
-        Arc::new(LayerCell { state: Mutex::new(State { finished, ..State::default() }), changed: Condvar::new() })
+        Arc::new(LayerCell {
+            state: Mutex::new(State { finished, ..State::default() }),
+            changed: Condvar::new(),
+        })
     }
 
     /// A layer just made: its entries are known, its digest will be told by [`LayerCell::finish`].
@@ -266,21 +269,33 @@ impl Snapshots {
 
     /// The bytes of a file of the chain's view: from its layer's directory where there is one, else
     /// from the layer's blob.
-    pub fn read_file(&self, chain: &Chain, node: &Node, path: &[u8], limit: u64) -> Result<Vec<u8>, SnapshotError> {
+    pub fn read_file(
+        &self,
+        chain: &Chain,
+        node: &Node,
+        path: &[u8],
+        limit: u64,
+    ) -> Result<Vec<u8>, SnapshotError> {
         use std::io::Read as _;
         let NodeKind::File { size, .. } = node.kind else { return Ok(Vec::new()) };
         let Some(cell) = chain.cells.get(node.layer) else { return Ok(Vec::new()) };
         if let Some(id) = cell.snapshot() {
             let dir = self.store.snapshot_dir(&id);
             let mut bytes = Vec::new();
-            let read = crate::fs::open_file_in(&dir, path).and_then(|file| file.take(limit).read_to_end(&mut bytes));
+            let read =
+                crate::fs::open_file_in(&dir, path).and_then(|file| file.take(limit).read_to_end(&mut bytes));
             read.map_err(|source| LayerError::io("read", &dir, source))?;
             return Ok(bytes);
         }
         let finished = cell.finished()?;
         let offset = match node.offset {
             // The index of a layer that was just written knows offsets only once it is complete.
-            0 => cell.complete_entries(&self.store)?.entries.iter().find(|e| e.path == path).map_or(0, |e| e.offset),
+            0 => cell
+                .complete_entries(&self.store)?
+                .entries
+                .iter()
+                .find(|e| e.path == path)
+                .map_or(0, |e| e.offset),
             offset => offset,
         };
         Ok(layer::read_file(&self.store, &finished.diff_id, offset, size, limit)?)
@@ -292,7 +307,9 @@ impl Snapshots {
     }
 
     fn snapshot(&self, chain: &Chain, position: usize) -> Result<SnapshotId, SnapshotError> {
-        let Some(cell) = chain.cells.get(position) else { return Err(SnapshotError::Missing(DiffId::empty())) };
+        let Some(cell) = chain.cells.get(position) else {
+            return Err(SnapshotError::Missing(DiffId::empty()));
+        };
         if let Some(id) = cell.snapshot() {
             return Ok(id);
         }
@@ -321,8 +338,7 @@ impl Snapshots {
         let tree = self.tree(below)?;
         let dir = self.store.temp_dir()?;
         let target = dir.path().join("fs");
-        std::fs::create_dir(&target)
-            .map_err(|source| LayerError::io("create", &target, source))?;
+        std::fs::create_dir(&target).map_err(|source| LayerError::io("create", &target, source))?;
         let options = UnpackOptions { ids: self.ids, ..UnpackOptions::default() };
         let unpacked = layer::unpack(blob, &target, &*tree, &options)?;
         if unpacked.diff_id != layer.diff_id {

@@ -364,7 +364,8 @@ mod tests {
     fn compaction_changes_nothing_that_can_be_seen() {
         let first: Vec<Entry> =
             std::iter::once(dir("d")).chain((0..1500).map(|n| file(&format!("d/{n:04}")))).collect();
-        let second: Vec<Entry> = (0..1400).map(|n| entry(&format!("d/{n:04}"), EntryKind::Whiteout)).collect();
+        let second: Vec<Entry> =
+            (0..1400).map(|n| entry(&format!("d/{n:04}"), EntryKind::Whiteout)).collect();
         let merged = tree(&[first, second]);
         assert_eq!(merged.below(b"d").count(), 100);
         assert!(merged.hidden.is_empty());
@@ -386,16 +387,12 @@ mod tests {
         assert_eq!(tree.resolve(b"../../etc/./passwd"), Ok(b"etc/passwd".to_vec()));
         assert_eq!(tree.resolve_parent(b"var/run"), Ok(b"var/run".to_vec()));
         assert_eq!(tree.resolve(b"loop"), Err(ResolveError::TooManyLinks(b"loop".to_vec())));
-        assert_eq!(
-            tree.resolve(b"etc/passwd/x"),
-            Err(ResolveError::NotADirectory(b"etc/passwd".to_vec()))
-        );
+        assert_eq!(tree.resolve(b"etc/passwd/x"), Err(ResolveError::NotADirectory(b"etc/passwd".to_vec())));
     }
 
     #[test]
     fn hard_links_share_their_group() {
-        let tree =
-            tree(&[vec![file("a"), entry("b", EntryKind::Hardlink(b"a".to_vec()))]]);
+        let tree = tree(&[vec![file("a"), entry("b", EntryKind::Hardlink(b"a".to_vec()))]]);
         let link = |path: &[u8]| tree.lookup(path).and_then(|node| node.link.as_deref().map(<[u8]>::to_vec));
         assert_eq!(link(b"a"), Some(b"a".to_vec()));
         assert_eq!(link(b"b"), Some(b"a".to_vec()));

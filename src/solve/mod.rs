@@ -107,7 +107,8 @@ struct Run<'a> {
 impl Solver {
     /// Brings every step of the plan to a result.
     pub fn solve(&self, plan: &Plan) -> Result<Solved, SolveError> {
-        let slots = plan.steps.iter().map(|_| Slot { state: Mutex::default(), changed: Condvar::new() }).collect();
+        let slots =
+            plan.steps.iter().map(|_| Slot { state: Mutex::default(), changed: Condvar::new() }).collect();
         let vertexes =
             plan.steps.iter().map(|step| self.events.add(VertexKind::Step, step.name.clone())).collect();
         let background = Background::start(self.write.threads);

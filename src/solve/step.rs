@@ -10,6 +10,7 @@ use crate::event::VertexId;
 use crate::layer::{self, ContentSource, Entry, LayerIndex};
 use crate::plan::{CopyOrigin, CopyStep, Step, StepKind, WorkdirStep};
 use crate::snapshot::{Chain, LayerCell, SnapshotError};
+use crate::steps::accounts;
 use crate::steps::add::AddError;
 use crate::steps::copy::{self, CopyError, Inline, Selected};
 use crate::steps::identity::IdentityError;
@@ -17,7 +18,6 @@ use crate::steps::place::Destination;
 use crate::steps::run::{Report, RunError};
 use crate::steps::tree_source::TreeSource;
 use crate::steps::workdir::{self, WorkdirError};
-use crate::steps::accounts;
 use crate::store::StoreError;
 
 use super::{Run, StepState};
@@ -180,7 +180,8 @@ impl Run<'_> {
         match &copy.origin {
             CopyOrigin::Context(name) => {
                 let source = self.solver.contexts.get(name).cloned();
-                let source = source.ok_or_else(|| StepError::Base(format!("no build context named {name:?}")))?;
+                let source =
+                    source.ok_or_else(|| StepError::Base(format!("no build context named {name:?}")))?;
                 let cache = self.solver.stat_cache.as_deref().filter(|_| name.is_empty());
                 let cache = cache.map(|cache| cache as &dyn StatCache);
                 let digest = |files: &[FileInfo]| file_digests(&*source, files, cache);

@@ -23,7 +23,9 @@ pub enum AddError {
         source: LayerError,
     },
     /// The archive holds a name that layers reserve.
-    #[error("cannot unpack {name}: it contains {entry:?}; names beginning with .wh. mark deletions in image layers and cannot be files")]
+    #[error(
+        "cannot unpack {name}: it contains {entry:?}; names beginning with .wh. mark deletions in image layers and cannot be files"
+    )]
     Reserved {
         /// The archive.
         name: String,
@@ -76,10 +78,10 @@ fn unpack(selected: &Selected, path: &[u8], scratch: &Path) -> Result<Unpacked, 
     let broken = |source| AddError::Broken { name: name.clone(), source };
     std::fs::create_dir(&dir).map_err(|source| broken(LayerError::io("create", &dir, source)))?;
     let options = UnpackOptions { ids: OnDiskIds::AllToSelf, ..UnpackOptions::default() };
-    let unpacked = layer::unpack(open(&*selected.source, path)?, &dir, &Tree::empty(), &options).map_err(broken)?;
+    let unpacked =
+        layer::unpack(open(&*selected.source, path)?, &dir, &Tree::empty(), &options).map_err(broken)?;
     let entries = unpacked.index.entries;
-    let reserved =
-        |entry: &&Entry| matches!(entry.kind, EntryKind::Whiteout | EntryKind::Opaque);
+    let reserved = |entry: &&Entry| matches!(entry.kind, EntryKind::Whiteout | EntryKind::Opaque);
     if let Some(entry) = entries.iter().find(reserved) {
         let entry = String::from_utf8_lossy(&entry.path).into_owned();
         return Err(AddError::Reserved { name, entry });

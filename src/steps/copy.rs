@@ -57,7 +57,10 @@ fn missing_text(pattern: &str, origin: &str, missing: &Missing) -> String {
     let show = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
     match missing {
         Missing::Ignored { file, rule } => {
-            format!("{pattern:?} is in {origin}, but {file} excludes it: line {}, {:?}", rule.line, rule.pattern)
+            format!(
+                "{pattern:?} is in {origin}, but {file} excludes it: line {}, {:?}",
+                rule.line, rule.pattern
+            )
         }
         Missing::NotThere { nearest } if nearest.is_empty() => format!("{pattern:?} not found in {origin}"),
         Missing::NotThere { nearest } => {
@@ -82,7 +85,11 @@ pub fn select(
     for path in matches {
         let Some(info) = source.resolve(&path)? else {
             let missing = source.why_missing(&path);
-            return Err(CopyError::Missing { pattern: pattern.to_owned(), origin: origin.to_owned(), missing });
+            return Err(CopyError::Missing {
+                pattern: pattern.to_owned(),
+                origin: origin.to_owned(),
+                missing,
+            });
         };
         let is_dir = info.kind == FileKind::Dir;
         let strip = if info.path.is_empty() { 0 } else { info.path.len() + 1 };
@@ -218,9 +225,9 @@ pub fn layer(
         origins.push(match origin {
             _ if !matches!(entry.kind, EntryKind::File { .. }) => Bytes::None,
             None => archived.get(&entry.path).map_or(Bytes::None, |path| Bytes::Local(path.clone())),
-            Some((selection, _)) if selection >= of_selected => {
-                inline.get(selection - of_selected).map_or(Bytes::None, |file| Bytes::Inline(file.content.clone()))
-            }
+            Some((selection, _)) if selection >= of_selected => inline
+                .get(selection - of_selected)
+                .map_or(Bytes::None, |file| Bytes::Inline(file.content.clone())),
             Some(origin) => from_selection(&flat, origin, &mut entry),
         });
         entries.push(entry);

@@ -71,7 +71,8 @@ impl Accounts {
         match group {
             Some(group) => gid = self.group_id(group)?,
             None => {
-                let belongs = |line: &GroupLine| name.as_ref().is_some_and(|name| line.members.contains(name));
+                let belongs =
+                    |line: &GroupLine| name.as_ref().is_some_and(|name| line.members.contains(name));
                 groups.extend(self.group_lines().filter(belongs).map(|line| line.gid));
             }
         }

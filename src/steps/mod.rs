@@ -25,7 +25,12 @@ pub fn accounts(snapshots: &Snapshots, chain: &Chain, tree: &Tree) -> Result<Acc
 }
 
 /// A file's bytes; empty where it is missing, no regular file, or larger than accounts ever are.
-fn small_file(snapshots: &Snapshots, chain: &Chain, tree: &Tree, path: &[u8]) -> Result<Vec<u8>, SnapshotError> {
+fn small_file(
+    snapshots: &Snapshots,
+    chain: &Chain,
+    tree: &Tree,
+    path: &[u8],
+) -> Result<Vec<u8>, SnapshotError> {
     let Ok(path) = tree.resolve(path) else { return Ok(Vec::new()) };
     let Some(node) = tree.lookup(&path) else { return Ok(Vec::new()) };
     match node.kind {

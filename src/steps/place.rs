@@ -170,7 +170,12 @@ impl<'a> Placer<'a> {
         }
     }
 
-    fn place_contents(&mut self, position: usize, selection: &Selection, target: &[u8]) -> Result<(), PlaceError> {
+    fn place_contents(
+        &mut self,
+        position: usize,
+        selection: &Selection,
+        target: &[u8],
+    ) -> Result<(), PlaceError> {
         self.ensure_dir(target)?;
         let mut links: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
         for (at, file) in selection.files.iter().enumerate() {
@@ -187,7 +192,8 @@ impl<'a> Placer<'a> {
                 return Err(PlaceError::IsADirectory(path));
             }
             self.ensure_parents(&path)?;
-            let first = (file.nlink > 1).then(|| links.entry((file.dev, file.ino)).or_insert_with(|| path.clone()));
+            let first =
+                (file.nlink > 1).then(|| links.entry((file.dev, file.ino)).or_insert_with(|| path.clone()));
             let kind = match first {
                 Some(first) if *first != path => EntryKind::Hardlink(first.clone()),
                 _ => entry_kind(&file.kind),
@@ -209,7 +215,12 @@ impl<'a> Placer<'a> {
         Ok(())
     }
 
-    fn place_file(&mut self, position: usize, selection: &Selection, path: Vec<u8>) -> Result<(), PlaceError> {
+    fn place_file(
+        &mut self,
+        position: usize,
+        selection: &Selection,
+        path: Vec<u8>,
+    ) -> Result<(), PlaceError> {
         let Some(file) = selection.files.first() else { return Ok(()) };
         // A file named by a link at the destination replaces what the link points to.
         let path = self

@@ -160,7 +160,11 @@ fn process_spec(
 }
 
 /// Root needs no look-up, and most builds run as root: the accounts are read only for others.
-fn resolve_user(user: &str, parent: &Chain, snapshots: &Snapshots) -> Result<super::identity::RunUser, RunError> {
+fn resolve_user(
+    user: &str,
+    parent: &Chain,
+    snapshots: &Snapshots,
+) -> Result<super::identity::RunUser, RunError> {
     let tree = snapshots.tree(parent)?;
     Ok(super::accounts(snapshots, parent, &tree)?.run_user(user)?)
 }

@@ -134,7 +134,9 @@ impl FileSource for TreeSource {
         let matched: Vec<Vec<u8>> = all.iter().map(relative).filter(|name| wanted.matches(name)).collect();
         let above = |name: &[u8]| {
             let next = matched.partition_point(|other| path_order(other, name).is_lt());
-            matched.get(next).is_some_and(|other| other.starts_with(name) && other.get(name.len()) == Some(&b'/'))
+            matched
+                .get(next)
+                .is_some_and(|other| other.starts_with(name) && other.get(name.len()) == Some(&b'/'))
         };
         Ok(all
             .into_iter()
@@ -170,7 +172,8 @@ impl FileSource for TreeSource {
     }
 
     fn open(&self, path: &[u8]) -> Result<Opened, ContextError> {
-        let failed = |source| ContextError::Io { action: "read", root: "/".into(), path: path.to_vec(), source };
+        let failed =
+            |source| ContextError::Io { action: "read", root: "/".into(), path: path.to_vec(), source };
         let Some(node) = self.tree.lookup(path) else {
             return Err(ContextError::NotFound { root: "/".into(), path: path.to_vec() });
         };

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::path::Path;
 
-use crate::build::request::CompressionAlgorithm;
+use crate::build::CompressionAlgorithm;
 use crate::cancel::Cancel;
 use crate::digest::{DiffId, Digest};
 use crate::export::ExportImage;

@@ -1,0 +1,431 @@
+//! Base images: from names to configs for the plan, and from configs to layers for the solve.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::cancel::Cancel;
+use crate::digest::{Digest, Hasher};
+use crate::event::{Event, Events, Outcome, VertexId, VertexKind};
+use crate::image::{
+    Descriptor, Document, ImageSource, Platform, ReadError, Reference, ResolvedImage, Selector, from_store,
+    open_layout,
+};
+use crate::layer::{self, BlobInfo};
+use crate::plan::ImageRequest;
+use crate::registry::{Credentials, ProxyOptions, Registry, RegistryError, RegistryOptions};
+use crate::snapshot::{Chain, LayerCell};
+use crate::store::Store;
+
+use super::failure::{Failure, FailureKind};
+use super::request::PullPolicy;
+
+/// Blobs of one image fetched at the same time.
+const PARALLEL: usize = 4;
+
+/// How registries are spoken to.
+#[derive(Clone, Debug, Default)]
+pub struct RegistryAccess {
+    /// Registries without https, or without certificate checks.
+    pub insecure: Vec<String>,
+    /// Directory of Docker's `config.json`.
+    pub docker_config: Option<PathBuf>,
+    /// Proxies for https and http.
+    pub proxy: Option<ProxyOptions>,
+}
+
+/// Where a resolved image's blobs come from.
+enum Origin {
+    Store,
+    Layout(Arc<dyn ImageSource>),
+    Registry(Registry, String),
+}
+
+struct Resolved {
+    image: ResolvedImage,
+    origin: Origin,
+}
+
+/// Resolves and fetches bases of one build.
+pub(super) struct Bases {
+    store: Store,
+    events: Events,
+    cancel: Cancel,
+    policy: PullPolicy,
+    access: RegistryAccess,
+    /// Named contexts that are images: name to location.
+    contexts: BTreeMap<String, String>,
+    cwd: PathBuf,
+    resolved: Mutex<BTreeMap<(String, String), Arc<Resolved>>>,
+    registries: Mutex<BTreeMap<String, Registry>>,
+}
+
+/// What was pulled under a name, so that a HEAD request is enough the next time.
+#[derive(Serialize, Deserialize)]
+struct Pulled {
+    /// What the name resolved to: index or manifest.
+    top: Digest,
+    /// The manifest for the platform.
+    manifest: Digest,
+}
+
+impl Bases {
+    pub fn new(
+        store: &Store,
+        events: &Events,
+        cancel: &Cancel,
+        policy: PullPolicy,
+        access: RegistryAccess,
+        contexts: BTreeMap<String, String>,
+        cwd: &Path,
+    ) -> Self {
+        Bases {
+            store: store.clone(),
+            events: events.clone(),
+            cancel: cancel.clone(),
+            policy,
+            access,
+            contexts,
+            cwd: cwd.to_owned(),
+            resolved: Mutex::default(),
+            registries: Mutex::default(),
+        }
+    }
+
+    /// Finds images side by side, and gives their configs to the plan.
+    pub fn resolve_all(
+        &self,
+        requests: &[ImageRequest],
+        configs: &mut crate::plan::BaseConfigs,
+    ) -> Result<(), Failure> {
+        let results: Vec<Result<Arc<Resolved>, Failure>> = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                requests.iter().map(|request| scope.spawn(move || self.resolve(request))).collect();
+            let lost = || Err(Failure::new(FailureKind::Base, "a thread died while looking up an image"));
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| lost())).collect()
+        });
+        for (request, result) in requests.iter().zip(results) {
+            let found = result?;
+            let key = (request.name.clone(), request.platform.to_string());
+            configs.insert(key.clone(), found.image.config.clone());
+            self.resolved.lock().unwrap_or_else(PoisonError::into_inner).insert(key, found);
+        }
+        Ok(())
+    }
+
+    fn resolve(&self, request: &ImageRequest) -> Result<Arc<Resolved>, Failure> {
+        let vertex = self.events.add(VertexKind::Internal, format!("load metadata for {}", request.name));
+        self.events.send(Event::Started { vertex });
+        let begun = std::time::Instant::now();
+        let result = self.find(request);
+        let outcome = match &result {
+            Ok(_) => Outcome::Done,
+            Err(failure) => Outcome::Failed(failure.message.clone()),
+        };
+        self.events.send(Event::Finished { vertex, outcome, elapsed: begun.elapsed() });
+        let found = result.map_err(|failure| failure.at(&request.source, request.span))?;
+        if !request.platform.accepts(&found.image.platform) {
+            self.events.warn(format!(
+                "{} is for {}, not for {}",
+                request.name, found.image.platform, request.platform
+            ));
+        }
+        Ok(Arc::new(found))
+    }
+
+    fn find(&self, request: &ImageRequest) -> Result<Resolved, Failure> {
+        match self.contexts.get(&request.name) {
+            Some(location) => match location.strip_prefix("docker-image://") {
+                Some(name) => self.find_reference(name, &request.platform),
+                None => self.find_layout(location, &request.platform),
+            },
+            None => self.find_reference(&request.name, &request.platform),
+        }
+    }
+
+    /// `oci-layout://PATH[:TAG|@DIGEST]`, or the path of an archive.
+    fn find_layout(&self, location: &str, platform: &Platform) -> Result<Resolved, Failure> {
+        let path = location.strip_prefix("oci-layout://").unwrap_or(location);
+        let whole = self.cwd.join(path);
+        let (path, selector) = if whole.exists() {
+            (whole, Selector::Only)
+        } else {
+            match path.rsplit_once('@').or_else(|| path.rsplit_once(':')) {
+                Some((path, name)) => (self.cwd.join(path), Selector::parse(name)),
+                None => (whole, Selector::Only),
+            }
+        };
+        let source: Arc<dyn ImageSource> = Arc::from(open_layout(&path, &self.store)?);
+        let image = source.resolve(&selector, platform)?;
+        Ok(Resolved { image, origin: Origin::Layout(source) })
+    }
+
+    fn find_reference(&self, name: &str, platform: &Platform) -> Result<Resolved, Failure> {
+        let reference = Reference::parse(name)
+            .map_err(|error| Failure::new(FailureKind::Base, error.to_string()))?
+            .with_default_tag();
+        // What was built or tagged here is meant, unless a fresh look was asked for.
+        if self.policy != PullPolicy::Always {
+            if let Some(image) = from_store(&self.store, &reference, platform)? {
+                return Ok(Resolved { image, origin: Origin::Store });
+            }
+        }
+        let known = self.pulled(&reference, platform)?;
+        if self.policy == PullPolicy::Never {
+            let image = known.map(|(_, image)| image).ok_or_else(|| {
+                Failure::new(FailureKind::Base, format!("{} is not in the store", reference.familiar()))
+                    .help("build without --pull=never to fetch it")
+            })?;
+            return self.in_registry(&reference, image);
+        }
+        match self.look_up(&reference, platform, known.as_ref()) {
+            Ok(image) => self.in_registry(&reference, image),
+            Err(error) if self.cancel.is_cancelled() => {
+                Err(Failure::new(FailureKind::Interrupted, error.message))
+            }
+            Err(error) => match known.filter(|_| self.policy == PullPolicy::Missing) {
+                Some((_, image)) => {
+                    let name = reference.familiar();
+                    self.events.warn(format!("using the copy of {name} in the store: {}", error.message));
+                    self.in_registry(&reference, image)
+                }
+                None => Err(error),
+            },
+        }
+    }
+
+    fn in_registry(&self, reference: &Reference, image: ResolvedImage) -> Result<Resolved, Failure> {
+        let complete = image.layers.iter().all(|layer| self.store.has_blob(&layer.digest));
+        let origin = if complete {
+            Origin::Store
+        } else {
+            Origin::Registry(self.registry(&reference.domain)?, reference.path.clone())
+        };
+        Ok(Resolved { image, origin })
+    }
+
+    /// One HEAD request where the name was pulled before and still means the same.
+    fn look_up(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        known: Option<&(Pulled, ResolvedImage)>,
+    ) -> Result<ResolvedImage, Failure> {
+        let registry = self.registry(&reference.domain)?;
+        let repository = reference.path.as_str();
+        let wanted = match (&reference.digest, &reference.tag) {
+            (Some(digest), _) => digest.to_string(),
+            (None, Some(tag)) => tag.clone(),
+            (None, None) => "latest".to_owned(),
+        };
+        let fail = |error: RegistryError| self.registry_failure(reference, &error);
+        if let Some((pulled, image)) = known {
+            let head = registry.head_manifest(repository, &wanted, &self.cancel).map_err(fail)?;
+            if head.is_some_and(|head| head.digest == Some(pulled.top)) {
+                return Ok(image.clone());
+            }
+        }
+        let top = registry.manifest(repository, &wanted, &self.cancel).map_err(fail)?;
+        let bad = |error: &dyn std::fmt::Display| {
+            Failure::new(FailureKind::Base, format!("{}: {error}", reference.familiar()))
+        };
+        let manifest_bytes = match Document::parse(&top.bytes).map_err(|error| bad(&error))? {
+            Document::Manifest(_) => top.bytes,
+            Document::Index(index) => {
+                let Some(chosen) = index.select(platform) else {
+                    let have: Vec<String> = index.platforms().iter().map(ToString::to_string).collect();
+                    return Err(bad(&format!(
+                        "no match for platform {platform} in manifest; it has {}",
+                        have.join(", ")
+                    )));
+                };
+                let digest = chosen.digest.to_string();
+                registry.manifest(repository, &digest, &self.cancel).map_err(fail)?.bytes
+            }
+        };
+        let Document::Manifest(manifest) = Document::parse(&manifest_bytes).map_err(|error| bad(&error))?
+        else {
+            return Err(bad(&"an index inside an index"));
+        };
+        let config = &manifest.config;
+        let config_bytes =
+            registry.blob(repository, &config.digest, config.size, &self.cancel).map_err(fail)?;
+        self.store.put_blob(&manifest_bytes)?;
+        self.store.put_blob(&config_bytes)?;
+        let image = ResolvedImage::new(&reference.familiar(), manifest_bytes, config_bytes)?;
+        let pulled = Pulled { top: top.digest, manifest: image.manifest_digest };
+        if let Ok(bytes) = serde_json::to_vec(&pulled) {
+            self.store.put_record(&pulled_key(reference, platform), &bytes)?;
+        }
+        Ok(image)
+    }
+
+    fn registry_failure(&self, reference: &Reference, error: &RegistryError) -> Failure {
+        if error.is_cancelled() {
+            return Failure::new(FailureKind::Interrupted, "canceled");
+        }
+        Failure::new(FailureKind::Base, format!("cannot get {}: {error}", reference.familiar()))
+    }
+
+    fn pulled(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<Option<(Pulled, ResolvedImage)>, Failure> {
+        let Some(bytes) = self.store.record(&pulled_key(reference, platform))? else { return Ok(None) };
+        let Ok(pulled) = serde_json::from_slice::<Pulled>(&bytes) else { return Ok(None) };
+        let Some(manifest) = self.store.read_blob(&pulled.manifest)? else { return Ok(None) };
+        let Ok(Document::Manifest(parsed)) = Document::parse(&manifest) else { return Ok(None) };
+        let Some(config) = self.store.read_blob(&parsed.config.digest)? else { return Ok(None) };
+        Ok(ResolvedImage::new(&reference.familiar(), manifest, config).ok().map(|image| (pulled, image)))
+    }
+
+    fn registry(&self, host: &str) -> Result<Registry, Failure> {
+        let mut registries = self.registries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(registry) = registries.get(host) {
+            return Ok(registry.clone());
+        }
+        let options = RegistryOptions {
+            insecure: self.access.insecure.iter().any(|insecure| insecure == host),
+            credentials: match &self.access.docker_config {
+                Some(dir) => Credentials::DockerConfig(dir.clone()),
+                None => Credentials::None,
+            },
+            proxy: self.access.proxy.clone(),
+            ..RegistryOptions::default()
+        };
+        let registry = Registry::new(host, &options)
+            .map_err(|error| Failure::new(FailureKind::Base, error.to_string()))?;
+        registries.insert(host.to_owned(), registry.clone());
+        Ok(registry)
+    }
+
+    /// The layers of a resolved image, fetched if they are not here; progress goes to `vertex`.
+    pub fn layers(&self, name: &str, platform: &Platform, vertex: VertexId) -> Result<Chain, String> {
+        let key = (name.to_owned(), platform.to_string());
+        let resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+        // A single-platform image keeps its own platform in the plan.
+        let found = resolved
+            .get(&key)
+            .or_else(|| resolved.iter().find(|((known, _), _)| known == name).map(|(_, found)| found));
+        let found = found.cloned().ok_or_else(|| format!("{name} was not looked up"))?;
+        drop(resolved);
+        self.fetch(&found, vertex)?;
+        let mut cells = Vec::new();
+        for layer in found.image.layer_refs() {
+            let blob = BlobInfo { digest: layer.digest, size: layer.size, compression: layer.compression };
+            layer::add_blob(&self.store, &layer.diff_id, 0, &blob).map_err(|error| error.to_string())?;
+            cells.push(LayerCell::known(layer.diff_id, blob));
+        }
+        Ok(Chain::of(cells))
+    }
+
+    /// Missing blobs, a few at a time.
+    fn fetch(&self, found: &Resolved, vertex: VertexId) -> Result<(), String> {
+        let missing: Vec<&Descriptor> = {
+            let mut seen = std::collections::BTreeSet::new();
+            let wanted = found.image.layers.iter().filter(|layer| !self.store.has_blob(&layer.digest));
+            wanted.filter(|layer| seen.insert(layer.digest)).collect()
+        };
+        let next = std::sync::atomic::AtomicUsize::new(0);
+        let failed: Mutex<Option<String>> = Mutex::default();
+        std::thread::scope(|scope| {
+            for _ in 0..missing.len().min(PARALLEL) {
+                scope.spawn(|| {
+                    while let Some(blob) =
+                        missing.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+                    {
+                        if let Err(error) = self.fetch_one(found, blob, vertex) {
+                            let mut slot = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                            slot.get_or_insert(error);
+                            next.store(missing.len(), std::sync::atomic::Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+
+    fn fetch_one(&self, found: &Resolved, blob: &Descriptor, vertex: VertexId) -> Result<(), String> {
+        let item = blob.digest.short();
+        let report = |current: u64| {
+            let total = Some(blob.size);
+            self.events.send(Event::Progress { vertex, item: item.clone(), current, total });
+        };
+        match &found.origin {
+            Origin::Store => Err(format!("the store has no blob {}", blob.digest)),
+            Origin::Layout(source) => {
+                source.copy_blob_into(&self.store, blob).map_err(|error: ReadError| error.to_string())?;
+                report(blob.size);
+                Ok(())
+            }
+            Origin::Registry(registry, repository) => registry
+                .pull_blob(repository, &blob.digest, blob.size, &self.store, &report, &self.cancel)
+                .map_err(|error| error.to_string()),
+        }
+    }
+}
+
+fn pulled_key(reference: &Reference, platform: &Platform) -> Digest {
+    let mut hasher = Hasher::new();
+    hasher.field(b"pulled");
+    hasher.field(reference.to_string().as_bytes());
+    hasher.field(platform.to_string().as_bytes());
+    hasher.finish()
+}
+
+/// Tells directories of files from images among `--build-context` values.
+pub(super) enum NamedContext {
+    Files(PathBuf),
+    Image(String),
+}
+
+/// Classifies a `--build-context` value.
+pub(super) fn classify(value: &str, cwd: &Path) -> Result<NamedContext, Failure> {
+    let lower = value.to_ascii_lowercase();
+    if lower.starts_with("docker-image://") || lower.starts_with("oci-layout://") {
+        return Ok(NamedContext::Image(value.to_owned()));
+    }
+    for (prefix, kind) in [
+        ("http://", "http"),
+        ("https://", "http"),
+        ("git@", "git"),
+        ("git://", "git"),
+        ("ssh://", "git"),
+        ("target:", "bake target"),
+        ("input:", "bake input"),
+    ] {
+        if lower.starts_with(prefix) {
+            let message = format!("{kind} build contexts are not supported yet");
+            return Err(Failure::new(FailureKind::Unsupported, message));
+        }
+    }
+    let path = cwd.join(value);
+    if path.is_file() {
+        return Ok(NamedContext::Image(value.to_owned()));
+    }
+    if path.is_dir() {
+        return Ok(NamedContext::Files(path));
+    }
+    Err(Failure::new(FailureKind::Context, format!("build context {value:?}: no such directory or archive")))
+}
+
+/// The kinds of named contexts, as the plan wants them.
+pub(super) fn plan_kinds(contexts: &BTreeMap<String, NamedContext>) -> PlanContexts {
+    contexts
+        .iter()
+        .map(|(name, context)| {
+            let kind = match context {
+                NamedContext::Files(_) => crate::plan::ContextKind::Files,
+                NamedContext::Image(_) => crate::plan::ContextKind::Image,
+            };
+            (name.clone(), kind)
+        })
+        .collect()
+}
+
+/// As the plan's input holds them.
+type PlanContexts = BTreeMap<String, crate::plan::ContextKind>;

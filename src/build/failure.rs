@@ -1,0 +1,130 @@
+//! What a command could not do, in a form that `cli/` renders once.
+
+use std::sync::Arc;
+
+use crate::dockerfile::{Source, Span};
+
+/// Kinds of failures; each has an exit code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FailureKind {
+    /// A step, base or output failed.
+    Build,
+    /// The command line.
+    Usage,
+    /// The Dockerfile.
+    Dockerfile,
+    /// The build context.
+    Context,
+    /// A base image.
+    Base,
+    /// An output.
+    Output,
+    /// The store.
+    Store,
+    /// Something that is not there yet.
+    Unsupported,
+    /// The sandbox cannot be made on this machine.
+    Sandbox,
+    /// Ctrl-C.
+    Interrupted,
+}
+
+/// One failure.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Its kind.
+    pub kind: FailureKind,
+    /// What failed and why.
+    pub message: String,
+    /// Where it is written.
+    pub place: Option<(Arc<Source>, Span)>,
+    /// What to do about it.
+    pub help: Option<String>,
+    /// The step it happened in.
+    pub step: Option<String>,
+    /// Last lines of output of the step.
+    pub tail: Vec<String>,
+}
+
+impl Failure {
+    /// A failure without a place.
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Failure { kind, message: message.into(), place: None, help: None, step: None, tail: Vec::new() }
+    }
+
+    /// The same with advice.
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// The same at a place.
+    pub fn at(mut self, source: &Arc<Source>, span: Span) -> Self {
+        self.place = Some((source.clone(), span));
+        self
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// A full disk is a cause of its own, wherever it strikes.
+pub(super) fn store_failure(error: &dyn std::error::Error, no_space: bool) -> Failure {
+    let failure = Failure::new(FailureKind::Store, error.to_string());
+    if no_space {
+        return failure.help("the disk is full: free some space, or choose another place with --root");
+    }
+    failure
+}
+
+impl From<crate::store::StoreError> for Failure {
+    fn from(error: crate::store::StoreError) -> Self {
+        store_failure(&error, error.is_no_space())
+    }
+}
+
+impl From<crate::snapshot::SnapshotError> for Failure {
+    fn from(error: crate::snapshot::SnapshotError) -> Self {
+        store_failure(&error, error.is_no_space())
+    }
+}
+
+impl From<crate::layer::LayerError> for Failure {
+    fn from(error: crate::layer::LayerError) -> Self {
+        store_failure(&error, error.is_no_space())
+    }
+}
+
+impl From<crate::export::ExportError> for Failure {
+    fn from(error: crate::export::ExportError) -> Self {
+        let kind = match error {
+            crate::export::ExportError::Canceled => FailureKind::Interrupted,
+            _ => FailureKind::Output,
+        };
+        Failure::new(kind, error.to_string())
+    }
+}
+
+impl From<crate::image::ReadError> for Failure {
+    fn from(error: crate::image::ReadError) -> Self {
+        Failure::new(FailureKind::Base, error.to_string())
+    }
+}
+
+impl From<crate::plan::PlanError> for Failure {
+    fn from(error: crate::plan::PlanError) -> Self {
+        let kind = if error.unsupported { FailureKind::Unsupported } else { FailureKind::Dockerfile };
+        Failure { place: error.place, help: error.help, ..Failure::new(kind, error.message) }
+    }
+}
+
+impl From<crate::context::ContextError> for Failure {
+    fn from(error: crate::context::ContextError) -> Self {
+        Failure::new(FailureKind::Context, error.to_string())
+    }
+}

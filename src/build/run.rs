@@ -1,0 +1,158 @@
+//! `rbuild run`: a process on an image of the store, in the sandbox that builds use.
+
+use crate::cancel::Cancel;
+use crate::event::Stream;
+use crate::image::{Platform, Reference, ResolvedImage, from_store};
+use crate::layer::{self, BlobInfo};
+use crate::sandbox::{
+    Exit, Network, OutputSink, ProcessSpec, ProcessUser, RootFs, SandboxError, Security, Stdio,
+};
+use crate::snapshot::{Chain, LayerCell};
+use crate::steps::accounts;
+
+use super::engine::Engine;
+use super::failure::{Failure, FailureKind};
+use super::request::RunNetwork;
+
+/// What `rbuild run` is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct RunRequest {
+    /// Image name.
+    pub image: String,
+    /// Replaces CMD.
+    pub command: Vec<String>,
+    /// Replaces ENTRYPOINT.
+    pub entrypoint: Option<String>,
+    /// More environment.
+    pub env: Vec<(String, String)>,
+    /// Replaces WORKDIR.
+    pub workdir: Option<String>,
+    /// Replaces USER.
+    pub user: Option<String>,
+    /// Network.
+    pub network: RunNetwork,
+    /// Give the process a terminal.
+    pub terminal: bool,
+}
+
+/// Output goes straight to this process's streams, so nothing arrives here.
+struct Unused;
+
+impl OutputSink for Unused {
+    fn line(&self, _: Stream, _: &[u8]) {}
+}
+
+impl Engine {
+    /// Runs a process and gives its exit code.
+    pub fn run(&self, request: &RunRequest, cancel: &Cancel) -> Result<i32, Failure> {
+        let usage = |text: String| Failure::new(FailureKind::Usage, text);
+        let name =
+            Reference::parse(&request.image).map_err(|error| usage(error.to_string()))?.with_default_tag();
+        let Some(image) = from_store(&self.store, &name, &Platform::host())? else {
+            return Err(usage(format!("no image {} in the store", name.familiar()))
+                .help("build it with `rbuild -t NAME .`; `rbuild images` lists what is there"));
+        };
+        let chain = self.chain_of(&image)?;
+        let dir = self.store.temp_dir()?;
+        let scratch = self.store.temp_dir()?;
+        let (upper, work) = (dir.path().join("fs"), dir.path().join("work"));
+        for path in [&upper, &work] {
+            std::fs::create_dir(path).map_err(|source| layer::LayerError::io("create", path, source))?;
+        }
+        let root = RootFs::Overlay { lowers: self.snapshots.lowers(&chain)?, upper, work };
+        let spec = self.process(request, &image, &chain, root, scratch.path())?;
+        match self.sandbox.run(&spec, &Unused, cancel) {
+            Ok(Exit::Code(code)) => Ok(code),
+            Ok(Exit::Signal(signal)) => Ok(128 + signal),
+            Ok(Exit::Canceled | Exit::TimedOut) => Ok(130),
+            Err(SandboxError::Exec { source }) => {
+                let program = spec.argv.first().map(|name| String::from_utf8_lossy(name).into_owned());
+                Err(Failure::new(
+                    FailureKind::Build,
+                    format!("exec {}: {source}", program.unwrap_or_default()),
+                ))
+            }
+            Err(error) => Err(Failure::new(FailureKind::Sandbox, error.to_string())),
+        }
+    }
+
+    fn chain_of(&self, image: &ResolvedImage) -> Result<Chain, Failure> {
+        let mut cells = Vec::new();
+        for layer in image.layer_refs() {
+            let blob = BlobInfo { digest: layer.digest, size: layer.size, compression: layer.compression };
+            layer::add_blob(&self.store, &layer.diff_id, 0, &blob)?;
+            cells.push(LayerCell::known(layer.diff_id, blob));
+        }
+        Ok(Chain::of(cells))
+    }
+
+    fn process(
+        &self,
+        request: &RunRequest,
+        image: &ResolvedImage,
+        chain: &Chain,
+        root: RootFs,
+        scratch: &std::path::Path,
+    ) -> Result<ProcessSpec, Failure> {
+        let config = &image.config.config;
+        let mut argv = match &request.entrypoint {
+            Some(program) => vec![program.clone()],
+            None => config.entrypoint.clone().unwrap_or_default(),
+        };
+        if request.command.is_empty() && request.entrypoint.is_none() {
+            argv.extend(config.cmd.clone().unwrap_or_default());
+        }
+        argv.extend(request.command.iter().cloned());
+        if argv.is_empty() {
+            return Err(Failure::new(
+                FailureKind::Usage,
+                "the image has no CMD or ENTRYPOINT: name a command",
+            ));
+        }
+        let tree = self.snapshots.tree(chain)?;
+        let user = request.user.as_deref().unwrap_or(&config.user);
+        let user = accounts(&self.snapshots, chain, &tree)?
+            .run_user(user)
+            .map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))?;
+        let split = |pair: &String| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (name.as_bytes().to_vec(), value.as_bytes().to_vec())
+        };
+        let mut env: Vec<(Vec<u8>, Vec<u8>)> = config.env.iter().map(split).collect();
+        for (name, value) in &request.env {
+            env.retain(|(known, _)| known != name.as_bytes());
+            env.push((name.clone().into_bytes(), value.clone().into_bytes()));
+        }
+        let mut default = |name: &[u8], value: &str| {
+            if !env.iter().any(|(known, _)| known == name) {
+                env.push((name.to_vec(), value.as_bytes().to_vec()));
+            }
+        };
+        default(b"HOME", &user.home);
+        if request.terminal {
+            default(b"TERM", "xterm");
+        }
+        let cwd = match request.workdir.as_deref().unwrap_or(&config.working_dir) {
+            "" => "/",
+            dir => dir,
+        };
+        Ok(ProcessSpec {
+            argv: argv.into_iter().map(String::into_bytes).collect(),
+            env,
+            cwd: cwd.as_bytes().to_vec(),
+            user: ProcessUser { uid: user.uid, gid: user.gid, groups: user.groups },
+            hostname: image.manifest_digest.short(),
+            root,
+            mounts: Vec::new(),
+            network: if request.network == RunNetwork::None { Network::None } else { Network::Host },
+            security: Security::Sandbox,
+            extra_hosts: Vec::new(),
+            resolv_conf: self.options.resolv_conf.clone(),
+            shm_size: 64 << 20,
+            ulimits: Vec::new(),
+            timeout: None,
+            scratch: scratch.to_owned(),
+            stdio: if request.terminal { Stdio::Terminal } else { Stdio::Inherit },
+        })
+    }
+}

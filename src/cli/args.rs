@@ -1,0 +1,437 @@
+//! The command line as typed.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+
+const AFTER: &str = "\
+`rbuild [OPTIONS] PATH` is short for `rbuild build [OPTIONS] PATH`, so `alias docker=rbuild` works for builds.
+
+Exit codes: 0 done, 1 a step failed, 2 wrong usage, 3 mistake in the Dockerfile, 4 build context,
+5 base image, 6 output, 7 store, 8 not supported yet, 9 sandbox, 130 interrupted.";
+
+/// Builds OCI images from Dockerfiles: no daemon, no root, one binary.
+#[derive(Parser, Debug)]
+#[command(name = "rbuild", version, after_help = AFTER, disable_help_subcommand = true)]
+pub(super) struct Cli {
+    /// Where images, layers and the cache are kept [env: RBUILD_ROOT]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum Command {
+    /// Build an image from a Dockerfile
+    Build(Box<BuildArgs>),
+    /// Show what a build would do, as text, dot or JSON
+    Plan(Box<PlanArgs>),
+    /// Run a command in an image of the store
+    Run(RunArgs),
+    /// List the images of the store
+    Images(ImagesArgs),
+    /// Show everything about an image as JSON
+    Inspect {
+        /// Name of the image
+        image: String,
+    },
+    /// Show how an image came to be
+    History {
+        /// Name of the image
+        image: String,
+        /// Show instructions whole
+        #[arg(long)]
+        no_trunc: bool,
+    },
+    /// Write images to an archive
+    Save(SaveArgs),
+    /// Give an image another name
+    Tag {
+        /// Name it has
+        source: String,
+        /// Name it gets
+        target: String,
+    },
+    /// Remove names of images
+    Rmi {
+        /// Names
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+    /// Show what this machine allows and how rbuild uses it
+    Info,
+    /// Print a completion script
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the version
+    Version,
+}
+
+/// What `build` and `plan` have in common.
+#[derive(Args, Debug, Default)]
+pub(super) struct InputArgs {
+    /// Directory with the files to build from, or - for a tar or Dockerfile on standard input
+    #[arg(value_name = "PATH | -")]
+    pub context: String,
+    /// The Dockerfile: a path, or - for standard input
+    #[arg(short = 'f', long = "file", value_name = "FILE", help_heading = "Input")]
+    pub file: Option<String>,
+    /// Set a build argument; without value it is taken from the environment
+    #[arg(long = "build-arg", value_name = "NAME[=VALUE]", help_heading = "Input")]
+    pub build_args: Vec<String>,
+    /// A named context: a directory, an archive, oci-layout://PATH[:TAG] or docker-image://NAME
+    #[arg(long = "build-context", value_name = "NAME=VALUE", help_heading = "Input")]
+    pub build_contexts: Vec<String>,
+    /// Stop at this stage
+    #[arg(long, value_name = "STAGE", help_heading = "Input")]
+    pub target: Option<String>,
+    /// Platform of the image, such as linux/arm64
+    #[arg(long, value_name = "PLATFORM", help_heading = "Input")]
+    pub platform: Vec<String>,
+    /// Look base images up again: true, or always, missing, never
+    #[arg(long, value_name = "POLICY", num_args = 0..=1, require_equals = true, default_missing_value = "always", help_heading = "Base images")]
+    pub pull: Option<String>,
+    /// A registry without https or with a certificate nobody signed
+    #[arg(long = "insecure-registry", value_name = "HOST[:PORT]", help_heading = "Base images")]
+    pub insecure_registries: Vec<String>,
+    /// Network of RUN: default, host or none
+    #[arg(long, value_name = "MODE", default_value = "default", help_heading = "RUN")]
+    pub network: String,
+    /// Set metadata
+    #[arg(long = "label", value_name = "NAME=VALUE", help_heading = "Output")]
+    pub labels: Vec<String>,
+}
+
+#[derive(Args, Debug, Default)]
+pub(super) struct BuildArgs {
+    #[command(flatten)]
+    pub input: InputArgs,
+    /// Name of the image; may be repeated
+    #[arg(short = 't', long = "tag", value_name = "NAME[:TAG]", help_heading = "Output")]
+    pub tags: Vec<String>,
+    /// Write the result: type=oci|docker|tar|local,dest=PATH; a path alone gets the files
+    #[arg(short = 'o', long = "output", value_name = "OUTPUT", help_heading = "Output")]
+    pub outputs: Vec<String>,
+    /// Write the image ID to a file
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub iidfile: Option<PathBuf>,
+    /// Write facts about the result to a file, as JSON
+    #[arg(long = "metadata-file", value_name = "FILE", help_heading = "Output")]
+    pub metadata_file: Option<PathBuf>,
+    /// Print the image ID only
+    #[arg(short = 'q', long, help_heading = "Output")]
+    pub quiet: bool,
+    /// How progress is shown: auto, plain, tty, quiet or rawjson [env: BUILDKIT_PROGRESS]
+    #[arg(long, value_name = "TYPE", help_heading = "Output")]
+    pub progress: Option<String>,
+    /// Execute every step again
+    #[arg(long = "no-cache", help_heading = "Cache")]
+    pub no_cache: bool,
+    /// Execute the steps of these stages again
+    #[arg(long = "no-cache-filter", value_name = "STAGE", value_delimiter = ',', help_heading = "Cache")]
+    pub no_cache_filter: Vec<String>,
+    /// A line for /etc/hosts
+    #[arg(long = "add-host", value_name = "HOST:IP", help_heading = "RUN")]
+    pub add_hosts: Vec<String>,
+    /// A resource limit
+    #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]", help_heading = "RUN")]
+    pub ulimits: Vec<String>,
+    /// Size of /dev/shm
+    #[arg(long = "shm-size", value_name = "SIZE", help_heading = "RUN")]
+    pub shm_size: Option<String>,
+    /// Limit for each RUN, such as 10m
+    #[arg(long, value_name = "DURATION", help_heading = "RUN")]
+    pub timeout: Option<String>,
+    /// How many steps may work at once
+    #[arg(long, value_name = "N", help_heading = "RUN")]
+    pub jobs: Option<usize>,
+    #[command(flatten)]
+    pub later: LaterArgs,
+}
+
+/// Flags of `docker buildx build` that are not there yet: they fail by name instead of doing nothing.
+#[derive(Args, Debug, Default)]
+pub(super) struct LaterArgs {
+    #[arg(long = "cache-from", hide = true)]
+    pub cache_from: Vec<String>,
+    #[arg(long = "cache-to", hide = true)]
+    pub cache_to: Vec<String>,
+    #[arg(long, hide = true)]
+    pub push: bool,
+    #[arg(long, hide = true)]
+    pub load: bool,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub provenance: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub sbom: Option<String>,
+    #[arg(long, hide = true)]
+    pub attest: Vec<String>,
+    #[arg(long, hide = true)]
+    pub secret: Vec<String>,
+    #[arg(long, hide = true)]
+    pub ssh: Vec<String>,
+    #[arg(long, hide = true)]
+    pub allow: Vec<String>,
+    #[arg(long, hide = true)]
+    pub annotation: Vec<String>,
+    #[arg(long, hide = true)]
+    pub call: Option<String>,
+    #[arg(long, hide = true)]
+    pub check: bool,
+    #[arg(long = "cgroup-parent", hide = true)]
+    pub cgroup_parent: Option<String>,
+    #[arg(short = 'm', long, hide = true)]
+    pub memory: Option<String>,
+    #[arg(long = "memory-swap", hide = true)]
+    pub memory_swap: Option<String>,
+    #[arg(long, hide = true)]
+    pub cpus: Option<String>,
+    #[arg(long = "cpu-shares", short = 'c', hide = true)]
+    pub cpu_shares: Option<String>,
+    #[arg(long = "cpu-quota", hide = true)]
+    pub cpu_quota: Option<String>,
+    #[arg(long = "cpu-period", hide = true)]
+    pub cpu_period: Option<String>,
+    #[arg(long = "cpuset-cpus", hide = true)]
+    pub cpuset_cpus: Option<String>,
+    #[arg(long = "cpuset-mems", hide = true)]
+    pub cpuset_mems: Option<String>,
+    #[arg(long = "pids-limit", hide = true)]
+    pub pids_limit: Option<String>,
+    #[arg(long, hide = true)]
+    pub builder: Option<String>,
+    #[arg(long, hide = true)]
+    pub policy: Vec<String>,
+    #[arg(long, hide = true)]
+    pub squash: bool,
+}
+
+impl LaterArgs {
+    /// The first flag that was used, and what to do without it.
+    pub fn used(&self) -> Option<(&'static str, &'static str)> {
+        let save =
+            "write an archive with -o type=oci or type=docker and hand it to the tool that pushes or loads";
+        let limits = "limit the whole rbuild process, for example with systemd-run or a container";
+        let rows = [
+            ("--cache-from", !self.cache_from.is_empty(), "keep the store between builds, see --root"),
+            ("--cache-to", !self.cache_to.is_empty(), "keep the store between builds, see --root"),
+            ("--push", self.push, save),
+            ("--load", self.load, save),
+            ("--provenance", self.provenance.as_deref().is_some_and(|value| value != "false"), ""),
+            ("--sbom", self.sbom.as_deref().is_some_and(|value| value != "false"), ""),
+            ("--attest", !self.attest.is_empty(), ""),
+            ("--secret", !self.secret.is_empty(), ""),
+            ("--ssh", !self.ssh.is_empty(), ""),
+            ("--allow", !self.allow.is_empty(), ""),
+            ("--annotation", !self.annotation.is_empty(), ""),
+            ("--call", self.call.as_deref().is_some_and(|value| value != "build"), ""),
+            ("--check", self.check, "`rbuild plan` shows the warnings of a Dockerfile"),
+            ("--cgroup-parent", self.cgroup_parent.is_some(), limits),
+            ("--memory", self.memory.is_some(), limits),
+            ("--memory-swap", self.memory_swap.is_some(), limits),
+            ("--cpus", self.cpus.is_some(), limits),
+            ("--cpu-shares", self.cpu_shares.is_some(), limits),
+            ("--cpu-quota", self.cpu_quota.is_some(), limits),
+            ("--cpu-period", self.cpu_period.is_some(), limits),
+            ("--cpuset-cpus", self.cpuset_cpus.is_some(), limits),
+            ("--cpuset-mems", self.cpuset_mems.is_some(), limits),
+            ("--pids-limit", self.pids_limit.is_some(), limits),
+            ("--builder", self.builder.is_some(), "rbuild has no builders: it builds by itself"),
+            ("--policy", !self.policy.is_empty(), ""),
+            ("--squash", self.squash, ""),
+        ];
+        rows.into_iter().find(|(_, used, _)| *used).map(|(flag, _, help)| (flag, help))
+    }
+}
+
+#[derive(Args, Debug)]
+pub(super) struct PlanArgs {
+    #[command(flatten)]
+    pub input: InputArgs,
+    /// How the plan is written
+    #[arg(long, value_enum, default_value = "text", help_heading = "Output")]
+    pub format: PlanFormat,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PlanFormat {
+    Text,
+    Dot,
+    Json,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct RunArgs {
+    /// Keep a terminal open between you and the command
+    #[arg(short = 't', long)]
+    pub tty: bool,
+    /// Pass standard input on (always done)
+    #[arg(short = 'i', long)]
+    pub interactive: bool,
+    /// Remove what the command wrote when it ends (always done)
+    #[arg(long)]
+    pub rm: bool,
+    /// Set a variable
+    #[arg(short = 'e', long = "env", value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    /// Working directory
+    #[arg(short = 'w', long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// User, or user:group
+    #[arg(short = 'u', long, value_name = "USER")]
+    pub user: Option<String>,
+    /// Program to run instead of the image's
+    #[arg(long, value_name = "PROGRAM")]
+    pub entrypoint: Option<String>,
+    /// default, host or none
+    #[arg(long, value_name = "MODE", default_value = "default")]
+    pub network: String,
+    /// Name of the image
+    pub image: String,
+    /// Command instead of the image's
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ImagesArgs {
+    /// Print image IDs only
+    #[arg(short = 'q', long)]
+    pub quiet: bool,
+    /// Print JSON, one object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct SaveArgs {
+    /// File to write, or - for standard output
+    #[arg(short = 'o', long, value_name = "FILE", default_value = "-")]
+    pub output: String,
+    /// docker (also readable as OCI) or oci
+    #[arg(long, value_enum, default_value = "docker")]
+    pub format: SaveFormat,
+    /// Names of images
+    #[arg(required = true)]
+    pub images: Vec<String>,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SaveFormat {
+    Docker,
+    Oci,
+}
+
+/// `rbuild -t x .` and `rbuild buildx build .` become `rbuild build ...`.
+pub(super) fn normalize(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut args: Vec<OsString> = args.collect();
+    if args.get(1).is_some_and(|arg| arg == "buildx") && args.get(2).is_some_and(|arg| arg == "build") {
+        args.remove(1);
+        return args;
+    }
+    let mut at = 1;
+    while let Some(arg) = args.get(at).and_then(|arg| arg.to_str()) {
+        match arg {
+            "--root" => at += 2,
+            arg if arg.starts_with("--root=") => at += 1,
+            _ => break,
+        }
+    }
+    let first = args.get(at).map(|arg| arg.to_string_lossy().into_owned());
+    let known: Vec<String> =
+        Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    let is_command = match first.as_deref() {
+        None | Some("-h" | "--help" | "-V" | "--version") => true,
+        Some("-") => false,
+        Some(word) if known.iter().any(|name| name == word) => true,
+        // A word that is no flag, no path and close to a command is a slip of the finger.
+        Some(word) if !word.starts_with('-') => args.len() == at + 1 && !std::path::Path::new(word).exists(),
+        Some(_) => false,
+    };
+    if !is_command {
+        args.insert(at, "build".into());
+    }
+    args
+}
+
+pub(super) fn print_completion(shell: clap_complete::Shell) {
+    clap_complete::generate(shell, &mut Cli::command(), "rbuild", &mut std::io::stdout());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Cli, clap::Error> {
+        let words = std::iter::once("rbuild").chain(text.split_whitespace()).map(OsString::from);
+        Cli::try_parse_from(normalize(words))
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn build_is_what_is_meant_without_a_command() {
+        for text in ["-t a:1 .", "build -t a:1 .", "buildx build -t a:1 .", "--root /x -t a:1 ."] {
+            let cli = parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            let Command::Build(args) = cli.command else { panic!("{text}") };
+            assert_eq!((args.tags, args.input.context), (vec!["a:1".to_owned()], ".".to_owned()));
+        }
+        assert!(matches!(parse("-").map(|cli| cli.command), Ok(Command::Build(_))));
+    }
+
+    #[test]
+    fn every_later_flag_fails_by_name() {
+        for text in [
+            "--cache-from x",
+            "--cache-to x",
+            "--push",
+            "--load",
+            "--provenance",
+            "--provenance=true",
+            "--sbom",
+            "--attest x",
+            "--secret id=x",
+            "--ssh default",
+            "--allow x",
+            "--annotation a=b",
+            "--call check",
+            "--check",
+            "--cgroup-parent x",
+            "--memory 1g",
+            "-m 1g",
+            "--memory-swap 1g",
+            "--cpus 1",
+            "--cpu-shares 1",
+            "--cpu-quota 1",
+            "--cpu-period 1",
+            "--cpuset-cpus 0",
+            "--cpuset-mems 0",
+            "--pids-limit 5",
+            "--builder b",
+            "--policy p",
+            "--squash",
+        ] {
+            let cli = parse(&format!("build {text} .")).unwrap_or_else(|error| panic!("{text}: {error}"));
+            let Command::Build(args) = cli.command else { panic!("{text}") };
+            let flag = args.later.used().map(|(flag, _)| flag);
+            let word = text.split([' ', '=']).next().unwrap_or_default();
+            assert!(flag.is_some_and(|flag| flag == word || word == "-m"), "{text}: {flag:?}");
+        }
+        let cli = parse("build --provenance=false --sbom=false .");
+        let Ok(Cli { command: Command::Build(args), .. }) = cli else { panic!("refused") };
+        assert_eq!(args.later.used(), None);
+    }
+
+    #[test]
+    fn unknown_flags_are_refused() {
+        assert!(parse("build --no-such-flag .").is_err());
+        assert!(parse("imagse").is_err());
+    }
+}

@@ -1,0 +1,209 @@
+//! `rbuild build` and `rbuild plan`.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::build::{BuildOutcome, BuildRequest, Failure, FailureKind, PullPolicy, RunNetwork};
+use crate::event::Events;
+use crate::progress::{self, Mode};
+
+use super::args::{BuildArgs, InputArgs, PlanArgs, PlanFormat};
+use super::environment::Environment;
+use super::{Session, Stop, print, values};
+
+/// Builds, and says so in the ways asked for.
+pub(super) fn build(session: &Session, args: BuildArgs) -> Result<u8, Stop> {
+    if let Some((flag, help)) = args.later.used() {
+        let failure = Failure::new(FailureKind::Unsupported, format!("{flag} is not supported yet"));
+        return Err(if help.is_empty() { failure } else { failure.help(help) }.into());
+    }
+    let mode = progress_mode(args.progress.as_deref(), args.quiet, &session.env)?;
+    let request = request(&args, &session.env)?;
+    session.watch_signals()?;
+    let engine = session.engine()?;
+    let renderer = progress::renderer(mode, session.env.colour);
+    let events = Events::new(renderer.clone());
+    let result = engine.build(&request, &mut std::io::stdin(), &events, &session.cancel);
+    renderer.finish();
+    let outcome = result?;
+    let id = outcome.config_digest.to_string();
+    if let Some(path) = &args.iidfile {
+        write_file(path, id.as_bytes())?;
+    }
+    if let Some(path) = &args.metadata_file {
+        write_file(path, metadata(&outcome).as_bytes())?;
+    }
+    if args.quiet {
+        print(&format!("{id}\n"))?;
+    }
+    Ok(0)
+}
+
+/// Shows the graph.
+pub(super) fn plan(session: &Session, args: PlanArgs) -> Result<u8, Stop> {
+    let build = BuildArgs { input: args.input, ..BuildArgs::default() };
+    let request = request(&build, &session.env)?;
+    session.watch_signals()?;
+    let engine = session.engine()?;
+    let renderer = progress::renderer(Mode::Warnings, session.env.colour);
+    let events = Events::new(renderer.clone());
+    let result = engine.plan(&request, &mut std::io::stdin(), &events, &session.cancel);
+    renderer.finish();
+    let plan = result?;
+    match args.format {
+        PlanFormat::Text => print(&crate::plan::text(&plan))?,
+        PlanFormat::Dot => print(&crate::plan::dot(&plan))?,
+        PlanFormat::Json => print(&format!("{:#}\n", crate::plan::json(&plan)))?,
+    }
+    Ok(0)
+}
+
+fn usage(message: impl Into<String>) -> Failure {
+    Failure::new(FailureKind::Usage, message)
+}
+
+fn progress_mode(flag: Option<&str>, quiet: bool, env: &Environment) -> Result<Mode, Failure> {
+    if quiet {
+        return Ok(Mode::Quiet);
+    }
+    match flag.or(env.progress.as_deref()).unwrap_or("auto") {
+        "auto" if env.stderr_is_terminal => Ok(Mode::Tty),
+        "auto" | "plain" => Ok(Mode::Plain),
+        "tty" if env.stderr_is_terminal => Ok(Mode::Tty),
+        "tty" => Err(usage("--progress=tty needs a terminal on standard error")),
+        "quiet" | "none" => Ok(Mode::Quiet),
+        "rawjson" => Ok(Mode::RawJson),
+        other => {
+            Err(usage(format!("invalid progress type {other:?}; it is auto, plain, tty, quiet or rawjson")))
+        }
+    }
+}
+
+/// Everything checked and every default applied.
+fn request(args: &BuildArgs, env: &Environment) -> Result<BuildRequest, Failure> {
+    let input = &args.input;
+    let cwd = std::env::current_dir()
+        .map_err(|error| usage(format!("the current directory cannot be used: {error}")))?;
+    let each = |texts: &[String], flag: &str| -> Result<Vec<(String, String)>, Failure> {
+        texts.iter().map(|text| values::pair(text, flag).map_err(usage)).collect()
+    };
+    Ok(BuildRequest {
+        context: input.context.clone(),
+        dockerfile: input.file.clone(),
+        cwd,
+        tags: args.tags.clone(),
+        target: input.target.clone().filter(|target| !target.is_empty()),
+        build_args: build_args(&input.build_args)?,
+        labels: each(&input.labels, "--label")?,
+        build_contexts: each(&input.build_contexts, "--build-context")?,
+        platform: platform(input, env)?,
+        no_cache: args.no_cache,
+        no_cache_filter: args.no_cache_filter.clone(),
+        pull: pull(input.pull.as_deref())?,
+        network: network(&input.network)?,
+        add_hosts: args
+            .add_hosts
+            .iter()
+            .map(|text| values::add_host(text).map_err(usage))
+            .collect::<Result<_, _>>()?,
+        ulimits: args
+            .ulimits
+            .iter()
+            .map(|text| values::ulimit(text).map_err(usage))
+            .collect::<Result<_, _>>()?,
+        shm_size: args.shm_size.as_deref().map(values::size).transpose().map_err(usage)?,
+        insecure_registries: input.insecure_registries.clone(),
+        outputs: args
+            .outputs
+            .iter()
+            .map(|text| values::output(text).map_err(usage))
+            .collect::<Result<_, _>>()?,
+        source_date_epoch: epoch(env)?,
+        jobs: jobs(args.jobs)?,
+        step_timeout: args.timeout.as_deref().map(values::duration).transpose().map_err(usage)?,
+    })
+}
+
+fn build_args(texts: &[String]) -> Result<Vec<(String, String)>, Failure> {
+    let mut out = Vec::new();
+    for text in texts {
+        match text.split_once('=') {
+            Some(("", _)) => return Err(usage(format!("--build-arg needs NAME=VALUE, got {text:?}"))),
+            Some((name, value)) => out.push((name.to_owned(), value.to_owned())),
+            None => out.extend(Environment::variable(text).map(|value| (text.clone(), value))),
+        }
+    }
+    Ok(out)
+}
+
+fn platform(input: &InputArgs, env: &Environment) -> Result<Option<String>, Failure> {
+    let all: Vec<&str> = input.platform.iter().flat_map(|text| text.split(',')).collect();
+    match all.as_slice() {
+        [] => Ok(env.default_platform.clone()),
+        ["local"] => Ok(None),
+        [one] => Ok(Some((*one).to_owned())),
+        _ => Err(Failure::new(
+            FailureKind::Unsupported,
+            "several platforms in one build are not supported yet",
+        )
+        .help("build each platform by itself")),
+    }
+}
+
+fn pull(text: Option<&str>) -> Result<PullPolicy, Failure> {
+    match text {
+        None | Some("false" | "missing") => Ok(PullPolicy::Missing),
+        Some("true" | "always") => Ok(PullPolicy::Always),
+        Some("never") => Ok(PullPolicy::Never),
+        Some(other) => Err(usage(format!("invalid pull policy {other:?}; it is always, missing or never"))),
+    }
+}
+
+pub(super) fn network(text: &str) -> Result<RunNetwork, Failure> {
+    match text {
+        "default" | "" => Ok(RunNetwork::Default),
+        "host" => Ok(RunNetwork::Host),
+        "none" => Ok(RunNetwork::None),
+        other => Err(usage(format!("invalid network {other:?}; it is default, host or none"))),
+    }
+}
+
+fn epoch(env: &Environment) -> Result<Option<i64>, Failure> {
+    let Some(text) = &env.source_date_epoch else { return Ok(None) };
+    let seconds =
+        text.parse().map_err(|_| usage(format!("SOURCE_DATE_EPOCH={text:?} is no number of seconds")))?;
+    Ok(Some(seconds))
+}
+
+fn jobs(jobs: Option<usize>) -> Result<Option<usize>, Failure> {
+    if jobs == Some(0) { Err(usage("--jobs needs at least 1")) } else { Ok(jobs) }
+}
+
+fn metadata(outcome: &BuildOutcome) -> String {
+    let mut fields = json!({
+        "containerimage.config.digest": outcome.config_digest.to_string(),
+        "containerimage.descriptor": {
+            "mediaType": outcome.media_type,
+            "digest": outcome.manifest_digest.to_string(),
+            "size": outcome.manifest_size,
+        },
+        "containerimage.digest": outcome.manifest_digest.to_string(),
+    });
+    if !outcome.names.is_empty() {
+        fields["image.name"] = json!(outcome.names.join(","));
+    }
+    format!("{fields:#}\n")
+}
+
+/// Written beside its place and renamed: never half a file.
+fn write_file(path: &Path, content: &[u8]) -> Result<(), Failure> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let temporary = std::path::PathBuf::from(name);
+    let written = std::fs::write(&temporary, content).and_then(|()| std::fs::rename(&temporary, path));
+    written.map_err(|error| {
+        let _ = std::fs::remove_file(&temporary);
+        Failure::new(FailureKind::Output, format!("cannot write {}: {error}", path.display()))
+    })
+}

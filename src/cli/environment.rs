@@ -1,0 +1,114 @@
+//! The environment, read once.
+
+use std::ffi::OsString;
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+
+use crate::build::{Failure, FailureKind};
+use crate::registry::ProxyOptions;
+use crate::sandbox::userns::EnterRequest;
+
+/// What rbuild looks at.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Environment {
+    pub userns_mark: Option<String>,
+    pub path: Option<OsString>,
+    pub user_name: Option<String>,
+    pub home: Option<PathBuf>,
+    pub rbuild_root: Option<PathBuf>,
+    pub data_home: Option<PathBuf>,
+    pub docker_config: Option<PathBuf>,
+    pub source_date_epoch: Option<String>,
+    pub default_platform: Option<String>,
+    pub progress: Option<String>,
+    pub colour: bool,
+    pub stderr_is_terminal: bool,
+    http_proxy: Option<String>,
+    https_proxy: Option<String>,
+    no_proxy: Option<String>,
+}
+
+impl Environment {
+    /// Reads all of it.
+    pub fn read() -> Self {
+        let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let either = |name: &str| text(&name.to_lowercase()).or_else(|| text(&name.to_uppercase()));
+        let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let home = path("HOME");
+        let terminal = std::io::stderr().is_terminal();
+        Environment {
+            userns_mark: text(EnterRequest::mark_variable()),
+            path: std::env::var_os("PATH"),
+            user_name: text("USER").or_else(|| text("LOGNAME")).or_else(login_name),
+            docker_config: path("DOCKER_CONFIG").or_else(|| home.as_ref().map(|home| home.join(".docker"))),
+            home,
+            rbuild_root: path("RBUILD_ROOT"),
+            data_home: path("XDG_DATA_HOME"),
+            source_date_epoch: text("SOURCE_DATE_EPOCH"),
+            default_platform: text("DOCKER_DEFAULT_PLATFORM"),
+            progress: text("BUILDKIT_PROGRESS"),
+            colour: terminal && text("NO_COLOR").is_none(),
+            stderr_is_terminal: terminal,
+            http_proxy: either("http_proxy"),
+            https_proxy: either("https_proxy"),
+            no_proxy: either("no_proxy"),
+        }
+    }
+
+    /// Where the store lies: the flag, `RBUILD_ROOT`, or the user's usual place.
+    pub fn store_root(&self, flag: Option<&Path>, real_uid: u32) -> Result<PathBuf, Failure> {
+        if let Some(root) = flag {
+            return Ok(root.to_owned());
+        }
+        if let Some(root) = &self.rbuild_root {
+            return Ok(root.clone());
+        }
+        if real_uid == 0 {
+            return Ok("/var/lib/rbuild".into());
+        }
+        let data =
+            self.data_home.clone().or_else(|| self.home.as_ref().map(|home| home.join(".local/share")));
+        data.map(|data| data.join("rbuild")).ok_or_else(|| {
+            Failure::new(FailureKind::Usage, "there is no place for the store: HOME is not set")
+                .help("give one with --root or RBUILD_ROOT")
+        })
+    }
+
+    /// Proxies for registries.
+    pub fn proxy(&self) -> Option<ProxyOptions> {
+        (self.http_proxy.is_some() || self.https_proxy.is_some()).then(|| ProxyOptions {
+            http: self.http_proxy.clone(),
+            https: self.https_proxy.clone(),
+            no_proxy: self.no_proxy.clone().unwrap_or_default(),
+        })
+    }
+
+    /// A variable of the caller, for `--build-arg NAME`.
+    pub fn variable(name: &str) -> Option<String> {
+        std::env::var(name).ok()
+    }
+}
+
+/// The user's name by number, for `/etc/subuid`.
+fn login_name() -> Option<String> {
+    let uid = rustix::process::getuid().as_raw().to_string();
+    let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
+    let line = passwd.lines().find(|line| line.split(':').nth(2) == Some(&uid))?;
+    line.split(':').next().map(str::to_owned)
+}
+
+/// This machine's resolver. systemd's stub listens on this machine's loopback only, which a RUN on
+/// the host's network can reach; a sandbox of its own network could not, so the real list is taken.
+pub(super) fn resolv_conf() -> Vec<u8> {
+    let read = |path: &str| std::fs::read(path).unwrap_or_default();
+    let plain = read("/etc/resolv.conf");
+    let text = String::from_utf8_lossy(&plain);
+    let mut servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
+    if servers.by_ref().all(|server| server.trim() == "127.0.0.53") && text.contains("127.0.0.53") {
+        let real = read("/run/systemd/resolve/resolv.conf");
+        if !real.is_empty() {
+            return real;
+        }
+    }
+    plain
+}

@@ -1,0 +1,71 @@
+//! `rbuild run` and `rbuild info`.
+
+use std::io::IsTerminal as _;
+
+use crate::build::RunRequest;
+use crate::sandbox::userns::IdMode;
+use crate::sandbox::{overlay_works, probe};
+
+use super::args::RunArgs;
+use super::{Session, Stop, build, print, values};
+
+/// Runs a command in an image; gives its exit code.
+pub(super) fn run(session: &Session, args: RunArgs) -> Result<u8, Stop> {
+    use crate::build::{Failure, FailureKind};
+    let both = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    if args.tty && !std::io::stdin().is_terminal() {
+        return Err(Failure::new(FailureKind::Usage, "the input device is not a TTY").into());
+    }
+    let env = args
+        .env
+        .iter()
+        .map(|text| values::pair(text, "--env").map_err(|error| Failure::new(FailureKind::Usage, error)))
+        .collect::<Result<_, _>>()?;
+    let request = RunRequest {
+        image: args.image,
+        command: args.command,
+        entrypoint: args.entrypoint,
+        env,
+        workdir: args.workdir,
+        user: args.user,
+        network: build::network(&args.network)?,
+        terminal: args.tty || (both && args.interactive) || both,
+    };
+    if !request.terminal {
+        session.watch_signals()?;
+    }
+    let engine = session.engine()?;
+    let code = engine.run(&request, &session.cancel)?;
+    Ok(u8::try_from(code & 0xff).unwrap_or(1))
+}
+
+/// Says what this machine allows and how it is used.
+pub(super) fn info(session: &Session) -> Result<u8, Stop> {
+    let engine = session.engine()?;
+    let facts = probe();
+    let ids = match session.mode {
+        IdMode::Root => "root: image owners are kept as they are".to_owned(),
+        IdMode::SubIds => format!("rootless, user {} with subordinate IDs", session.user.uid),
+        IdMode::SingleId => format!(
+            "rootless, user {} with one ID only: RUN works as root, files of other owners belong to you on disk; \
+             add ranges to /etc/subuid and /etc/subgid and install newuidmap to lift this",
+            session.user.uid
+        ),
+    };
+    let scratch = engine.store().temp_dir().map_err(crate::build::Failure::from)?;
+    let overlay = match overlay_works(scratch.path(), session.mode == IdMode::SingleId) {
+        Ok(()) => "overlayfs".to_owned(),
+        Err(error) => format!("none: RUN will fail ({error})"),
+    };
+    let yes_no = |yes: bool| if yes { "yes" } else { "no" };
+    print(&format!(
+        "Version:    {}\nStore:      {}\nIDs:        {ids}\nSnapshots:  {overlay}\nSandbox:    native\n\
+         Seccomp:    {}\nCgroups:    {}\nKernel:     {}\nNetwork:    RUN uses the host's network, or none\n",
+        env!("CARGO_PKG_VERSION"),
+        engine.store().root().display(),
+        yes_no(facts.seccomp),
+        facts.cgroups,
+        facts.kernel,
+    ))?;
+    Ok(0)
+}
