@@ -167,10 +167,10 @@ impl Bases {
             .map_err(|error| Failure::new(FailureKind::Base, error.to_string()))?
             .with_default_tag();
         // What was built or tagged here is meant, unless a fresh look was asked for.
-        if self.policy != PullPolicy::Always {
-            if let Some(image) = from_store(&self.store, &reference, platform)? {
-                return Ok(Resolved { image, origin: Origin::Store });
-            }
+        if self.policy != PullPolicy::Always
+            && let Some(image) = from_store(&self.store, &reference, platform)?
+        {
+            return Ok(Resolved { image, origin: Origin::Store });
         }
         let known = self.pulled(&reference, platform)?;
         if self.policy == PullPolicy::Never {

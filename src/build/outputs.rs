@@ -35,7 +35,6 @@ pub(super) fn check(request: &BuildRequest) -> Result<(), Failure> {
 }
 
 /// Writes all outputs, in order.
-#[allow(clippy::too_many_arguments)]
 pub(super) fn write_all(
     engine: &Engine,
     request: &BuildRequest,
@@ -71,7 +70,6 @@ fn title(output: &OutputSpec) -> String {
     format!("{what}: {}", if output.dest == "-" { "standard output" } else { &output.dest })
 }
 
-#[allow(clippy::too_many_arguments)]
 fn write(
     engine: &Engine,
     request: &BuildRequest,

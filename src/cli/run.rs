@@ -29,7 +29,7 @@ pub(super) fn run(session: &Session, args: RunArgs) -> Result<u8, Stop> {
         workdir: args.workdir,
         user: args.user,
         network: build::network(&args.network)?,
-        terminal: args.tty || (both && args.interactive) || both,
+        terminal: args.tty || both,
     };
     if !request.terminal {
         session.watch_signals()?;

@@ -407,10 +407,8 @@ impl Work<'_> {
                     && entry.path.starts_with(path)
                     && entry.path[path.len()] == b'/'
             });
-            if below {
-                if let Some(entry) = slot.take() {
-                    self.by_path.remove(&entry.path);
-                }
+            if below && let Some(entry) = slot.take() {
+                self.by_path.remove(&entry.path);
             }
         }
     }

@@ -92,10 +92,10 @@ pub(super) fn evaluate(builder: &mut Builder<'_>, index: usize) -> Result<bool, 
     };
     let triggers = parse_triggers(builder, index, &triggers)?;
     for (source, instruction) in &triggers {
-        if let InstructionKind::Copy(copy) = &instruction.kind {
-            if !builder.need_copy_source(index, &copy.flags, source)? {
-                return Ok(false);
-            }
+        if let InstructionKind::Copy(copy) = &instruction.kind
+            && !builder.need_copy_source(index, &copy.flags, source)?
+        {
+            return Ok(false);
         }
     }
     let mut walk = Walk::new(builder, index, state, &triggers, from_image.is_some());
@@ -506,15 +506,15 @@ impl<'b, 'a> Walk<'b, 'a> {
             (CommandLine::Shell(text), []) => return (self.in_shell(text), Vec::new()),
             (CommandLine::Shell(text), _) => text,
         };
-        if let [only] = run.heredocs.as_slice() {
-            if is_lone_heredoc(text) {
-                if only.body.starts_with("#!") {
-                    let path = format!("{SCRIPTS}/{}", only.name);
-                    let script = Script { path: path.clone(), content: only.body.clone() };
-                    return (self.in_shell(&path), vec![script]);
-                }
-                return (self.in_shell(&only.body), Vec::new());
+        if let [only] = run.heredocs.as_slice()
+            && is_lone_heredoc(text)
+        {
+            if only.body.starts_with("#!") {
+                let path = format!("{SCRIPTS}/{}", only.name);
+                let script = Script { path: path.clone(), content: only.body.clone() };
+                return (self.in_shell(&path), vec![script]);
             }
+            return (self.in_shell(&only.body), Vec::new());
         }
         let mut whole = text.clone();
         for Heredoc { name, body, .. } in &run.heredocs {
@@ -710,7 +710,7 @@ fn refuse_copy_flags(
         ("keep-git-dir", flags.keep_git_dir.is_some()),
         ("unpack", flags.unpack.is_some()),
     ];
-    for (name, _) in used.iter().filter(|(_, used)| *used) {
+    if let Some((name, _)) = used.iter().find(|(_, used)| *used) {
         let span =
             flags.spans.iter().find(|(known, _)| known == name).map_or(instruction.span, |(_, span)| *span);
         return Err(PlanError::unsupported(source, span, &format!("{keyword} --{name}")));

@@ -150,6 +150,9 @@ fn set_up(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
     mount_proc(root.as_fd())?;
     mount_sys(root.as_fd())?;
     mount_dev(plan, root.as_fd())?;
+    for (path, is_file) in &plan.dev_points {
+        make_point(root.as_fd(), path, *is_file).at(Stage::Dev)?;
+    }
     for (source, target) in &plan.etc {
         bind(source, root.as_fd(), target, 0, false).or_else(missing_is_fine).at(Stage::Etc)?;
     }
@@ -360,9 +363,23 @@ fn mount_dev(plan: &Plan, root: BorrowedFd<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Makes a mount point in the new `/dev`; one that is there already is fine.
+fn make_point(root: BorrowedFd<'_>, path: &CStr, is_file: bool) -> Result<(), Errno> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    if is_file {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
+        return rustix::fs::openat2(root, path, flags, Mode::from_raw_mode(0o644), resolve).map(drop);
+    }
+    // Everything above the last component was made by us in this very tree.
+    match rustix::fs::mkdirat(root, path, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
 fn mount_pts(plan: &Plan, dev: BorrowedFd<'_>) -> Result<(), Errno> {
     let fs = rustix::mount::fsopen(c"devpts", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    rustix::mount::fsconfig_set_flag(&fs, c"newinstance").or_else(|_| Ok(()))?;
+    rustix::mount::fsconfig_set_flag(&fs, c"newinstance").or(Ok(()))?;
     rustix::mount::fsconfig_set_string(&fs, c"ptmxmode", c"0666")?;
     rustix::mount::fsconfig_set_string(&fs, c"mode", c"0620")?;
     if plan.gid_tty {

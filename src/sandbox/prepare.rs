@@ -35,6 +35,9 @@ pub(super) struct Plan {
     pub root_point: CString,
     pub etc: Vec<(CString, CString)>,
     pub mounts: Vec<(CString, Prepared)>,
+    /// Mount points below `/dev`, which is made anew for each run: parents first, and whether each
+    /// is a file.
+    pub dev_points: Vec<(CString, bool)>,
     pub shm_options: Vec<(CString, CString)>,
     pub hostname: Vec<u8>,
     pub cwd: CString,
@@ -105,6 +108,7 @@ pub(super) fn plan(spec: &ProcessSpec, permitted: u64, single_id: bool) -> Resul
         root_point: c_path(&root_point)?,
         etc,
         mounts: prepare_mounts(&scratch, &mounts)?,
+        dev_points: dev_points(&mounts)?,
         shm_options: tmpfs_options(Some(spec.shm_size), 0o1777)?,
         hostname: spec.hostname.clone().into_bytes(),
         cwd: c_string(&spec.cwd, "the working directory")?,
@@ -241,6 +245,26 @@ fn prepare_mounts(
         out.push((c_string(target, "a mount target")?, prepared));
     }
     Ok(out)
+}
+
+fn dev_points(mounts: &[&super::spec::Mount]) -> Result<Vec<(CString, bool)>, SandboxError> {
+    let mut points = Vec::new();
+    for mount in mounts {
+        let Some(rest) = mount.target.strip_prefix(b"/dev/") else { continue };
+        let is_dir = match &mount.kind {
+            MountKind::File { .. } => false,
+            MountKind::Bind { source, .. } => source.is_dir(),
+            MountKind::Tmpfs { .. } => true,
+        };
+        let mut at = b"dev".to_vec();
+        let parts: Vec<&[u8]> = rest.split(|c| *c == b'/').filter(|part| !part.is_empty()).collect();
+        for (number, part) in parts.iter().enumerate() {
+            at.push(b'/');
+            at.extend_from_slice(part);
+            points.push((c_string(&at, "a mount target")?, number + 1 == parts.len() && !is_dir));
+        }
+    }
+    Ok(points)
 }
 
 fn tmpfs_options(size: Option<u64>, mode: u32) -> Result<Vec<(CString, CString)>, SandboxError> {

@@ -288,7 +288,6 @@ fn children_range<'a>(
     let start = if dir.is_empty() { Vec::new() } else { join(dir, b"") };
     nodes
         .range::<[u8], _>((Bound::Included(start.as_slice()), Bound::Unbounded))
-        .map(|(key, node)| (key, node))
         .take_while(move |(key, _)| is_below(key, dir))
         .collect::<Vec<_>>()
         .into_iter()

@@ -246,13 +246,13 @@ impl Run<'_> {
         key: Key,
     ) -> Result<StepState, StepError> {
         let recipe = copy::recipe(&entries);
-        if let Some(recipe) = recipe.filter(|_| !(self.solver.no_cache)(step)) {
-            if let Some(diff) = self.solver.records.memo(&recipe)? {
-                let diff_id = crate::digest::DiffId(diff);
-                if let Some(cell) = self.known_layer(&diff_id)? {
-                    self.record_later(step, parent, cell.clone(), key, None);
-                    return Ok(self.extended(parent, cell, false));
-                }
+        if let Some(recipe) = recipe.filter(|_| !(self.solver.no_cache)(step))
+            && let Some(diff) = self.solver.records.memo(&recipe)?
+        {
+            let diff_id = crate::digest::DiffId(diff);
+            if let Some(cell) = self.known_layer(&diff_id)? {
+                self.record_later(step, parent, cell.clone(), key, None);
+                return Ok(self.extended(parent, cell, false));
             }
         }
         let index = Arc::new(LayerIndex { entries: entries.clone() });
@@ -261,7 +261,6 @@ impl Run<'_> {
     }
 
     /// Queues the writing of a layer and gives the state that builds on it.
-    #[allow(clippy::too_many_arguments)]
     fn write(
         &self,
         step: &Step,

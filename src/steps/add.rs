@@ -108,10 +108,10 @@ pub fn place(
             if let Some((uid, gid)) = dest.owner {
                 (placed.meta.uid, placed.meta.gid) = (uid, gid);
             }
-            if let EntryKind::Hardlink(first) = &mut placed.kind {
-                if let Some(real) = moved.get(first) {
-                    *first = real.clone();
-                }
+            if let EntryKind::Hardlink(first) = &mut placed.kind
+                && let Some(real) = moved.get(first)
+            {
+                *first = real.clone();
             }
             if matches!(placed.kind, EntryKind::File { .. }) {
                 content.insert(path.clone(), archive.dir.join(os_path(&entry.path)));

@@ -242,6 +242,13 @@ impl Image {
         Image { archive: archive.to_owned(), config, manifest, root: bundle.join("rootfs"), build }
     }
 
+    /// The config blob itself, with the fields that OCI tools leave out.
+    pub fn raw_config(&self) -> serde_json::Value {
+        let digest = self.manifest["config"]["digest"].as_str().unwrap_or_default().replace("sha256:", "blobs/sha256/");
+        let text = tool("tar", &["-xOf".as_ref(), self.archive.as_os_str(), digest.as_ref()]).out;
+        serde_json::from_str(&text).expect("JSON config")
+    }
+
     pub fn at(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
