@@ -16,7 +16,8 @@ use support::{Image, Lab, Who, base, has, is_root, skip, user_of};
 
 fn cases() -> Vec<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/build");
-    let mut cases: Vec<PathBuf> = fs::read_dir(dir).expect("cases").flatten().map(|entry| entry.path()).collect();
+    let mut cases: Vec<PathBuf> =
+        fs::read_dir(dir).expect("cases").flatten().map(|entry| entry.path()).collect();
     cases.sort();
     cases
 }
@@ -82,7 +83,8 @@ fn check(image: &Image, line: &str) -> Result<(), String> {
             let value: serde_json::Value = serde_json::from_str(value).map_err(|error| error.to_string())?;
             let config = if kind == "raw" { image.raw_config() } else { image.config.clone() };
             let found = config.pointer(pointer).cloned().unwrap_or_default();
-            equal(&found.to_string(), &value.to_string()).or_else(|error| if found == value { Ok(()) } else { Err(error) })
+            equal(&found.to_string(), &value.to_string())
+                .or_else(|error| if found == value { Ok(()) } else { Err(error) })
         }
         "null" => match image.raw_config().pointer(rest) {
             None | Some(serde_json::Value::Null) => Ok(()),
@@ -141,7 +143,13 @@ fn run_all(who: Who) {
             }
         }
     }
-    assert!(failed.is_empty(), "{} of {} cases failed as {who:?}:\n{}", failed.len(), cases.len(), failed.join("\n"));
+    assert!(
+        failed.is_empty(),
+        "{} of {} cases failed as {who:?}:\n{}",
+        failed.len(),
+        cases.len(),
+        failed.join("\n")
+    );
 }
 
 #[test]

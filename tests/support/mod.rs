@@ -24,7 +24,9 @@ pub fn skip(test: &str, why: &str) {
 
 pub fn has(program: &str) -> bool {
     std::env::var_os("PATH").is_some_and(|path| {
-        std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]).any(|dir| dir.join(program).is_file())
+        std::env::split_paths(&path)
+            .chain([PathBuf::from("/usr/sbin")])
+            .any(|dir| dir.join(program).is_file())
     })
 }
 
@@ -131,7 +133,8 @@ impl Lab {
 
     /// A context directory with these files; a name ending in `/` is a directory.
     pub fn context(&self, files: &[(&str, &str)]) -> PathBuf {
-        let dir = tempfile::Builder::new().prefix("ctx-").tempdir_in(self.dir.path()).expect("tempdir").keep();
+        let dir =
+            tempfile::Builder::new().prefix("ctx-").tempdir_in(self.dir.path()).expect("tempdir").keep();
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("chmod");
         for (name, content) in files {
             let path = dir.join(name);
@@ -244,7 +247,10 @@ impl Image {
 
     /// The config blob itself, with the fields that OCI tools leave out.
     pub fn raw_config(&self) -> serde_json::Value {
-        let digest = self.manifest["config"]["digest"].as_str().unwrap_or_default().replace("sha256:", "blobs/sha256/");
+        let digest = self.manifest["config"]["digest"]
+            .as_str()
+            .unwrap_or_default()
+            .replace("sha256:", "blobs/sha256/");
         let text = tool("tar", &["-xOf".as_ref(), self.archive.as_os_str(), digest.as_ref()]).out;
         serde_json::from_str(&text).expect("JSON config")
     }

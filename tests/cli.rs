@@ -1,0 +1,500 @@
+//! What a user meets: mistakes, interruptions, the cache, outputs, verbs.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use support::{Lab, Who, base, done, has, is_root, skip, user_of};
+
+const HELLO: &[(&str, &str)] =
+    &[("Dockerfile", "FROM busybox\nCOPY a /a\nRUN cat /a > /b\n"), ("a", "one\n")];
+
+fn bases_or_skip(test: &str) -> bool {
+    if base("busybox").is_none() {
+        skip(test, "tests/setup has not made the base images");
+    }
+    base("busybox").is_some()
+}
+
+fn build(lab: &Lab, context: &std::path::Path, more: &[&str]) -> support::Done {
+    let mut args = vec!["build".to_owned(), "--progress=plain".into()];
+    args.extend(lab.bases());
+    args.extend(more.iter().map(|arg| (*arg).to_owned()));
+    args.push(context.display().to_string());
+    lab.run(&args)
+}
+
+#[test]
+fn mistakes_are_explained_and_have_their_exit_codes() {
+    if !bases_or_skip("mistakes_are_explained_and_have_their_exit_codes") {
+        return;
+    }
+    let lab = Lab::new();
+    let rows: &[(&str, &[&str], i32, &[&str])] = &[
+        (
+            "FROM busybox\nCOPY sorce.txt /\n",
+            &[],
+            1,
+            &["\"sorce.txt\" not found in the build context", "source.txt", "Dockerfile:2"],
+        ),
+        ("FROM busybox\nCOPY secret.log /\n", &[], 1, &["secret.log", ".dockerignore excludes it", "line 1"]),
+        ("FROM busybox\nCOPY --chwon=1 a /\n", &[], 3, &["chwon", "chown", "Dockerfile:2"]),
+        (
+            "FROM busybox\nRUN echo before; echo on-stderr >&2; exit 42\n",
+            &[],
+            1,
+            &["exit code: 42", "before", "on-stderr", "Dockerfile:2"],
+        ),
+        ("FROM busybox\nRUN no-such-command\n", &[], 1, &["127", "not found"]),
+        ("FROM busybox AS build\n", &["--target=biuld"], 3, &["biuld", "did you mean", "build"]),
+        (
+            "FROM busybox AS first\nCOPY --from=later /a /\nFROM busybox AS later\n",
+            &["--target=first"],
+            3,
+            &["later", "before"],
+        ),
+        ("FROM busybox\nSHELL [\"/bin/sh\", ]\n", &[], 3, &["SHELL", "JSON", "Dockerfile:2"]),
+        ("FROM 127.0.0.1:1/no/such:image\n", &[], 5, &["127.0.0.1:1", "refused"]),
+        ("FROM busybox\nFORM busybox\n", &[], 3, &["FORM", "FROM"]),
+        ("RUN true\n", &[], 3, &["FROM"]),
+        ("", &[], 3, &["empty"]),
+        (
+            "FROM busybox\nRUN --mount=type=cache,target=/x true\n",
+            &[],
+            8,
+            &["RUN --mount", "not supported yet"],
+        ),
+        ("FROM busybox\nCOPY --link a /\n", &[], 8, &["COPY --link", "not supported yet"]),
+        ("FROM busybox\nADD https://example.test/x /\n", &[], 8, &["ADD from a URL", "not supported yet"]),
+        ("FROM busybox\nUSER ghost\nRUN true\n", &[], 1, &["unable to find user ghost"]),
+        ("FROM busybox\nCOPY --chown=ghost a /\n", &[], 1, &["unable to find user ghost"]),
+        ("FROM busybox\nCOPY a b /one-name\n", &[], 1, &["must be a directory and end with a /"]),
+        ("FROM busybox\n", &["--no-such-flag"], 2, &["--no-such-flag"]),
+        ("FROM busybox\n", &["--push"], 8, &["--push is not supported yet"]),
+        ("FROM busybox\n", &["-t", "Upper:Case"], 2, &["Upper:Case", "lower"]),
+        ("FROM busybox\n", &["-o", "type=oci,dst=x"], 2, &["dst", "dest"]),
+        ("FROM busybox\n", &["-f", "Nope"], 4, &["Nope"]),
+        ("# syntax=example.test/other:1\nFROM busybox\n", &[], 8, &["example.test/other:1"]),
+    ];
+    for (dockerfile, args, code, words) in rows {
+        let files = [
+            ("Dockerfile", *dockerfile),
+            ("source.txt", ""),
+            ("a", ""),
+            ("b", ""),
+            ("secret.log", ""),
+            (".dockerignore", "*.log\n"),
+        ];
+        let context = lab.context(&files);
+        let out = lab.out("partial.tar");
+        let output = format!("type=oci,dest={}", out.display());
+        let mut all = vec!["-o", output.as_str()];
+        if args.contains(&"-o") {
+            all.clear();
+        }
+        all.extend(*args);
+        let ended = build(&lab, &context, &all);
+        let text = format!("{}{}", ended.out, ended.err);
+        assert_eq!(ended.code, *code, "{dockerfile:?} {args:?}\n{text}");
+        for word in *words {
+            assert!(text.contains(word), "{word:?} not in the output of {dockerfile:?} {args:?}\n{text}");
+        }
+        assert!(!out.exists(), "{dockerfile:?} left a partial output");
+        assert!(!text.contains("panicked"), "{text}");
+    }
+    let missing = lab.run(["build", "/no/such/directory"]);
+    assert_eq!(missing.code, 4, "{}", missing.err);
+    // After all that, the same store builds.
+    assert_eq!(build(&lab, &lab.context(HELLO), &[]).code, 0);
+}
+
+#[test]
+fn an_unreadable_file_fails_only_if_it_is_selected() {
+    let test = "an_unreadable_file_fails_only_if_it_is_selected";
+    if !bases_or_skip(test) {
+        return;
+    }
+    if is_root() && user_of(Who::Rootless).is_none() {
+        return skip(test, "root reads everything, and there is no ordinary user (tests/setup makes one)");
+    }
+    let lab = if is_root() { Lab::as_user(Who::Rootless) } else { Lab::new() };
+    let context =
+        lab.context(&[("Dockerfile", "FROM busybox\nCOPY open /\n"), ("open", "o"), ("closed", "c")]);
+    fs::set_permissions(context.join("closed"), fs::Permissions::from_mode(0)).expect("chmod");
+    assert_eq!(build(&lab, &context, &[]).code, 0);
+    fs::write(context.join("Dockerfile"), "FROM busybox\nCOPY . /\n").expect("write");
+    let ended = build(&lab, &context, &[]);
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    assert!(ended.err.contains("closed") && ended.err.contains("ermission denied"), "{}", ended.err);
+}
+
+#[test]
+fn the_cache_looks_at_content_and_nothing_else() {
+    if !bases_or_skip("the_cache_looks_at_content_and_nothing_else") {
+        return;
+    }
+    let lab = Lab::new();
+    let dockerfile = "FROM busybox\nRUN echo first > /first\nCOPY --chmod=644 src /src\nARG V=1\nRUN echo $V > /v\nCOPY tail /tail\n";
+    let context = lab.context(&[("Dockerfile", dockerfile), ("src/a", "a"), ("tail", "t")]);
+    let cached = |more: &[&str]| {
+        let ended = build(&lab, &context, more);
+        assert_eq!(ended.code, 0, "{}", ended.err);
+        ended.err.matches("CACHED").count()
+    };
+    assert_eq!(cached(&[]), 0);
+    assert_eq!(cached(&[]), 4);
+    // New times, another umask under --chmod, another place: the same content.
+    fs::write(context.join("src/a"), "a").expect("write");
+    fs::set_permissions(context.join("src/a"), fs::Permissions::from_mode(0o664)).expect("chmod");
+    assert_eq!(cached(&[]), 4);
+    let moved = lab.path().join("elsewhere");
+    fs::rename(&context, &moved).expect("rename");
+    assert_eq!(build(&lab, &moved, &[]).err.matches("CACHED").count(), 4);
+    fs::rename(&moved, &context).expect("rename");
+    // A new argument leaves what stands before its ARG alone.
+    let ended = build(&lab, &context, &["--build-arg", "V=2"]);
+    assert_eq!(ended.err.matches("CACHED").count(), 2, "{}", ended.err);
+    // A changed file rebuilds what follows it.
+    fs::write(context.join("src/a"), "b").expect("write");
+    assert_eq!(cached(&[]), 1);
+    // Going back finds what was there.
+    fs::write(context.join("src/a"), "a").expect("write");
+    assert_eq!(cached(&[]), 4);
+    assert_eq!(cached(&["--no-cache"]), 0);
+}
+
+#[test]
+fn a_stage_that_came_out_the_same_rebuilds_nothing_that_copies_from_it() {
+    if !bases_or_skip("a_stage_that_came_out_the_same_rebuilds_nothing_that_copies_from_it") {
+        return;
+    }
+    let lab = Lab::new();
+    let dockerfile = "FROM busybox AS build\nCOPY input /input\nRUN wc -c < /input > /out\n\
+                      FROM busybox\nCOPY --from=build /out /out\nRUN cat /out > /seen\n";
+    let context = lab.context(&[("Dockerfile", dockerfile), ("input", "123")]);
+    assert_eq!(build(&lab, &context, &[]).code, 0);
+    fs::write(context.join("input"), "456").expect("write");
+    let ended = build(&lab, &context, &[]);
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    let cached: Vec<&str> = ended.err.lines().filter(|line| line.ends_with("CACHED")).collect();
+    assert_eq!(cached.len(), 2, "{}", ended.err);
+}
+
+#[test]
+fn an_interrupted_build_leaves_nothing_and_the_next_one_works() {
+    if !bases_or_skip("an_interrupted_build_leaves_nothing_and_the_next_one_works") {
+        return;
+    }
+    for signal in ["INT", "TERM"] {
+        let lab = Lab::new();
+        let marker = format!("{}", 1_000_000 + std::process::id());
+        let dockerfile = format!("FROM busybox\nRUN sleep {marker}\n");
+        let context = lab.context(&[("Dockerfile", &dockerfile)]);
+        let out = lab.out("x.tar");
+        let mut command = lab.rbuild();
+        command
+            .arg("build")
+            .args(lab.bases())
+            .arg("-o")
+            .arg(format!("type=oci,dest={}", out.display()))
+            .arg(&context);
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let child = command.spawn().expect("spawn");
+        wait_for(|| running(&marker));
+        Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status().expect("kill");
+        let ended = done(child.wait_with_output().expect("wait"));
+        assert_eq!(ended.code, 130, "{signal}: {}", ended.err);
+        assert!(ended.err.contains("interrupted"), "{}", ended.err);
+        wait_for(|| !running(&marker));
+        assert!(!out.exists());
+        assert_eq!(build(&lab, &lab.context(HELLO), &[]).code, 0);
+    }
+}
+
+#[test]
+fn a_killed_build_takes_its_processes_along_and_its_leftovers_are_cleared() {
+    if !bases_or_skip("a_killed_build_takes_its_processes_along_and_its_leftovers_are_cleared") {
+        return;
+    }
+    let lab = Lab::new();
+    let marker = format!("{}", 2_000_000 + std::process::id());
+    let context = lab.context(&[("Dockerfile", &format!("FROM busybox\nRUN sleep {marker}\n"))]);
+    let mut child = lab.rbuild().arg("build").args(lab.bases()).arg(&context).spawn().expect("spawn");
+    wait_for(|| running(&marker));
+    child.kill().expect("kill -9");
+    let _ = child.wait();
+    wait_for(|| !running(&marker));
+    assert_eq!(build(&lab, &lab.context(HELLO), &[]).code, 0);
+    let left = fs::read_dir(lab.store().join("tmp")).expect("tmp").count();
+    assert_eq!(left, 0, "temporaries are left in the store");
+}
+
+fn running(marker: &str) -> bool {
+    let Ok(entries) = fs::read_dir("/proc") else { return false };
+    entries.flatten().any(|entry| {
+        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = command.split(|c| *c == 0).collect();
+        words.first() == Some(&&b"sleep"[..]) && words.contains(&marker.as_bytes())
+    })
+}
+
+fn wait_for(condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "waited a minute in vain");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_full_disk_is_named_and_survived() {
+    let test = "a_full_disk_is_named_and_survived";
+    if !bases_or_skip(test) {
+        return;
+    }
+    if !is_root() {
+        return skip(test, "only root can mount a small file system");
+    }
+    let lab = Lab::new();
+    let small = lab.path().join("small");
+    fs::create_dir(&small).expect("mkdir");
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "none"]).arg(&small).status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        return skip(test, "tmpfs cannot be mounted here");
+    }
+    let root = small.join("store");
+    let context = lab.context(&[("Dockerfile", "FROM busybox\nCOPY big /big\n"), ("big", "")]);
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let noise: Vec<u8> = (0..16u32 << 20)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as u8
+        })
+        .collect();
+    fs::write(context.join("big"), noise).expect("write");
+    let mut args = vec!["--root".to_owned(), root.display().to_string(), "build".into()];
+    args.extend(lab.bases());
+    let full = lab.run(args.iter().cloned().chain([context.display().to_string()]));
+    let text = full.err.clone();
+    fs::write(context.join("big"), "small").expect("write");
+    let next = lab.run(args.iter().cloned().chain([context.display().to_string()]));
+    let _ = Command::new("umount").arg("-l").arg(&small).status();
+    assert_eq!(full.code, 7, "{text}");
+    assert!(text.contains("disk is full") || text.contains("No space left"), "{text}");
+    assert_eq!(next.code, 0, "{}", next.err);
+}
+
+#[test]
+fn contexts_and_dockerfiles_may_come_on_standard_input() {
+    use std::io::Write as _;
+    use std::process::Stdio;
+    if !bases_or_skip("contexts_and_dockerfiles_may_come_on_standard_input") {
+        return;
+    }
+    let lab = Lab::new();
+    let context = lab.context(HELLO);
+    let pipe = |args: &[&str], input: &[u8]| {
+        let mut command = lab.rbuild();
+        command.arg("build").args(lab.bases()).args(args).stdin(Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("spawn");
+        child.stdin.take().expect("stdin").write_all(input).expect("write");
+        done(child.wait_with_output().expect("wait"))
+    };
+    let text = b"FROM busybox\nRUN true\n";
+    assert_eq!(pipe(&["-"], text).code, 0);
+    let directory = context.display().to_string();
+    assert_eq!(pipe(&["-f", "-", &directory], b"FROM busybox\nCOPY a /\n").code, 0);
+    let archive =
+        Command::new("tar").args(["-C", &directory, "-czf", "-", "."]).output().expect("tar").stdout;
+    assert_eq!(pipe(&["-"], &archive).code, 0);
+    assert_eq!(pipe(&["-f", "-", "-"], text).code, 4);
+}
+
+#[test]
+fn results_go_where_they_were_asked_to() {
+    if !bases_or_skip("results_go_where_they_were_asked_to") {
+        return;
+    }
+    let lab = Lab::new();
+    let context = lab.context(HELLO);
+    let (iid, meta, dir) = (lab.out("iid"), lab.out("meta.json"), lab.out("files"));
+    let ended = build(
+        &lab,
+        &context,
+        &[
+            "-q",
+            "-t",
+            "app:1",
+            "-t",
+            "other/app",
+            "--iidfile",
+            &iid.display().to_string(),
+            "--metadata-file",
+            &meta.display().to_string(),
+            "-o",
+            &dir.display().to_string(),
+        ],
+    );
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    assert_eq!(ended.err, "");
+    let id = fs::read_to_string(&iid).expect("iidfile");
+    assert!(id.starts_with("sha256:") && id.len() == 71, "{id:?}");
+    assert_eq!(ended.out, format!("{id}\n"));
+    let meta: serde_json::Value = serde_json::from_slice(&fs::read(&meta).expect("metadata")).expect("JSON");
+    assert_eq!(meta["containerimage.config.digest"], id.as_str());
+    assert_eq!(meta["image.name"], "docker.io/library/app:1,docker.io/other/app:latest");
+    assert_eq!(fs::read_to_string(dir.join("b")).expect("b"), "one\n");
+
+    let images = lab.run(["images"]).out;
+    assert!(images.contains("app ") && images.contains("other/app"), "{images}");
+    assert_eq!(lab.run(["run", "app:1", "cat", "/b"]).out, "one\n");
+    assert_eq!(lab.run(["run", "app:1", "sh", "-c", "exit 9"]).code, 9);
+    assert_eq!(
+        lab.run(["run", "-e", "X=y", "-w", "/tmp", "-u", "app", "app:1", "sh", "-c", "echo $X $PWD; id -un"])
+            .out,
+        "y /tmp\napp\n"
+    );
+    let inspected: serde_json::Value =
+        serde_json::from_str(&lab.run(["inspect", "app:1"]).out).expect("JSON");
+    assert_eq!(inspected[0]["Id"], id.as_str());
+    assert!(lab.run(["history", "app:1"]).out.contains("RUN /bin/sh -c cat /a > /b"));
+    assert_eq!(lab.run(["tag", "app:1", "copy:2"]).code, 0);
+    assert_eq!(lab.run(["rmi", "app:1", "other/app"]).code, 0);
+    assert_eq!(lab.run(["run", "app:1", "true"]).code, 2);
+    assert_eq!(lab.run(["run", "copy:2", "cat", "/a"]).out, "one\n");
+    let info = lab.run(["info"]).out;
+    assert!(info.contains("Snapshots:  overlayfs") && info.contains("Seccomp:    yes"), "{info}");
+}
+
+#[test]
+fn plans_are_shown_without_building() {
+    if !bases_or_skip("plans_are_shown_without_building") {
+        return;
+    }
+    let lab = Lab::new();
+    let dockerfile =
+        "FROM busybox AS a\nRUN exit 1\nFROM busybox AS unused\nFROM busybox\nCOPY --from=a /x /\n";
+    let context = lab.context(&[("Dockerfile", dockerfile)]);
+    let plan = |format: &str| {
+        let mut args = vec!["plan".to_owned(), "--format".into(), format.into()];
+        args.extend(lab.bases());
+        args.push(context.display().to_string());
+        let ended = lab.run(args);
+        assert_eq!(ended.code, 0, "{}", ended.err);
+        ended.out
+    };
+    assert!(plan("text").contains("COPY --from=a /x /") && !plan("text").contains("unused"));
+    assert!(plan("dot").starts_with("digraph"));
+    let json: serde_json::Value = serde_json::from_str(&plan("json")).expect("JSON");
+    assert_eq!(json["steps"].as_array().map(Vec::len), Some(4));
+}
+
+#[test]
+fn archives_are_read_by_other_tools_and_by_rbuild_itself() {
+    let test = "archives_are_read_by_other_tools_and_by_rbuild_itself";
+    if !bases_or_skip(test) {
+        return;
+    }
+    if !has("skopeo") {
+        return skip(test, "skopeo is not installed");
+    }
+    let lab = Lab::new();
+    let context = lab.context(HELLO);
+    for (kind, transport, more) in [
+        ("oci", "oci-archive", ""),
+        ("oci", "oci-archive", ",compression=zstd"),
+        ("oci", "oci-archive", ",compression=uncompressed"),
+        ("docker", "docker-archive", ""),
+    ] {
+        let path = lab.out(&format!("{kind}{}.tar", more.len()));
+        let output = format!("type={kind},dest={}{more}", path.display());
+        let ended = build(&lab, &context, &["-t", "app:1", "-o", &output]);
+        assert_eq!(ended.code, 0, "{}", ended.err);
+        let source = format!("{transport}:{}", path.display());
+        let target = format!("dir:{}", lab.out(&format!("dir-{kind}-{}", more.len())).display());
+        support::tool(
+            "skopeo",
+            &["--insecure-policy".as_ref(), "copy".as_ref(), "-q".as_ref(), source.as_ref(), target.as_ref()],
+        );
+        // And back again as a base.
+        let child = lab.context(&[("Dockerfile", "FROM again\nRUN cat /b\n")]);
+        let again = format!("again={}", path.display());
+        let ended = build(&lab, &child, &["--build-context", &again]);
+        assert_eq!(ended.code, 0, "{kind}{more}: {}", ended.err);
+    }
+}
+
+#[test]
+fn the_same_inputs_and_epoch_give_the_same_image_for_root_and_others() {
+    let test = "the_same_inputs_and_epoch_give_the_same_image_for_root_and_others";
+    if !bases_or_skip(test) {
+        return;
+    }
+    let files = [
+        ("Dockerfile", "FROM busybox\nWORKDIR /w\nCOPY . .\nRUN echo x > y && mkdir z\n"),
+        ("a", "a"),
+        ("d/b", "b"),
+    ];
+    let digest = |who: Who| {
+        let lab = Lab::as_user(who);
+        let context = lab.context(&files);
+        let mut command = lab.rbuild();
+        command.env("SOURCE_DATE_EPOCH", "1700000000").arg("build").arg("-q").args(lab.bases()).arg(&context);
+        let ended = done(command.output().expect("output"));
+        assert_eq!(ended.code, 0, "{}", ended.err);
+        ended.out
+    };
+    let first = digest(Who::Caller);
+    assert_eq!(first, digest(Who::Caller));
+    if user_of(Who::Rootless).is_some() && is_root() {
+        assert_eq!(first, digest(Who::Rootless));
+    } else {
+        skip(test, "there is no ordinary user to compare with (tests/setup makes one as root)");
+    }
+}
+
+#[test]
+fn one_user_id_is_enough_for_builds_as_root_inside() {
+    let test = "one_user_id_is_enough_for_builds_as_root_inside";
+    if !bases_or_skip(test) {
+        return;
+    }
+    if user_of(Who::SingleId).is_none() || !is_root() {
+        return skip(test, "there is no ordinary user without subordinate IDs (tests/setup makes one)");
+    }
+    let lab = Lab::as_user(Who::SingleId);
+    let ended = build(&lab, &lab.context(HELLO), &["-t", "app:1"]);
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    assert_eq!(lab.run(["run", "app:1", "cat", "/b"]).out, "one\n");
+    assert!(lab.run(["info"]).out.contains("one ID only"));
+    let user = lab.context(&[("Dockerfile", "FROM busybox\nUSER app\nRUN true\n")]);
+    let refused = build(&lab, &user, &[]);
+    assert_ne!(refused.code, 0);
+    assert!(refused.err.contains("/etc/subuid"), "{}", refused.err);
+}
+
+#[test]
+fn apt_works_inside_a_debian_base() {
+    let test = "apt_works_inside_a_debian_base";
+    if base("debian").is_none() {
+        return skip(test, "tests/setup has not made the Debian base");
+    }
+    let dockerfile = "FROM debian\nRUN apt-get update && apt-get install -y --no-install-recommends hello\nRUN hello > /said\n";
+    for who in [Who::Caller, Who::Rootless] {
+        if who == Who::Rootless && (user_of(who).is_none() || !is_root()) {
+            skip(test, "there is no ordinary user with subordinate IDs");
+            continue;
+        }
+        let lab = Lab::as_user(who);
+        let context = lab.context(&[("Dockerfile", dockerfile)]);
+        let ended = build(&lab, &context, &["--network=host", "-t", "deb:1"]);
+        assert_eq!(ended.code, 0, "{who:?}: {}", ended.err);
+        assert_eq!(lab.run(["run", "deb:1", "cat", "/said"]).out, "Hello, world!\n");
+    }
+}
