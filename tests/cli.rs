@@ -123,7 +123,7 @@ fn an_unreadable_file_fails_only_if_it_is_selected() {
     let lab = if is_root() { Lab::as_user(Who::Rootless) } else { Lab::new() };
     let context =
         lab.context(&[("Dockerfile", "FROM busybox\nCOPY open /\n"), ("open", "o"), ("closed", "c")]);
-    fs::set_permissions(context.join("closed"), fs::Permissions::from_mode(0)).expect("chmod");
+    fs::set_permissions(context.join("closed"), fs::Permissions::from_mode(0o000)).expect("chmod");
     assert_eq!(build(&lab, &context, &[]).code, 0);
     fs::write(context.join("Dockerfile"), "FROM busybox\nCOPY . /\n").expect("write");
     let ended = build(&lab, &context, &[]);
@@ -144,8 +144,14 @@ fn the_cache_looks_at_content_and_nothing_else() {
         assert_eq!(ended.code, 0, "{}", ended.err);
         ended.err.matches("CACHED").count()
     };
+    let id = |file: &str| {
+        let path = lab.out(file).display().to_string();
+        assert_eq!(build(&lab, &context, &["--iidfile", &path]).code, 0);
+        fs::read_to_string(path).expect("iidfile")
+    };
     assert_eq!(cached(&[]), 0);
     assert_eq!(cached(&[]), 4);
+    assert_eq!(id("first"), id("second"), "a build in which nothing changed gave another image");
     // New times, another umask under --chmod, another place: the same content.
     fs::write(context.join("src/a"), "a").expect("write");
     fs::set_permissions(context.join("src/a"), fs::Permissions::from_mode(0o664)).expect("chmod");

@@ -128,7 +128,7 @@ impl Engine {
         // A cache that cannot be written costs time in the next build and nothing else.
         let _ = stat_cache.save();
         let chain = final_chain(&plan, &solved);
-        let image = self.image(&plan, &chain, epoch, compression)?;
+        let image = self.image(&plan, &solved, &chain, epoch.unwrap_or(now), epoch, compression)?;
         let assembled = image::assemble(&self.store, &image, Family::Oci)
             .map_err(|error| Failure::new(FailureKind::Build, error.to_string()))?;
         outputs::write_all(self, request, &image, &assembled, &chain, &names, events, cancel)?;
@@ -210,32 +210,38 @@ impl Engine {
     fn image(
         &self,
         plan: &Plan,
+        solved: &Solved,
         chain: &Chain,
+        now: i64,
         epoch: Option<i64>,
         compression: CompressionChoice,
     ) -> Result<Image, Failure> {
         let Some(stage) = plan.stages.get(plan.target) else {
             return Err(Failure::new(FailureKind::Build, "the plan has no target"));
         };
-        let created = match epoch {
-            Some(seconds) => image::build::rfc3339(seconds, 0),
-            None => {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                image::build::rfc3339(i64::try_from(now.as_secs()).unwrap_or(0), now.subsec_nanos())
-            }
-        };
         let mut config = stage.config.clone();
         let own = stage.history.iter().filter(|line| line.step.is_some()).count();
         let base_layers = chain.cells().len().saturating_sub(own);
-        image::build::normalize_history(&mut config.history, base_layers, Some(&created));
-        config.history.extend(stage.history.iter().map(|line| History {
-            created: Some(created.clone()),
-            created_by: line.created_by.clone(),
-            comment: HISTORY_COMMENT.into(),
-            empty_layer: line.step.is_none(),
-            ..History::default()
-        }));
-        config.created = Some(created);
+        let started = image::build::rfc3339(now, 0);
+        image::build::normalize_history(&mut config.history, base_layers, Some(&started));
+        // An instruction without a layer is as old as the layer before it, as in the reference: a
+        // build in which every step was cached gives the image it gave before.
+        let mut created = config.history.iter().rev().find_map(|line| line.created.clone());
+        for line in &stage.history {
+            let executed = line.step.and_then(|id| solved.states.get(id.0)).map(|state| state.created);
+            if let Some(seconds) = epoch.or(executed) {
+                created = Some(image::build::rfc3339(seconds, 0));
+            }
+            config.history.push(History {
+                created: Some(created.clone().unwrap_or_else(|| started.clone())),
+                created_by: line.created_by.clone(),
+                comment: HISTORY_COMMENT.into(),
+                empty_layer: line.step.is_none(),
+                ..History::default()
+            });
+        }
+        let time = config.history.last().and_then(|line| line.created.clone());
+        config.created = Some(time.unwrap_or(started));
         let mut layers = Vec::new();
         for (position, cell) in chain.cells().iter().enumerate() {
             let finished = cell.finished()?;

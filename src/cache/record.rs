@@ -17,7 +17,7 @@ pub struct Record {
     /// The step's name when it ran, for explanations.
     pub step: String,
     /// Seconds since 1970 when it ran.
-    pub created: u64,
+    pub created: i64,
 }
 
 /// The records of a store.

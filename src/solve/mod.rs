@@ -64,8 +64,9 @@ pub struct StepState {
     pub chain: Chain,
     /// Whether it came from a record.
     pub cached: bool,
-    /// Whether it added a layer.
-    pub made_layer: bool,
+    /// When the step was executed, in seconds since 1970; cached steps keep their time, so that a
+    /// build in which nothing changed gives the same image.
+    pub created: i64,
 }
 
 /// A failed build: the step and why.

@@ -1,7 +1,6 @@
 //! One step: its key, its record, or its execution.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::cache::{Input, KeyInputs, Record};
 use crate::context::{FileInfo, StatCache, file_digests};
@@ -91,7 +90,7 @@ impl Run<'_> {
         match &step.kind {
             StepKind::From(_) => {
                 let chain = (self.solver.bases)(step, vertex)?;
-                Ok(StepState { chain, cached: false, made_layer: false })
+                Ok(StepState { chain, cached: false, created: self.solver.now })
             }
             StepKind::Run(run) => {
                 let key = self.key(step, &parent, Vec::new())?;
@@ -220,7 +219,7 @@ impl Run<'_> {
             KeyInputs { definition: key.definition.clone(), parent: parent_id, inputs: key.inputs.clone() };
         let Some(record) = self.solver.records.get(&inputs.key())? else { return Ok(None) };
         let Some(cell) = self.known_layer(&record.diff_id)? else { return Ok(None) };
-        Ok(Some(self.extended(parent, cell, true)))
+        Ok(Some(StepState { chain: parent.push(cell), cached: true, created: record.created }))
     }
 
     /// A layer of the store by its diff ID, if all of it is there.
@@ -230,10 +229,6 @@ impl Run<'_> {
         let wanted = self.solver.write.compression;
         let blob = layer.blobs.iter().find(|blob| blob.compression == wanted && store.has_blob(&blob.digest));
         Ok(blob.map(|blob| LayerCell::known(*diff_id, blob.clone())))
-    }
-
-    fn extended(&self, parent: &Chain, cell: Arc<LayerCell>, cached: bool) -> StepState {
-        StepState { chain: parent.push(cell), cached, made_layer: true }
     }
 
     /// Writes a layer made of a list of entries, or takes the one with the very same bytes.
@@ -252,7 +247,7 @@ impl Run<'_> {
             let diff_id = crate::digest::DiffId(diff);
             if let Some(cell) = self.known_layer(&diff_id)? {
                 self.record_later(step, parent, cell.clone(), key, None);
-                return Ok(self.extended(parent, cell, false));
+                return Ok(StepState { chain: parent.push(cell), cached: false, created: self.solver.now });
             }
         }
         let index = Arc::new(LayerIndex { entries: entries.clone() });
@@ -281,7 +276,7 @@ impl Run<'_> {
         self.record_later(step, parent, cell.clone(), key, recipe);
         let child = parent.push(cell.clone());
         self.solver.snapshots.extend_tree(parent, &child)?;
-        Ok(StepState { chain: child, cached: false, made_layer: true })
+        Ok(StepState { chain: child, cached: false, created: self.solver.now })
     }
 
     /// Writes the record as soon as the layer and all below it are in the store.
@@ -295,12 +290,11 @@ impl Run<'_> {
     ) {
         let records = self.solver.records.clone();
         let store = self.solver.snapshots.store().clone();
-        let (parent, name) = (parent.clone(), step.name.clone());
+        let (parent, name, created) = (parent.clone(), step.name.clone(), self.solver.now);
         self.background.queue(move || {
             // A layer that could not be written fails the build where its chain is asked for.
             let (Ok(parent_id), Ok(finished)) = (parent.id(), cell.finished()) else { return };
             let inputs = KeyInputs { definition: key.definition, parent: parent_id, inputs: key.inputs };
-            let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
             let record = Record { diff_id: finished.diff_id, inputs, step: name, created };
             let _ = records.put(&record);
             if let Some(recipe) = recipe {
