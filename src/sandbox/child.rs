@@ -246,6 +246,19 @@ fn mount_root(plan: &Plan) -> Result<OwnedFd, Failure> {
 }
 
 fn overlay(plan: &Plan, upper: &CStr, work: &CStr) -> Result<(), Errno> {
+    let Some((dir, options)) = &plan.option_string else { return overlay_by_layers(plan, upper, work) };
+    if !plan.legacy {
+        match overlay_by_layers(plan, upper, work) {
+            Err(Errno::INVAL | Errno::NOSYS) => {}
+            result => return result,
+        }
+    }
+    rustix::process::chdir(dir.as_c_str())?;
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount(c"overlay", plan.root_point.as_c_str(), c"overlay", flags, options.as_c_str())
+}
+
+fn overlay_by_layers(plan: &Plan, upper: &CStr, work: &CStr) -> Result<(), Errno> {
     let fs = rustix::mount::fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for lower in &plan.lowers {
         rustix::mount::fsconfig_set_string(&fs, c"lowerdir+", lower.as_c_str())?;

@@ -29,12 +29,19 @@ const READ_BUFFER: usize = 64 * 1024;
 pub struct Native {
     permitted: u64,
     single_id: bool,
+    legacy: bool,
 }
 
 impl Native {
     /// `single_id` says that the user namespace knows one user and one group only.
     pub fn new(single_id: bool) -> Self {
-        Native { permitted: prepare::permitted(), single_id }
+        Native { permitted: prepare::permitted(), single_id, legacy: false }
+    }
+
+    /// As on a kernel that does not take overlay layers one by one.
+    #[cfg(test)]
+    pub(super) fn with_option_strings() -> Self {
+        Native { legacy: true, ..Native::new(false) }
     }
 }
 
@@ -45,7 +52,7 @@ impl Sandbox for Native {
         output: &dyn OutputSink,
         cancel: &Cancel,
     ) -> Result<Exit, SandboxError> {
-        let plan = prepare::plan(spec, self.permitted, self.single_id)?;
+        let plan = prepare::plan(spec, self.permitted, self.single_id, self.legacy)?;
         if self.single_id && (spec.user.uid != 0 || spec.user.gid != 0) {
             return Err(SandboxError::Setup {
                 stage: format!("run as user {}:{}", spec.user.uid, spec.user.gid),
@@ -270,7 +277,7 @@ fn failure(message: &[u8; 5]) -> SandboxError {
     let hint = match (stage, source.raw_os_error()) {
         (s, Some(libc::EINVAL | libc::ENODEV | libc::EPERM)) if s == Stage::Overlay as usize => {
             "; overlayfs does not work here: the store may itself lie on an overlay (choose another place with \
-             --root), or the kernel is too old (Linux 6.7 or newer is needed)"
+             --root), or the kernel is too old (Linux 5.12 or newer is needed, 6.7 or newer for more than about 100 layers)"
         }
         _ => "",
     };

@@ -30,6 +30,11 @@ pub(super) enum Prepared {
 pub(super) struct Plan {
     pub lowers: Vec<CString>,
     pub upper: Option<(CString, CString)>,
+    /// The same overlay as one option string, with lowers relative to a directory, for kernels that
+    /// do not take layers one by one (before Linux 6.7). Absent where it would be too long.
+    pub option_string: Option<(CString, CString)>,
+    /// Use only that.
+    pub legacy: bool,
     pub directory: Option<CString>,
     /// A directory of this machine where the root is mounted.
     pub root_point: CString,
@@ -71,7 +76,12 @@ fn c_path(path: &Path) -> Result<CString, SandboxError> {
 }
 
 /// Makes the plan. `permitted` are the capabilities this process has.
-pub(super) fn plan(spec: &ProcessSpec, permitted: u64, single_id: bool) -> Result<Plan, SandboxError> {
+pub(super) fn plan(
+    spec: &ProcessSpec,
+    permitted: u64,
+    single_id: bool,
+    legacy: bool,
+) -> Result<Plan, SandboxError> {
     let scratch = Scratch { dir: &spec.scratch };
     let mut mounts: Vec<&super::spec::Mount> = spec.mounts.iter().collect();
     // Parents before children, whatever the order of writing.
@@ -86,6 +96,7 @@ pub(super) fn plan(spec: &ProcessSpec, permitted: u64, single_id: bool) -> Resul
         }
         RootFs::Directory(path) => (Vec::new(), None, Some(c_path(path)?)),
     };
+    let option_string = option_string(&spec.root, &stub)?;
     let (argv_strings, env_strings, programs) = program(spec)?;
     let pointers = |strings: &[CString]| -> Vec<*const c_char> {
         strings.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
@@ -104,6 +115,8 @@ pub(super) fn plan(spec: &ProcessSpec, permitted: u64, single_id: bool) -> Resul
     Ok(Plan {
         lowers,
         upper,
+        option_string,
+        legacy,
         directory,
         root_point: c_path(&root_point)?,
         etc,
@@ -245,6 +258,41 @@ fn prepare_mounts(
         out.push((c_string(target, "a mount target")?, prepared));
     }
     Ok(out)
+}
+
+/// One page, which the kernel takes as options of `mount`.
+const OPTIONS_MAX: usize = 4095;
+
+fn option_string(root: &RootFs, stub: &Path) -> Result<Option<(CString, CString)>, SandboxError> {
+    let RootFs::Overlay { lowers, upper, work } = root else { return Ok(None) };
+    // Layers of one store share most of their path: relative names let more of them fit.
+    let shared = lowers.first().and_then(|path| path.parent()?.parent()).unwrap_or(Path::new("/"));
+    let mut options = b"lowerdir=".to_vec();
+    for (number, path) in lowers.iter().map(PathBuf::as_path).chain([stub]).enumerate() {
+        if number > 0 {
+            options.push(b':');
+        }
+        let path = path.strip_prefix(shared).unwrap_or(path);
+        escape(&mut options, path.as_os_str().as_bytes(), b"\\:,");
+    }
+    for (name, path) in [(&b",upperdir="[..], upper), (b",workdir=", work)] {
+        options.extend_from_slice(name);
+        escape(&mut options, path.as_os_str().as_bytes(), b"\\,");
+    }
+    options.extend_from_slice(b",userxattr,volatile");
+    if options.len() > OPTIONS_MAX {
+        return Ok(None);
+    }
+    Ok(Some((c_path(shared)?, c_string(&options, "a path")?)))
+}
+
+fn escape(out: &mut Vec<u8>, text: &[u8], special: &[u8]) {
+    for byte in text {
+        if special.contains(byte) {
+            out.push(b'\\');
+        }
+        out.push(*byte);
+    }
 }
 
 fn dev_points(mounts: &[&super::spec::Mount]) -> Result<Vec<(CString, bool)>, SandboxError> {

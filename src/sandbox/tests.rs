@@ -351,6 +351,22 @@ fn hundreds_of_layers_can_be_stacked() {
 }
 
 #[test]
+fn older_kernels_get_their_layers_in_one_string() {
+    let Some(lab) = Lab::new("option string") else { return };
+    let odd = lab.dir.path().join("odd:name,with\\signs");
+    fs::create_dir(&odd).expect("mkdir");
+    fs::write(odd.join("seen"), "").expect("write");
+    let mut spec = lab.spec("ls /seen && echo new > /new");
+    let path = |name: &str| lab.dir.path().join(name);
+    let lowers = vec![odd, path("lower")];
+    spec.root = RootFs::Overlay { lowers, upper: path("upper"), work: path("work") };
+    let cancel = Cancel::new().expect("cancel");
+    let exit = Native::with_option_strings().run(&spec, &Seen::default(), &cancel);
+    assert!(matches!(exit, Ok(Exit::Code(0))), "{exit:?}");
+    assert_eq!(lab.upper(), [PathBuf::from("new")]);
+}
+
+#[test]
 fn limits_are_set() {
     let Some(lab) = Lab::new("limits") else { return };
     let mut spec = lab.spec("ulimit -n; df /dev/shm | grep -c 1024");

@@ -108,6 +108,10 @@ pub fn place(
             if let Some((uid, gid)) = dest.owner {
                 (placed.meta.uid, placed.meta.gid) = (uid, gid);
             }
+            if matches!(placed.kind, EntryKind::Symlink(_)) {
+                // What an archive says of a link's mode means nothing to any system.
+                placed.meta.mode = 0o777;
+            }
             if let EntryKind::Hardlink(first) = &mut placed.kind
                 && let Some(real) = moved.get(first)
             {
