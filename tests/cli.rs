@@ -49,6 +49,8 @@ fn mistakes_are_explained_and_have_their_exit_codes() {
             &["exit code: 42", "before", "on-stderr", "Dockerfile:2"],
         ),
         ("FROM busybox\nRUN no-such-command\n", &[], 1, &["127", "not found"]),
+        ("FROM busybox\nRUN [\"/no/such/program\"]\n", &[], 1, &["exec /no/such/program", "exit code: 127"]),
+        ("FROM scratch\nRUN true\n", &[], 1, &["exec /bin/sh", "exit code: 127"]),
         ("FROM busybox AS build\n", &["--target=biuld"], 3, &["biuld", "did you mean", "build"]),
         (
             "FROM busybox AS first\nCOPY --from=later /a /\nFROM busybox AS later\n",
@@ -293,6 +295,59 @@ fn a_full_disk_is_named_and_survived() {
     assert_eq!(full.code, 7, "{text}");
     assert!(text.contains("disk is full") || text.contains("No space left"), "{text}");
     assert_eq!(next.code, 0, "{}", next.err);
+}
+
+#[test]
+fn where_overlays_cannot_be_mounted_root_file_systems_are_copied() {
+    let test = "where_overlays_cannot_be_mounted_root_file_systems_are_copied";
+    if !bases_or_skip(test) {
+        return;
+    }
+    if !is_root() {
+        return skip(test, "only root can mount the overlay that the store is to lie on");
+    }
+    let lab = Lab::new();
+    for name in ["low", "up", "work", "over"] {
+        fs::create_dir(lab.path().join(name)).expect("mkdir");
+    }
+    let path = |name: &str| lab.path().join(name).display().to_string();
+    let options = format!("lowerdir={},upperdir={},workdir={}", path("low"), path("up"), path("work"));
+    let mounted =
+        Command::new("mount").args(["-t", "overlay", "-o", &options, "none", &path("over")]).status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        return skip(test, "overlayfs cannot be mounted here");
+    }
+    let dockerfile = "FROM busybox\nRUN mkdir /d && echo 1 > /d/one && echo 2 > /d/two && echo k > /kept\n\
+                      RUN rm /d/one && echo more >> /kept && ln /kept /linked && chown 7:8 /d\n\
+                      RUN rm -r /d && echo file > /d && ls / > /list\n";
+    let context = lab.context(&[("Dockerfile", dockerfile)]);
+    let root = format!("{}/store", path("over"));
+    let archive = lab.out("copied.tar");
+    let output = format!("type=tar,dest={}", archive.display());
+    let mut args = vec![
+        "--root".to_owned(),
+        root.clone(),
+        "build".into(),
+        "--progress=plain".into(),
+        "-o".into(),
+        output,
+    ];
+    args.extend(lab.bases());
+    args.push(context.display().to_string());
+    let ended = lab.run(&args);
+    let info = lab.run(["--root", &root, "info"]).out;
+    let _ = Command::new("umount").arg("-l").arg(path("over")).status();
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    assert!(ended.err.contains("every RUN copies its root file system"), "{}", ended.err);
+    assert!(info.contains("Snapshots:  copies"), "{info}");
+    let read = |file: &str| support::tool("tar", &["-xOf".as_ref(), archive.as_os_str(), file.as_ref()]).out;
+    assert_eq!((read("d"), read("kept")), ("file\n".into(), "k\nmore\n".into()));
+    let names = support::tool("tar", &["-tvf".as_ref(), archive.as_os_str()]).out;
+    assert!(names.contains("linked link to kept") || names.contains("kept link to linked"), "{names}");
+    assert!(
+        !names.contains("d/two") && !names.contains(" proc/") && !names.contains("etc/resolv.conf"),
+        "{names}"
+    );
 }
 
 #[test]

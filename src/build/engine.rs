@@ -203,6 +203,7 @@ impl Engine {
                 .collect(),
             timeout: request.step_timeout,
             hostname: plan.hostname.clone(),
+            no_overlay: Arc::default(),
         }
     }
 

@@ -7,7 +7,7 @@ use crate::layer::{self, BlobInfo};
 use crate::sandbox::{
     Exit, Network, OutputSink, ProcessSpec, ProcessUser, RootFs, SandboxError, Security, Stdio,
 };
-use crate::snapshot::{Chain, LayerCell};
+use crate::snapshot::{Chain, LayerCell, PlainRoot};
 use crate::steps::accounts;
 
 use super::engine::Engine;
@@ -61,7 +61,15 @@ impl Engine {
         }
         let root = RootFs::Overlay { lowers: self.snapshots.lowers(&chain)?, upper, work };
         let spec = self.process(request, &image, &chain, root, scratch.path())?;
-        match self.sandbox.run(&spec, &Unused, cancel) {
+        let mut ended = self.sandbox.run(&spec, &Unused, cancel);
+        if ended.as_ref().is_err_and(SandboxError::is_no_overlay) {
+            let plain = PlainRoot::make(&self.snapshots, &chain)?;
+            let again = self.store.temp_dir()?;
+            let spec =
+                self.process(request, &image, &chain, RootFs::Directory(plain.path()), again.path())?;
+            ended = self.sandbox.run(&spec, &Unused, cancel);
+        }
+        match ended {
             Ok(Exit::Code(code)) => Ok(code),
             Ok(Exit::Signal(signal)) => Ok(128 + signal),
             Ok(Exit::Canceled | Exit::TimedOut) => Ok(130),

@@ -55,7 +55,7 @@ pub(super) fn info(session: &Session) -> Result<u8, Stop> {
     let scratch = engine.store().temp_dir().map_err(crate::build::Failure::from)?;
     let overlay = match overlay_works(scratch.path(), session.mode == IdMode::SingleId) {
         Ok(()) => "overlayfs".to_owned(),
-        Err(error) => format!("none: RUN will fail ({error})"),
+        Err(error) => format!("copies: every RUN copies its root file system ({error})"),
     };
     let yes_no = |yes: bool| if yes { "yes" } else { "no" };
     print(&format!(

@@ -4,6 +4,8 @@
 //! or race makes an operation touch anything outside the directory it was given. Must never follow a
 //! link in the last component of a path.
 
+mod copy;
 mod root;
 
+pub use copy::{copy_layer, copy_metadata};
 pub use root::{Root, TreeEntry, is_overlay_private, open_file_in};

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 const BENEATH: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 const DIRENT_BUFFER: usize = 64 * 1024;
+const WHITEOUT_ATTRIBUTE: &[u8] = b"user.overlay.whiteout";
 /// The kernel's limit for one value.
 const XATTR_MAX: usize = 64 * 1024;
 
@@ -159,6 +160,18 @@ impl Root {
         let (dir, name) = self.parent(path)?;
         let device = rustix::fs::makedev(major, minor);
         Ok(rustix::fs::mknodat(&dir, name, kind, Mode::from_raw_mode(0o600), device)?)
+    }
+
+    /// Marks a name as deleted in a layer directory: by a character device 0:0, or, on a file system
+    /// that keeps those for itself (an overlay), by an empty file with an attribute.
+    pub fn make_whiteout(&self, path: &[u8]) -> io::Result<()> {
+        match self.make_node(path, FileType::CharacterDevice, 0, 0) {
+            Err(error) if error.raw_os_error() == Some(Errno::PERM.raw_os_error()) => {
+                drop(self.create_file(path)?);
+                self.set_xattr(path, WHITEOUT_ATTRIBUTE, b"y")
+            }
+            other => other,
+        }
     }
 
     /// Owner of the file itself.

@@ -419,8 +419,7 @@ impl Work<'_> {
             return Ok(());
         }
         if let Some(root) = self.root {
-            root.make_node(&path, FileType::CharacterDevice, 0, 0)
-                .map_err(|error| LayerError::inside("hide", &path, error))?;
+            root.make_whiteout(&path).map_err(|error| LayerError::inside("hide", &path, error))?;
         }
         let meta = Metadata { mode: 0, ..implicit() };
         self.add(Entry { path, kind: EntryKind::Whiteout, meta, offset: 0 });

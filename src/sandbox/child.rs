@@ -45,7 +45,7 @@ pub(super) enum Stage {
 pub(super) const STAGES: [&str; 21] = [
     "start the process",
     "make the mount namespace private",
-    "mount the layers with overlayfs",
+    super::spec::OVERLAY_STAGE,
     "open the root file system",
     "mount /proc",
     "mount /sys",

@@ -203,7 +203,15 @@ pub enum SandboxError {
 }
 
 impl SandboxError {
+    /// Whether overlayfs is what could not be had.
+    pub fn is_no_overlay(&self) -> bool {
+        matches!(self, SandboxError::Setup { stage, .. } if stage == OVERLAY_STAGE)
+    }
+
     pub(super) fn setup(stage: impl Into<String>, source: impl Into<std::io::Error>) -> Self {
         SandboxError::Setup { stage: stage.into(), source: source.into(), hint: String::new() }
     }
 }
+
+/// How the stage of mounting an overlay is worded.
+pub(super) const OVERLAY_STAGE: &str = "mount the layers with overlayfs";

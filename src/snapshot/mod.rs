@@ -5,7 +5,9 @@
 //! Promises that a frozen snapshot never changes. Must never interpret Dockerfile words.
 
 mod chain;
+mod plain;
 mod tree;
 
 pub use chain::{Chain, LayerCell, SnapshotError, Snapshots};
+pub use plain::PlainRoot;
 pub use tree::{Node, NodeKind, ResolveError, Tree, path_order};

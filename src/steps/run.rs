@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::sandbox::{
     Exit, Mount, MountKind, Network, OutputSink, ProcessSpec, ProcessUser, RootFs, Sandbox, SandboxError,
     Security, Stdio, Ulimit,
 };
-use crate::snapshot::{Chain, SnapshotError, Snapshots};
+use crate::snapshot::{Chain, PlainRoot, SnapshotError, Snapshots};
 use crate::store::{SnapshotId, StoreError};
 
 use super::identity::IdentityError;
@@ -36,6 +37,8 @@ pub struct RunSettings {
     pub timeout: Option<Duration>,
     /// Host name inside.
     pub hostname: String,
+    /// Set by the first step that found out that overlayfs cannot be mounted.
+    pub no_overlay: Arc<AtomicBool>,
 }
 
 /// Why a `RUN` gave no layer.
@@ -89,7 +92,7 @@ pub struct Ran {
     pub content: layer::UpperContent,
 }
 
-/// Runs a step on `parent`.
+/// Runs a step on `parent`: on an overlay, or, where none can be mounted, on a copy of its files.
 pub fn execute(
     step: &RunStep,
     parent: &Chain,
@@ -98,6 +101,32 @@ pub fn execute(
     settings: &RunSettings,
     report: &Report,
 ) -> Result<Ran, RunError> {
+    let snapshot = if settings.no_overlay.load(Ordering::Relaxed) {
+        on_a_copy(step, parent, snapshots, sandbox, settings, report)?
+    } else {
+        match on_an_overlay(step, parent, snapshots, sandbox, settings, report) {
+            Err(RunError::Sandbox(error)) if error.is_no_overlay() => {
+                if !settings.no_overlay.swap(true, Ordering::Relaxed) {
+                    report.events.warn(format!("every RUN copies its root file system: {error}"));
+                }
+                on_a_copy(step, parent, snapshots, sandbox, settings, report)?
+            }
+            other => other?,
+        }
+    };
+    let tree = snapshots.tree(parent)?;
+    let (entries, content) = layer::diff_upper(&snapshots.store().snapshot_dir(&snapshot), &*tree)?;
+    Ok(Ran { snapshot, entries: LayerIndex { entries }, content })
+}
+
+fn on_an_overlay(
+    step: &RunStep,
+    parent: &Chain,
+    snapshots: &Snapshots,
+    sandbox: &dyn Sandbox,
+    settings: &RunSettings,
+    report: &Report,
+) -> Result<SnapshotId, RunError> {
     let store = snapshots.store();
     let lowers = snapshots.lowers(parent)?;
     let dir = store.temp_dir()?;
@@ -107,14 +136,40 @@ pub fn execute(
     make_dir(&work)?;
     let root = RootFs::Overlay { lowers, upper, work: work.clone() };
     let spec = process_spec(step, parent, snapshots, settings, root, scratch.path())?;
-    let exit = sandbox.run(&spec, report, &report.cancel)?;
+    let exit = run_process(&spec, sandbox, report)?;
     check_exit(exit, step, settings, report)?;
     // The kernel leaves a directory of mode 0 inside; nobody may ever mount over it again.
     store.remove_dir(&work)?;
-    let snapshot = store.freeze_snapshot(dir)?;
-    let tree = snapshots.tree(parent)?;
-    let (entries, content) = layer::diff_upper(&store.snapshot_dir(&snapshot), &*tree)?;
-    Ok(Ran { snapshot, entries: LayerIndex { entries }, content })
+    Ok(store.freeze_snapshot(dir)?)
+}
+
+fn on_a_copy(
+    step: &RunStep,
+    parent: &Chain,
+    snapshots: &Snapshots,
+    sandbox: &dyn Sandbox,
+    settings: &RunSettings,
+    report: &Report,
+) -> Result<SnapshotId, RunError> {
+    let plain = PlainRoot::make(snapshots, parent)?;
+    let scratch = snapshots.store().temp_dir()?;
+    let root = RootFs::Directory(plain.path());
+    let spec = process_spec(step, parent, snapshots, settings, root, scratch.path())?;
+    let exit = run_process(&spec, sandbox, report)?;
+    check_exit(exit, step, settings, report)?;
+    Ok(plain.freeze(snapshots)?)
+}
+
+/// A program that cannot be executed counts as one that ended with the shell's code for that.
+fn run_process(spec: &ProcessSpec, sandbox: &dyn Sandbox, report: &Report) -> Result<Exit, RunError> {
+    match sandbox.run(spec, report, &report.cancel) {
+        Err(SandboxError::Exec { source }) => {
+            let program = spec.argv.first().map(|name| String::from_utf8_lossy(name).into_owned());
+            report.line(Stream::Stderr, format!("exec {}: {source}", program.unwrap_or_default()).as_bytes());
+            Ok(Exit::Code(if source.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 }))
+        }
+        other => Ok(other?),
+    }
 }
 
 fn process_spec(
