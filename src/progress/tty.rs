@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rustix::termios::tcgetwinsize;
 
 use crate::event::{Event, EventSink, Outcome, Summary, VertexId, VertexKind};
 
@@ -102,7 +103,10 @@ impl Tty {
 impl Vertex {
     fn message(&self, colour: bool) -> String {
         let (dim, off) = if colour { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
-        let mut out = self.name.clone();
+        // Room for the spinner, the time, and the mark before a line of output.
+        let width =
+            tcgetwinsize(rustix::stdio::stderr()).map_or(80, |size| usize::from(size.ws_col)).max(20) - 8;
+        let mut out = cut(&self.name, width);
         if !self.bytes.is_empty() {
             let current: u64 = self.bytes.values().map(|(current, _)| current).sum();
             let total: u64 = self.bytes.values().filter_map(|(_, total)| *total).sum();
@@ -118,10 +122,20 @@ impl Vertex {
             }
         }
         for line in &self.tail {
-            out.push_str(&format!("\n  {dim}│ {line}{off}"));
+            out.push_str(&format!("\n      {dim}│ {}{off}", cut(line, width)));
         }
         out
     }
+}
+
+/// As much of a line as fits. Colours are counted as text, so a coloured line may be cut early.
+fn cut(line: &str, width: usize) -> String {
+    if line.chars().count() <= width {
+        return line.to_owned();
+    }
+    let mut out: String = line.chars().take(width.saturating_sub(1)).collect();
+    out.push('…');
+    out
 }
 
 impl EventSink for Tty {
