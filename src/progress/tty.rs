@@ -47,9 +47,9 @@ impl Tty {
 
     fn style(&self) -> ProgressStyle {
         let template = if self.colour {
-            "{spinner:.cyan} {wide_msg} {elapsed:.dim}"
+            "{spinner:.cyan} {elapsed:>3.dim} {msg}"
         } else {
-            "{spinner} {wide_msg} {elapsed}"
+            "{spinner} {elapsed:>3} {msg}"
         };
         let style =
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner());
