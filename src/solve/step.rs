@@ -246,7 +246,7 @@ impl Run<'_> {
         {
             let diff_id = crate::digest::DiffId(diff);
             if let Some(cell) = self.known_layer(&diff_id)? {
-                self.record_later(step, parent, cell.clone(), key, None);
+                self.background.queue(self.record(step, parent, cell.clone(), key, None));
                 return Ok(StepState { chain: parent.push(cell), cached: false, created: self.solver.now });
             }
         }
@@ -269,29 +269,31 @@ impl Run<'_> {
         let store = self.solver.snapshots.store().clone();
         let options = self.solver.write.clone();
         let writing = cell.clone();
+        let record = self.record(step, parent, cell.clone(), key, recipe);
         self.background.queue(move || {
             let layer = layer::write_layer(&store, entries, &content, &options);
             writing.finish(layer.map_err(SnapshotError::from));
+            record();
         });
-        self.record_later(step, parent, cell.clone(), key, recipe);
         let child = parent.push(cell.clone());
         self.solver.snapshots.extend_tree(parent, &child)?;
         Ok(StepState { chain: child, cached: false, created: self.solver.now })
     }
 
-    /// Writes the record as soon as the layer and all below it are in the store.
-    fn record_later(
+    /// Writes the record once the layer and all below it are in the store. Layers below were queued
+    /// earlier, so waiting for them ends.
+    fn record(
         &self,
         step: &Step,
         parent: &Chain,
         cell: Arc<LayerCell>,
         key: Key,
         recipe: Option<Digest>,
-    ) {
+    ) -> impl FnOnce() + Send + 'static {
         let records = self.solver.records.clone();
         let store = self.solver.snapshots.store().clone();
         let (parent, name, created) = (parent.clone(), step.name.clone(), self.solver.now);
-        self.background.queue(move || {
+        move || {
             // A layer that could not be written fails the build where its chain is asked for.
             let (Ok(parent_id), Ok(finished)) = (parent.id(), cell.finished()) else { return };
             let inputs = KeyInputs { definition: key.definition, parent: parent_id, inputs: key.inputs };
@@ -303,7 +305,7 @@ impl Run<'_> {
             if let Some(id) = cell.snapshot() {
                 let _ = store.put_chain_snapshot(&parent_id.push(finished.diff_id), &id);
             }
-        });
+        }
     }
 }
 
