@@ -279,6 +279,10 @@ fn failure(message: &[u8; 5]) -> SandboxError {
             "; overlayfs does not work here: the store may itself lie on an overlay (choose another place with \
              --root), or the kernel is too old (Linux 5.12 or newer is needed, 6.7 or newer for more than about 100 layers)"
         }
+        (s, Some(libc::EPERM)) if s == Stage::Proc as usize => {
+            "; the surrounding container hides parts of /proc, and the kernel then refuses a fresh one. Start it with \
+             --security-opt systempaths=unconfined (Docker) or procMount: Unmasked (Kubernetes)"
+        }
         _ => "",
     };
     SandboxError::Setup { stage: name.to_owned(), source, hint: hint.to_owned() }

@@ -196,7 +196,11 @@ fn forbidden_hint() -> String {
     if hints.is_empty() {
         hints.push("a seccomp profile or security module of the surrounding container may forbid them");
     }
-    format!("; {}. Allow user namespaces, or run rbuild as root", hints.join("; "))
+    format!(
+        "; {}. Allow user namespaces (in Docker: --security-opt seccomp=unconfined), or run rbuild as root with \
+         CAP_SYS_ADMIN",
+        hints.join("; ")
+    )
 }
 
 /// The forked process up to the exec: a new namespace, then this program again.
