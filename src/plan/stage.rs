@@ -1,28 +1,24 @@
 //! One stage: its instructions in order, each changing the scope, the config, or adding a step.
 
+mod copy;
+mod run;
+
 use std::sync::Arc;
 
-use crate::build::RunNetwork;
 use crate::dockerfile::{
-    ArgDecl, CommandLine, Copy, CopySource, Expander, Heredoc, Instruction, InstructionKind, KeyValue, Run,
-    Source, Span, Word, parse_trigger, suggest,
+    ArgDecl, CommandLine, Expander, Instruction, InstructionKind, KeyValue, Source, Span, Word,
+    parse_trigger, suggest,
 };
 use crate::image::{ContainerConfig, ImageConfig, Platform};
 
-use super::chmod::Chmod;
 use super::config;
 use super::error::{PlanError, PlanWarning};
-use super::graph::{
-    Base, CopyOrigin, CopyStep, FromStep, InlineFile, RunStep, Script, StageHistory, StagePlan, Step, StepId,
-    StepKind, WorkdirStep,
-};
+use super::graph::{Base, FromStep, StageHistory, StagePlan, Step, StepId, StepKind, WorkdirStep};
 use super::resolve::{Builder, Origin};
-use super::scope::{Scope, is_proxy};
+use super::scope::Scope;
 
 /// What Docker takes where an image has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Where inline scripts appear.
-const SCRIPTS: &str = "/dev/pipes";
 
 /// A stage after its last instruction.
 #[derive(Clone, Debug)]
@@ -439,102 +435,6 @@ impl<'b, 'a> Walk<'b, 'a> {
         argv
     }
 
-    fn run(&mut self, source: &Arc<Source>, instruction: &Instruction, run: &Run) -> Result<(), PlanError> {
-        self.refuse_run_flags(source, run)?;
-        let network = self.run_network(source, run)?;
-        let (argv, scripts) = self.run_command(run);
-        let proxies = self.builder.input.build_args.iter().filter(|(name, _)| is_proxy(name));
-        let proxy_env = proxies
-            .flat_map(|(name, value)| {
-                [(name.to_uppercase(), value.clone()), (name.to_lowercase(), value.clone())]
-            })
-            .filter(|(name, _)| {
-                !self.state.declared.iter().any(|declared| declared.eq_ignore_ascii_case(name))
-            })
-            .collect();
-        let created_by = format!("RUN {}{} # buildkit", self.arguments_shown(), argv.join(" "));
-        let step = RunStep {
-            argv,
-            env: self.state.scope.iter().cloned().collect(),
-            proxy_env,
-            cwd: self.cwd().to_owned(),
-            user: self.state.image.config.user.clone(),
-            network,
-            scripts,
-        };
-        let text = upper_keyword(&instruction.original);
-        let id = self.step(source, instruction.span, &text, StepKind::Run(step));
-        self.state.last = Some(id);
-        self.history(created_by, Some(id));
-        Ok(())
-    }
-
-    fn refuse_run_flags(&mut self, source: &Arc<Source>, run: &Run) -> Result<(), PlanError> {
-        if let Some(mount) = run.mounts.first() {
-            return Err(PlanError::unsupported(source, mount.value.span, "RUN --mount"));
-        }
-        if let Some(device) = run.devices.first() {
-            return Err(PlanError::unsupported(source, device.span, "RUN --device"));
-        }
-        let Some(security) = &run.security else { return Ok(()) };
-        match self.expand(source, security)?.as_str() {
-            "sandbox" => Ok(()),
-            "insecure" => Err(PlanError::unsupported(source, security.span, "RUN --security=insecure")),
-            other => Err(PlanError::at(source, security.span, format!("security {other:?} is not valid"))
-                .help("it is sandbox or insecure")),
-        }
-    }
-
-    fn run_network(&mut self, source: &Arc<Source>, run: &Run) -> Result<RunNetwork, PlanError> {
-        let Some(network) = &run.network else { return Ok(self.builder.input.network) };
-        match self.expand(source, network)?.as_str() {
-            "default" => Ok(self.builder.input.network),
-            "none" => Ok(RunNetwork::None),
-            "host" if self.builder.input.network == RunNetwork::Host => Ok(RunNetwork::Host),
-            "host" => {
-                Err(PlanError::at(source, network.span, "granting RUN the host's network needs your consent")
-                    .help("build with --network=host"))
-            }
-            other => Err(PlanError::at(source, network.span, format!("network {other:?} is not valid"))
-                .help("it is default, none or host")),
-        }
-    }
-
-    fn run_command(&self, run: &Run) -> (Vec<String>, Vec<Script>) {
-        let text = match (&run.command, run.heredocs.as_slice()) {
-            (CommandLine::Exec(argv), _) => return (argv.clone(), Vec::new()),
-            (CommandLine::Shell(text), []) => return (self.in_shell(text), Vec::new()),
-            (CommandLine::Shell(text), _) => text,
-        };
-        if let [only] = run.heredocs.as_slice()
-            && is_lone_heredoc(text)
-        {
-            if only.body.starts_with("#!") {
-                let path = format!("{SCRIPTS}/{}", only.name);
-                let script = Script { path: path.clone(), content: only.body.clone() };
-                return (self.in_shell(&path), vec![script]);
-            }
-            return (self.in_shell(&only.body), Vec::new());
-        }
-        let mut whole = text.clone();
-        for Heredoc { name, body, .. } in &run.heredocs {
-            whole.push_str(&format!("\n{body}{name}"));
-        }
-        (self.in_shell(&whole), Vec::new())
-    }
-
-    /// `|2 a=1 b=2 ` as history shows the arguments a RUN sees.
-    fn arguments_shown(&self) -> String {
-        if self.state.declared.is_empty() {
-            return String::new();
-        }
-        let mut shown = format!("|{} ", self.state.declared.len());
-        for name in &self.state.declared {
-            shown.push_str(&format!("{name}={} ", self.state.scope.value(name).unwrap_or("")));
-        }
-        shown
-    }
-
     fn cwd(&self) -> &str {
         match self.state.image.config.working_dir.as_str() {
             "" => "/",
@@ -610,134 +510,6 @@ impl<'b, 'a> Walk<'b, 'a> {
         self.config().volumes.extend(volumes.into_iter().map(|volume| (volume, empty())));
         Ok(())
     }
-
-    fn copy(
-        &mut self,
-        source: &Arc<Source>,
-        instruction: &Instruction,
-        copy: &Copy,
-        add: bool,
-    ) -> Result<(), PlanError> {
-        let keyword = if add { "ADD" } else { "COPY" };
-        refuse_copy_flags(source, instruction, copy, keyword)?;
-        let origin = self.copy_origin(source, copy)?;
-        let (mut sources, mut inline, mut shown) = (Vec::new(), Vec::new(), String::from(keyword));
-        let chown = copy.flags.chown.as_ref().map(|word| self.expand(source, word)).transpose()?;
-        let chmod = copy.flags.chmod.as_ref().map(|word| self.expand(source, word)).transpose()?;
-        for (flag, value) in [("chown", &chown), ("chmod", &chmod)] {
-            if let Some(value) = value {
-                shown.push_str(&format!(" --{flag}={value}"));
-            }
-        }
-        let mut heredocs = String::new();
-        for item in &copy.sources {
-            match item {
-                CopySource::Path(word) => {
-                    let path = self.expand(source, word)?;
-                    refuse_remote(source, word, &path, add)?;
-                    shown.push_str(&format!(" {path}"));
-                    sources.push(path);
-                }
-                CopySource::Heredoc(heredoc) => {
-                    heredocs.push_str(&format!(" <<{}", heredoc.name));
-                    inline.push(self.inline(source, heredoc)?);
-                }
-            }
-        }
-        let dest = self.expand(source, &copy.dest)?;
-        let dest_is_dir = dest.is_empty() || dest == "." || dest.ends_with('/');
-        shown.push_str(&format!("{heredocs} {dest} # buildkit"));
-        let chmod = match (&copy.flags.chmod, chmod) {
-            (Some(word), Some(text)) => {
-                Some(Chmod::parse(&text).map_err(|message| PlanError::at(source, word.span, message))?)
-            }
-            _ => None,
-        };
-        let dest = join_clean(self.cwd(), &dest);
-        let step = CopyStep { origin, sources, inline, dest, dest_is_dir, chown, chmod, extract: add };
-        let text = upper_keyword(&instruction.original);
-        let id = self.step(source, instruction.span, &text, StepKind::Copy(step));
-        self.state.last = Some(id);
-        self.history(shown, Some(id));
-        Ok(())
-    }
-
-    fn copy_origin(&mut self, source: &Arc<Source>, copy: &Copy) -> Result<CopyOrigin, PlanError> {
-        let Some(from) = &copy.flags.from else { return Ok(CopyOrigin::Context(String::new())) };
-        match self.builder.copy_origin(self.index, from, source)? {
-            Origin::Stage(stage) => {
-                let last = self.builder.evaluated.get(&stage).and_then(|state| state.last);
-                match last {
-                    Some(id) => Ok(CopyOrigin::Step(id, format!("stage {:?}", from.text))),
-                    None => Err(PlanError::at(source, from.span, format!("stage {:?} is empty", from.text))),
-                }
-            }
-            Origin::Files(name) => Ok(CopyOrigin::Context(name)),
-            Origin::Image(name) => {
-                let id = self.builder.image_step(&name, source, from.span);
-                Ok(CopyOrigin::Step(id, format!("image {name:?}")))
-            }
-            Origin::Scratch => Err(PlanError::at(source, from.span, "there is nothing to copy from scratch")),
-        }
-    }
-
-    fn inline(&mut self, source: &Arc<Source>, heredoc: &Heredoc) -> Result<InlineFile, PlanError> {
-        let mut content = heredoc.body.clone();
-        if heredoc.expand {
-            let expanded = self
-                .expander()
-                .heredoc(&heredoc.body, &self.state.scope)
-                .map_err(|error| PlanError::at(source, heredoc.span, error.message))?;
-            self.warn_undefined(source, heredoc.span, &expanded.unset);
-            content = expanded.text;
-        }
-        Ok(InlineFile { name: heredoc.name.clone(), content })
-    }
-}
-
-fn refuse_copy_flags(
-    source: &Arc<Source>,
-    instruction: &Instruction,
-    copy: &Copy,
-    keyword: &str,
-) -> Result<(), PlanError> {
-    let flags = &copy.flags;
-    let used = [
-        ("link", flags.link),
-        ("parents", flags.parents),
-        ("exclude", !flags.exclude.is_empty()),
-        ("checksum", flags.checksum.is_some()),
-        ("keep-git-dir", flags.keep_git_dir.is_some()),
-        ("unpack", flags.unpack.is_some()),
-    ];
-    if let Some((name, _)) = used.iter().find(|(_, used)| *used) {
-        let span =
-            flags.spans.iter().find(|(known, _)| known == name).map_or(instruction.span, |(_, span)| *span);
-        return Err(PlanError::unsupported(source, span, &format!("{keyword} --{name}")));
-    }
-    Ok(())
-}
-
-fn refuse_remote(source: &Arc<Source>, word: &Word, path: &str, add: bool) -> Result<(), PlanError> {
-    let lower = path.to_ascii_lowercase();
-    let http = lower.starts_with("http://") || lower.starts_with("https://");
-    let git = lower.starts_with("git@") || lower.starts_with("git://") || lower.starts_with("ssh://");
-    match (http || git, add) {
-        (false, _) => Ok(()),
-        (true, true) => Err(PlanError::unsupported(source, word.span, "ADD from a URL or git repository")),
-        (true, false) => {
-            Err(PlanError::at(source, word.span, "source can't be a URL for COPY").help("use ADD"))
-        }
-    }
-}
-
-/// Whether the command of a RUN is nothing but `<<NAME`.
-fn is_lone_heredoc(text: &str) -> bool {
-    let text = text.trim().trim_start_matches(|c: char| c.is_ascii_digit());
-    text.strip_prefix("<<").is_some_and(|word| {
-        let word = word.trim_start_matches('-').trim_start();
-        !word.is_empty() && !word.starts_with('<') && !word.contains(char::is_whitespace)
-    })
 }
 
 /// `run make` becomes `RUN make`; the text goes on one line.

@@ -1,0 +1,126 @@
+//! `RUN`: its flags, its command with here-documents, and what history says of it.
+
+use std::sync::Arc;
+
+use crate::build::RunNetwork;
+use crate::dockerfile::{CommandLine, Heredoc, Instruction, Run, Source};
+use crate::plan::error::PlanError;
+use crate::plan::graph::{RunStep, Script, StepKind};
+use crate::plan::scope::is_proxy;
+
+use super::{Walk, upper_keyword};
+
+/// Where inline scripts appear.
+const SCRIPTS: &str = "/dev/pipes";
+
+impl Walk<'_, '_> {
+    pub(super) fn run(
+        &mut self,
+        source: &Arc<Source>,
+        instruction: &Instruction,
+        run: &Run,
+    ) -> Result<(), PlanError> {
+        self.refuse_run_flags(source, run)?;
+        let network = self.run_network(source, run)?;
+        let (argv, scripts) = self.run_command(run);
+        let proxies = self.builder.input.build_args.iter().filter(|(name, _)| is_proxy(name));
+        let proxy_env = proxies
+            .flat_map(|(name, value)| {
+                [(name.to_uppercase(), value.clone()), (name.to_lowercase(), value.clone())]
+            })
+            .filter(|(name, _)| {
+                !self.state.declared.iter().any(|declared| declared.eq_ignore_ascii_case(name))
+            })
+            .collect();
+        let created_by = format!("RUN {}{} # buildkit", self.arguments_shown(), argv.join(" "));
+        let step = RunStep {
+            argv,
+            env: self.state.scope.iter().cloned().collect(),
+            proxy_env,
+            cwd: self.cwd().to_owned(),
+            user: self.state.image.config.user.clone(),
+            network,
+            scripts,
+        };
+        let text = upper_keyword(&instruction.original);
+        let id = self.step(source, instruction.span, &text, StepKind::Run(step));
+        self.state.last = Some(id);
+        self.history(created_by, Some(id));
+        Ok(())
+    }
+
+    fn refuse_run_flags(&mut self, source: &Arc<Source>, run: &Run) -> Result<(), PlanError> {
+        if let Some(mount) = run.mounts.first() {
+            return Err(PlanError::unsupported(source, mount.value.span, "RUN --mount"));
+        }
+        if let Some(device) = run.devices.first() {
+            return Err(PlanError::unsupported(source, device.span, "RUN --device"));
+        }
+        let Some(security) = &run.security else { return Ok(()) };
+        match self.expand(source, security)?.as_str() {
+            "sandbox" => Ok(()),
+            "insecure" => Err(PlanError::unsupported(source, security.span, "RUN --security=insecure")),
+            other => Err(PlanError::at(source, security.span, format!("security {other:?} is not valid"))
+                .help("it is sandbox or insecure")),
+        }
+    }
+
+    fn run_network(&mut self, source: &Arc<Source>, run: &Run) -> Result<RunNetwork, PlanError> {
+        let Some(network) = &run.network else { return Ok(self.builder.input.network) };
+        match self.expand(source, network)?.as_str() {
+            "default" => Ok(self.builder.input.network),
+            "none" => Ok(RunNetwork::None),
+            "host" if self.builder.input.network == RunNetwork::Host => Ok(RunNetwork::Host),
+            "host" => {
+                Err(PlanError::at(source, network.span, "granting RUN the host's network needs your consent")
+                    .help("build with --network=host"))
+            }
+            other => Err(PlanError::at(source, network.span, format!("network {other:?} is not valid"))
+                .help("it is default, none or host")),
+        }
+    }
+
+    fn run_command(&self, run: &Run) -> (Vec<String>, Vec<Script>) {
+        let text = match (&run.command, run.heredocs.as_slice()) {
+            (CommandLine::Exec(argv), _) => return (argv.clone(), Vec::new()),
+            (CommandLine::Shell(text), []) => return (self.in_shell(text), Vec::new()),
+            (CommandLine::Shell(text), _) => text,
+        };
+        if let [only] = run.heredocs.as_slice()
+            && is_lone_heredoc(text)
+        {
+            if only.body.starts_with("#!") {
+                let path = format!("{SCRIPTS}/{}", only.name);
+                let script = Script { path: path.clone(), content: only.body.clone() };
+                return (self.in_shell(&path), vec![script]);
+            }
+            return (self.in_shell(&only.body), Vec::new());
+        }
+        let mut whole = text.clone();
+        for Heredoc { name, body, .. } in &run.heredocs {
+            whole.push_str(&format!("\n{body}{name}"));
+        }
+        (self.in_shell(&whole), Vec::new())
+    }
+
+    /// `|2 a=1 b=2 ` as history shows the arguments a RUN sees.
+    fn arguments_shown(&self) -> String {
+        if self.state.declared.is_empty() {
+            return String::new();
+        }
+        let mut shown = format!("|{} ", self.state.declared.len());
+        for name in &self.state.declared {
+            shown.push_str(&format!("{name}={} ", self.state.scope.value(name).unwrap_or("")));
+        }
+        shown
+    }
+}
+
+/// Whether the command of a RUN is nothing but `<<NAME`.
+fn is_lone_heredoc(text: &str) -> bool {
+    let text = text.trim().trim_start_matches(|c: char| c.is_ascii_digit());
+    text.strip_prefix("<<").is_some_and(|word| {
+        let word = word.trim_start_matches('-').trim_start();
+        !word.is_empty() && !word.starts_with('<') && !word.contains(char::is_whitespace)
+    })
+}
