@@ -83,13 +83,13 @@ const MASKED_MORE: [&CStr; 2] = [c"proc/interrupts", c"sys/devices/virtual/power
 /// Docker's list of files that may be read only.
 const READ_ONLY: [&CStr; 5] = [c"proc/bus", c"proc/fs", c"proc/irq", c"proc/sys", c"proc/sysrq-trigger"];
 
-const DEVICES: [(&CStr, &CStr, u32, u32); 6] = [
-    (c"null", c"/dev/null", 1, 3),
-    (c"zero", c"/dev/zero", 1, 5),
-    (c"full", c"/dev/full", 1, 7),
-    (c"random", c"/dev/random", 1, 8),
-    (c"urandom", c"/dev/urandom", 1, 9),
-    (c"tty", c"/dev/tty", 5, 0),
+const DEVICES: [(&CStr, &CStr); 6] = [
+    (c"null", c"/dev/null"),
+    (c"zero", c"/dev/zero"),
+    (c"full", c"/dev/full"),
+    (c"random", c"/dev/random"),
+    (c"urandom", c"/dev/urandom"),
+    (c"tty", c"/dev/tty"),
 ];
 const DEV_LINKS: [(&CStr, &CStr); 6] = [
     (c"/proc/self/fd", c"fd"),
@@ -237,6 +237,9 @@ fn mount_root(plan: &Plan) -> Result<OwnedFd, Failure> {
                 | OpenTreeFlags::AT_RECURSIVE
                 | OpenTreeFlags::OPEN_TREE_CLOEXEC;
             let tree = rustix::mount::open_tree(CWD, directory.as_c_str(), flags).at(Stage::Root)?;
+            if root_attributes(plan) != 0 {
+                syscalls::mount_setattr(tree.as_fd(), root_attributes(plan), true).at(Stage::Root)?;
+            }
             attach(tree.as_fd(), CWD, &plan.root_point, true).at(Stage::Root)?;
         }
         (None, None) => return Err((Stage::Root, Errno::INVAL)),
@@ -254,8 +257,17 @@ fn overlay(plan: &Plan, upper: &CStr, work: &CStr) -> Result<(), Errno> {
         }
     }
     rustix::process::chdir(dir.as_c_str())?;
-    let flags = rustix::mount::MountFlags::empty();
+    let mut flags = rustix::mount::MountFlags::empty();
+    if root_attributes(plan) != 0 {
+        flags |= rustix::mount::MountFlags::NODEV;
+    }
     rustix::mount::mount(c"overlay", plan.root_point.as_c_str(), c"overlay", flags, options.as_c_str())
+}
+
+/// A process may make device nodes, as package managers do, but nothing it makes can be opened:
+/// there is no device cgroup here that would tell harmless devices from the disks of this machine.
+fn root_attributes(plan: &Plan) -> u64 {
+    if plan.masked { MOUNT_ATTR_NODEV } else { 0 }
 }
 
 fn overlay_by_layers(plan: &Plan, upper: &CStr, work: &CStr) -> Result<(), Errno> {
@@ -271,7 +283,8 @@ fn overlay_by_layers(plan: &Plan, upper: &CStr, work: &CStr) -> Result<(), Errno
     // What is lost in a crash of the machine is a layer that was never finished.
     rustix::mount::fsconfig_set_flag(&fs, c"volatile")?;
     rustix::mount::fsconfig_create(&fs)?;
-    let mount = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    let attributes = MountAttrFlags::from_bits_retain(root_attributes(plan) as u32);
+    let mount = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
     attach(mount.as_fd(), CWD, &plan.root_point, true)
 }
 
@@ -353,12 +366,12 @@ fn mount_sys(root: BorrowedFd<'_>) -> Result<(), Failure> {
 }
 
 fn mount_dev(plan: &Plan, root: BorrowedFd<'_>) -> Result<(), Failure> {
-    let dev = new_fs(c"tmpfs", &[], MOUNT_ATTR_NOSUID).at(Stage::Dev)?;
+    let dev = new_fs(c"tmpfs", &[], MOUNT_ATTR_NOSUID | root_attributes(plan)).at(Stage::Dev)?;
     let dir = dev.as_fd();
     rustix::fs::chmodat(dir, c".", Mode::from_raw_mode(0o755), AtFlags::empty()).at(Stage::Dev)?;
     attach_inside(dir, root, c"dev").at(Stage::Dev)?;
-    for (name, host, major, minor) in DEVICES {
-        device(dir, name, host, major, minor).at(Stage::Dev)?;
+    for (name, host) in DEVICES {
+        device(dir, name, host).at(Stage::Dev)?;
     }
     for (target, name) in DEV_LINKS {
         rustix::fs::symlinkat(target, dir, name).at(Stage::Dev)?;
@@ -404,17 +417,10 @@ fn mount_pts(plan: &Plan, dev: BorrowedFd<'_>) -> Result<(), Errno> {
     attach(pts.as_fd(), dev, c"pts", false)
 }
 
-/// Makes a device node, or, where that is not allowed, binds the machine's own.
-fn device(dev: BorrowedFd<'_>, name: &CStr, host: &CStr, major: u32, minor: u32) -> Result<(), Errno> {
-    let mode = Mode::from_raw_mode(0o666);
-    let number = rustix::fs::makedev(major, minor);
-    match rustix::fs::mknodat(dev, name, FileType::CharacterDevice, mode, number) {
-        Ok(()) => return rustix::fs::chmodat(dev, name, mode, AtFlags::empty()),
-        Err(Errno::PERM) => {}
-        Err(errno) => return Err(errno),
-    }
+/// Binds one of the machine's own device nodes: the directory it appears in lets no other be opened.
+fn device(dev: BorrowedFd<'_>, name: &CStr, host: &CStr) -> Result<(), Errno> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    drop(rustix::fs::openat(dev, name, flags, mode)?);
+    drop(rustix::fs::openat(dev, name, flags, Mode::from_raw_mode(0o666))?);
     let tree = clone_tree(CWD, host, false)?;
     attach(tree.as_fd(), dev, name, false)
 }

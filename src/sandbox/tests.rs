@@ -351,6 +351,25 @@ fn hundreds_of_layers_can_be_stacked() {
 }
 
 #[test]
+fn device_nodes_can_be_made_and_not_opened() {
+    let Some(lab) = Lab::new("devices") else { return };
+    for place in ["/node", "/dev/node", "/tmp/node", "/dev/shm/node"] {
+        // Character device 1:3 would be /dev/null, whose opening succeeds wherever nodes work.
+        let script = format!("/bin/busybox mknod {place} c 1 3 && ! echo x 2>/dev/null > {place}");
+        let (exit, _) = lab.run_spec(&lab.spec(&script));
+        assert!(matches!(exit, Ok(Exit::Code(0))), "{place}: {exit:?}");
+    }
+    let out = lab.run(
+        "echo x > /dev/null && /bin/busybox head -c 2 /dev/zero | wc -c && ls /dev/tty /dev/urandom | wc -l",
+    );
+    assert_eq!(out, ["2", "2"]);
+    let exit = Native::with_option_strings();
+    let cancel = Cancel::new().expect("cancel");
+    let spec = lab.spec("/bin/busybox mknod /again c 1 3 && ! echo x 2>/dev/null > /again");
+    assert!(matches!(exit.run(&spec, &Seen::default(), &cancel), Ok(Exit::Code(0))));
+}
+
+#[test]
 fn older_kernels_get_their_layers_in_one_string() {
     let Some(lab) = Lab::new("option string") else { return };
     let odd = lab.dir.path().join("odd:name,with\\signs");
