@@ -17,6 +17,7 @@ use crate::plan::{self, Base, Plan, PlanInput, Planned, Step, StepKind};
 use crate::sandbox::{Native, Sandbox, Ulimit};
 use crate::snapshot::{Chain, Snapshots};
 use crate::solve::{LocalExecutor, SolveError, Solved, Solver, StepError};
+use crate::steps::mount::MountSettings;
 use crate::steps::run::{RunError, RunSettings};
 use crate::store::{Store, TempDir};
 
@@ -204,6 +205,7 @@ impl Engine {
             timeout: request.step_timeout,
             hostname: plan.hostname.clone(),
             no_overlay: Arc::default(),
+            mounts: Arc::new(MountSettings::new(request.secrets.clone(), request.ssh.clone())),
         }
     }
 
@@ -313,6 +315,7 @@ fn plan_input(request: &BuildRequest, named: &BTreeMap<String, NamedContext>) ->
         platform,
         build_platform: host,
         network: request.network,
+        allow: request.allow.clone(),
     })
 }
 

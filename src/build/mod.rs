@@ -19,3 +19,5 @@ pub use request::{
     RunNetwork,
 };
 pub use run::RunRequest;
+
+pub use crate::steps::mount::{Secret, SshSource};

@@ -1,9 +1,11 @@
 //! What a build is asked to do, with every default already applied.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::digest::Digest;
+use crate::steps::mount::{Secret, SshSource};
 
 /// A build, as data. Made by `cli/` from flags, or by a library user directly.
 #[derive(Clone, Debug)]
@@ -35,6 +37,12 @@ pub struct BuildRequest {
     pub pull: PullPolicy,
     /// `--network` for RUN.
     pub network: RunNetwork,
+    /// `--allow`.
+    pub allow: crate::plan::Entitlements,
+    /// `--secret`, by id.
+    pub secrets: BTreeMap<String, Secret>,
+    /// `--ssh`, by id.
+    pub ssh: BTreeMap<String, SshSource>,
     /// `--add-host name:ip`, split.
     pub add_hosts: Vec<(String, String)>,
     /// `--ulimit name=soft[:hard]`, split.

@@ -63,7 +63,7 @@ impl Engine {
         let spec = self.process(request, &image, &chain, root, scratch.path())?;
         let mut ended = self.sandbox.run(&spec, &Unused, cancel);
         if ended.as_ref().is_err_and(SandboxError::is_no_overlay) {
-            let plain = PlainRoot::make(&self.snapshots, &chain)?;
+            let plain = PlainRoot::make(&self.snapshots, &chain, &[])?;
             let again = self.store.temp_dir()?;
             let spec =
                 self.process(request, &image, &chain, RootFs::Directory(plain.path()), again.path())?;

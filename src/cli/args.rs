@@ -134,6 +134,15 @@ pub(super) struct BuildArgs {
     /// Execute the steps of these stages again
     #[arg(long = "no-cache-filter", value_name = "STAGE", value_delimiter = ',', help_heading = "Cache")]
     pub no_cache_filter: Vec<String>,
+    /// A secret for RUN --mount=type=secret: id=NAME[,src=FILE|,env=VARIABLE]
+    #[arg(long = "secret", value_name = "SECRET", help_heading = "RUN")]
+    pub secrets: Vec<String>,
+    /// An SSH agent for RUN --mount=type=ssh: default, or ID=SOCKET, or ID=KEY[,KEY]
+    #[arg(long = "ssh", value_name = "ID[=SOCKET|KEY]", help_heading = "RUN")]
+    pub ssh: Vec<String>,
+    /// What the Dockerfile may ask for: network.host, security.insecure, device[=NAME]
+    #[arg(long = "allow", value_name = "ENTITLEMENT", help_heading = "RUN")]
+    pub allow: Vec<String>,
     /// A line for /etc/hosts
     #[arg(long = "add-host", value_name = "HOST:IP", help_heading = "RUN")]
     pub add_hosts: Vec<String>,
@@ -170,12 +179,6 @@ pub(super) struct LaterArgs {
     pub sbom: Option<String>,
     #[arg(long, hide = true)]
     pub attest: Vec<String>,
-    #[arg(long, hide = true)]
-    pub secret: Vec<String>,
-    #[arg(long, hide = true)]
-    pub ssh: Vec<String>,
-    #[arg(long, hide = true)]
-    pub allow: Vec<String>,
     #[arg(long, hide = true)]
     pub annotation: Vec<String>,
     #[arg(long, hide = true)]
@@ -224,9 +227,6 @@ impl LaterArgs {
             ("--provenance", self.provenance.as_deref().is_some_and(|value| value != "false"), ""),
             ("--sbom", self.sbom.as_deref().is_some_and(|value| value != "false"), ""),
             ("--attest", !self.attest.is_empty(), ""),
-            ("--secret", !self.secret.is_empty(), ""),
-            ("--ssh", !self.ssh.is_empty(), ""),
-            ("--allow", !self.allow.is_empty(), ""),
             ("--annotation", !self.annotation.is_empty(), ""),
             ("--call", self.call.as_deref().is_some_and(|value| value != "build"), ""),
             ("--check", self.check, "`rbuild plan` shows the warnings of a Dockerfile"),

@@ -10,7 +10,7 @@ use crate::progress::{self, Mode};
 
 use super::args::{BuildArgs, InputArgs, PlanArgs, PlanFormat};
 use super::environment::Environment;
-use super::{Session, Stop, print, values};
+use super::{Session, Stop, print, secret, values};
 
 /// Builds, and says so in the ways asked for.
 pub(super) fn build(session: &Session, args: BuildArgs) -> Result<u8, Stop> {
@@ -91,7 +91,7 @@ fn request(args: &BuildArgs, env: &Environment) -> Result<BuildRequest, Failure>
     Ok(BuildRequest {
         context: input.context.clone(),
         dockerfile: input.file.clone(),
-        cwd,
+        cwd: cwd.clone(),
         tags: args.tags.clone(),
         target: input.target.clone().filter(|target| !target.is_empty()),
         build_args: build_args(&input.build_args)?,
@@ -102,6 +102,9 @@ fn request(args: &BuildArgs, env: &Environment) -> Result<BuildRequest, Failure>
         no_cache_filter: args.no_cache_filter.clone(),
         pull: pull(input.pull.as_deref())?,
         network: network(&input.network)?,
+        allow: values::entitlements(&args.allow).map_err(usage)?,
+        secrets: secret::secrets(&args.secrets, &cwd)?,
+        ssh: secret::ssh(&args.ssh, env, &cwd)?,
         add_hosts: args
             .add_hosts
             .iter()

@@ -10,6 +10,7 @@ mod environment;
 mod images;
 mod render;
 mod run;
+mod secret;
 mod values;
 
 use std::io::{self, Write as _};

@@ -4,23 +4,11 @@ use std::time::Duration;
 
 use crate::build::{CompressionAlgorithm, CompressionChoice, OutputKind, OutputSpec};
 use crate::dockerfile::suggest;
+use crate::plan::Entitlements;
 
 /// `64m`, `1GiB`, `1024`: bytes, in Docker's binary units.
 pub(super) fn size(text: &str) -> Result<u64, String> {
-    let bad = || format!("invalid size: {text:?}");
-    let lower = text.trim().to_lowercase();
-    let digits_end = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
-    let number: f64 = lower[..digits_end].parse().map_err(|_| bad())?;
-    let factor: u64 = match lower[digits_end..].trim() {
-        "" | "b" => 1,
-        "k" | "kb" | "kib" => 1 << 10,
-        "m" | "mb" | "mib" => 1 << 20,
-        "g" | "gb" | "gib" => 1 << 30,
-        "t" | "tb" | "tib" => 1 << 40,
-        _ => return Err(bad()),
-    };
-    let bytes = number * factor as f64;
-    if (0.0..9.0e18).contains(&bytes) { Ok(bytes as u64) } else { Err(bad()) }
+    crate::plan::size::bytes(text).ok_or_else(|| format!("invalid size: {text:?}"))
 }
 
 /// `90`, `1m30s`, `2h`: whole seconds where no unit is given.
@@ -67,6 +55,26 @@ pub(super) fn add_host(text: &str) -> Result<(String, String), String> {
         return Err(bad());
     }
     Ok((host.to_owned(), address.to_owned()))
+}
+
+/// `--allow`: `network.host`, `security.insecure`, `device`, `device=NAME`.
+pub(super) fn entitlements(texts: &[String]) -> Result<Entitlements, String> {
+    let mut all = Entitlements::default();
+    for text in texts.iter().flat_map(|text| text.split(' ')) {
+        match text.split_once('=').unwrap_or((text, "")) {
+            ("network.host", "") => all.network_host = true,
+            ("security.insecure", "") => all.insecure = true,
+            ("device", "") => all.any_device = true,
+            ("device", name) => all.devices.push(name.to_owned()),
+            (other, _) => {
+                let known = ["network.host", "security.insecure", "device"];
+                let hint =
+                    suggest(other, known).map_or(String::new(), |near| format!("; did you mean {near}?"));
+                return Err(format!("invalid entitlement {text:?}, known are {}{hint}", known.join(", ")));
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// `NAME=SOFT[:HARD]`; -1 is no limit.

@@ -164,6 +164,12 @@ pub trait FileSource: Send + Sync {
     /// Opens a regular file for reading. `path` must be free of symlinks, as in listings.
     fn open(&self, path: &[u8]) -> Result<Opened, ContextError>;
 
+    /// The directory of this machine that holds exactly what the source shows, if there is one: no
+    /// rule hides anything in it.
+    fn whole_directory(&self) -> Option<&Path> {
+        None
+    }
+
     /// Existing paths close to the missing `path`; those differing in case only come first.
     fn nearest(&self, path: &[u8]) -> Vec<Vec<u8>>;
 

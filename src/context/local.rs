@@ -294,6 +294,10 @@ impl FileSource for LocalContext {
         self.tree.open_file(path).map(Opened::File)
     }
 
+    fn whole_directory(&self) -> Option<&Path> {
+        self.rules.is_empty().then(|| self.tree.path())
+    }
+
     fn nearest(&self, path: &[u8]) -> Vec<Vec<u8>> {
         nearest::nearest(self, path)
     }

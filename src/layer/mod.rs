@@ -10,6 +10,7 @@ pub mod entry;
 mod error;
 mod gzip;
 mod index;
+mod materialize;
 mod tar_read;
 mod tar_write;
 mod unpack;
@@ -18,10 +19,11 @@ mod write;
 pub use diff::{NoParent, ParentKind, ParentNode, ParentView, UpperContent, diff_upper};
 pub use entry::{Entry, EntryKind, LayerIndex, Metadata};
 pub use error::LayerError;
+pub use materialize::write_files;
 pub use unpack::{Limits, OnDiskIds, UnpackOptions, Unpacked, read_file, read_index, rebuild_index, unpack};
 pub use write::{
-    BlobInfo, ContentSource, Layer, LayerRecord, WriteOptions, add_blob, load_index, load_layer, recompress,
-    store_index, write_layer,
+    BlobInfo, ContentSource, Layer, LayerRecord, NoContent, WriteOptions, add_blob, load_index, load_layer,
+    recompress, store_index, write_layer,
 };
 
 #[cfg(test)]

@@ -36,6 +36,20 @@ pub struct WriteOptions {
 pub trait ContentSource: Sync {
     /// Opens the content of the regular file at `position` in the list.
     fn open(&self, position: usize, entry: &Entry) -> io::Result<Box<dyn Read + Send>>;
+
+    /// The same as a file of this machine, for sources that have one: the kernel can copy it.
+    fn open_file(&self, _: usize, _: &Entry) -> io::Result<Option<std::fs::File>> {
+        Ok(None)
+    }
+}
+
+/// For entries of which none has content.
+pub struct NoContent;
+
+impl ContentSource for NoContent {
+    fn open(&self, _: usize, entry: &Entry) -> io::Result<Box<dyn Read + Send>> {
+        Err(io::Error::other(format!("no content for {}", String::from_utf8_lossy(&entry.path))))
+    }
 }
 
 /// A compressed (or plain) layer in the store.

@@ -129,6 +129,168 @@ pub struct RunStep {
     pub network: RunNetwork,
     /// Inline scripts.
     pub scripts: Vec<Script>,
+    /// `--mount`, in order of writing.
+    pub mounts: Vec<RunMount>,
+    /// `--security=insecure`.
+    pub insecure: bool,
+    /// `--device`.
+    pub devices: Vec<Device>,
+    /// The platform its programs are for.
+    pub platform: Platform,
+}
+
+impl RunStep {
+    /// What is unusual about a step enters only where it is there: the keys of plain steps stay as
+    /// they are when something is added here.
+    fn definition(&self) -> Value {
+        let mut all = json!({
+            "run": self.argv,
+            "env": self.env,
+            "cwd": self.cwd,
+            "user": self.user,
+            "network": format!("{:?}", self.network),
+            "scripts": self.scripts.iter().map(|script| json!([script.path, script.content])).collect::<Vec<_>>(),
+        });
+        if !self.mounts.is_empty() {
+            all["mounts"] = self.mounts.iter().map(RunMount::definition).collect();
+        }
+        if self.insecure {
+            all["security"] = json!("insecure");
+        }
+        if !self.devices.is_empty() {
+            all["devices"] = self.devices.iter().map(|device| json!(device.name)).collect();
+        }
+        all
+    }
+}
+
+/// A device of the Container Device Interface: `vendor.com/class=name`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// Whether it is an error that this machine has none of that name.
+    pub required: bool,
+}
+
+/// `RUN --mount`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunMount {
+    /// Absolute path inside; `None` for a secret that only becomes a variable.
+    pub target: Option<String>,
+    /// What is mounted.
+    pub kind: RunMountKind,
+}
+
+/// Types of `RUN --mount`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RunMountKind {
+    /// Files of a context, stage or image.
+    Bind {
+        /// Where they are; `None` is an empty directory.
+        origin: Option<CopyOrigin>,
+        /// Absolute path in there.
+        source: String,
+        /// May be written to; what is written is lost.
+        writable: bool,
+    },
+    /// A directory that outlives the build.
+    Cache {
+        /// Its name.
+        id: String,
+        /// `BUILDKIT_CACHE_MOUNT_NS`.
+        namespace: String,
+        /// What it holds at first.
+        origin: Option<CopyOrigin>,
+        /// Absolute path in there.
+        source: String,
+        /// Who may use it at the same time.
+        sharing: Sharing,
+        /// Mode of the directory when it is made.
+        mode: Option<u32>,
+        /// Its owner.
+        uid: Option<u32>,
+        /// Its group.
+        gid: Option<u32>,
+        /// Cannot be written to.
+        readonly: bool,
+    },
+    /// A file system in memory.
+    Tmpfs {
+        /// Most bytes.
+        size: Option<u64>,
+    },
+    /// A secret as a file, a variable or both.
+    Secret {
+        /// Its name.
+        id: String,
+        /// Variable that gets its value.
+        env: Option<String>,
+        /// Fail where it was not given.
+        required: bool,
+        /// Mode of the file.
+        mode: u32,
+        /// Its owner.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+    },
+    /// An SSH agent's socket.
+    Ssh {
+        /// Its name.
+        id: String,
+        /// Fail where it was not given.
+        required: bool,
+        /// Mode of the socket.
+        mode: u32,
+        /// Its owner.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+    },
+}
+
+/// `sharing=` of a cache mount.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Sharing {
+    /// Any number of steps.
+    #[default]
+    Shared,
+    /// Another directory where it is in use.
+    Private,
+    /// One step after the other.
+    Locked,
+}
+
+impl RunMount {
+    /// Where files of a bind mount, or the first content of a cache mount, come from.
+    pub fn origin(&self) -> Option<(&CopyOrigin, &str)> {
+        match &self.kind {
+            RunMountKind::Bind { origin, source, .. } | RunMountKind::Cache { origin, source, .. } => {
+                origin.as_ref().map(|origin| (origin, source.as_str()))
+            }
+            _ => None,
+        }
+    }
+
+    /// What the cache key sees: neither a cache's name and content nor a secret's value (the
+    /// reference's keys blank the same).
+    fn definition(&self) -> Value {
+        let kind = match &self.kind {
+            RunMountKind::Bind { writable, .. } => json!({"bind": writable}),
+            RunMountKind::Cache { source, mode, uid, gid, readonly, .. } => {
+                json!({"cache": source, "mode": mode, "uid": uid, "gid": gid, "readonly": readonly})
+            }
+            RunMountKind::Tmpfs { size } => json!({"tmpfs": size}),
+            RunMountKind::Secret { id, env, mode, uid, gid, .. } => {
+                json!({"secret": id, "env": env, "mode": mode, "uid": uid, "gid": gid})
+            }
+            RunMountKind::Ssh { id, mode, uid, gid, .. } => {
+                json!({"ssh": id, "mode": mode, "uid": uid, "gid": gid})
+            }
+        };
+        json!([self.target, kind])
+    }
 }
 
 /// An inline script of `RUN <<EOF`.
@@ -201,11 +363,24 @@ pub struct WorkdirStep {
 impl Step {
     /// Steps whose results it needs.
     pub fn dependencies(&self) -> impl Iterator<Item = StepId> {
+        self.parent.into_iter().chain(self.sources())
+    }
+
+    /// Steps whose files it reads besides its parent's.
+    pub fn sources(&self) -> impl Iterator<Item = StepId> {
         let copied = match &self.kind {
             StepKind::Copy(CopyStep { origin: CopyOrigin::Step(id, _), .. }) => Some(*id),
             _ => None,
         };
-        self.parent.into_iter().chain(copied)
+        let mounts = match &self.kind {
+            StepKind::Run(run) => run.mounts.as_slice(),
+            _ => &[],
+        };
+        let mounted = mounts.iter().filter_map(|mount| match mount.origin() {
+            Some((CopyOrigin::Step(id, _), _)) => Some(*id),
+            _ => None,
+        });
+        copied.into_iter().chain(mounted)
     }
 
     /// Everything that determines the result apart from parent and files: what the cache key is
@@ -216,14 +391,7 @@ impl Step {
                 Base::Scratch => json!({"from": "scratch"}),
                 Base::Image(name) => json!({"from": name, "platform": from.platform.to_string()}),
             },
-            StepKind::Run(run) => json!({
-                "run": run.argv,
-                "env": run.env,
-                "cwd": run.cwd,
-                "user": run.user,
-                "network": format!("{:?}", run.network),
-                "scripts": run.scripts.iter().map(|script| json!([script.path, script.content])).collect::<Vec<_>>(),
-            }),
+            StepKind::Run(run) => run.definition(),
             StepKind::Copy(copy) => json!({
                 "copy": copy.dest,
                 "directory": copy.dest_is_dir,

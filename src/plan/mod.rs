@@ -13,16 +13,17 @@ mod graph;
 mod render;
 mod resolve;
 mod scope;
+pub mod size;
 mod stage;
 
 pub use chmod::Chmod;
 pub use error::{PlanError, PlanWarning};
 pub use graph::{
-    Base, CopyOrigin, CopyStep, FromStep, InlineFile, Plan, RunStep, Script, StageHistory, StagePlan, Step,
-    StepId, StepKind, WorkdirStep,
+    Base, CopyOrigin, CopyStep, Device, FromStep, InlineFile, Plan, RunMount, RunMountKind, RunStep, Script,
+    Sharing, StageHistory, StagePlan, Step, StepId, StepKind, WorkdirStep,
 };
 pub use render::{dot, json, text};
-pub use resolve::{BaseConfigs, ContextKind, ImageRequest, PlanInput, Planned, plan};
+pub use resolve::{BaseConfigs, ContextKind, Entitlements, ImageRequest, PlanInput, Planned, plan};
 
 #[cfg(test)]
 mod tests;

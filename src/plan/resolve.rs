@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::build::RunNetwork;
-use crate::dockerfile::{CopyFlags, Dockerfile, InstructionKind, Source, Span, Word, suggest};
+use crate::dockerfile::{Dockerfile, Instruction, InstructionKind, Source, Span, Word, suggest};
 use crate::image::{ImageConfig, Platform, Reference};
 
 use super::error::{PlanError, PlanWarning};
@@ -29,6 +29,29 @@ pub struct PlanInput {
     pub build_platform: Platform,
     /// `--network`.
     pub network: RunNetwork,
+    /// `--allow`.
+    pub allow: Entitlements,
+}
+
+/// What a build may do beyond the usual.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entitlements {
+    /// `network.host`: RUN --network=host.
+    pub network_host: bool,
+    /// `security.insecure`: RUN --security=insecure.
+    pub insecure: bool,
+    /// `device`: any device.
+    pub any_device: bool,
+    /// `device=NAME`: these.
+    pub devices: Vec<String>,
+}
+
+impl Entitlements {
+    /// Whether a device may be used, by its full name or its class.
+    pub fn device(&self, name: &str) -> bool {
+        let class = name.split('=').next().unwrap_or(name);
+        self.any_device || self.devices.iter().any(|allowed| allowed == name || allowed == class)
+    }
 }
 
 /// What a named context holds.
@@ -285,9 +308,7 @@ impl<'a> Builder<'a> {
         let mut known = base_known;
         let stages = self.dockerfile;
         for instruction in &stages.stages[index].instructions {
-            if let InstructionKind::Copy(copy) = &instruction.kind {
-                known &= self.need_copy_source(index, &copy.flags, &self.dockerfile.source.clone())?;
-            }
+            known &= self.need_sources(index, instruction, &self.dockerfile.source.clone())?;
         }
         if !known {
             return Ok(false);
@@ -295,22 +316,30 @@ impl<'a> Builder<'a> {
         stage::evaluate(self, index)
     }
 
-    /// Sees to it that what `--from` names is evaluated or requested.
-    pub fn need_copy_source(
+    /// Sees to it that what `--from` and mounts' `from` name is evaluated or requested.
+    pub fn need_sources(
         &mut self,
         index: usize,
-        flags: &CopyFlags,
+        instruction: &Instruction,
         source: &Arc<Source>,
     ) -> Result<bool, PlanError> {
-        let Some(from) = &flags.from else { return Ok(true) };
-        match self.copy_origin(index, from, source)? {
-            Origin::Stage(stage) => self.stage(stage),
-            Origin::Image(name) => {
-                let platform = self.input.platform.clone();
-                Ok(self.config(&name, &platform, source, from.span).is_some())
-            }
-            Origin::Files(_) | Origin::Scratch => Ok(true),
+        let names: Vec<Word> = match &instruction.kind {
+            InstructionKind::Copy(copy) => copy.flags.from.iter().cloned().collect(),
+            InstructionKind::Run(run) => run.mounts.iter().filter_map(stage::mount::from_of).collect(),
+            _ => Vec::new(),
+        };
+        let mut known = true;
+        for from in names {
+            known &= match self.copy_origin(index, &from, source)? {
+                Origin::Stage(stage) => self.stage(stage)?,
+                Origin::Image(name) => {
+                    let platform = self.input.platform.clone();
+                    self.config(&name, &platform, source, from.span).is_some()
+                }
+                Origin::Files(_) | Origin::Scratch => true,
+            };
         }
+        Ok(known)
     }
 
     /// What `--from` of a stage means.
@@ -355,7 +384,6 @@ impl<'a> Builder<'a> {
             };
         }
         match self.outside(name) {
-            Origin::Scratch => Err(PlanError::at(source, from.span, "there is nothing to copy from scratch")),
             Origin::Image(image) => match Reference::parse(&image) {
                 Err(error) if !self.input.contexts.contains_key(&image) => {
                     let names = stages[..index].iter().filter_map(|stage| stage.name());

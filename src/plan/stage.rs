@@ -1,6 +1,7 @@
 //! One stage: its instructions in order, each changing the scope, the config, or adding a step.
 
 mod copy;
+pub(super) mod mount;
 mod run;
 
 use std::sync::Arc;
@@ -88,9 +89,7 @@ pub(super) fn evaluate(builder: &mut Builder<'_>, index: usize) -> Result<bool, 
     };
     let triggers = parse_triggers(builder, index, &triggers)?;
     for (source, instruction) in &triggers {
-        if let InstructionKind::Copy(copy) = &instruction.kind
-            && !builder.need_copy_source(index, &copy.flags, source)?
-        {
+        if !builder.need_sources(index, instruction, source)? {
             return Ok(false);
         }
     }

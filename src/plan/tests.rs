@@ -20,6 +20,7 @@ fn input() -> PlanInput {
         platform: platform.clone(),
         build_platform: platform,
         network: RunNetwork::Default,
+        allow: Entitlements::default(),
     }
 }
 

@@ -4,14 +4,14 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
     UnmountFlags,
 };
 
-use super::prepare::{LAST_CAPABILITY, Plan, Prepared};
+use super::prepare::{LAST_CAPABILITY, Overlay, Plan, Prepared};
 use super::syscalls::{self, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
 
 /// Where setting up failed: the index goes through the pipe, the parent turns it into words.
@@ -156,8 +156,12 @@ fn set_up(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
     for (source, target) in &plan.etc {
         bind(source, root.as_fd(), target, 0, false).or_else(missing_is_fine).at(Stage::Etc)?;
     }
-    for (target, mount) in &plan.mounts {
-        mount_one(root.as_fd(), target, mount).at(Stage::Mounts)?;
+    write_secrets(plan).at(Stage::Mounts)?;
+    for (target, is_dir, mount) in &plan.mounts {
+        if matches!(open_inside(root.as_fd(), target), Err(Errno::NOENT)) {
+            make_points(root.as_fd(), target, *is_dir).at(Stage::Mounts)?;
+        }
+        mount_one(plan, root.as_fd(), target, mount).at(Stage::Mounts)?;
     }
     if plan.masked {
         mask(root.as_fd())?;
@@ -230,8 +234,8 @@ fn missing_is_fine(errno: Errno) -> Result<(), Errno> {
 
 /// Mounts the root and gives a descriptor of it.
 fn mount_root(plan: &Plan) -> Result<OwnedFd, Failure> {
-    match (&plan.upper, &plan.directory) {
-        (Some((upper, work)), _) => overlay(plan, upper, work).at(Stage::Overlay)?,
+    match (&plan.overlay, &plan.directory) {
+        (Some(stack), _) => overlay(stack, root_attributes(plan), plan.legacy).at(Stage::Overlay)?,
         (None, Some(directory)) => {
             let flags = OpenTreeFlags::OPEN_TREE_CLONE
                 | OpenTreeFlags::AT_RECURSIVE
@@ -248,20 +252,20 @@ fn mount_root(plan: &Plan) -> Result<OwnedFd, Failure> {
     rustix::fs::openat(CWD, plan.root_point.as_c_str(), flags, Mode::empty()).at(Stage::Root)
 }
 
-fn overlay(plan: &Plan, upper: &CStr, work: &CStr) -> Result<(), Errno> {
-    let Some((dir, options)) = &plan.option_string else { return overlay_by_layers(plan, upper, work) };
-    if !plan.legacy {
-        match overlay_by_layers(plan, upper, work) {
+fn overlay(stack: &Overlay, attributes: u64, legacy: bool) -> Result<(), Errno> {
+    let Some((dir, options)) = &stack.option_string else { return overlay_by_layers(stack, attributes) };
+    if !legacy {
+        match overlay_by_layers(stack, attributes) {
             Err(Errno::INVAL | Errno::NOSYS) => {}
             result => return result,
         }
     }
     rustix::process::chdir(dir.as_c_str())?;
     let mut flags = rustix::mount::MountFlags::empty();
-    if root_attributes(plan) != 0 {
+    if attributes & MOUNT_ATTR_NODEV != 0 {
         flags |= rustix::mount::MountFlags::NODEV;
     }
-    rustix::mount::mount(c"overlay", plan.root_point.as_c_str(), c"overlay", flags, options.as_c_str())
+    rustix::mount::mount(c"overlay", stack.point.as_c_str(), c"overlay", flags, options.as_c_str())
 }
 
 /// A process may make device nodes, as package managers do, but nothing it makes can be opened:
@@ -270,22 +274,24 @@ fn root_attributes(plan: &Plan) -> u64 {
     if plan.masked { MOUNT_ATTR_NODEV } else { 0 }
 }
 
-fn overlay_by_layers(plan: &Plan, upper: &CStr, work: &CStr) -> Result<(), Errno> {
+fn overlay_by_layers(stack: &Overlay, attributes: u64) -> Result<(), Errno> {
     let fs = rustix::mount::fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for lower in &plan.lowers {
+    for lower in &stack.lowers {
         rustix::mount::fsconfig_set_string(&fs, c"lowerdir+", lower.as_c_str())?;
     }
-    rustix::mount::fsconfig_set_string(&fs, c"upperdir", upper)?;
-    rustix::mount::fsconfig_set_string(&fs, c"workdir", work)?;
     // The same attribute names with and without a user namespace; it also turns off renames and
     // partial copies that a layer could not express.
     rustix::mount::fsconfig_set_flag(&fs, c"userxattr")?;
-    // What is lost in a crash of the machine is a layer that was never finished.
-    rustix::mount::fsconfig_set_flag(&fs, c"volatile")?;
+    if let Some((upper, work)) = &stack.upper {
+        rustix::mount::fsconfig_set_string(&fs, c"upperdir", upper.as_c_str())?;
+        rustix::mount::fsconfig_set_string(&fs, c"workdir", work.as_c_str())?;
+        // What is lost in a crash of the machine is a layer that was never finished.
+        rustix::mount::fsconfig_set_flag(&fs, c"volatile")?;
+    }
     rustix::mount::fsconfig_create(&fs)?;
-    let attributes = MountAttrFlags::from_bits_retain(root_attributes(plan) as u32);
+    let attributes = MountAttrFlags::from_bits_retain(attributes as u32);
     let mount = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-    attach(mount.as_fd(), CWD, &plan.root_point, true)
+    attach(mount.as_fd(), CWD, &stack.point, true)
 }
 
 /// Puts a detached mount at a path relative to `dir`.
@@ -403,6 +409,42 @@ fn make_point(root: BorrowedFd<'_>, path: &CStr, is_file: bool) -> Result<(), Er
     }
 }
 
+/// Makes the mount point of a mount inside another one, whose content nobody could prepare. In the
+/// root file system itself all points exist.
+fn make_points(root: BorrowedFd<'_>, target: &CStr, is_dir: bool) -> Result<(), Errno> {
+    const LONGEST: usize = 4096;
+    let bytes = target.to_bytes();
+    let mut name = [0u8; LONGEST];
+    if bytes.len() >= LONGEST {
+        return Err(Errno::NAMETOOLONG);
+    }
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let mut above = open_inside(root, c".")?;
+    let mut start = 0;
+    while start < bytes.len() {
+        let end = bytes[start..].iter().position(|c| *c == b'/').map_or(bytes.len(), |at| start + at);
+        name[..end].copy_from_slice(&bytes[..end]);
+        name[end] = 0;
+        let path = CStr::from_bytes_with_nul(&name[..=end]).map_err(|_| Errno::INVAL)?;
+        match open_inside(root, path) {
+            Ok(found) => above = found,
+            Err(Errno::NOENT) => {
+                let last = CStr::from_bytes_with_nul(&name[start..=end]).map_err(|_| Errno::INVAL)?;
+                if end == bytes.len() && !is_dir {
+                    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+                    return rustix::fs::openat2(&above, last, flags, Mode::from_raw_mode(0o644), resolve)
+                        .map(drop);
+                }
+                rustix::fs::mkdirat(&above, last, Mode::from_raw_mode(0o755))?;
+                above = open_inside(root, path)?;
+            }
+            Err(errno) => return Err(errno),
+        }
+        start = end + 1;
+    }
+    Ok(())
+}
+
 fn mount_pts(plan: &Plan, dev: BorrowedFd<'_>) -> Result<(), Errno> {
     let fs = rustix::mount::fsopen(c"devpts", FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_set_flag(&fs, c"newinstance").or(Ok(()))?;
@@ -425,18 +467,62 @@ fn device(dev: BorrowedFd<'_>, name: &CStr, host: &CStr) -> Result<(), Errno> {
     attach(tree.as_fd(), dev, name, false)
 }
 
-fn mount_one(root: BorrowedFd<'_>, target: &CStr, mount: &Prepared) -> Result<(), Errno> {
+fn mount_one(plan: &Plan, root: BorrowedFd<'_>, target: &CStr, mount: &Prepared) -> Result<(), Errno> {
+    let safe = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
     match mount {
+        Prepared::Device { source } => bind(source, root, target, MOUNT_ATTR_NOSUID, false),
         Prepared::Bind { source, readonly } => {
-            let attributes =
-                MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | if *readonly { MOUNT_ATTR_RDONLY } else { 0 };
+            let attributes = safe | if *readonly { MOUNT_ATTR_RDONLY } else { 0 };
             bind(source, root, target, attributes, true)
         }
         Prepared::Tmpfs { options } => {
-            let fs = new_fs(c"tmpfs", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)?;
+            let fs = new_fs(c"tmpfs", options, safe)?;
             attach_inside(fs.as_fd(), root, target)
         }
+        Prepared::Overlay { overlay: stack, inside, readonly } => {
+            let attributes = safe | if *readonly { MOUNT_ATTR_RDONLY } else { 0 };
+            overlay(stack, attributes, plan.legacy)?;
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let top = rustix::fs::openat(CWD, stack.point.as_c_str(), flags, Mode::empty())?;
+            let source = if inside.is_empty() { top } else { open_inside(top.as_fd(), inside)? };
+            let tree = clone_tree(&source, c"", false)?;
+            attach_inside(tree.as_fd(), root, target)
+        }
+        Prepared::Secret { file } => {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let dir = rustix::fs::openat(CWD, plan.secrets_point.as_c_str(), flags, Mode::empty())?;
+            let tree = clone_tree(&dir, file.name.as_c_str(), false)?;
+            syscalls::mount_setattr(tree.as_fd(), safe | MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOEXEC, false)?;
+            attach_inside(tree.as_fd(), root, target)
+        }
     }
+}
+
+/// Writes secrets to a file system in memory that only this mount namespace has: they never touch a
+/// disk, and nothing is left of them when the process ends.
+fn write_secrets(plan: &Plan) -> Result<(), Errno> {
+    let secret = |mount: &Prepared| matches!(mount, Prepared::Secret { .. });
+    if !plan.mounts.iter().any(|(_, _, mount)| secret(mount)) {
+        return Ok(());
+    }
+    let fs = new_fs(c"tmpfs", &[], MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)?;
+    attach(fs.as_fd(), CWD, &plan.secrets_point, true)?;
+    for (_, _, mount) in &plan.mounts {
+        let Prepared::Secret { file } = mount else { continue };
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let handle = rustix::fs::openat(&fs, file.name.as_c_str(), flags, Mode::from_raw_mode(0o600))?;
+        let mut rest = file.content.as_slice();
+        while !rest.is_empty() {
+            let count = rustix::io::write(&handle, rest)?;
+            rest = rest.get(count..).unwrap_or_default();
+        }
+        if (file.uid, file.gid) != (0, 0) {
+            let (uid, gid) = (Uid::from_raw(file.uid), Gid::from_raw(file.gid));
+            rustix::fs::fchown(&handle, Some(uid), Some(gid))?;
+        }
+        rustix::fs::fchmod(&handle, Mode::from_raw_mode(file.mode))?;
+    }
+    Ok(())
 }
 
 fn mask(root: BorrowedFd<'_>) -> Result<(), Failure> {

@@ -22,24 +22,61 @@ const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:
 
 /// A mount of the spec, ready to be made.
 pub(super) enum Prepared {
-    Bind { source: CString, readonly: bool },
-    Tmpfs { options: Vec<(CString, CString)> },
+    Bind {
+        source: CString,
+        readonly: bool,
+    },
+    Device {
+        source: CString,
+    },
+    Tmpfs {
+        options: Vec<(CString, CString)>,
+    },
+    /// Mounted at its point first, then bound from there.
+    Overlay {
+        overlay: Overlay,
+        inside: CString,
+        readonly: bool,
+    },
+    /// A file of the memory file system that holds all secrets.
+    Secret {
+        file: SecretFile,
+    },
+}
+
+/// A stack of directories.
+pub(super) struct Overlay {
+    pub lowers: Vec<CString>,
+    pub upper: Option<(CString, CString)>,
+    /// The same as one option string, with lowers relative to a directory, for kernels that do not
+    /// take layers one by one (before Linux 6.7). Absent where it would be too long.
+    pub option_string: Option<(CString, CString)>,
+    /// A directory of this machine where it is mounted.
+    pub point: CString,
+}
+
+/// A secret, written by the child where nobody else sees it.
+pub(super) struct SecretFile {
+    pub name: CString,
+    pub content: Vec<u8>,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
 }
 
 /// The child's instructions.
 pub(super) struct Plan {
-    pub lowers: Vec<CString>,
-    pub upper: Option<(CString, CString)>,
-    /// The same overlay as one option string, with lowers relative to a directory, for kernels that
-    /// do not take layers one by one (before Linux 6.7). Absent where it would be too long.
-    pub option_string: Option<(CString, CString)>,
-    /// Use only that.
+    pub overlay: Option<Overlay>,
+    /// Mount overlays by option strings only.
     pub legacy: bool,
     pub directory: Option<CString>,
     /// A directory of this machine where the root is mounted.
     pub root_point: CString,
     pub etc: Vec<(CString, CString)>,
-    pub mounts: Vec<(CString, Prepared)>,
+    /// Path inside, whether it is a directory, and what is mounted.
+    pub mounts: Vec<(CString, bool, Prepared)>,
+    /// A directory of this machine where secrets are mounted before they are bound.
+    pub secrets_point: CString,
     /// Mount points below `/dev`, which is made anew for each run: parents first, and whether each
     /// is a file.
     pub dev_points: Vec<(CString, bool)>,
@@ -89,14 +126,13 @@ pub(super) fn plan(
     let etc = scratch.etc_files(spec)?;
     let stub = scratch.stubs(&mounts)?;
     let root_point = scratch.make_dir("root")?;
-    let (lowers, upper, directory) = match &spec.root {
+    let (overlay, directory) = match &spec.root {
         RootFs::Overlay { lowers, upper, work } => {
-            let all = lowers.iter().chain([&stub]).map(|path| c_path(path)).collect::<Result<_, _>>()?;
-            (all, Some((c_path(upper)?, c_path(work)?)), None)
+            let lowers: Vec<&Path> = lowers.iter().chain([&stub]).map(PathBuf::as_path).collect();
+            (Some(overlay(&lowers, Some((upper, work)), &root_point)?), None)
         }
-        RootFs::Directory(path) => (Vec::new(), None, Some(c_path(path)?)),
+        RootFs::Directory(path) => (None, Some(c_path(path)?)),
     };
-    let option_string = option_string(&spec.root, &stub)?;
     let (argv_strings, env_strings, programs) = program(spec)?;
     let pointers = |strings: &[CString]| -> Vec<*const c_char> {
         strings.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
@@ -113,14 +149,13 @@ pub(super) fn plan(
         namespaces |= libc::CLONE_NEWNET;
     }
     Ok(Plan {
-        lowers,
-        upper,
-        option_string,
+        overlay,
         legacy,
         directory,
         root_point: c_path(&root_point)?,
         etc,
         mounts: prepare_mounts(&scratch, &mounts)?,
+        secrets_point: c_path(&scratch.make_dir("secrets")?)?,
         dev_points: dev_points(&mounts)?,
         shm_options: tmpfs_options(Some(spec.shm_size), 0o1777)?,
         hostname: spec.hostname.clone().into_bytes(),
@@ -204,11 +239,7 @@ impl Scratch<'_> {
                 let target = String::from_utf8_lossy(&mount.target).into_owned();
                 return Err(SandboxError::Invalid(format!("{target:?} cannot be a mount target")));
             };
-            let is_file = match &mount.kind {
-                MountKind::File { .. } => true,
-                MountKind::Bind { source, .. } => !source.is_dir(),
-                MountKind::Tmpfs { .. } => false,
-            };
+            let is_file = !mount.kind.on_directory();
             if path.exists() {
                 continue;
             }
@@ -237,7 +268,7 @@ fn below(root: &Path, target: &[u8]) -> Option<PathBuf> {
 fn prepare_mounts(
     scratch: &Scratch<'_>,
     mounts: &[&super::spec::Mount],
-) -> Result<Vec<(CString, Prepared)>, SandboxError> {
+) -> Result<Vec<(CString, bool, Prepared)>, SandboxError> {
     let files = scratch.make_dir("files")?;
     let mut out = Vec::new();
     for (number, mount) in mounts.iter().enumerate() {
@@ -246,7 +277,32 @@ fn prepare_mounts(
             MountKind::Bind { source, readonly } => {
                 Prepared::Bind { source: c_path(source)?, readonly: *readonly }
             }
+            MountKind::Device { source } => Prepared::Device { source: c_path(source)? },
             MountKind::Tmpfs { size, mode } => Prepared::Tmpfs { options: tmpfs_options(*size, *mode)? },
+            MountKind::Overlay { lowers, upper, inside, .. } => {
+                let point = scratch.make_dir(&format!("mount{number}"))?;
+                // Without an upper directory the kernel wants two layers at least.
+                let empty = scratch.make_dir(&format!("empty{number}"))?;
+                let lowers: Vec<&Path> =
+                    lowers.iter().chain([&empty, &point]).map(PathBuf::as_path).collect();
+                let upper_work = upper.as_ref().map(|(upper, work)| (upper.as_path(), work.as_path()));
+                let inside: Vec<&[u8]> =
+                    inside.split(|c| *c == b'/').filter(|part| !part.is_empty()).collect();
+                Prepared::Overlay {
+                    overlay: overlay(&lowers, upper_work, &point)?,
+                    inside: c_string(&inside.join(&b'/'), "a mount source")?,
+                    readonly: upper.is_none(),
+                }
+            }
+            MountKind::Secret { content, mode, uid, gid } => Prepared::Secret {
+                file: SecretFile {
+                    name: c_string(number.to_string().as_bytes(), "a name")?,
+                    content: content.clone(),
+                    mode: *mode,
+                    uid: *uid,
+                    gid: *gid,
+                },
+            },
             MountKind::File { content, mode, uid, gid } => {
                 let path = files.join(number.to_string());
                 scratch.write(&path, content, *mode)?;
@@ -255,7 +311,7 @@ fn prepare_mounts(
                 Prepared::Bind { source: c_path(&path)?, readonly: true }
             }
         };
-        out.push((c_string(target, "a mount target")?, prepared));
+        out.push((c_string(target, "a mount target")?, mount.kind.on_directory(), prepared));
     }
     Ok(out)
 }
@@ -263,23 +319,37 @@ fn prepare_mounts(
 /// One page, which the kernel takes as options of `mount`.
 const OPTIONS_MAX: usize = 4095;
 
-fn option_string(root: &RootFs, stub: &Path) -> Result<Option<(CString, CString)>, SandboxError> {
-    let RootFs::Overlay { lowers, upper, work } = root else { return Ok(None) };
+fn overlay(lowers: &[&Path], upper: Option<(&Path, &Path)>, point: &Path) -> Result<Overlay, SandboxError> {
+    Ok(Overlay {
+        lowers: lowers.iter().map(|path| c_path(path)).collect::<Result<_, _>>()?,
+        upper: upper.map(|(upper, work)| Ok((c_path(upper)?, c_path(work)?))).transpose()?,
+        option_string: option_string(lowers, upper)?,
+        point: c_path(point)?,
+    })
+}
+
+fn option_string(
+    lowers: &[&Path],
+    upper: Option<(&Path, &Path)>,
+) -> Result<Option<(CString, CString)>, SandboxError> {
     // Layers of one store share most of their path: relative names let more of them fit.
     let shared = lowers.first().and_then(|path| path.parent()?.parent()).unwrap_or(Path::new("/"));
     let mut options = b"lowerdir=".to_vec();
-    for (number, path) in lowers.iter().map(PathBuf::as_path).chain([stub]).enumerate() {
+    for (number, path) in lowers.iter().copied().enumerate() {
         if number > 0 {
             options.push(b':');
         }
         let path = path.strip_prefix(shared).unwrap_or(path);
         escape(&mut options, path.as_os_str().as_bytes(), b"\\:,");
     }
-    for (name, path) in [(&b",upperdir="[..], upper), (b",workdir=", work)] {
-        options.extend_from_slice(name);
-        escape(&mut options, path.as_os_str().as_bytes(), b"\\,");
+    options.extend_from_slice(b",userxattr");
+    if let Some((upper, work)) = upper {
+        for (name, path) in [(&b",upperdir="[..], upper), (b",workdir=", work)] {
+            options.extend_from_slice(name);
+            escape(&mut options, path.as_os_str().as_bytes(), b"\\,");
+        }
+        options.extend_from_slice(b",volatile");
     }
-    options.extend_from_slice(b",userxattr,volatile");
     if options.len() > OPTIONS_MAX {
         return Ok(None);
     }
@@ -299,11 +369,7 @@ fn dev_points(mounts: &[&super::spec::Mount]) -> Result<Vec<(CString, bool)>, Sa
     let mut points = Vec::new();
     for mount in mounts {
         let Some(rest) = mount.target.strip_prefix(b"/dev/") else { continue };
-        let is_dir = match &mount.kind {
-            MountKind::File { .. } => false,
-            MountKind::Bind { source, .. } => source.is_dir(),
-            MountKind::Tmpfs { .. } => true,
-        };
+        let is_dir = mount.kind.on_directory();
         let mut at = b"dev".to_vec();
         let parts: Vec<&[u8]> = rest.split(|c| *c == b'/').filter(|part| !part.is_empty()).collect();
         for (number, part) in parts.iter().enumerate() {

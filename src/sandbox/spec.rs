@@ -90,6 +90,33 @@ pub enum MountKind {
         /// Whether writing is refused.
         readonly: bool,
     },
+    /// A device node of this machine, which may be opened.
+    Device {
+        /// Its path.
+        source: PathBuf,
+    },
+    /// Directories stacked by overlayfs, or a path inside them.
+    Overlay {
+        /// Read-only layers, the topmost first; may be empty.
+        lowers: Vec<PathBuf>,
+        /// Directories that take what is written, on one file system; read-only without.
+        upper: Option<(PathBuf, PathBuf)>,
+        /// Path inside; links in it are followed without leaving it. Empty is all of it.
+        inside: Vec<u8>,
+        /// Whether the path leads to a directory.
+        is_dir: bool,
+    },
+    /// A read-only file that exists in memory only: for secrets.
+    Secret {
+        /// Its content.
+        content: Vec<u8>,
+        /// Its mode.
+        mode: u32,
+        /// Its owner.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+    },
     /// An empty file system in memory.
     Tmpfs {
         /// Most bytes.
@@ -108,6 +135,18 @@ pub enum MountKind {
         /// Its group.
         gid: u32,
     },
+}
+
+impl MountKind {
+    /// Whether it is mounted on a directory.
+    pub(super) fn on_directory(&self) -> bool {
+        match self {
+            MountKind::Bind { source, .. } => source.is_dir(),
+            MountKind::Overlay { is_dir, .. } => *is_dir,
+            MountKind::Tmpfs { .. } => true,
+            MountKind::File { .. } | MountKind::Secret { .. } | MountKind::Device { .. } => false,
+        }
+    }
 }
 
 /// Network of a process.

@@ -62,8 +62,13 @@ fn scan(root: &Root) -> std::io::Result<BTreeMap<Vec<u8>, Stamp>> {
 }
 
 impl PlainRoot {
-    /// Copies the layers of a chain together.
-    pub fn make(snapshots: &Snapshots, chain: &Chain) -> Result<Self, SnapshotError> {
+    /// Copies the layers of a chain together and adds missing mount points: real paths, and whether
+    /// each is a file.
+    pub fn make(
+        snapshots: &Snapshots,
+        chain: &Chain,
+        more_points: &[(Vec<u8>, bool)],
+    ) -> Result<Self, SnapshotError> {
         let keep_owners = snapshots.ids() == crate::layer::OnDiskIds::Keep;
         let dir = snapshots.store().temp_dir()?;
         let path = dir.path().join("root");
@@ -74,7 +79,7 @@ impl PlainRoot {
             let layer = Root::open(layer).map_err(failed)?;
             copy_layer(&layer, &root, keep_owners).map_err(failed)?;
         }
-        let points = make_points(&root);
+        let points = make_points(&root, more_points);
         let before = scan(&root).map_err(failed)?;
         // Times of files advance in steps; a change within the same step would not show.
         std::thread::sleep(std::time::Duration::from_millis(20));
@@ -167,15 +172,22 @@ impl PlainRoot {
 }
 
 /// Makes missing mount points; what cannot be made is left to the sandbox to complain about.
-fn make_points(root: &Root) -> Vec<Vec<u8>> {
+fn make_points(root: &Root, more: &[(Vec<u8>, bool)]) -> Vec<Vec<u8>> {
+    let mut wanted: Vec<(Vec<u8>, bool)> =
+        POINTS.iter().map(|(path, is_file)| (path.to_vec(), *is_file)).collect();
+    for (path, is_file) in more {
+        let above = path.iter().enumerate().filter(|(_, c)| **c == b'/').map(|(at, _)| path[..at].to_vec());
+        wanted.extend(above.map(|dir| (dir, false)));
+        wanted.push((path.clone(), *is_file));
+    }
     let mut made = Vec::new();
-    for (path, is_file) in POINTS {
-        if !matches!(root.stat(path), Ok(None)) {
+    for (path, is_file) in wanted {
+        if !matches!(root.stat(&path), Ok(None)) {
             continue;
         }
-        let result = if is_file { root.create_file(path).map(drop) } else { root.make_dir(path) };
-        if result.and_then(|()| root.set_mode(path, if is_file { 0o644 } else { 0o755 })).is_ok() {
-            made.push(path.to_vec());
+        let result = if is_file { root.create_file(&path).map(drop) } else { root.make_dir(&path) };
+        if result.and_then(|()| root.set_mode(&path, if is_file { 0o644 } else { 0o755 })).is_ok() {
+            made.push(path);
         }
     }
     made

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use crate::plan::RunStep;
 use crate::sandbox::Sandbox;
 use crate::snapshot::{Chain, Snapshots};
-use crate::steps::run::{self, Ran, Report, RunError, RunSettings};
+use crate::steps::mount::MountInput;
+use crate::steps::run::{Job, Ran, Report, RunError, RunSettings};
 
 /// Runs one step as a function of its inputs. Nothing in the description may assume that the
 /// caller's paths or clock are those of the machine that executes.
 pub trait Executor: Send + Sync {
-    /// Runs `step` on the layers of `parent`, reporting output to `report`.
+    /// Runs `step` on the layers of `parent`, with what its mounts show, reporting output to `report`.
     fn run(
         &self,
         step: &RunStep,
+        inputs: &[MountInput],
         parent: &Chain,
         settings: &RunSettings,
         report: &Report,
@@ -37,10 +39,12 @@ impl Executor for LocalExecutor {
     fn run(
         &self,
         step: &RunStep,
+        inputs: &[MountInput],
         parent: &Chain,
         settings: &RunSettings,
         report: &Report,
     ) -> Result<Ran, RunError> {
-        run::execute(step, parent, &self.snapshots, &*self.sandbox, settings, report)
+        let (snapshots, sandbox) = (&self.snapshots, &*self.sandbox);
+        Job { step, inputs, parent, snapshots, sandbox, settings, report }.execute()
     }
 }

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use crate::cache::{Input, KeyInputs, Record};
-use crate::context::{FileInfo, StatCache, file_digests};
+use crate::context::{ContextError, FileInfo, FileSource, StatCache, file_digests};
 use crate::digest::{ChainId, Digest, Hasher};
 use crate::event::VertexId;
-use crate::layer::{self, ContentSource, Entry, LayerIndex};
-use crate::plan::{CopyOrigin, CopyStep, Step, StepKind, WorkdirStep};
+use crate::layer::{self, ContentSource, Entry, LayerIndex, NoContent};
+use crate::plan::{CopyOrigin, CopyStep, RunMountKind, RunStep, Step, StepKind, WorkdirStep};
 use crate::snapshot::{Chain, LayerCell, SnapshotError};
 use crate::steps::accounts;
 use crate::steps::add::AddError;
 use crate::steps::copy::{self, CopyError, Inline, Selected};
 use crate::steps::identity::IdentityError;
+use crate::steps::mount::{MountInput, plain_destination};
 use crate::steps::place::Destination;
 use crate::steps::run::{Report, RunError};
 use crate::steps::tree_source::TreeSource;
@@ -77,11 +78,26 @@ impl From<layer::LayerError> for StepError {
     }
 }
 
+type DigestFiles<'s> = Box<dyn Fn(&[FileInfo]) -> Result<Vec<Option<Digest>>, ContextError> + 's>;
+
+/// Whether files that a step saw in place are no longer those its key speaks of.
+fn changed(mount: &MountInput) -> bool {
+    let MountInput::Files { selected, .. } = mount else { return false };
+    let Some(selection) = selected.selections.first() else { return false };
+    let now = match selection.is_dir {
+        true => selected.source.list(&selected.place, None).ok(),
+        false => selected.source.stat(&selected.place).ok().flatten().map(|file| vec![file]),
+    };
+    now.as_ref() != Some(&selection.files)
+}
+
 /// A step's key, where the layers below it are known already.
 struct Key {
     definition: serde_json::Value,
     inputs: Vec<Input>,
     parent: Option<ChainId>,
+    /// Whether the result is recorded under it.
+    keep: bool,
 }
 
 impl Run<'_> {
@@ -92,21 +108,67 @@ impl Run<'_> {
                 let chain = (self.solver.bases)(step, vertex)?;
                 Ok(StepState { chain, cached: false, created: self.solver.now })
             }
-            StepKind::Run(run) => {
-                let key = self.key(step, &parent, Vec::new())?;
-                if let Some(state) = self.look_up(step, &parent, &key)? {
-                    return Ok(state);
-                }
-                let cancel = self.solver.cancel.clone();
-                let report = Report::new(self.solver.events.clone(), vertex, cancel);
-                let ran = self.solver.executor.run(run, &parent, &self.solver.run, &report)?;
-                let entries = Arc::new(ran.entries);
-                let cell = LayerCell::pending(entries.clone(), Some(ran.snapshot));
-                self.write(step, &parent, cell, entries.entries.clone(), ran.content, key, None)
-            }
+            StepKind::Run(run) => self.run(step, run, &parent, vertex),
             StepKind::Copy(copy) => self.copy(step, copy, &parent),
             StepKind::Workdir(workdir) => self.workdir(step, workdir, &parent),
         }
+    }
+
+    fn run(
+        &self,
+        step: &Step,
+        run: &RunStep,
+        parent: &Chain,
+        vertex: VertexId,
+    ) -> Result<StepState, StepError> {
+        let (mounts, inputs) = self.mount_inputs(run)?;
+        let mut key = self.key(step, parent, inputs)?;
+        if let Some(state) = self.look_up(step, parent, &key)? {
+            return Ok(state);
+        }
+        let cancel = self.solver.cancel.clone();
+        let report = Report::new(self.solver.events.clone(), vertex, cancel);
+        let ran = self.solver.executor.run(run, &mounts, parent, &self.solver.run, &report)?;
+        if mounts.iter().any(changed) {
+            key.keep = false;
+            self.solver.events.warn(format!(
+                "files of the build context changed while {} was using them; its result is not kept in the cache",
+                step.name
+            ));
+        }
+        let entries = Arc::new(ran.entries);
+        let cell = LayerCell::pending(entries.clone(), Some(ran.snapshot));
+        self.write(step, parent, cell, entries.entries.clone(), ran.content, key, None)
+    }
+
+    /// What the mounts of a RUN show, and the digests of it. What a cache mount begins with counts
+    /// for its identity, not for the step's.
+    fn mount_inputs(&self, run: &RunStep) -> Result<(Vec<MountInput>, Vec<Input>), StepError> {
+        let (mut mounts, mut inputs) = (Vec::new(), Vec::new());
+        for mount in &run.mounts {
+            let Some((origin, source)) = mount.origin() else {
+                mounts.push(MountInput::Nothing);
+                continue;
+            };
+            let selected = self.select_one(origin, source)?;
+            let keep_owner = matches!(origin, CopyOrigin::Step(..));
+            let (digest, listing) = selected.digest(&plain_destination(keep_owner));
+            if matches!(mount.kind, RunMountKind::Bind { .. }) {
+                self.solver.records.put_pre_image(&digest, &listing)?;
+                let target = mount.target.as_deref().unwrap_or_default();
+                inputs.push(Input { name: format!("mount {target}: {origin}: {source}"), digest });
+            }
+            mounts.push(match origin {
+                CopyOrigin::Context(_) => MountInput::Files { selected, digest },
+                CopyOrigin::Step(id, _) => {
+                    let Some(state) = self.wait(*id) else { return Err(StepError::Canceled) };
+                    let place = selected.source.stat(&selected.place).map_err(CopyError::from)?;
+                    let Some(place) = place else { return Err(StepError::Canceled) };
+                    MountInput::Layers { chain: state.chain, place, digest }
+                }
+            });
+        }
+        Ok((mounts, inputs))
     }
 
     fn workdir(&self, step: &Step, workdir: &WorkdirStep, parent: &Chain) -> Result<StepState, StepError> {
@@ -175,25 +237,38 @@ impl Run<'_> {
 
     /// What each source word of a copy selects.
     fn select(&self, copy: &CopyStep) -> Result<Vec<Selected>, StepError> {
+        let (source, digest) = self.files_of(&copy.origin)?;
         let origin = copy.origin.to_string();
-        match &copy.origin {
+        let select = |pattern: &String| Ok(copy::select(pattern, &origin, source.clone(), None, &*digest)?);
+        copy.sources.iter().map(select).collect()
+    }
+
+    /// What a path leads to, wildcards or not.
+    fn select_one(&self, origin: &CopyOrigin, path: &str) -> Result<Selected, StepError> {
+        let (source, digest) = self.files_of(origin)?;
+        Ok(copy::select_path(path, &origin.to_string(), source, &*digest)?)
+    }
+
+    /// Files of a context or step, and how their content digests are had.
+    fn files_of(&self, origin: &CopyOrigin) -> Result<(Arc<dyn FileSource>, DigestFiles<'_>), StepError> {
+        match origin {
             CopyOrigin::Context(name) => {
                 let source = self.solver.contexts.get(name).cloned();
                 let source =
                     source.ok_or_else(|| StepError::Base(format!("no build context named {name:?}")))?;
                 let cache = self.solver.stat_cache.as_deref().filter(|_| name.is_empty());
-                let cache = cache.map(|cache| cache as &dyn StatCache);
-                let digest = |files: &[FileInfo]| file_digests(&*source, files, cache);
-                let select = |pattern: &String| Ok(copy::select(pattern, &origin, source.clone(), &digest)?);
-                copy.sources.iter().map(select).collect()
+                let files = source.clone();
+                let digest = move |infos: &[FileInfo]| {
+                    file_digests(&*files, infos, cache.map(|cache| cache as &dyn StatCache))
+                };
+                Ok((source, Box::new(digest)))
             }
             CopyOrigin::Step(id, _) => {
                 let Some(state) = self.wait(*id) else { return Err(StepError::Canceled) };
                 let tree = self.solver.snapshots.complete_tree(&state.chain)?;
                 let source = Arc::new(TreeSource::new(self.solver.snapshots.clone(), state.chain, tree));
-                let digest = |files: &[FileInfo]| Ok(source.digests(files));
-                let select = |pattern: &String| Ok(copy::select(pattern, &origin, source.clone(), &digest)?);
-                copy.sources.iter().map(select).collect()
+                let files = source.clone();
+                Ok((source, Box::new(move |infos: &[FileInfo]| Ok(files.digests(infos)))))
             }
         }
     }
@@ -207,7 +282,7 @@ impl Run<'_> {
             None => step.definition(),
             Some(latest) => serde_json::json!({"step": step.definition(), "clamp": latest}),
         };
-        Ok(Key { definition, inputs, parent })
+        Ok(Key { definition, inputs, parent, keep: true })
     }
 
     fn look_up(&self, step: &Step, parent: &Chain, key: &Key) -> Result<Option<StepState>, StepError> {
@@ -298,7 +373,9 @@ impl Run<'_> {
             let (Ok(parent_id), Ok(finished)) = (parent.id(), cell.finished()) else { return };
             let inputs = KeyInputs { definition: key.definition, parent: parent_id, inputs: key.inputs };
             let record = Record { diff_id: finished.diff_id, inputs, step: name, created };
-            let _ = records.put(&record);
+            if key.keep {
+                let _ = records.put(&record);
+            }
             if let Some(recipe) = recipe {
                 let _ = records.put_memo(&recipe, &finished.diff_id.0);
             }
@@ -317,15 +394,6 @@ fn inline_files(copy: &CopyStep) -> Vec<Inline> {
     copy.inline.iter().map(inline).collect()
 }
 
-/// Entries without any content.
-struct NoContent;
-
-impl ContentSource for NoContent {
-    fn open(&self, _: usize, entry: &Entry) -> std::io::Result<Box<dyn std::io::Read + Send>> {
-        Err(std::io::Error::other(format!("no content for {}", String::from_utf8_lossy(&entry.path))))
-    }
-}
-
 /// Content that lives in a temporary directory.
 struct Held {
     content: copy::CopyContent,
@@ -335,5 +403,9 @@ struct Held {
 impl ContentSource for Held {
     fn open(&self, position: usize, entry: &Entry) -> std::io::Result<Box<dyn std::io::Read + Send>> {
         self.content.open(position, entry)
+    }
+
+    fn open_file(&self, position: usize, entry: &Entry) -> std::io::Result<Option<std::fs::File>> {
+        self.content.open_file(position, entry)
     }
 }

@@ -4,7 +4,8 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use crate::context::glob::has_wildcard;
-use crate::context::{ContextError, FileInfo, FileKind, FileSource, Missing, paths};
+use crate::context::ignore::PatternSet;
+use crate::context::{ContextError, FileInfo, FileKind, FileSource, Missing, Opened, paths};
 use crate::digest::{Digest, Hasher};
 use crate::layer::{ContentSource, Entry, EntryKind};
 use crate::snapshot::Tree;
@@ -21,6 +22,8 @@ pub struct Selected {
     pub selections: Vec<Selection>,
     /// Content digests of each selection's files, in the same order; `None` for what is no file.
     pub digests: Vec<Vec<Option<Digest>>>,
+    /// Where the last selection really lies in the source.
+    pub place: Vec<u8>,
 }
 
 /// An inline file.
@@ -70,35 +73,66 @@ fn missing_text(pattern: &str, origin: &str, missing: &Missing) -> String {
     }
 }
 
+type DigestFiles<'a> = &'a dyn Fn(&[FileInfo]) -> Result<Vec<Option<Digest>>, ContextError>;
+
 /// Finds what a source word selects. A pattern that matches nothing selects nothing; a literal path
 /// that is missing is an error that names its neighbours.
 pub fn select(
     pattern: &str,
     origin: &str,
     source: Arc<dyn FileSource>,
-    digest: &dyn Fn(&[FileInfo]) -> Result<Vec<Option<Digest>>, ContextError>,
+    excluded: Option<&PatternSet>,
+    digest: DigestFiles<'_>,
 ) -> Result<Selected, CopyError> {
     let path = paths::clean(pattern.as_bytes());
     let matches = if has_wildcard(&path) { source.glob(&path)? } else { vec![path] };
+    select_all(pattern, matches, origin, source, excluded, digest)
+}
+
+/// As [`select`], for a path in which nothing is special.
+pub fn select_path(
+    path: &str,
+    origin: &str,
+    source: Arc<dyn FileSource>,
+    digest: DigestFiles<'_>,
+) -> Result<Selected, CopyError> {
+    select_all(path, vec![paths::clean(path.as_bytes())], origin, source, None, digest)
+}
+
+fn select_all(
+    pattern: &str,
+    matches: Vec<Vec<u8>>,
+    origin: &str,
+    source: Arc<dyn FileSource>,
+    excluded: Option<&PatternSet>,
+    digest: DigestFiles<'_>,
+) -> Result<Selected, CopyError> {
     let mut selections = Vec::with_capacity(matches.len());
     let mut digests = Vec::with_capacity(matches.len());
+    let mut place = Vec::new();
     for path in matches {
-        let Some(info) = source.resolve(&path)? else {
-            let missing = source.why_missing(&path);
-            return Err(CopyError::Missing {
-                pattern: pattern.to_owned(),
-                origin: origin.to_owned(),
-                missing,
-            });
-        };
+        let info = resolve(pattern, &path, origin, &*source)?;
         let is_dir = info.kind == FileKind::Dir;
         let strip = if info.path.is_empty() { 0 } else { info.path.len() + 1 };
-        let files = if is_dir { source.list(&info.path, None)? } else { vec![info] };
+        place.clone_from(&info.path);
         let name = path.rsplit(|c| *c == b'/').next().unwrap_or_default().to_vec();
+        if !is_dir && excluded.is_some_and(|excluded| excluded.matches(&name)) {
+            continue;
+        }
+        let files = if is_dir { source.list(&info.path, excluded)? } else { vec![info] };
         digests.push(digest(&files)?);
         selections.push(Selection { name, is_dir, files, strip });
     }
-    Ok(Selected { pattern: pattern.to_owned(), source, selections, digests })
+    Ok(Selected { pattern: pattern.to_owned(), source, selections, digests, place })
+}
+
+/// What a literal path leads to.
+fn resolve(pattern: &str, path: &[u8], origin: &str, source: &dyn FileSource) -> Result<FileInfo, CopyError> {
+    source.resolve(path)?.ok_or_else(|| CopyError::Missing {
+        pattern: pattern.to_owned(),
+        origin: origin.to_owned(),
+        missing: source.why_missing(path),
+    })
 }
 
 impl Selected {
@@ -191,6 +225,17 @@ impl ContentSource for CopyContent {
             Some(Bytes::Inline(bytes)) => Ok(Box::new(io::Cursor::new(bytes.clone()))),
             Some(Bytes::Local(path)) => Ok(Box::new(std::fs::File::open(path)?)),
             _ => Err(io::Error::other(format!("no content for {}", String::from_utf8_lossy(&entry.path)))),
+        }
+    }
+
+    fn open_file(&self, position: usize, _: &Entry) -> io::Result<Option<std::fs::File>> {
+        match self.origins.get(position) {
+            Some(Bytes::Source(source, path)) => match source.open(path).map_err(io::Error::other)? {
+                Opened::File(file) => Ok(Some(file)),
+                Opened::Stream(_) => Ok(None),
+            },
+            Some(Bytes::Local(path)) => Ok(Some(std::fs::File::open(path)?)),
+            _ => Ok(None),
         }
     }
 }

@@ -6,9 +6,13 @@
 
 pub mod add;
 pub mod copy;
+pub mod device;
 pub mod identity;
+pub mod mount;
 pub mod place;
+pub mod redact;
 pub mod run;
+pub mod ssh;
 pub mod tree_source;
 pub mod workdir;
 

@@ -1,23 +1,26 @@
 //! `RUN`: one process on an overlay, and the upper directory it leaves.
 
-use std::collections::VecDeque;
-use std::path::Path;
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::cancel::Cancel;
 use crate::event::{Event, Events, Stream, VertexId};
-use crate::layer::{self, LayerIndex};
+use crate::layer::{self, Entry, EntryKind, LayerIndex, Metadata};
 use crate::plan::RunStep;
 use crate::sandbox::{
     Exit, Mount, MountKind, Network, OutputSink, ProcessSpec, ProcessUser, RootFs, Sandbox, SandboxError,
     Security, Stdio, Ulimit,
 };
-use crate::snapshot::{Chain, PlainRoot, SnapshotError, Snapshots};
+use crate::snapshot::{Chain, PlainRoot, SnapshotError, Snapshots, Tree};
 use crate::store::{SnapshotId, StoreError};
 
+use super::device::{self, DeviceError};
 use super::identity::IdentityError;
+use super::mount::{Maker, MountError, MountInput, MountSettings, Mounted, Secret};
+use super::redact;
 
 /// Lines of output kept for the error message of a failing step.
 const TAIL_LINES: usize = 20;
@@ -39,6 +42,8 @@ pub struct RunSettings {
     pub hostname: String,
     /// Set by the first step that found out that overlayfs cannot be mounted.
     pub no_overlay: Arc<AtomicBool>,
+    /// What `--mount` works with.
+    pub mounts: Arc<MountSettings>,
 }
 
 /// Why a `RUN` gave no layer.
@@ -62,12 +67,28 @@ pub enum RunError {
     /// `USER` names nobody.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// A `--mount` cannot be had.
+    #[error(transparent)]
+    Mount(MountError),
+    /// A `--device` cannot be had.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The sandbox could not be set up.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
     /// The root file system could not be had.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+}
+
+impl From<MountError> for RunError {
+    fn from(error: MountError) -> Self {
+        match error {
+            MountError::Canceled => RunError::Canceled,
+            MountError::Snapshot(error) => RunError::Snapshot(error),
+            other => RunError::Mount(other),
+        }
+    }
 }
 
 impl From<StoreError> for RunError {
@@ -92,72 +113,178 @@ pub struct Ran {
     pub content: layer::UpperContent,
 }
 
-/// Runs a step on `parent`: on an overlay, or, where none can be mounted, on a copy of its files.
-pub fn execute(
-    step: &RunStep,
-    parent: &Chain,
-    snapshots: &Snapshots,
-    sandbox: &dyn Sandbox,
-    settings: &RunSettings,
-    report: &Report,
-) -> Result<Ran, RunError> {
-    let snapshot = if settings.no_overlay.load(Ordering::Relaxed) {
-        on_a_copy(step, parent, snapshots, sandbox, settings, report)?
-    } else {
-        match on_an_overlay(step, parent, snapshots, sandbox, settings, report) {
-            Err(RunError::Sandbox(error)) if error.is_no_overlay() => {
-                if !settings.no_overlay.swap(true, Ordering::Relaxed) {
-                    report.events.warn(format!("every RUN copies its root file system: {error}"));
+/// A step and everything around it that does not depend on how its root file system is made.
+pub struct Job<'a> {
+    /// The step.
+    pub step: &'a RunStep,
+    /// What its mounts show, in their order.
+    pub inputs: &'a [MountInput],
+    /// The layers it runs on.
+    pub parent: &'a Chain,
+    /// Layers and store.
+    pub snapshots: &'a Snapshots,
+    /// What runs processes.
+    pub sandbox: &'a dyn Sandbox,
+    /// Settings of the build.
+    pub settings: &'a RunSettings,
+    /// Where output goes.
+    pub report: &'a Report,
+}
+
+impl Job<'_> {
+    /// Runs it: on an overlay, or, where none can be mounted, on a copy of the files.
+    pub fn execute(&self) -> Result<Ran, RunError> {
+        let no_overlay = &self.settings.no_overlay;
+        let snapshot = if no_overlay.load(Ordering::Relaxed) {
+            self.on_a_copy()?
+        } else {
+            match self.on_an_overlay() {
+                Err(RunError::Sandbox(error)) if error.is_no_overlay() => {
+                    if !no_overlay.swap(true, Ordering::Relaxed) {
+                        self.report.events.warn(format!("every RUN copies its root file system: {error}"));
+                    }
+                    self.on_a_copy()?
                 }
-                on_a_copy(step, parent, snapshots, sandbox, settings, report)?
+                other => other?,
             }
-            other => other?,
+        };
+        let tree = self.snapshots.tree(self.parent)?;
+        let (entries, content) = layer::diff_upper(&self.snapshots.store().snapshot_dir(&snapshot), &*tree)?;
+        Ok(Ran { snapshot, entries: LayerIndex { entries }, content })
+    }
+
+    fn on_an_overlay(&self) -> Result<SnapshotId, RunError> {
+        let store = self.snapshots.store();
+        let mut lowers = self.snapshots.lowers(self.parent)?;
+        let dir = store.temp_dir()?;
+        let scratch = store.temp_dir()?;
+        let (upper, work) = (dir.path().join("fs"), dir.path().join("work"));
+        make_dir(&upper)?;
+        make_dir(&work)?;
+        let tree = self.snapshots.tree(self.parent)?;
+        let mounted = self.mounts(&tree, scratch.path(), false)?;
+        if !mounted.missing.is_empty() {
+            lowers.insert(0, mount_points(&tree, &mounted.missing, scratch.path(), self.snapshots.ids())?);
         }
-    };
-    let tree = snapshots.tree(parent)?;
-    let (entries, content) = layer::diff_upper(&snapshots.store().snapshot_dir(&snapshot), &*tree)?;
-    Ok(Ran { snapshot, entries: LayerIndex { entries }, content })
+        let root = RootFs::Overlay { lowers, upper, work: work.clone() };
+        let exit = self.process(&mounted, root, scratch.path())?;
+        self.check_exit(exit)?;
+        // The kernel leaves a directory of mode 0 inside; nobody may ever mount over it again.
+        store.remove_dir(&work)?;
+        Ok(store.freeze_snapshot(dir)?)
+    }
+
+    fn on_a_copy(&self) -> Result<SnapshotId, RunError> {
+        let scratch = self.snapshots.store().temp_dir()?;
+        let tree = self.snapshots.tree(self.parent)?;
+        let mounted = self.mounts(&tree, scratch.path(), true)?;
+        let plain = PlainRoot::make(self.snapshots, self.parent, &mounted.missing)?;
+        let exit = self.process(&mounted, RootFs::Directory(plain.path()), scratch.path())?;
+        self.check_exit(exit)?;
+        Ok(plain.freeze(self.snapshots)?)
+    }
+
+    fn mounts(&self, tree: &Tree, scratch: &Path, no_overlay: bool) -> Result<Mounted, RunError> {
+        let maker = Maker {
+            snapshots: self.snapshots,
+            tree,
+            settings: &self.settings.mounts,
+            scratch,
+            no_overlay,
+            cancel: &self.report.cancel,
+        };
+        Ok(maker.make(self.step, self.inputs)?)
+    }
+
+    /// A program that cannot be executed counts as one that ended with the shell's code for that.
+    fn process(&self, mounted: &Mounted, root: RootFs, scratch: &Path) -> Result<Exit, RunError> {
+        let spec = self.spec(mounted, root, scratch)?;
+        self.report.hide(self.settings.mounts.secrets.values());
+        run_process(&spec, self.sandbox, self.report)
+    }
+
+    fn spec(&self, mounted: &Mounted, root: RootFs, scratch: &Path) -> Result<ProcessSpec, RunError> {
+        let (step, settings) = (self.step, self.settings);
+        let user = resolve_user(&step.user, self.parent, self.snapshots)?;
+        let mut env: Vec<(Vec<u8>, Vec<u8>)> = step
+            .env
+            .iter()
+            .chain(&step.proxy_env)
+            .map(|(name, value)| (name.clone().into_bytes(), value.clone().into_bytes()))
+            .collect();
+        let devices = device::find(&step.devices)?;
+        for (name, value) in mounted.env.iter().chain(&devices.env) {
+            env.retain(|(known, _)| known != name);
+            env.push((name.clone(), value.clone()));
+        }
+        if !env.iter().any(|(name, _)| name == b"HOME") {
+            env.push((b"HOME".to_vec(), user.home.clone().into_bytes()));
+        }
+        let scripts = step.scripts.iter().map(|script| Mount {
+            target: script.path.clone().into_bytes(),
+            kind: MountKind::File {
+                content: script.content.clone().into_bytes(),
+                mode: 0o755,
+                uid: 0,
+                gid: 0,
+            },
+        });
+        Ok(ProcessSpec {
+            argv: step.argv.iter().map(|arg| arg.clone().into_bytes()).collect(),
+            env,
+            cwd: step.cwd.clone().into_bytes(),
+            user: ProcessUser { uid: user.uid, gid: user.gid, groups: user.groups },
+            hostname: settings.hostname.clone(),
+            root,
+            mounts: scripts.chain(mounted.mounts.iter().cloned()).chain(devices.mounts).collect(),
+            network: if step.network == crate::build::RunNetwork::None {
+                Network::None
+            } else {
+                Network::Host
+            },
+            security: if step.insecure { Security::Insecure } else { Security::Sandbox },
+            extra_hosts: settings.extra_hosts.clone(),
+            resolv_conf: settings.resolv_conf.clone(),
+            shm_size: settings.shm_size,
+            ulimits: settings.ulimits.clone(),
+            timeout: settings.timeout,
+            scratch: scratch.to_owned(),
+            stdio: Stdio::Lines,
+        })
+    }
+
+    fn check_exit(&self, exit: Exit) -> Result<(), RunError> {
+        check_exit(exit, self.step, self.settings, self.report)
+    }
 }
 
-fn on_an_overlay(
-    step: &RunStep,
-    parent: &Chain,
-    snapshots: &Snapshots,
-    sandbox: &dyn Sandbox,
-    settings: &RunSettings,
-    report: &Report,
-) -> Result<SnapshotId, RunError> {
-    let store = snapshots.store();
-    let lowers = snapshots.lowers(parent)?;
-    let dir = store.temp_dir()?;
-    let scratch = store.temp_dir()?;
-    let (upper, work) = (dir.path().join("fs"), dir.path().join("work"));
-    make_dir(&upper)?;
-    make_dir(&work)?;
-    let root = RootFs::Overlay { lowers, upper, work: work.clone() };
-    let spec = process_spec(step, parent, snapshots, settings, root, scratch.path())?;
-    let exit = run_process(&spec, sandbox, report)?;
-    check_exit(exit, step, settings, report)?;
-    // The kernel leaves a directory of mode 0 inside; nobody may ever mount over it again.
-    store.remove_dir(&work)?;
-    Ok(store.freeze_snapshot(dir)?)
-}
-
-fn on_a_copy(
-    step: &RunStep,
-    parent: &Chain,
-    snapshots: &Snapshots,
-    sandbox: &dyn Sandbox,
-    settings: &RunSettings,
-    report: &Report,
-) -> Result<SnapshotId, RunError> {
-    let plain = PlainRoot::make(snapshots, parent)?;
-    let scratch = snapshots.store().temp_dir()?;
-    let root = RootFs::Directory(plain.path());
-    let spec = process_spec(step, parent, snapshots, settings, root, scratch.path())?;
-    let exit = run_process(&spec, sandbox, report)?;
-    check_exit(exit, step, settings, report)?;
-    Ok(plain.freeze(snapshots)?)
+/// A layer with mount points that the root file system lacks, to be put on top of it: whatever was
+/// deleted below cannot hide them, and directories above them look as they do without it.
+fn mount_points(
+    tree: &Tree,
+    missing: &[(Vec<u8>, bool)],
+    scratch: &Path,
+    ids: layer::OnDiskIds,
+) -> Result<PathBuf, RunError> {
+    let mut entries: BTreeMap<Vec<u8>, Entry> = BTreeMap::new();
+    for (path, is_file) in missing {
+        let above = path.iter().enumerate().filter(|(_, c)| **c == b'/').map(|(at, _)| (&path[..at], false));
+        for (path, is_file) in above.chain([(path.as_slice(), *is_file)]) {
+            let made = Metadata { mode: if is_file { 0o644 } else { 0o755 }, ..Metadata::default() };
+            let meta = tree.lookup(path).map_or(made, |node| node.meta.clone());
+            let kind = if is_file { EntryKind::File { size: 0, digest: None } } else { EntryKind::Dir };
+            // A path that is a point and lies above another one is a directory.
+            let entry = Entry { path: path.to_vec(), kind, meta, offset: 0 };
+            if !is_file || !entries.contains_key(path) {
+                entries.insert(path.to_vec(), entry);
+            }
+        }
+    }
+    let dir = scratch.join("points");
+    make_dir(&dir)?;
+    let entries: Vec<Entry> = entries.into_values().collect();
+    layer::write_files(&entries, &layer::NoContent, &dir, ids)?;
+    Ok(dir)
 }
 
 /// A program that cannot be executed counts as one that ended with the shell's code for that.
@@ -170,48 +297,6 @@ fn run_process(spec: &ProcessSpec, sandbox: &dyn Sandbox, report: &Report) -> Re
         }
         other => Ok(other?),
     }
-}
-
-fn process_spec(
-    step: &RunStep,
-    parent: &Chain,
-    snapshots: &Snapshots,
-    settings: &RunSettings,
-    root: RootFs,
-    scratch: &Path,
-) -> Result<ProcessSpec, RunError> {
-    let user = resolve_user(&step.user, parent, snapshots)?;
-    let mut env: Vec<(Vec<u8>, Vec<u8>)> = step
-        .env
-        .iter()
-        .chain(&step.proxy_env)
-        .map(|(name, value)| (name.clone().into_bytes(), value.clone().into_bytes()))
-        .collect();
-    if !env.iter().any(|(name, _)| name == b"HOME") {
-        env.push((b"HOME".to_vec(), user.home.clone().into_bytes()));
-    }
-    let mounts = step.scripts.iter().map(|script| Mount {
-        target: script.path.clone().into_bytes(),
-        kind: MountKind::File { content: script.content.clone().into_bytes(), mode: 0o755, uid: 0, gid: 0 },
-    });
-    Ok(ProcessSpec {
-        argv: step.argv.iter().map(|arg| arg.clone().into_bytes()).collect(),
-        env,
-        cwd: step.cwd.clone().into_bytes(),
-        user: ProcessUser { uid: user.uid, gid: user.gid, groups: user.groups },
-        hostname: settings.hostname.clone(),
-        root,
-        mounts: mounts.collect(),
-        network: if step.network == crate::build::RunNetwork::None { Network::None } else { Network::Host },
-        security: Security::Sandbox,
-        extra_hosts: settings.extra_hosts.clone(),
-        resolv_conf: settings.resolv_conf.clone(),
-        shm_size: settings.shm_size,
-        ulimits: settings.ulimits.clone(),
-        timeout: settings.timeout,
-        scratch: scratch.to_owned(),
-        stdio: Stdio::Lines,
-    })
 }
 
 /// Root needs no look-up, and most builds run as root: the accounts are read only for others.
@@ -249,12 +334,18 @@ pub struct Report {
     /// Stops the step.
     pub cancel: Cancel,
     tail: Mutex<VecDeque<String>>,
+    hidden: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Report {
     /// Reports as `vertex`.
     pub fn new(events: Events, vertex: VertexId, cancel: Cancel) -> Self {
-        Report { events, vertex, cancel, tail: Mutex::default() }
+        Report { events, vertex, cancel, tail: Mutex::default(), hidden: Mutex::default() }
+    }
+
+    /// From now on no line shows any of these values.
+    pub fn hide<'s>(&self, secrets: impl Iterator<Item = &'s Secret>) {
+        *self.hidden.lock().unwrap_or_else(PoisonError::into_inner) = redact::forms(secrets);
     }
 
     /// The last lines of output.
@@ -265,6 +356,9 @@ impl Report {
 
 impl OutputSink for Report {
     fn line(&self, stream: Stream, line: &[u8]) {
+        let hidden = self.hidden.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = &*redact::line(line, &hidden);
+        drop(hidden);
         let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         if tail.len() == TAIL_LINES {
             tail.pop_front();

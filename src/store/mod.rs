@@ -11,6 +11,7 @@
 //!   snapshots/ID/fs      one layer's directory in overlayfs form
 //!   records/HH/HEX       by cache key: what a step gave
 //!   refs/NAME            image names (percent-encoded), each holding a manifest or index descriptor
+//!   mounts/HEX.N/fs      directories of cache mounts; HEX.N.lock is held by the steps that use one
 //!   stat/HEX             stat caches of build contexts
 //!   tmp/ID/              private directories of running processes, each with a locked file
 //! ```
@@ -21,9 +22,11 @@
 
 mod blobs;
 mod files;
+mod mounts;
 mod open;
 mod snapshots;
 
 pub use blobs::{BlobWriter, IngestError};
+pub use mounts::CacheDir;
 pub use open::{Store, StoreError, TempDir};
 pub use snapshots::SnapshotId;

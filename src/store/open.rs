@@ -75,9 +75,18 @@ impl Store {
         fs::create_dir_all(root).map_err(StoreError::io("create", root))?;
         let root = fs::canonicalize(root).map_err(StoreError::io("open", root))?;
         check_version(&root)?;
-        for dir in
-            ["blobs/sha256", "layers", "index", "chains", "snapshots", "records", "refs", "stat", "tmp"]
-        {
+        for dir in [
+            "blobs/sha256",
+            "layers",
+            "index",
+            "chains",
+            "snapshots",
+            "records",
+            "refs",
+            "stat",
+            "mounts",
+            "tmp",
+        ] {
             let path = root.join(dir);
             if !path.is_dir() {
                 fs::create_dir_all(&path).map_err(StoreError::io("create", &path))?;
@@ -163,7 +172,7 @@ fn check_version(root: &Path) -> Result<(), StoreError> {
     }
 }
 
-fn open_lock(path: &Path) -> Result<File, StoreError> {
+pub(super) fn open_lock(path: &Path) -> Result<File, StoreError> {
     OpenOptions::new()
         .create(true)
         .truncate(false)

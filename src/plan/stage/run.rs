@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::build::RunNetwork;
 use crate::dockerfile::{CommandLine, Heredoc, Instruction, Run, Source};
 use crate::plan::error::PlanError;
-use crate::plan::graph::{RunStep, Script, StepKind};
+use crate::plan::graph::{Device, RunStep, Script, StepKind};
 use crate::plan::scope::is_proxy;
 
 use super::{Walk, upper_keyword};
@@ -20,7 +20,9 @@ impl Walk<'_, '_> {
         instruction: &Instruction,
         run: &Run,
     ) -> Result<(), PlanError> {
-        self.refuse_run_flags(source, run)?;
+        let insecure = self.run_security(source, run)?;
+        let devices = self.run_devices(source, run)?;
+        let mounts = self.mounts(source, &run.mounts)?;
         let network = self.run_network(source, run)?;
         let (argv, scripts) = self.run_command(run);
         let proxies = self.builder.input.build_args.iter().filter(|(name, _)| is_proxy(name));
@@ -41,6 +43,10 @@ impl Walk<'_, '_> {
             user: self.state.image.config.user.clone(),
             network,
             scripts,
+            mounts,
+            insecure,
+            devices,
+            platform: self.state.platform.clone(),
         };
         let text = upper_keyword(&instruction.original);
         let id = self.step(source, instruction.span, &text, StepKind::Run(step));
@@ -49,20 +55,55 @@ impl Walk<'_, '_> {
         Ok(())
     }
 
-    fn refuse_run_flags(&mut self, source: &Arc<Source>, run: &Run) -> Result<(), PlanError> {
-        if let Some(mount) = run.mounts.first() {
-            return Err(PlanError::unsupported(source, mount.value.span, "RUN --mount"));
-        }
-        if let Some(device) = run.devices.first() {
-            return Err(PlanError::unsupported(source, device.span, "RUN --device"));
-        }
-        let Some(security) = &run.security else { return Ok(()) };
+    fn run_security(&mut self, source: &Arc<Source>, run: &Run) -> Result<bool, PlanError> {
+        let Some(security) = &run.security else { return Ok(false) };
         match self.expand(source, security)?.as_str() {
-            "sandbox" => Ok(()),
-            "insecure" => Err(PlanError::unsupported(source, security.span, "RUN --security=insecure")),
+            "sandbox" => Ok(false),
+            "insecure" if self.builder.input.allow.insecure => Ok(true),
+            "insecure" => {
+                Err(PlanError::at(source, security.span, "security.insecure is not allowed in this build")
+                    .help("build with --allow security.insecure if you trust this Dockerfile"))
+            }
             other => Err(PlanError::at(source, security.span, format!("security {other:?} is not valid"))
                 .help("it is sandbox or insecure")),
         }
+    }
+
+    /// `--device=vendor.com/class=name[,required=false]`
+    fn run_devices(&mut self, source: &Arc<Source>, run: &Run) -> Result<Vec<Device>, PlanError> {
+        let mut devices = Vec::new();
+        for word in &run.devices {
+            let text = self.expand(source, word)?;
+            let bad = |message: String| {
+                PlanError::at(source, word.span, message).help(
+                    "write --device=vendor.com/class=name, with ,required=false where it may be missing",
+                )
+            };
+            let (mut name, mut required) = (None, true);
+            for field in text.split(',') {
+                match field.split_once('=') {
+                    Some(("required", value)) => {
+                        required = super::mount::boolean(value)
+                            .ok_or_else(|| bad(format!("invalid value for required: {value}")))?;
+                    }
+                    Some(("name", value)) => name = Some(value.to_owned()),
+                    _ if field == "required" => required = true,
+                    _ if name.is_none() && !field.is_empty() => name = Some(field.to_owned()),
+                    _ => return Err(bad(format!("invalid device {text:?}"))),
+                }
+            }
+            let name = name.ok_or_else(|| bad("--device names no device".into()))?;
+            if !self.builder.input.allow.device(&name) {
+                return Err(PlanError::at(
+                    source,
+                    word.span,
+                    format!("device {name:?} is not allowed in this build"),
+                )
+                .help(format!("build with --allow device={name}")));
+            }
+            devices.push(Device { name, required });
+        }
+        Ok(devices)
     }
 
     fn run_network(&mut self, source: &Arc<Source>, run: &Run) -> Result<RunNetwork, PlanError> {
@@ -70,11 +111,14 @@ impl Walk<'_, '_> {
         match self.expand(source, network)?.as_str() {
             "default" => Ok(self.builder.input.network),
             "none" => Ok(RunNetwork::None),
-            "host" if self.builder.input.network == RunNetwork::Host => Ok(RunNetwork::Host),
-            "host" => {
-                Err(PlanError::at(source, network.span, "granting RUN the host's network needs your consent")
-                    .help("build with --network=host"))
+            "host"
+                if self.builder.input.network == RunNetwork::Host
+                    || self.builder.input.allow.network_host =>
+            {
+                Ok(RunNetwork::Host)
             }
+            "host" => Err(PlanError::at(source, network.span, "network.host is not allowed in this build")
+                .help("build with --allow network.host, or with --network=host")),
             other => Err(PlanError::at(source, network.span, format!("network {other:?} is not valid"))
                 .help("it is default, none or host")),
         }

@@ -1,0 +1,107 @@
+//! A list of entries to files in a directory: what unpacking its tar would give, without the tar.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use rustix::fs::FileType;
+
+use crate::fs::Root;
+
+use super::entry::{Entry, EntryKind, Metadata};
+use super::error::LayerError;
+use super::unpack::OnDiskIds;
+use super::write::ContentSource;
+
+/// Writes `entries` (parents before children) into the empty directory `dest`. Deletions become their
+/// overlay form. Device nodes that may not be made are left out.
+pub fn write_files(
+    entries: &[Entry],
+    content: &dyn ContentSource,
+    dest: &Path,
+    ids: OnDiskIds,
+) -> Result<(), LayerError> {
+    let root = Root::open(dest).map_err(|error| LayerError::io("open", dest, error))?;
+    for (position, entry) in entries.iter().enumerate() {
+        write_one(&root, position, entry, content, ids)
+            .map_err(|error| LayerError::inside("write", &entry.path, error))?;
+    }
+    // Writing into a directory changes its time: directories come last, the deepest first.
+    for entry in entries.iter().rev().filter(|entry| entry.kind == EntryKind::Dir) {
+        let done = root
+            .set_mode(&entry.path, entry.meta.mode)
+            .and_then(|()| root.set_mtime(&entry.path, entry.meta.mtime, 0));
+        done.map_err(|error| LayerError::inside("write", &entry.path, error))?;
+    }
+    Ok(())
+}
+
+fn write_one(
+    root: &Root,
+    position: usize,
+    entry: &Entry,
+    content: &dyn ContentSource,
+    ids: OnDiskIds,
+) -> io::Result<()> {
+    let path = entry.path.as_slice();
+    match &entry.kind {
+        EntryKind::Dir => root.make_dir(path)?,
+        EntryKind::File { .. } => fill(root.create_file(path)?, position, entry, content)?,
+        EntryKind::Symlink(target) => root.make_symlink(target, path)?,
+        EntryKind::Hardlink(first) => return root.make_link(first, path),
+        EntryKind::Whiteout => return root.make_whiteout(path),
+        EntryKind::Opaque => return root.set_xattr(path, b"user.overlay.opaque", b"y"),
+        EntryKind::Fifo => root.make_node(path, FileType::Fifo, 0, 0)?,
+        EntryKind::CharDevice { major, minor } => {
+            if !node(root, path, FileType::CharacterDevice, *major, *minor)? {
+                return Ok(());
+            }
+        }
+        EntryKind::BlockDevice { major, minor } => {
+            if !node(root, path, FileType::BlockDevice, *major, *minor)? {
+                return Ok(());
+            }
+        }
+    }
+    metadata(root, path, &entry.kind, &entry.meta, ids)
+}
+
+fn node(root: &Root, path: &[u8], kind: FileType, major: u32, minor: u32) -> io::Result<bool> {
+    match root.make_node(path, kind, major, minor) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(false),
+        other => other.map(|()| true),
+    }
+}
+
+fn fill(mut file: File, position: usize, entry: &Entry, content: &dyn ContentSource) -> io::Result<()> {
+    let EntryKind::File { size, .. } = entry.kind else { return Ok(()) };
+    if size == 0 {
+        return Ok(());
+    }
+    // Between two files the kernel copies, or shares blocks where the file system can.
+    let written = match content.open_file(position, entry)? {
+        Some(mut source) => io::copy(&mut source, &mut file)?,
+        None => io::copy(&mut content.open(position, entry)?, &mut file)?,
+    };
+    if written != size {
+        return Err(io::Error::other(format!("has {written} bytes where {size} were listed")));
+    }
+    Ok(())
+}
+
+fn metadata(root: &Root, path: &[u8], kind: &EntryKind, meta: &Metadata, ids: OnDiskIds) -> io::Result<()> {
+    if ids == OnDiskIds::Keep && (meta.uid, meta.gid) != (0, 0) {
+        root.set_owner(path, meta.uid, meta.gid)?;
+    }
+    let link = matches!(kind, EntryKind::Symlink(_));
+    if !link {
+        for (name, value) in &meta.xattrs {
+            match root.set_xattr(path, name, value) {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                other => other?,
+            }
+        }
+        root.set_mode(path, meta.mode)?;
+    }
+    root.set_mtime(path, meta.mtime, 0)
+}
