@@ -319,8 +319,34 @@ pub struct CopyStep {
     pub chown: Option<String>,
     /// `--chmod`.
     pub chmod: Option<Chmod>,
-    /// Local archives are unpacked.
+    /// Archives are unpacked.
     pub extract: bool,
+    /// `--exclude`, not expanded.
+    pub exclude: Vec<String>,
+    /// `--parents`: paths are kept.
+    pub parents: bool,
+    /// `--link`: the layer does not depend on what is below it.
+    pub link: bool,
+}
+
+impl CopyStep {
+    /// `--exclude` shows in what is selected, and so in the inputs.
+    fn definition(&self) -> Value {
+        let mut all = json!({
+            "copy": self.dest,
+            "directory": self.dest_is_dir,
+            "chown": self.chown,
+            "chmod": self.chmod.as_ref().map(ToString::to_string),
+            "extract": self.extract,
+        });
+        if self.parents {
+            all["parents"] = json!(true);
+        }
+        if self.link {
+            all["link"] = json!(true);
+        }
+        all
+    }
 }
 
 /// Where a copy takes files from.
@@ -392,13 +418,7 @@ impl Step {
                 Base::Image(name) => json!({"from": name, "platform": from.platform.to_string()}),
             },
             StepKind::Run(run) => run.definition(),
-            StepKind::Copy(copy) => json!({
-                "copy": copy.dest,
-                "directory": copy.dest_is_dir,
-                "chown": copy.chown,
-                "chmod": copy.chmod.as_ref().map(ToString::to_string),
-                "extract": copy.extract,
-            }),
+            StepKind::Copy(copy) => copy.definition(),
             StepKind::Workdir(workdir) => json!({"workdir": workdir.path, "user": workdir.user}),
         }
     }

@@ -297,13 +297,7 @@ impl<'a> Builder<'a> {
                 let platform = platform.unwrap_or_else(|| self.input.platform.clone());
                 self.config(&name, &platform, &self.dockerfile.source.clone(), from.image.span).is_some()
             }
-            Origin::Files(_) => {
-                return Err(PlanError::unsupported(
-                    &self.dockerfile.source,
-                    from.image.span,
-                    "FROM with a named context that is a directory",
-                ));
-            }
+            Origin::Files(_) => true,
         };
         let mut known = base_known;
         let stages = self.dockerfile;

@@ -14,7 +14,9 @@ use crate::image::{ContainerConfig, ImageConfig, Platform};
 
 use super::config;
 use super::error::{PlanError, PlanWarning};
-use super::graph::{Base, FromStep, StageHistory, StagePlan, Step, StepId, StepKind, WorkdirStep};
+use super::graph::{
+    Base, CopyOrigin, CopyStep, FromStep, StageHistory, StagePlan, Step, StepId, StepKind, WorkdirStep,
+};
 use super::resolve::{Builder, Origin};
 use super::scope::Scope;
 
@@ -63,7 +65,7 @@ struct Walk<'b, 'a> {
 /// Evaluates a stage whose base is known. `false` where a trigger needs an image that is not.
 pub(super) fn evaluate(builder: &mut Builder<'_>, index: usize) -> Result<bool, PlanError> {
     let (base, platform) = builder.base_of(index);
-    let (state, triggers, from_image) = match base {
+    let (state, triggers, start) = match base {
         Origin::Stage(stage) => {
             let mut state = match builder.evaluated.get(stage) {
                 Some(state) => state.clone(),
@@ -79,13 +81,18 @@ pub(super) fn evaluate(builder: &mut Builder<'_>, index: usize) -> Result<bool, 
                 (builder.dockerfile.source.clone(), builder.dockerfile.stages[index].from.span);
             let Some(image) = builder.config(&name, &platform, &source, span) else { return Ok(false) };
             let (state, triggers) = from_config(image.clone(), platform);
-            (state, triggers, Some(Base::Image(name)))
+            let platform = state.platform.clone();
+            (state, triggers, Some(StepKind::From(FromStep { base: Base::Image(name), platform })))
         }
         Origin::Scratch => {
             let platform = platform.unwrap_or_else(|| builder.input.platform.clone());
-            (scratch(platform), Vec::new(), Some(Base::Scratch))
+            (scratch(platform), Vec::new(), Some(StepKind::From(FromStep { base: Base::Scratch, platform: builder.input.platform.clone() })))
         }
-        Origin::Files(_) => return Ok(false),
+        Origin::Files(name) => {
+            let copy = whole_context(name);
+            let platform = platform.unwrap_or_else(|| builder.input.platform.clone());
+            (scratch(platform), Vec::new(), Some(StepKind::Copy(copy)))
+        }
     };
     let triggers = parse_triggers(builder, index, &triggers)?;
     for (source, instruction) in &triggers {
@@ -93,8 +100,8 @@ pub(super) fn evaluate(builder: &mut Builder<'_>, index: usize) -> Result<bool, 
             return Ok(false);
         }
     }
-    let mut walk = Walk::new(builder, index, state, &triggers, from_image.is_some());
-    walk.start(from_image);
+    let mut walk = Walk::new(builder, index, state, &triggers, start.is_some());
+    walk.start(start);
     walk.triggered = true;
     for (source, instruction) in &triggers {
         walk.instruction(source, instruction)?;
@@ -123,6 +130,23 @@ fn parse_triggers(
             Ok((trigger.source, trigger.instruction))
         })
         .collect()
+}
+
+/// A named context of files in place of a base image.
+fn whole_context(name: &str) -> CopyStep {
+    CopyStep {
+        origin: CopyOrigin::Context(name.to_owned()),
+        sources: vec!["/".into()],
+        inline: Vec::new(),
+        dest: "/".into(),
+        dest_is_dir: true,
+        chown: None,
+        chmod: None,
+        extract: false,
+        exclude: Vec::new(),
+        parents: false,
+        link: false,
+    }
 }
 
 fn scratch(platform: Platform) -> Evaluated {
@@ -201,15 +225,19 @@ impl<'b, 'a> Walk<'b, 'a> {
         }
     }
 
-    /// The step for the base itself.
-    fn start(&mut self, base: Option<Base>) {
-        let Some(base) = base else { return };
+    /// The step for the base itself. A directory in its place is a layer, and so has its line of
+    /// history.
+    fn start(&mut self, kind: Option<StepKind>) {
+        let Some(kind) = kind else { return };
         let from = &self.builder.dockerfile.stages[self.index].from;
         let (text, span) = (upper_keyword(&from.original), from.span);
-        let platform = self.state.platform.clone();
         let source = self.builder.dockerfile.source.clone();
-        let id = self.step(&source, span, &text, StepKind::From(FromStep { base, platform }));
+        let copied = matches!(kind, StepKind::Copy(_));
+        let id = self.step(&source, span, &text, kind);
         self.state.last = Some(id);
+        if copied {
+            self.history(text, Some(id));
+        }
     }
 
     fn step(&mut self, source: &Arc<Source>, span: Span, text: &str, kind: StepKind) -> StepId {

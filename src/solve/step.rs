@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::cache::{Input, KeyInputs, Record};
+use crate::context::ignore::PatternSet;
 use crate::context::{ContextError, FileInfo, FileSource, StatCache, file_digests};
 use crate::digest::{ChainId, Digest, Hasher};
 use crate::event::VertexId;
@@ -96,6 +97,8 @@ struct Key {
     definition: serde_json::Value,
     inputs: Vec<Input>,
     parent: Option<ChainId>,
+    /// The layers it depends on.
+    base: Chain,
     /// Whether the result is recorded under it.
     keep: bool,
 }
@@ -186,13 +189,17 @@ impl Run<'_> {
         self.write_entries(step, parent, index.entries, NoContent, key)
     }
 
+    /// With `--link` the files are placed on nothing: the layer, its key and its record are the same
+    /// whatever lies below.
     fn copy(&self, step: &Step, copy: &CopyStep, parent: &Chain) -> Result<StepState, StepError> {
         let snapshots = &self.solver.snapshots;
+        let nothing = Chain::scratch();
+        let base = if copy.link { &nothing } else { parent };
         let owner = match &copy.chown {
             None => None,
             Some(chown) => {
-                let tree = snapshots.tree(parent)?;
-                Some(accounts(snapshots, parent, &tree)?.owner(chown)?)
+                let tree = snapshots.tree(base)?;
+                Some(accounts(snapshots, base, &tree)?.owner(chown)?)
             }
         };
         let dest = Destination {
@@ -218,7 +225,7 @@ impl Run<'_> {
             hasher.field(&file.content);
             inputs.push(Input { name, digest: hasher.finish() });
         }
-        let key = self.key(step, parent, inputs)?;
+        let key = self.key(step, base, inputs)?;
         if let Some(state) = self.look_up(step, parent, &key)? {
             return Ok(state);
         }
@@ -229,7 +236,7 @@ impl Run<'_> {
                 archives.extend(crate::steps::add::unpack_archives(source, scratch.path())?);
             }
         }
-        let tree = snapshots.tree(parent)?;
+        let tree = snapshots.tree(base)?;
         let layer = copy::layer(&tree, &dest, &selected, &inline, &archives)?;
         let content = Held { content: layer.content, _scratch: scratch };
         self.write_entries(step, parent, layer.entries, content, key)
@@ -239,7 +246,17 @@ impl Run<'_> {
     fn select(&self, copy: &CopyStep) -> Result<Vec<Selected>, StepError> {
         let (source, digest) = self.files_of(&copy.origin)?;
         let origin = copy.origin.to_string();
-        let select = |pattern: &String| Ok(copy::select(pattern, &origin, source.clone(), None, &*digest)?);
+        // The reference compares with relative paths: a pattern with a leading slash matches nothing.
+        let patterns = copy.exclude.iter().filter(|pattern| !pattern.trim_start_matches('!').starts_with('/'));
+        let excluded = PatternSet::new(patterns).map_err(CopyError::from)?;
+        let excluded = (!excluded.is_empty()).then_some(&excluded);
+        let select = |pattern: &String| {
+            let source = source.clone();
+            Ok(match copy.parents {
+                true => copy::select_parents(pattern, &origin, source, excluded, &*digest)?,
+                false => copy::select(pattern, &origin, source, excluded, &*digest)?,
+            })
+        };
         copy.sources.iter().map(select).collect()
     }
 
@@ -276,13 +293,13 @@ impl Run<'_> {
     /// The key's parts. The parent's identity is part of it only if it is known without waiting:
     /// a step on a layer that was just made cannot have a record in all but contrived cases, and
     /// waiting would keep it from running while that layer is compressed.
-    fn key(&self, step: &Step, parent: &Chain, inputs: Vec<Input>) -> Result<Key, StepError> {
-        let parent = parent.known_id().transpose()?;
+    fn key(&self, step: &Step, base: &Chain, inputs: Vec<Input>) -> Result<Key, StepError> {
+        let parent = base.known_id().transpose()?;
         let definition = match self.solver.write.clamp_mtime {
             None => step.definition(),
             Some(latest) => serde_json::json!({"step": step.definition(), "clamp": latest}),
         };
-        Ok(Key { definition, inputs, parent, keep: true })
+        Ok(Key { definition, inputs, parent, base: base.clone(), keep: true })
     }
 
     fn look_up(&self, step: &Step, parent: &Chain, key: &Key) -> Result<Option<StepState>, StepError> {
@@ -321,7 +338,7 @@ impl Run<'_> {
         {
             let diff_id = crate::digest::DiffId(diff);
             if let Some(cell) = self.known_layer(&diff_id)? {
-                self.background.queue(self.record(step, parent, cell.clone(), key, None));
+                self.background.queue(self.record(step, cell.clone(), key, None));
                 return Ok(StepState { chain: parent.push(cell), cached: false, created: self.solver.now });
             }
         }
@@ -344,7 +361,7 @@ impl Run<'_> {
         let store = self.solver.snapshots.store().clone();
         let options = self.solver.write.clone();
         let writing = cell.clone();
-        let record = self.record(step, parent, cell.clone(), key, recipe);
+        let record = self.record(step, cell.clone(), key, recipe);
         self.background.queue(move || {
             let layer = layer::write_layer(&store, entries, &content, &options);
             writing.finish(layer.map_err(SnapshotError::from));
@@ -360,17 +377,16 @@ impl Run<'_> {
     fn record(
         &self,
         step: &Step,
-        parent: &Chain,
         cell: Arc<LayerCell>,
         key: Key,
         recipe: Option<Digest>,
     ) -> impl FnOnce() + Send + 'static {
         let records = self.solver.records.clone();
         let store = self.solver.snapshots.store().clone();
-        let (parent, name, created) = (parent.clone(), step.name.clone(), self.solver.now);
+        let (name, created) = (step.name.clone(), self.solver.now);
         move || {
             // A layer that could not be written fails the build where its chain is asked for.
-            let (Ok(parent_id), Ok(finished)) = (parent.id(), cell.finished()) else { return };
+            let (Ok(parent_id), Ok(finished)) = (key.base.id(), cell.finished()) else { return };
             let inputs = KeyInputs { definition: key.definition, parent: parent_id, inputs: key.inputs };
             let record = Record { diff_id: finished.diff_id, inputs, step: name, created };
             if key.keep {

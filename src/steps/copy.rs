@@ -4,13 +4,15 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use crate::context::glob::has_wildcard;
-use crate::context::ignore::PatternSet;
+use crate::context::ignore::{PatternError, PatternSet};
 use crate::context::{ContextError, FileInfo, FileKind, FileSource, Missing, Opened, paths};
 use crate::digest::{Digest, Hasher};
 use crate::layer::{ContentSource, Entry, EntryKind};
 use crate::snapshot::Tree;
 
-use super::place::{Destination, Origin, PlaceError, Placer, Selection, effective_mode, effective_owner};
+use super::place::{
+    Destination, Origin, PlaceError, Placer, Selection, effective_mode, effective_owner, join,
+};
 
 /// A source with everything it selected.
 pub struct Selected {
@@ -47,6 +49,13 @@ pub enum CopyError {
         origin: String,
         /// What is known about it.
         missing: Missing,
+    },
+    /// A pattern of `--exclude` or `--parents`.
+    #[error(transparent)]
+    Pattern {
+        /// What is wrong with it.
+        #[from]
+        source: PatternError,
     },
     /// The source of files failed.
     #[error(transparent)]
@@ -116,14 +125,52 @@ fn select_all(
         let strip = if info.path.is_empty() { 0 } else { info.path.len() + 1 };
         place.clone_from(&info.path);
         let name = path.rsplit(|c| *c == b'/').next().unwrap_or_default().to_vec();
-        if !is_dir && excluded.is_some_and(|excluded| excluded.matches(&name)) {
-            continue;
-        }
+        // What a source word itself names is never excluded; only what lies in a directory can be.
         let files = if is_dir { source.list(&info.path, excluded)? } else { vec![info] };
         digests.push(digest(&files)?);
         selections.push(Selection { name, is_dir, files, strip });
     }
     Ok(Selected { pattern: pattern.to_owned(), source, selections, digests, place })
+}
+
+/// Finds what a source word of `COPY --parents` selects: paths below the pivot `/./`, or below the
+/// root, with the directories above them. A pattern may match nothing; a literal path must be there.
+pub fn select_parents(
+    pattern: &str,
+    origin: &str,
+    source: Arc<dyn FileSource>,
+    excluded: Option<&PatternSet>,
+    digest: DigestFiles<'_>,
+) -> Result<Selected, CopyError> {
+    let (above, below) = pattern.split_once("/./").unwrap_or(("", pattern));
+    let (above, below) = (paths::clean(above.as_bytes()), paths::clean(below.as_bytes()));
+    let bases = if has_wildcard(&above) { source.glob(&above)? } else { vec![above] };
+    let everything = [b"**".to_vec()];
+    let wanted = if below.is_empty() { &everything } else { std::slice::from_ref(&below) };
+    let wanted = PatternSet::new(wanted)?;
+    let mut all = Selected {
+        pattern: pattern.to_owned(),
+        source: source.clone(),
+        selections: Vec::new(),
+        digests: Vec::new(),
+        place: Vec::new(),
+    };
+    for base in bases {
+        let info = resolve(pattern, &base, origin, &*source)?;
+        if !info.is_dir() {
+            continue;
+        }
+        if !has_wildcard(&below) && source.stat(&join(&info.path, &below))?.is_none() {
+            let missing = source.why_missing(&join(&info.path, &below));
+            let (pattern, origin) = (pattern.to_owned(), origin.to_owned());
+            return Err(CopyError::Missing { pattern, origin, missing });
+        }
+        let files = source.select(&info.path, &wanted, excluded)?;
+        let strip = if info.path.is_empty() { 0 } else { info.path.len() + 1 };
+        all.digests.push(digest(&files)?);
+        all.selections.push(Selection { name: Vec::new(), is_dir: true, files, strip });
+    }
+    Ok(all)
 }
 
 /// What a literal path leads to.

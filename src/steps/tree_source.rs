@@ -119,6 +119,19 @@ impl FileSource for TreeSource {
             .map(|(name, node)| self.info(name, node))
             .collect();
         files.sort_by(|a, b| path_order(&a.path, &b.path));
+        // An excluded directory is there for what a later pattern brings back below it.
+        if excluded.is_some() {
+            let known: std::collections::BTreeSet<Vec<u8>> = files.iter().map(|file| file.path.clone()).collect();
+            let mut above: std::collections::BTreeSet<&[u8]> = std::collections::BTreeSet::new();
+            for file in &known {
+                let ends = file.iter().enumerate().skip(strip).filter(|(_, c)| **c == b'/');
+                above.extend(ends.map(|(at, _)| &file[..at]).filter(|dir| !known.contains(*dir)));
+            }
+            let more = above.iter().filter_map(|dir| self.tree.lookup(dir).map(|node| self.info(dir, node)));
+            let more: Vec<FileInfo> = more.collect();
+            files.extend(more);
+            files.sort_by(|a, b| path_order(&a.path, &b.path));
+        }
         Ok(files)
     }
 

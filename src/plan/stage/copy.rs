@@ -54,7 +54,20 @@ impl Walk<'_, '_> {
             _ => None,
         };
         let dest = join_clean(self.cwd(), &dest);
-        let step = CopyStep { origin, sources, inline, dest, dest_is_dir, chown, chmod, extract: add };
+        let flags = &copy.flags;
+        let step = CopyStep {
+            origin,
+            sources,
+            inline,
+            dest,
+            dest_is_dir,
+            chown,
+            chmod,
+            extract: flags.unpack.unwrap_or(add),
+            exclude: flags.exclude.iter().map(|word| word.text.clone()).collect(),
+            parents: flags.parents,
+            link: flags.link,
+        };
         let text = upper_keyword(&instruction.original);
         let id = self.step(source, instruction.span, &text, StepKind::Copy(step));
         self.state.last = Some(id);
@@ -103,12 +116,8 @@ fn refuse_copy_flags(
 ) -> Result<(), PlanError> {
     let flags = &copy.flags;
     let used = [
-        ("link", flags.link),
-        ("parents", flags.parents),
-        ("exclude", !flags.exclude.is_empty()),
         ("checksum", flags.checksum.is_some()),
         ("keep-git-dir", flags.keep_git_dir.is_some()),
-        ("unpack", flags.unpack.is_some()),
     ];
     if let Some((name, _)) = used.iter().find(|(_, used)| *used) {
         let span =
