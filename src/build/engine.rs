@@ -11,12 +11,12 @@ use crate::cancel::Cancel;
 use crate::context::{self, ContextSpec, FileSource, FileStatCache, MainContext};
 use crate::dockerfile::{self, Dockerfile};
 use crate::event::{Event, Events, Summary};
-use crate::image::{self, Family, History, Image, LayerRef, Platform, Reference};
-use crate::layer::{OnDiskIds, WriteOptions};
+use crate::image::{self, Family, Platform, Reference};
+use crate::layer::OnDiskIds;
 use crate::plan::{self, Base, Plan, PlanInput, Planned, Step, StepKind};
 use crate::sandbox::{Native, Sandbox, Ulimit};
 use crate::snapshot::{Chain, Snapshots};
-use crate::solve::{LocalExecutor, SolveError, Solved, Solver, StepError};
+use crate::solve::{LocalExecutor, SolveError, Solver, StepError};
 use crate::steps::mount::MountSettings;
 use crate::steps::run::{RunError, RunSettings};
 use crate::store::{Store, TempDir};
@@ -24,14 +24,13 @@ use crate::store::{Store, TempDir};
 use super::bases::{self, Bases, NamedContext, RegistryAccess};
 use super::failure::{Failure, FailureKind};
 use super::outputs;
-use super::request::{BuildOutcome, BuildRequest, CompressionAlgorithm, CompressionChoice};
+use super::request::{BuildOutcome, BuildRequest};
+use super::result::{self, Built};
 
 /// Docker's default for `/dev/shm`.
 const DEFAULT_SHM: u64 = 64 << 20;
 /// Steps at work at once where nothing is said; a step that waits costs nothing.
 const DEFAULT_JOBS: usize = 32;
-/// What history entries of the reference carry.
-const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
 
 /// How an engine is set up.
 #[derive(Clone, Debug, Default)]
@@ -54,12 +53,14 @@ pub struct Engine {
     pub(super) options: EngineOptions,
 }
 
-/// A request with its context read and its plan made.
+/// A request with its contexts open and its plans made.
 struct Prepared {
-    main: MainContext,
-    plan: Plan,
-    bases: Bases,
-    named: BTreeMap<String, NamedContext>,
+    contexts: BTreeMap<String, Arc<dyn FileSource>>,
+    /// For the stat cache.
+    context_root: PathBuf,
+    /// One for each platform.
+    plans: Vec<(Platform, Plan)>,
+    bases: Arc<Bases>,
     warnings: Vec<String>,
     _scratch: TempDir,
 }
@@ -79,15 +80,15 @@ impl Engine {
         &self.store
     }
 
-    /// Only plans: what `rbuild plan` shows.
+    /// Only plans: what `rbuild plan` shows. One plan for each platform.
     pub fn plan(
         &self,
         request: &BuildRequest,
         stdin: &mut (dyn Read + Send),
         events: &Events,
         cancel: &Cancel,
-    ) -> Result<Plan, Failure> {
-        Ok(self.prepare(request, stdin, events, cancel)?.plan)
+    ) -> Result<Vec<(Platform, Plan)>, Failure> {
+        Ok(self.prepare(request, stdin, events, cancel)?.plans)
     }
 
     /// Builds.
@@ -102,59 +103,80 @@ impl Engine {
         let names = parse_tags(&request.tags)?;
         outputs::check(request)?;
         let prepared = self.prepare(request, stdin, events, cancel)?;
-        let epoch = request.source_date_epoch.or(prepared.plan.source_date_epoch);
-        let now = epoch.unwrap_or_else(now_seconds);
-        let (compression, writer) = write_options(request, epoch);
-        let stat_path = self.store.stat_cache_path(prepared.main.context.root());
-        let stat_cache = Arc::new(FileStatCache::open(&stat_path));
-        let plan = prepared.plan;
-        let bases = Arc::new(prepared.bases);
-        let solver = Solver {
+        let stat_cache = FileStatCache::open(&self.store.stat_cache_path(&prepared.context_root));
+        let stat_cache = Arc::new(stat_cache);
+        let mounts = Arc::new(MountSettings::new(request.secrets.clone(), request.ssh.clone()));
+        let mut built = Vec::new();
+        let (mut cached, mut steps) = (0, 0);
+        for (platform, plan) in &prepared.plans {
+            let solver = self.solver(request, &prepared, plan, &stat_cache, &mounts, events, cancel);
+            let solved = solver.solve(plan).map_err(|error| solve_failure(error, cancel))?;
+            let chain = result::final_chain(plan, &solved);
+            let epoch = epoch_of(request, plan);
+            let (compression, _) = result::write_options(request, epoch);
+            let image = self.image(plan, &solved, &chain, solver.now, epoch, compression)?;
+            built.push(Built { image, chain, platform: platform.clone() });
+            cached += solved.cached;
+            steps += plan.steps.iter().filter(|step| !matches!(step.kind, StepKind::From(_))).count();
+        }
+        // A cache that cannot be written costs time in the next build and nothing else.
+        let _ = stat_cache.save();
+        let with_index = built.len() > 1 || request.multi_platform;
+        let package = result::package(self, &built, Family::Oci, &request.annotations, with_index)?;
+        let all = outputs::Results { built: &built, with_index, names: &names };
+        outputs::write_all(self, request, &all, events, cancel)?;
+        for name in &names {
+            image::inspect::name_in_store(&self.store, name, &package.top)?;
+        }
+        let summary = Summary {
+            names: names.iter().map(Reference::familiar).collect(),
+            manifest: Some(package.top.digest),
+            size: built.iter().flat_map(|one| &one.image.layers).map(|layer| layer.size).sum(),
+            layers: built.iter().map(|one| one.image.layers.len()).sum(),
+            cached,
+            steps,
+            elapsed: begun.elapsed(),
+        };
+        events.send(Event::Summary(summary.clone()));
+        let config_digest = package.images.first().map_or(package.top.digest, |image| image.config_digest);
+        Ok(BuildOutcome {
+            image_id: if with_index { package.top.digest } else { config_digest },
+            config_digest,
+            descriptor: package.top,
+            names: names.iter().map(ToString::to_string).collect(),
+            summary,
+            warnings: prepared.warnings,
+        })
+    }
+
+    fn solver(
+        &self,
+        request: &BuildRequest,
+        prepared: &Prepared,
+        plan: &Plan,
+        stat_cache: &Arc<FileStatCache>,
+        mounts: &Arc<MountSettings>,
+        events: &Events,
+        cancel: &Cancel,
+    ) -> Solver {
+        let epoch = epoch_of(request, plan);
+        let bases = prepared.bases.clone();
+        let (_, write) = result::write_options(request, epoch);
+        Solver {
             snapshots: self.snapshots.clone(),
             records: Records::new(self.store.clone()),
             executor: Arc::new(LocalExecutor::new(self.snapshots.clone(), self.sandbox.clone())),
             events: events.clone(),
             cancel: cancel.clone(),
-            contexts: contexts(prepared.main.context, &prepared.named, &request.cwd)?,
+            contexts: prepared.contexts.clone(),
             stat_cache: Some(stat_cache.clone()),
             bases: Box::new(move |step, vertex| base_chain(&bases, step, vertex)),
-            run: self.run_settings(request, &plan),
-            now,
-            write: writer,
+            run: RunSettings { mounts: mounts.clone(), ..self.run_settings(request, plan) },
+            now: epoch.unwrap_or_else(now_seconds),
+            write,
             no_cache: no_cache(request),
             jobs: request.jobs.unwrap_or(DEFAULT_JOBS),
-        };
-        let solved = solver.solve(&plan).map_err(|error| solve_failure(error, cancel))?;
-        drop(solver);
-        // A cache that cannot be written costs time in the next build and nothing else.
-        let _ = stat_cache.save();
-        let chain = final_chain(&plan, &solved);
-        let image = self.image(&plan, &solved, &chain, epoch.unwrap_or(now), epoch, compression)?;
-        let assembled = image::assemble(&self.store, &image, Family::Oci)
-            .map_err(|error| Failure::new(FailureKind::Build, error.to_string()))?;
-        outputs::write_all(self, request, &image, &assembled, &chain, &names, events, cancel)?;
-        for name in &names {
-            image::inspect::name_in_store(&self.store, name, &assembled.descriptor)?;
         }
-        let summary = Summary {
-            names: names.iter().map(Reference::familiar).collect(),
-            manifest: Some(assembled.descriptor.digest),
-            size: image.layers.iter().map(|layer| layer.size).sum(),
-            layers: image.layers.len(),
-            cached: solved.cached,
-            steps: plan.steps.iter().filter(|step| !matches!(step.kind, StepKind::From(_))).count(),
-            elapsed: begun.elapsed(),
-        };
-        events.send(Event::Summary(summary.clone()));
-        Ok(BuildOutcome {
-            config_digest: assembled.config_digest,
-            manifest_digest: assembled.descriptor.digest,
-            manifest_size: assembled.descriptor.size,
-            media_type: assembled.descriptor.media_type.clone(),
-            names: names.iter().map(ToString::to_string).collect(),
-            summary,
-            warnings: prepared.warnings,
-        })
     }
 
     fn prepare(
@@ -186,10 +208,17 @@ impl Engine {
         let mut access = self.options.registries.clone();
         access.insecure.extend(request.insecure_registries.iter().cloned());
         let bases = Bases::new(&self.store, events, cancel, request.pull, access, images, &request.cwd);
-        let input = plan_input(request, &named)?;
-        let plan = plan_with_bases(&dockerfile, &input, &bases, cancel)?;
-        let warnings = report_warnings(&dockerfile, &plan, events);
-        Ok(Prepared { main, plan, bases, named, warnings, _scratch: scratch })
+        let platforms = platforms(&request.platforms)?;
+        let mut plans = Vec::new();
+        for platform in &platforms {
+            let input = plan_input(request, &named, platform, platforms.len() > 1);
+            plans.push((platform.clone(), plan_with_bases(&dockerfile, &input, &bases, cancel)?));
+        }
+        let warnings = report_warnings(&dockerfile, &plans, events);
+        let context_root = main.context.root().to_owned();
+        let contexts = contexts(main.context, &named, &request.cwd)?;
+        let bases = Arc::new(bases);
+        Ok(Prepared { contexts, context_root, plans, bases, warnings, _scratch: scratch })
     }
 
     fn run_settings(&self, request: &BuildRequest, plan: &Plan) -> RunSettings {
@@ -205,63 +234,8 @@ impl Engine {
             timeout: request.step_timeout,
             hostname: plan.hostname.clone(),
             no_overlay: Arc::default(),
-            mounts: Arc::new(MountSettings::new(request.secrets.clone(), request.ssh.clone())),
+            mounts: Arc::default(),
         }
-    }
-
-    /// Config and layers of the target, in the compression asked for.
-    fn image(
-        &self,
-        plan: &Plan,
-        solved: &Solved,
-        chain: &Chain,
-        now: i64,
-        epoch: Option<i64>,
-        compression: CompressionChoice,
-    ) -> Result<Image, Failure> {
-        let Some(stage) = plan.stages.get(plan.target) else {
-            return Err(Failure::new(FailureKind::Build, "the plan has no target"));
-        };
-        let mut config = stage.config.clone();
-        let own = stage.history.iter().filter(|line| line.step.is_some()).count();
-        let base_layers = chain.cells().len().saturating_sub(own);
-        let started = image::build::rfc3339(now, 0);
-        image::build::normalize_history(&mut config.history, base_layers, Some(&started));
-        // An instruction without a layer is as old as the layer before it, as in the reference: a
-        // build in which every step was cached gives the image it gave before.
-        let mut created = config.history.iter().rev().find_map(|line| line.created.clone());
-        for line in &stage.history {
-            let executed = line.step.and_then(|id| solved.states.get(id.0)).map(|state| state.created);
-            if let Some(seconds) = epoch.or(executed) {
-                created = Some(image::build::rfc3339(seconds, 0));
-            }
-            config.history.push(History {
-                created: Some(created.clone().unwrap_or_else(|| started.clone())),
-                created_by: line.created_by.clone(),
-                comment: HISTORY_COMMENT.into(),
-                empty_layer: line.step.is_none(),
-                ..History::default()
-            });
-        }
-        let time = config.history.last().and_then(|line| line.created.clone());
-        config.created = Some(time.unwrap_or(started));
-        let mut layers = Vec::new();
-        for (position, cell) in chain.cells().iter().enumerate() {
-            let finished = cell.finished()?;
-            let ours = position >= base_layers;
-            let mut blob = finished.blob;
-            if (ours || compression.force) && blob.compression != compression.algorithm {
-                let (_, options) = write_choice(compression, None);
-                blob = crate::layer::recompress(&self.store, &finished.diff_id, &options)?;
-            }
-            layers.push(LayerRef {
-                diff_id: finished.diff_id,
-                digest: blob.digest,
-                size: blob.size,
-                compression: blob.compression,
-            });
-        }
-        Ok(Image { config, layers, annotations: BTreeMap::new() })
     }
 }
 
@@ -270,7 +244,7 @@ fn now_seconds() -> i64 {
     i64::try_from(now.as_secs()).unwrap_or(0)
 }
 
-fn parse_tags(tags: &[String]) -> Result<Vec<Reference>, Failure> {
+pub(super) fn parse_tags(tags: &[String]) -> Result<Vec<Reference>, Failure> {
     let mut names: Vec<Reference> = Vec::new();
     for tag in tags {
         let name = Reference::parse_new_name(tag)
@@ -299,24 +273,47 @@ fn parse(main: &MainContext) -> Result<Dockerfile, Failure> {
         .at(&parsed.source, syntax.span))
 }
 
-fn plan_input(request: &BuildRequest, named: &BTreeMap<String, NamedContext>) -> Result<PlanInput, Failure> {
-    let host = Platform::host();
-    let platform = match &request.platform {
-        Some(text) => {
-            Platform::parse(text).map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))?
+/// Platforms asked for, each once; this machine's where none is.
+fn platforms(texts: &[String]) -> Result<Vec<Platform>, Failure> {
+    let mut all: Vec<Platform> = Vec::new();
+    for text in texts {
+        let platform = match text.as_str() {
+            "local" => Platform::host(),
+            text => {
+                Platform::parse(text).map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))?
+            }
+        };
+        if !all.contains(&platform) {
+            all.push(platform);
         }
-        None => host.clone(),
-    };
-    Ok(PlanInput {
+    }
+    if all.is_empty() {
+        all.push(Platform::host());
+    }
+    Ok(all)
+}
+
+fn epoch_of(request: &BuildRequest, plan: &Plan) -> Option<i64> {
+    request.source_date_epoch.or(plan.source_date_epoch)
+}
+
+fn plan_input(
+    request: &BuildRequest,
+    named: &BTreeMap<String, NamedContext>,
+    platform: &Platform,
+    several: bool,
+) -> PlanInput {
+    PlanInput {
         target: request.target.clone(),
         build_args: request.build_args.clone(),
         labels: request.labels.clone(),
         contexts: bases::plan_kinds(named),
-        platform,
-        build_platform: host,
+        platform: platform.clone(),
+        several_platforms: several,
+        build_platform: Platform::host(),
         network: request.network,
         allow: request.allow.clone(),
-    })
+    }
 }
 
 /// Asks for a plan until every config it needs is known.
@@ -338,13 +335,15 @@ fn plan_with_bases(
     }
 }
 
-fn report_warnings(dockerfile: &Dockerfile, plan: &Plan, events: &Events) -> Vec<String> {
+fn report_warnings(dockerfile: &Dockerfile, plans: &[(Platform, Plan)], events: &Events) -> Vec<String> {
     let mut seen = BTreeSet::new();
     let parser = dockerfile.warnings.iter().map(|warning| {
         (Some(warning.rule), warning.message.clone(), Some((dockerfile.source.clone(), warning.span)))
     });
-    let planner =
-        plan.warnings.iter().map(|warning| (warning.rule, warning.message.clone(), warning.place.clone()));
+    let planner = plans
+        .iter()
+        .flat_map(|(_, plan)| &plan.warnings)
+        .map(|warning| (warning.rule, warning.message.clone(), warning.place.clone()));
     let mut texts = Vec::new();
     for (rule, message, place) in parser.chain(planner) {
         let location = place.map(|(source, span)| {
@@ -394,26 +393,6 @@ fn no_cache(request: &BuildRequest) -> StepFilter {
         let named = |name: &str| stages.iter().any(|stage| stage == name);
         all || named(&index) || step.stage_name.as_deref().is_some_and(named)
     })
-}
-
-/// The first output that says so decides how this build's layers are compressed.
-fn write_options(request: &BuildRequest, epoch: Option<i64>) -> (CompressionChoice, WriteOptions) {
-    let default = CompressionChoice { algorithm: CompressionAlgorithm::Gzip, level: None, force: false };
-    let choice = request.outputs.iter().find_map(|output| output.compression).unwrap_or(default);
-    write_choice(choice, epoch)
-}
-
-fn write_choice(choice: CompressionChoice, epoch: Option<i64>) -> (CompressionChoice, WriteOptions) {
-    let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    let options =
-        WriteOptions { compression: choice.algorithm, level: choice.level, threads, clamp_mtime: epoch };
-    (choice, options)
-}
-
-fn final_chain(plan: &Plan, solved: &Solved) -> Chain {
-    let last = plan.stages.get(plan.target).and_then(|stage| stage.last);
-    let state = last.and_then(|id| solved.states.get(id.0));
-    state.map_or_else(Chain::scratch, |state| state.chain.clone())
 }
 
 fn solve_failure(error: SolveError, cancel: &Cancel) -> Failure {

@@ -7,16 +7,18 @@
 mod bases;
 mod engine;
 mod failure;
+mod load;
 mod outputs;
 mod request;
+mod result;
 mod run;
 
 pub use bases::RegistryAccess;
 pub use engine::{Engine, EngineOptions};
 pub use failure::{Failure, FailureKind};
 pub use request::{
-    BuildOutcome, BuildRequest, CompressionAlgorithm, CompressionChoice, OutputKind, OutputSpec, PullPolicy,
-    RunNetwork,
+    Annotation, AnnotationKind, BuildOutcome, BuildRequest, CompressionAlgorithm, CompressionChoice,
+    EngineAddress, OutputKind, OutputSpec, PullPolicy, RunNetwork,
 };
 pub use run::RunRequest;
 

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::cancel::Cancel;
-use crate::event::{Event, Events, Outcome, VertexKind};
+use crate::event::{Event, Events, Outcome, Stream, VertexId, VertexKind};
 use crate::export::{self, Dest, ExportImage, RootTree};
-use crate::image::{Assembled, Family, Image, Reference, assemble};
+use crate::image::{Family, Platform, Reference};
 use crate::layer::{Entry, EntryKind};
 use crate::snapshot::{Chain, NodeKind, Snapshots, Tree, path_order};
 
-use super::engine::Engine;
+use super::engine::{Engine, parse_tags};
 use super::failure::{Failure, FailureKind};
 use super::request::{BuildRequest, OutputKind, OutputSpec};
+use super::result::{self, Built, Package};
 
 /// Refuses outputs that cannot work before anything is built.
 pub(super) fn check(request: &BuildRequest) -> Result<(), Failure> {
@@ -34,22 +35,33 @@ pub(super) fn check(request: &BuildRequest) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What there is to write.
+pub(super) struct Results<'a> {
+    /// One image for each platform.
+    pub built: &'a [Built],
+    /// An index stands above them.
+    pub with_index: bool,
+    /// The tags.
+    pub names: &'a [Reference],
+}
+
 /// Writes all outputs, in order.
 pub(super) fn write_all(
     engine: &Engine,
     request: &BuildRequest,
-    image: &Image,
-    assembled: &Assembled,
-    chain: &Chain,
-    names: &[Reference],
+    results: &Results<'_>,
     events: &Events,
     cancel: &Cancel,
 ) -> Result<(), Failure> {
-    for output in &request.outputs {
-        let vertex = events.add(VertexKind::Export, title(output));
+    for spec in &request.outputs {
+        if spec.kind == OutputKind::CacheOnly {
+            continue;
+        }
+        let vertex = events.add(VertexKind::Export, title(spec));
+        let output = Output { engine, request, spec, results, events, vertex, cancel };
         events.send(Event::Started { vertex });
         let begun = Instant::now();
-        let result = write(engine, request, output, image, assembled, chain, names, events, cancel);
+        let result = output.write();
         let outcome = match &result {
             Ok(()) => Outcome::Done,
             Err(failure) => Outcome::Failed(failure.message.clone()),
@@ -60,62 +72,205 @@ pub(super) fn write_all(
     Ok(())
 }
 
-fn title(output: &OutputSpec) -> String {
-    let what = match output.kind {
+/// One output being written.
+struct Output<'a> {
+    engine: &'a Engine,
+    request: &'a BuildRequest,
+    spec: &'a OutputSpec,
+    results: &'a Results<'a>,
+    events: &'a Events,
+    vertex: VertexId,
+    cancel: &'a Cancel,
+}
+
+fn title(spec: &OutputSpec) -> String {
+    let what = match spec.kind {
         OutputKind::Oci | OutputKind::OciDir => "exporting to oci image format",
         OutputKind::Docker => "exporting to docker image format",
+        OutputKind::Load => return "loading into the engine".into(),
+        OutputKind::Image | OutputKind::CacheOnly => return "naming the image".into(),
         OutputKind::Local => "exporting files",
         OutputKind::Tar => "exporting files as a tarball",
     };
-    format!("{what}: {}", if output.dest == "-" { "standard output" } else { &output.dest })
+    format!("{what}: {}", if spec.dest == "-" { "standard output" } else { &spec.dest })
 }
 
-fn write(
-    engine: &Engine,
-    request: &BuildRequest,
-    output: &OutputSpec,
-    image: &Image,
-    assembled: &Assembled,
-    chain: &Chain,
-    names: &[Reference],
-    events: &Events,
-    cancel: &Cancel,
-) -> Result<(), Failure> {
-    let dest = Dest::parse(&output.dest, &request.cwd);
-    let export = |assembled: &Assembled| ExportImage {
-        descriptor: assembled.descriptor.clone(),
-        names: names.to_vec(),
-        created: image.config.created.clone(),
-    };
-    match output.kind {
-        OutputKind::Oci => export::oci::write_archive(engine.store(), &[export(assembled)], &dest, cancel)?,
-        OutputKind::OciDir => {
-            let path = request.cwd.join(&output.dest);
-            export::oci::write_directory(engine.store(), &[export(assembled)], &path, cancel)?;
+impl Output<'_> {
+    /// The names of this output: its own, or the tags.
+    fn names(&self) -> Result<Vec<Reference>, Failure> {
+        if self.spec.names.is_empty() {
+            return Ok(self.results.names.to_vec());
         }
-        OutputKind::Docker => {
-            let docker = assemble(engine.store(), image, Family::Docker)
-                .map_err(|error| Failure::new(FailureKind::Output, error.to_string()))?;
-            export::docker::write_archive(engine.store(), &[export(&docker)], &dest, cancel)?;
+        parse_tags(&self.spec.names)
+    }
+
+    /// Manifests as this output wants them.
+    fn package(&self, default: Family) -> Result<Package, Failure> {
+        let family = match self.spec.oci_types {
+            Some(true) => Family::Oci,
+            Some(false) => Family::Docker,
+            None => default,
+        };
+        let mut annotations = self.request.annotations.clone();
+        annotations.extend(self.spec.annotations.iter().cloned());
+        if family == Family::Docker {
+            // Docker's own manifests know none.
+            annotations.clear();
         }
-        OutputKind::Local => {
-            let files = ImageFiles::new(&engine.snapshots, chain)?;
-            let path = request.cwd.join(&output.dest);
-            let report = export::local::write(&files, &path, request.source_date_epoch, cancel)?;
-            if !report.skipped_devices.is_empty() {
-                events.warn(format!(
-                    "{} device files were left out of {}",
-                    report.skipped_devices.len(),
-                    output.dest
-                ));
+        result::package(self.engine, self.results.built, family, &annotations, self.results.with_index)
+    }
+
+    fn created(&self) -> Option<String> {
+        self.results.built.first().and_then(|one| one.image.config.created.clone())
+    }
+
+    fn export(&self, package: &Package) -> Result<ExportImage, Failure> {
+        Ok(ExportImage { descriptor: package.top.clone(), names: self.names()?, created: self.created() })
+    }
+
+    fn write(&self) -> Result<(), Failure> {
+        let store = self.engine.store();
+        let dest = Dest::parse(&self.spec.dest, &self.request.cwd);
+        let path = self.request.cwd.join(&self.spec.dest);
+        match self.spec.kind {
+            OutputKind::Oci => {
+                let image = self.export(&self.package(Family::Oci)?)?;
+                export::oci::write_archive(store, &[image], &dest, self.cancel)?;
             }
+            OutputKind::OciDir => {
+                let image = self.export(&self.package(Family::Oci)?)?;
+                export::oci::write_directory(store, &[image], &path, self.cancel)?;
+            }
+            OutputKind::Docker => self.docker_archive(&dest)?,
+            OutputKind::Load => self.load()?,
+            OutputKind::Image => {
+                let package = self.package(Family::Oci)?;
+                for name in self.names()? {
+                    crate::image::inspect::name_in_store(store, &name, &package.top)?;
+                }
+            }
+            OutputKind::Local => {
+                for (one, below) in self.files()? {
+                    self.local(one, &path.join(below))?;
+                }
+            }
+            OutputKind::Tar => {
+                let files = self.files()?;
+                let mut trees = Vec::new();
+                for (one, below) in &files {
+                    trees.push((below.clone(), ImageFiles::new(&self.engine.snapshots, &one.chain)?));
+                }
+                let all = Platforms { trees };
+                export::tar::write(&all, &dest, self.request.source_date_epoch, self.cancel)?;
+            }
+            OutputKind::CacheOnly => {}
         }
-        OutputKind::Tar => {
-            let files = ImageFiles::new(&engine.snapshots, chain)?;
-            export::tar::write(&files, &dest, request.source_date_epoch, cancel)?;
+        Ok(())
+    }
+
+    /// For several platforms the layout has all of them, and `manifest.json`, which knows none, the
+    /// one that runs here.
+    fn docker_archive(&self, dest: &Dest) -> Result<(), Failure> {
+        let package = self.package(Family::Docker)?;
+        let store = self.engine.store();
+        let whole = self.export(&package)?;
+        let here = self.here();
+        let Some(chosen) = package.images.get(here) else { return Ok(()) };
+        let chosen = ExportImage { descriptor: chosen.descriptor.clone(), ..whole.clone() };
+        export::docker::write_platforms(store, &whole, &chosen, dest, self.cancel)?;
+        Ok(())
+    }
+
+    /// Position of the image that runs on this machine; the first where none does.
+    fn here(&self) -> usize {
+        let host = Platform::host();
+        host.select(self.results.built.iter().map(|one| Some(&one.platform))).unwrap_or(0)
+    }
+
+    fn load(&self) -> Result<(), Failure> {
+        let dir = self.engine.store().temp_dir()?;
+        let archive = dir.path().join("image.tar");
+        self.docker_archive(&Dest::File(archive.clone()))?;
+        let loaded = super::load::into_engine(&self.request.engines, &archive, self.cancel)?;
+        for line in loaded.lines() {
+            let line = line.as_bytes().to_vec();
+            self.events.send(Event::Log { vertex: self.vertex, stream: Stream::Stdout, line });
+        }
+        Ok(())
+    }
+
+    /// Images and the directory each goes to below the destination.
+    fn files(&self) -> Result<Vec<(&Built, String)>, Failure> {
+        let built = self.results.built;
+        if self.spec.split.unwrap_or(self.results.with_index) {
+            return Ok(built.iter().map(|one| (one, one.platform.to_string().replace('/', "_"))).collect());
+        }
+        match built {
+            [only] => Ok(vec![(only, String::new())]),
+            _ => Err(Failure::new(
+                FailureKind::Usage,
+                "files of several platforms need a directory each: leave platform-split=false out",
+            )),
         }
     }
-    Ok(())
+
+    fn local(&self, one: &Built, path: &std::path::Path) -> Result<(), Failure> {
+        let files = ImageFiles::new(&self.engine.snapshots, &one.chain)?;
+        if let Some(parent) = path.parent().filter(|_| self.results.with_index) {
+            std::fs::create_dir_all(parent).map_err(|error| {
+                Failure::new(FailureKind::Output, format!("cannot create {}: {error}", parent.display()))
+            })?;
+        }
+        let report = export::local::write(&files, path, self.request.source_date_epoch, self.cancel)?;
+        if !report.skipped_devices.is_empty() {
+            let count = report.skipped_devices.len();
+            self.events.warn(format!("{count} device files were left out of {}", self.spec.dest));
+        }
+        Ok(())
+    }
+}
+
+/// Files of several images, each below a directory of its own.
+struct Platforms {
+    trees: Vec<(String, ImageFiles)>,
+}
+
+impl RootTree for Platforms {
+    fn entries(&self) -> io::Result<Vec<Entry>> {
+        let mut all = Vec::new();
+        for (below, tree) in &self.trees {
+            let prefix = |path: &[u8]| match below.is_empty() {
+                true => path.to_vec(),
+                false => [below.as_bytes(), b"/", path].concat(),
+            };
+            if !below.is_empty() {
+                let meta = crate::layer::Metadata { mode: 0o755, ..Default::default() };
+                let path = below.clone().into_bytes();
+                all.push(Entry { path, kind: EntryKind::Dir, meta, offset: 0 });
+            }
+            for entry in tree.entries()? {
+                let kind = match entry.kind {
+                    EntryKind::Hardlink(first) => EntryKind::Hardlink(prefix(&first)),
+                    other => other,
+                };
+                all.push(Entry { path: prefix(&entry.path), kind, ..entry });
+            }
+        }
+        Ok(all)
+    }
+
+    fn open(&self, path: &[u8]) -> io::Result<Box<dyn Read + Send>> {
+        for (below, tree) in &self.trees {
+            let inside = match below.is_empty() {
+                true => Some(path),
+                false => path.strip_prefix(below.as_bytes()).and_then(|rest| rest.strip_prefix(b"/")),
+            };
+            if let Some(inside) = inside {
+                return tree.open(inside);
+            }
+        }
+        Err(io::ErrorKind::NotFound.into())
+    }
 }
 
 /// The final root file system, read through layer directories.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::digest::Digest;
+use crate::image::{Descriptor, Platform};
 use crate::steps::mount::{Secret, SshSource};
 
 /// A build, as data. Made by `cli/` from flags, or by a library user directly.
@@ -27,8 +28,10 @@ pub struct BuildRequest {
     pub labels: Vec<(String, String)>,
     /// `--build-context name=value`, in order.
     pub build_contexts: Vec<(String, String)>,
-    /// `--platform`, normalised to `os/arch[/variant]`; `None` is that of the machine.
-    pub platform: Option<String>,
+    /// `--platform`, as given; empty is that of the machine. Several give an index.
+    pub platforms: Vec<String>,
+    /// `--annotation`, in order; a later one of the same kind and key wins.
+    pub annotations: Vec<Annotation>,
     /// `--no-cache`.
     pub no_cache: bool,
     /// `--no-cache-filter`: stage names.
@@ -55,10 +58,49 @@ pub struct BuildRequest {
     pub outputs: Vec<OutputSpec>,
     /// `SOURCE_DATE_EPOCH` in seconds, when set.
     pub source_date_epoch: Option<i64>,
+    /// `BUILDKIT_MULTI_PLATFORM=1`, or an output that says so: an index even for one platform.
+    pub multi_platform: bool,
+    /// Where engines listen that `--load` may speak to, in order of preference.
+    pub engines: Vec<EngineAddress>,
     /// How many steps may run at once; `None` is the number of processors.
     pub jobs: Option<usize>,
     /// Limit for the whole of one RUN; `None` is no limit.
     pub step_timeout: Option<Duration>,
+}
+
+/// An annotation of the result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Annotation {
+    /// What is annotated.
+    pub kind: AnnotationKind,
+    /// Only for this platform.
+    pub platform: Option<Platform>,
+    /// Its name.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// What an annotation belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnnotationKind {
+    /// The manifest.
+    Manifest,
+    /// The index over platforms.
+    Index,
+    /// The manifest's descriptor in the index.
+    ManifestDescriptor,
+    /// The index's descriptor in a layout.
+    IndexDescriptor,
+}
+
+/// Where an engine with Docker's API listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EngineAddress {
+    /// A socket.
+    Unix(PathBuf),
+    /// `host:port`, unencrypted.
+    Tcp(String),
 }
 
 /// When a tag is looked up again in its registry.
@@ -95,6 +137,32 @@ pub struct OutputSpec {
     pub dest: String,
     /// Compression of layers this build makes, and of all with `force`.
     pub compression: Option<CompressionChoice>,
+    /// `name=`: names for this output instead of the tags.
+    pub names: Vec<String>,
+    /// `annotation.KEY=VALUE` and its forms; they come on top of the request's.
+    pub annotations: Vec<Annotation>,
+    /// `oci-mediatypes=`; `None` is the kind's own choice.
+    pub oci_types: Option<bool>,
+    /// `platform-split=`: a directory for each platform; `None` splits where there are several.
+    pub split: Option<bool>,
+    /// `rewrite-timestamp=`: file times later than the epoch become the epoch.
+    pub rewrite_timestamp: Option<bool>,
+}
+
+impl OutputSpec {
+    /// An output of a kind with every default.
+    pub fn new(kind: OutputKind, dest: impl Into<String>) -> Self {
+        OutputSpec {
+            kind,
+            dest: dest.into(),
+            compression: None,
+            names: Vec::new(),
+            annotations: Vec::new(),
+            oci_types: None,
+            split: None,
+            rewrite_timestamp: None,
+        }
+    }
 }
 
 /// Kinds of output.
@@ -106,10 +174,16 @@ pub enum OutputKind {
     OciDir,
     /// `docker load` archive.
     Docker,
+    /// Into a running engine (`--load`, `type=docker` without `dest`).
+    Load,
     /// The files of the image in a directory.
     Local,
     /// The files of the image in a tar.
     Tar,
+    /// The store, which gets every image anyway (`type=image`).
+    Image,
+    /// Nothing (`type=cacheonly`).
+    CacheOnly,
 }
 
 /// `compression=`, `compression-level=`, `force-compression=`.
@@ -139,14 +213,13 @@ pub enum CompressionAlgorithm {
 /// What a successful build made.
 #[derive(Clone, Debug)]
 pub struct BuildOutcome {
-    /// Digest of the image's config: Docker's image ID.
+    /// Digest of the image's config: Docker's image ID. With several platforms, the digest of their
+    /// index, as the reference has it.
+    pub image_id: Digest,
+    /// Digest of the config; that of the first platform where there are several.
     pub config_digest: Digest,
-    /// Digest of the manifest.
-    pub manifest_digest: Digest,
-    /// Size of the manifest in bytes.
-    pub manifest_size: u64,
-    /// Media type of the manifest.
-    pub media_type: String,
+    /// The manifest's descriptor, or that of the index over several platforms.
+    pub descriptor: Descriptor,
     /// Normalised names.
     pub names: Vec<String>,
     /// For the summary line.

@@ -89,7 +89,7 @@ pub(super) struct InputArgs {
     /// Stop at this stage
     #[arg(long, value_name = "STAGE", help_heading = "Input")]
     pub target: Option<String>,
-    /// Platform of the image, such as linux/arm64
+    /// Platforms of the image, such as linux/arm64; several give an index
     #[arg(long, value_name = "PLATFORM", help_heading = "Input")]
     pub platform: Vec<String>,
     /// Look base images up again: true, or always, missing, never
@@ -116,6 +116,12 @@ pub(super) struct BuildArgs {
     /// Write the result: type=oci|docker|tar|local,dest=PATH; a path alone gets the files
     #[arg(short = 'o', long = "output", value_name = "OUTPUT", help_heading = "Output")]
     pub outputs: Vec<String>,
+    /// Load the image into a running Docker or Podman
+    #[arg(long, help_heading = "Output")]
+    pub load: bool,
+    /// Annotate the image: [manifest|index|manifest-descriptor|index-descriptor[PLATFORM]:]KEY=VALUE
+    #[arg(long = "annotation", value_name = "NAME=VALUE", help_heading = "Output")]
+    pub annotations: Vec<String>,
     /// Write the image ID to a file
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub iidfile: Option<PathBuf>,
@@ -171,16 +177,12 @@ pub(super) struct LaterArgs {
     pub cache_to: Vec<String>,
     #[arg(long, hide = true)]
     pub push: bool,
-    #[arg(long, hide = true)]
-    pub load: bool,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub provenance: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub sbom: Option<String>,
     #[arg(long, hide = true)]
     pub attest: Vec<String>,
-    #[arg(long, hide = true)]
-    pub annotation: Vec<String>,
     #[arg(long, hide = true)]
     pub call: Option<String>,
     #[arg(long, hide = true)]
@@ -223,11 +225,9 @@ impl LaterArgs {
             ("--cache-from", !self.cache_from.is_empty(), "keep the store between builds, see --root"),
             ("--cache-to", !self.cache_to.is_empty(), "keep the store between builds, see --root"),
             ("--push", self.push, save),
-            ("--load", self.load, save),
             ("--provenance", self.provenance.as_deref().is_some_and(|value| value != "false"), ""),
             ("--sbom", self.sbom.as_deref().is_some_and(|value| value != "false"), ""),
             ("--attest", !self.attest.is_empty(), ""),
-            ("--annotation", !self.annotation.is_empty(), ""),
             ("--call", self.call.as_deref().is_some_and(|value| value != "build"), ""),
             ("--check", self.check, "`rbuild plan` shows the warnings of a Dockerfile"),
             ("--cgroup-parent", self.cgroup_parent.is_some(), limits),

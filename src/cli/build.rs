@@ -4,7 +4,10 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::build::{BuildOutcome, BuildRequest, Failure, FailureKind, PullPolicy, RunNetwork};
+use crate::build::{
+    Annotation, BuildOutcome, BuildRequest, EngineAddress, Failure, FailureKind, OutputKind, OutputSpec,
+    PullPolicy, RunNetwork,
+};
 use crate::event::Events;
 use crate::progress::{self, Mode};
 
@@ -27,7 +30,7 @@ pub(super) fn build(session: &Session, args: BuildArgs) -> Result<u8, Stop> {
     let result = engine.build(&request, &mut std::io::stdin(), &events, &session.cancel);
     renderer.finish();
     let outcome = result?;
-    let id = outcome.config_digest.to_string();
+    let id = outcome.image_id.to_string();
     if let Some(path) = &args.iidfile {
         write_file(path, id.as_bytes())?;
     }
@@ -50,11 +53,12 @@ pub(super) fn plan(session: &Session, args: PlanArgs) -> Result<u8, Stop> {
     let events = Events::new(renderer.clone());
     let result = engine.plan(&request, &mut std::io::stdin(), &events, &session.cancel);
     renderer.finish();
-    let plan = result?;
-    match args.format {
-        PlanFormat::Text => print(&crate::plan::text(&plan))?,
-        PlanFormat::Dot => print(&crate::plan::dot(&plan))?,
-        PlanFormat::Json => print(&format!("{:#}\n", crate::plan::json(&plan)))?,
+    for (_, plan) in result? {
+        match args.format {
+            PlanFormat::Text => print(&crate::plan::text(&plan))?,
+            PlanFormat::Dot => print(&crate::plan::dot(&plan))?,
+            PlanFormat::Json => print(&format!("{:#}\n", crate::plan::json(&plan)))?,
+        }
     }
     Ok(0)
 }
@@ -97,7 +101,10 @@ fn request(args: &BuildArgs, env: &Environment) -> Result<BuildRequest, Failure>
         build_args: build_args(&input.build_args)?,
         labels: each(&input.labels, "--label")?,
         build_contexts: each(&input.build_contexts, "--build-context")?,
-        platform: platform(input, env)?,
+        platforms: platforms(input, env),
+        annotations: annotations(&args.annotations)?,
+        multi_platform: multi_platform(&input.build_args)?,
+        engines: engines(env)?,
         no_cache: args.no_cache,
         no_cache_filter: args.no_cache_filter.clone(),
         pull: pull(input.pull.as_deref())?,
@@ -117,11 +124,7 @@ fn request(args: &BuildArgs, env: &Environment) -> Result<BuildRequest, Failure>
             .collect::<Result<_, _>>()?,
         shm_size: args.shm_size.as_deref().map(values::size).transpose().map_err(usage)?,
         insecure_registries: input.insecure_registries.clone(),
-        outputs: args
-            .outputs
-            .iter()
-            .map(|text| values::output(text).map_err(usage))
-            .collect::<Result<_, _>>()?,
+        outputs: outputs(args)?,
         source_date_epoch: epoch(env)?,
         jobs: jobs(args.jobs)?,
         step_timeout: args.timeout.as_deref().map(values::duration).transpose().map_err(usage)?,
@@ -140,18 +143,53 @@ fn build_args(texts: &[String]) -> Result<Vec<(String, String)>, Failure> {
     Ok(out)
 }
 
-fn platform(input: &InputArgs, env: &Environment) -> Result<Option<String>, Failure> {
-    let all: Vec<&str> = input.platform.iter().flat_map(|text| text.split(',')).collect();
-    match all.as_slice() {
-        [] => Ok(env.default_platform.clone()),
-        ["local"] => Ok(None),
-        [one] => Ok(Some((*one).to_owned())),
-        _ => Err(Failure::new(
-            FailureKind::Unsupported,
-            "several platforms in one build are not supported yet",
-        )
-        .help("build each platform by itself")),
+fn platforms(input: &InputArgs, env: &Environment) -> Vec<String> {
+    let given = input.platform.iter().flat_map(|text| text.split(',')).map(|text| text.trim().to_owned());
+    let all: Vec<String> = given.filter(|text| !text.is_empty()).collect();
+    if all.is_empty() { env.default_platform.iter().cloned().collect() } else { all }
+}
+
+fn annotations(texts: &[String]) -> Result<Vec<Annotation>, Failure> {
+    let mut all = Vec::new();
+    for text in texts {
+        all.extend(values::annotations(text).map_err(usage)?);
     }
+    Ok(all)
+}
+
+/// The reference's switch for an index over a single platform.
+fn multi_platform(build_args: &[String]) -> Result<bool, Failure> {
+    let value = build_args.iter().rev().find_map(|text| text.strip_prefix("BUILDKIT_MULTI_PLATFORM="));
+    match value {
+        None | Some("" | "0" | "false") => Ok(false),
+        Some("1" | "true") => Ok(true),
+        Some(other) => Err(usage(format!("invalid boolean value for BUILDKIT_MULTI_PLATFORM: {other}"))),
+    }
+}
+
+fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>, Failure> {
+    let mut all: Vec<OutputSpec> =
+        args.outputs.iter().map(|text| values::output(text).map_err(usage)).collect::<Result<_, _>>()?;
+    if args.load && !all.iter().any(|output| output.kind == OutputKind::Load) {
+        all.push(OutputSpec::new(OutputKind::Load, ""));
+    }
+    Ok(all)
+}
+
+/// Where Docker's API may be: `DOCKER_HOST`, or the usual sockets of Docker and Podman.
+fn engines(env: &Environment) -> Result<Vec<EngineAddress>, Failure> {
+    if let Some(host) = &env.docker_host {
+        return match host.split_once("://") {
+            Some(("unix", path)) => Ok(vec![EngineAddress::Unix(path.into())]),
+            Some(("tcp", address)) => Ok(vec![EngineAddress::Tcp(address.trim_end_matches('/').to_owned())]),
+            // Only --load needs it; it will say that nothing answers.
+            _ => Ok(Vec::new()),
+        };
+    }
+    let mut all = vec![EngineAddress::Unix("/var/run/docker.sock".into())];
+    let own = env.runtime_dir.iter().map(|dir| dir.join("podman/podman.sock"));
+    all.extend(own.chain(["/run/podman/podman.sock".into()]).map(EngineAddress::Unix));
+    Ok(all)
 }
 
 fn pull(text: Option<&str>) -> Result<PullPolicy, Failure> {
@@ -186,12 +224,8 @@ fn jobs(jobs: Option<usize>) -> Result<Option<usize>, Failure> {
 fn metadata(outcome: &BuildOutcome) -> String {
     let mut fields = json!({
         "containerimage.config.digest": outcome.config_digest.to_string(),
-        "containerimage.descriptor": {
-            "mediaType": outcome.media_type,
-            "digest": outcome.manifest_digest.to_string(),
-            "size": outcome.manifest_size,
-        },
-        "containerimage.digest": outcome.manifest_digest.to_string(),
+        "containerimage.descriptor": outcome.descriptor,
+        "containerimage.digest": outcome.descriptor.digest.to_string(),
     });
     if !outcome.names.is_empty() {
         fields["image.name"] = json!(outcome.names.join(","));

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use crate::build::{CompressionAlgorithm, CompressionChoice, OutputKind, OutputSpec};
+use crate::build::{
+    Annotation, AnnotationKind, CompressionAlgorithm, CompressionChoice, OutputKind, OutputSpec,
+};
 use crate::dockerfile::suggest;
+use crate::image::Platform;
 use crate::plan::Entitlements;
 
 /// `64m`, `1GiB`, `1024`: bytes, in Docker's binary units.
@@ -90,30 +93,64 @@ pub(super) fn ulimit(text: &str) -> Result<(String, u64, u64), String> {
     Ok((name.to_owned(), soft, hard))
 }
 
-const OUTPUT_KEYS: [&str; 6] =
-    ["type", "dest", "tar", "compression", "compression-level", "force-compression"];
+const OUTPUT_KEYS: [&str; 16] = [
+    "type",
+    "dest",
+    "tar",
+    "name",
+    "push",
+    "compression",
+    "compression-level",
+    "force-compression",
+    "oci-mediatypes",
+    "rewrite-timestamp",
+    "platform-split",
+    "annotation",
+    "annotation-index",
+    "annotation-manifest-descriptor",
+    "annotation-index-descriptor",
+    "unpack",
+];
 
 /// `-o`: `type=...,dest=...`, or a path alone for files.
 pub(super) fn output(text: &str) -> Result<OutputSpec, String> {
     if !text.contains('=') {
         let kind = if text == "-" { OutputKind::Tar } else { OutputKind::Local };
-        return Ok(OutputSpec { kind, dest: text.to_owned(), compression: None });
+        return Ok(OutputSpec::new(kind, text));
     }
     let (mut kind, mut dest, mut tar) = (None, None, true);
     let (mut algorithm, mut level, mut force) = (None, None, false);
-    for part in text.split(',') {
+    let mut spec = OutputSpec::new(OutputKind::Image, "");
+    for part in csv(text)? {
         let (key, value) = part.split_once('=').ok_or_else(|| format!("invalid output option {part:?}"))?;
         match key.trim().to_lowercase().as_str() {
             "type" => kind = Some(value.to_owned()),
             "dest" => dest = Some(value.to_owned()),
             "tar" => tar = boolean(value)?,
+            "name" => spec.names.extend(value.split(',').map(str::to_owned)),
             "compression" => algorithm = Some(compression(value)?),
             "compression-level" => {
                 level = Some(value.parse().map_err(|_| format!("invalid compression-level {value:?}"))?)
             }
             "force-compression" => force = boolean(value)?,
-            "name" | "push" | "rewrite-timestamp" | "oci-mediatypes" | "annotation" | "platform-split"
-            | "mode" => {
+            "oci-mediatypes" => spec.oci_types = Some(boolean(value)?),
+            "rewrite-timestamp" => spec.rewrite_timestamp = Some(boolean(value)?),
+            "platform-split" => spec.split = Some(boolean(value)?),
+            // Images are never unpacked before something runs in them.
+            "unpack" | "store" | "push" if boolean(value) == Ok(false) => {}
+            "store" if boolean(value) == Ok(true) => {}
+            key if key.starts_with("annotation") => spec.annotations.push(output_annotation(key, value)?),
+            key @ ("push"
+            | "push-by-digest"
+            | "name-canonical"
+            | "unpack"
+            | "mode"
+            | "attestation-prefix"
+            | "oci-artifact"
+            | "registry.insecure"
+            | "dangling-name-prefix"
+            | "context"
+            | "store") => {
                 return Err(format!("output option {key:?} is not supported yet"));
             }
             other => {
@@ -126,31 +163,108 @@ pub(super) fn output(text: &str) -> Result<OutputSpec, String> {
             }
         }
     }
-    let kind = match kind.as_deref() {
+    spec.kind = match kind.as_deref() {
         Some("oci") if tar => OutputKind::Oci,
         Some("oci") => OutputKind::OciDir,
+        Some("docker") if dest.is_none() => OutputKind::Load,
         Some("docker") => OutputKind::Docker,
         Some("local") => OutputKind::Local,
         Some("tar") => OutputKind::Tar,
-        Some(later @ ("image" | "registry" | "cacheonly")) => {
+        Some("image") => OutputKind::Image,
+        Some("cacheonly") => OutputKind::CacheOnly,
+        Some("registry") => return Err("output type=registry is not supported yet; see rbuild push".into()),
+        Some(other) => {
             return Err(format!(
-                "output type={later} is not supported yet; the store keeps every image, see -t"
+                "unknown output type {other:?}; it is oci, docker, image, local, tar or cacheonly"
             ));
         }
-        Some(other) => return Err(format!("unknown output type {other:?}; it is oci, docker, local or tar")),
-        None => return Err("an output needs type=oci, docker, local or tar".into()),
+        None => return Err("an output needs type=oci, docker, image, local, tar or cacheonly".into()),
     };
-    let dest = match dest {
+    spec.dest = match dest {
         Some(dest) => dest,
-        None if kind == OutputKind::Local || kind == OutputKind::OciDir => {
+        None if spec.kind == OutputKind::Local || spec.kind == OutputKind::OciDir => {
             return Err("this output needs dest=PATH".into());
         }
-        None => "-".into(),
+        None if matches!(spec.kind, OutputKind::Oci | OutputKind::Tar) => "-".into(),
+        None => String::new(),
     };
     let changes = algorithm.is_some() || level.is_some() || force;
-    let compression =
+    spec.compression =
         changes.then(|| CompressionChoice { algorithm: algorithm.unwrap_or_default(), level, force });
-    Ok(OutputSpec { kind, dest, compression })
+    Ok(spec)
+}
+
+/// Fields between commas; one in double quotes may hold commas itself.
+fn csv(text: &str) -> Result<Vec<String>, String> {
+    let (mut fields, mut field, mut quoted) = (Vec::new(), String::new(), false);
+    for c in text.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            ',' if !quoted => fields.push(std::mem::take(&mut field)),
+            c => field.push(c),
+        }
+    }
+    if quoted {
+        return Err(format!("a quote in {text:?} is never closed"));
+    }
+    fields.push(field);
+    Ok(fields)
+}
+
+/// `annotation[-KIND][.PLATFORM].KEY` as the reference's exporters take it.
+fn output_annotation(name: &str, value: &str) -> Result<Annotation, String> {
+    let bad = || format!("invalid output option {name:?} (write annotation.KEY=VALUE)");
+    let rest = name.strip_prefix("annotation").ok_or_else(bad)?;
+    let (kind, rest) = match rest.strip_prefix('-') {
+        None => (AnnotationKind::Manifest, rest),
+        Some(rest) => {
+            let end = rest.find(['.', '[']).ok_or_else(bad)?;
+            (annotation_kind(&rest[..end])?, &rest[end..])
+        }
+    };
+    let (platform, rest) = match rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((platform, rest)) => (Some(Platform::parse(platform).map_err(|error| error.to_string())?), rest),
+        None => (None, rest),
+    };
+    let key = rest.strip_prefix('.').filter(|key| !key.is_empty()).ok_or_else(bad)?;
+    Ok(Annotation { kind, platform, key: key.to_owned(), value: value.to_owned() })
+}
+
+fn annotation_kind(text: &str) -> Result<AnnotationKind, String> {
+    Ok(match text {
+        "manifest" => AnnotationKind::Manifest,
+        "index" => AnnotationKind::Index,
+        "manifest-descriptor" => AnnotationKind::ManifestDescriptor,
+        "index-descriptor" => AnnotationKind::IndexDescriptor,
+        other => {
+            return Err(format!(
+                "unknown annotation type {other:?}; it is manifest, index, manifest-descriptor or index-descriptor"
+            ));
+        }
+    })
+}
+
+/// `--annotation [TYPE[PLATFORM],TYPE:]KEY=VALUE`.
+pub(super) fn annotations(text: &str) -> Result<Vec<Annotation>, String> {
+    let (name, value) =
+        text.split_once('=').ok_or_else(|| format!("invalid annotation {text:?}, expected KEY=VALUE"))?;
+    let (types, key) = name.split_once(':').unwrap_or(("manifest", name));
+    if key.is_empty() {
+        return Err(format!("invalid annotation {text:?}: the key is empty"));
+    }
+    types
+        .split(',')
+        .map(|one| {
+            let (kind, platform) = match one.strip_suffix(']').and_then(|one| one.split_once('[')) {
+                Some((kind, platform)) => {
+                    (kind, Some(Platform::parse(platform).map_err(|error| error.to_string())?))
+                }
+                None => (one, None),
+            };
+            let kind = annotation_kind(kind)?;
+            Ok(Annotation { kind, platform, key: key.to_owned(), value: value.to_owned() })
+        })
+        .collect()
 }
 
 fn boolean(text: &str) -> Result<bool, String> {
@@ -220,14 +334,16 @@ mod tests {
         assert_eq!(kind("-"), Ok((OutputKind::Tar, "-".into())));
         assert_eq!(kind("type=oci,dest=a.tar"), Ok((OutputKind::Oci, "a.tar".into())));
         assert_eq!(kind("type=oci,dest=d,tar=false"), Ok((OutputKind::OciDir, "d".into())));
-        assert_eq!(kind("type=docker"), Ok((OutputKind::Docker, "-".into())));
+        assert_eq!(kind("type=docker,dest=-"), Ok((OutputKind::Docker, "-".into())));
+        assert_eq!(kind("type=docker"), Ok((OutputKind::Load, String::new())));
+        assert_eq!(kind("type=image,name=a:1,push=false"), Ok((OutputKind::Image, String::new())));
         let zstd =
             output("type=oci,dest=x,compression=zstd,compression-level=9").map(|spec| spec.compression);
         let wanted =
             CompressionChoice { algorithm: CompressionAlgorithm::Zstd, level: Some(9), force: false };
         assert_eq!(zstd, Ok(Some(wanted)));
         for (bad, word) in [
-            ("type=image", "image"),
+            ("type=registry", "registry"),
             ("type=oci,dst=x", "did you mean"),
             ("type=oci,compression=estargz", "estargz"),
             ("type=wat,dest=x", "wat"),
@@ -237,6 +353,32 @@ mod tests {
         ] {
             assert!(output(bad).is_err_and(|error| error.contains(word)), "{bad}");
         }
+    }
+
+    #[test]
+    fn annotations_say_what_they_annotate() {
+        let one = |kind, platform: Option<&str>, key: &str| Annotation {
+            kind,
+            platform: platform.map(|text| Platform::parse(text).expect("platform")),
+            key: key.into(),
+            value: "v".into(),
+        };
+        assert_eq!(annotations("a.b=v"), Ok(vec![one(AnnotationKind::Manifest, None, "a.b")]));
+        let both = annotations("index,manifest[linux/arm64]:k=v");
+        let wanted = vec![
+            one(AnnotationKind::Index, None, "k"),
+            one(AnnotationKind::Manifest, Some("linux/arm64"), "k"),
+        ];
+        assert_eq!(both, Ok(wanted));
+        assert!(
+            annotations("k").is_err() && annotations("wat:k=v").is_err() && annotations("index:=v").is_err()
+        );
+        let spec = output("type=oci,dest=x,annotation.a=v,\"annotation-index[linux/amd64].b=v\"");
+        let wanted = vec![
+            one(AnnotationKind::Manifest, None, "a"),
+            one(AnnotationKind::Index, Some("linux/amd64"), "b"),
+        ];
+        assert_eq!(spec.map(|spec| spec.annotations), Ok(wanted));
     }
 
     #[test]

@@ -36,7 +36,30 @@ pub fn write_archive(
     dest: &Dest,
     cancel: &Cancel,
 ) -> Result<(), ExportError> {
-    let mut layout = Layout::collect(store, images)?;
+    write(store, Layout::collect(store, images)?, images, dest, cancel)
+}
+
+/// Writes an archive whose layout holds `whole`, which may be an index over platforms, and whose
+/// `manifest.json` names `chosen` of it: engines that read the layout get all platforms, older ones
+/// the chosen one.
+pub fn write_platforms(
+    store: &Store,
+    whole: &ExportImage,
+    chosen: &ExportImage,
+    dest: &Dest,
+    cancel: &Cancel,
+) -> Result<(), ExportError> {
+    let layout = Layout::collect(store, std::slice::from_ref(whole))?;
+    write(store, layout, std::slice::from_ref(chosen), dest, cancel)
+}
+
+fn write(
+    store: &Store,
+    mut layout: Layout,
+    images: &[ExportImage],
+    dest: &Dest,
+    cancel: &Cancel,
+) -> Result<(), ExportError> {
     let mut items: Vec<(Digest, Item)> = Vec::new();
     let mut repositories: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
     for image in images {

@@ -25,6 +25,8 @@ pub struct PlanInput {
     pub contexts: BTreeMap<String, ContextKind>,
     /// Platform of the image.
     pub platform: Platform,
+    /// Others are planned besides it: steps are named with the platform.
+    pub several_platforms: bool,
     /// Platform of this machine.
     pub build_platform: Platform,
     /// `--network`.

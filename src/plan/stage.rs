@@ -86,7 +86,14 @@ pub(super) fn evaluate(builder: &mut Builder<'_>, index: usize) -> Result<bool, 
         }
         Origin::Scratch => {
             let platform = platform.unwrap_or_else(|| builder.input.platform.clone());
-            (scratch(platform), Vec::new(), Some(StepKind::From(FromStep { base: Base::Scratch, platform: builder.input.platform.clone() })))
+            (
+                scratch(platform),
+                Vec::new(),
+                Some(StepKind::From(FromStep {
+                    base: Base::Scratch,
+                    platform: builder.input.platform.clone(),
+                })),
+            )
         }
         Origin::Files(name) => {
             let copy = whole_context(name);
@@ -207,11 +214,14 @@ impl<'b, 'a> Walk<'b, 'a> {
         let own =
             stages[index].instructions.iter().chain(triggers.iter().map(|(_, instruction)| instruction));
         let total = own.filter(|instruction| is_step(&instruction.kind)).count() + usize::from(has_base);
-        let label = match (stages[index].name(), stages.len()) {
+        let mut label = match (stages[index].name(), stages.len()) {
             (_, 1) => String::new(),
             (Some(name), _) => format!("{name} "),
             (None, _) => format!("stage-{index} "),
         };
+        if builder.input.several_platforms {
+            label.insert_str(0, &format!("{} ", state.platform));
+        }
         Walk {
             builder,
             index,

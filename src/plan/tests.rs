@@ -18,6 +18,7 @@ fn input() -> PlanInput {
         labels: Vec::new(),
         contexts: BTreeMap::new(),
         platform: platform.clone(),
+        several_platforms: false,
         build_platform: platform,
         network: RunNetwork::Default,
         allow: Entitlements::default(),

@@ -6,6 +6,7 @@
 //! with a cancellation, a timeout, or the death of this process. Must never know images or layers.
 
 mod child;
+mod emulation;
 mod native;
 mod prepare;
 mod probe;
@@ -15,6 +16,7 @@ mod syscalls;
 mod terminal;
 pub mod userns;
 
+pub use emulation::obstacle;
 pub use native::Native;
 pub use probe::{Facts, overlay_works, probe};
 pub use spec::{

@@ -247,7 +247,8 @@ impl Run<'_> {
         let (source, digest) = self.files_of(&copy.origin)?;
         let origin = copy.origin.to_string();
         // The reference compares with relative paths: a pattern with a leading slash matches nothing.
-        let patterns = copy.exclude.iter().filter(|pattern| !pattern.trim_start_matches('!').starts_with('/'));
+        let patterns =
+            copy.exclude.iter().filter(|pattern| !pattern.trim_start_matches('!').starts_with('/'));
         let excluded = PatternSet::new(patterns).map_err(CopyError::from)?;
         let excluded = (!excluded.is_empty()).then_some(&excluded);
         let select = |pattern: &String| {

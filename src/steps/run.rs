@@ -67,6 +67,9 @@ pub enum RunError {
     /// `USER` names nobody.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The programs are for another machine.
+    #[error("{0}")]
+    Foreign(String),
     /// A `--mount` cannot be had.
     #[error(transparent)]
     Mount(MountError),
@@ -134,6 +137,10 @@ pub struct Job<'a> {
 impl Job<'_> {
     /// Runs it: on an overlay, or, where none can be mounted, on a copy of the files.
     pub fn execute(&self) -> Result<Ran, RunError> {
+        let platform = &self.step.platform;
+        if let Some(obstacle) = crate::sandbox::obstacle(&platform.os, &platform.architecture) {
+            return Err(RunError::Foreign(obstacle));
+        }
         let no_overlay = &self.settings.no_overlay;
         let snapshot = if no_overlay.load(Ordering::Relaxed) {
             self.on_a_copy()?

@@ -121,7 +121,8 @@ impl FileSource for TreeSource {
         files.sort_by(|a, b| path_order(&a.path, &b.path));
         // An excluded directory is there for what a later pattern brings back below it.
         if excluded.is_some() {
-            let known: std::collections::BTreeSet<Vec<u8>> = files.iter().map(|file| file.path.clone()).collect();
+            let known: std::collections::BTreeSet<Vec<u8>> =
+                files.iter().map(|file| file.path.clone()).collect();
             let mut above: std::collections::BTreeSet<&[u8]> = std::collections::BTreeSet::new();
             for file in &known {
                 let ends = file.iter().enumerate().skip(strip).filter(|(_, c)| **c == b'/');

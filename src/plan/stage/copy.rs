@@ -115,10 +115,7 @@ fn refuse_copy_flags(
     keyword: &str,
 ) -> Result<(), PlanError> {
     let flags = &copy.flags;
-    let used = [
-        ("checksum", flags.checksum.is_some()),
-        ("keep-git-dir", flags.keep_git_dir.is_some()),
-    ];
+    let used = [("checksum", flags.checksum.is_some()), ("keep-git-dir", flags.keep_git_dir.is_some())];
     if let Some((name, _)) = used.iter().find(|(_, used)| *used) {
         let span =
             flags.spans.iter().find(|(known, _)| known == name).map_or(instruction.span, |(_, span)| *span);

@@ -1,0 +1,170 @@
+//! From solved steps to images: config, history, layers, manifests, and an index over platforms.
+
+use std::collections::BTreeMap;
+
+use crate::image::manifest::canonical;
+use crate::image::{self, Assembled, Descriptor, Family, History, Image, Index, LayerRef, Platform};
+use crate::layer::WriteOptions;
+use crate::plan::Plan;
+use crate::snapshot::Chain;
+use crate::solve::Solved;
+
+use super::engine::Engine;
+use super::failure::{Failure, FailureKind};
+use super::request::{Annotation, AnnotationKind, BuildRequest, CompressionAlgorithm, CompressionChoice};
+
+/// What history entries of the reference carry.
+const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
+
+/// One platform's image.
+pub(super) struct Built {
+    /// As values.
+    pub image: Image,
+    /// Its layers.
+    pub chain: Chain,
+    /// Its platform.
+    pub platform: Platform,
+}
+
+/// Images with their manifests, in one family of media types.
+pub(super) struct Package {
+    /// One for each platform.
+    pub images: Vec<Assembled>,
+    /// The index over them, or the only manifest.
+    pub top: Descriptor,
+}
+
+/// Manifests for all platforms, and an index where there are several.
+pub(super) fn package(
+    engine: &Engine,
+    built: &[Built],
+    family: Family,
+    annotations: &[Annotation],
+    with_index: bool,
+) -> Result<Package, Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::new(FailureKind::Output, error.to_string());
+    let mut images = Vec::new();
+    for one in built {
+        let fitting = |kind| matching(annotations, kind, Some(&one.platform));
+        let image = Image { annotations: fitting(AnnotationKind::Manifest), ..one.image.clone() };
+        let mut assembled = image::assemble(&engine.store, &image, family).map_err(|error| failed(&error))?;
+        assembled.descriptor.annotations.extend(fitting(AnnotationKind::ManifestDescriptor));
+        images.push(assembled);
+    }
+    let of_index = |kind| matching(annotations, kind, None);
+    if !with_index {
+        let Some(only) = images.first() else { return Err(failed(&"there is no image")) };
+        let asked = [AnnotationKind::Index, AnnotationKind::IndexDescriptor];
+        if asked.iter().any(|kind| !of_index(*kind).is_empty()) {
+            return Err(Failure::new(
+                FailureKind::Usage,
+                "index annotations are not supported for a single platform export",
+            ));
+        }
+        let top = only.descriptor.clone();
+        return Ok(Package { images, top });
+    }
+    let mut index = Index::new(images.iter().map(|image| image.descriptor.clone()).collect());
+    family.index().clone_into(&mut index.media_type);
+    index.annotations = of_index(AnnotationKind::Index);
+    let bytes = canonical(&index).map_err(|error| failed(&error))?;
+    engine.store.put_blob(&bytes)?;
+    let mut top = Descriptor::of(family.index(), &bytes);
+    top.annotations = of_index(AnnotationKind::IndexDescriptor);
+    Ok(Package { images, top })
+}
+
+fn matching(
+    annotations: &[Annotation],
+    kind: AnnotationKind,
+    platform: Option<&Platform>,
+) -> BTreeMap<String, String> {
+    annotations
+        .iter()
+        .filter(|annotation| annotation.kind == kind)
+        .filter(|annotation| match (&annotation.platform, platform) {
+            (Some(wanted), Some(platform)) => wanted == platform,
+            (Some(_), None) => false,
+            (None, _) => true,
+        })
+        .map(|annotation| (annotation.key.clone(), annotation.value.clone()))
+        .collect()
+}
+
+impl Engine {
+    /// Config and layers of the target, in the compression asked for.
+    pub(super) fn image(
+        &self,
+        plan: &Plan,
+        solved: &Solved,
+        chain: &Chain,
+        now: i64,
+        epoch: Option<i64>,
+        compression: CompressionChoice,
+    ) -> Result<Image, Failure> {
+        let Some(stage) = plan.stages.get(plan.target) else {
+            return Err(Failure::new(FailureKind::Build, "the plan has no target"));
+        };
+        let mut config = stage.config.clone();
+        let own = stage.history.iter().filter(|line| line.step.is_some()).count();
+        let base_layers = chain.cells().len().saturating_sub(own);
+        let started = image::build::rfc3339(now, 0);
+        image::build::normalize_history(&mut config.history, base_layers, Some(&started));
+        // An instruction without a layer is as old as the layer before it, as in the reference: a
+        // build in which every step was cached gives the image it gave before.
+        let mut created = config.history.iter().rev().find_map(|line| line.created.clone());
+        for line in &stage.history {
+            let executed = line.step.and_then(|id| solved.states.get(id.0)).map(|state| state.created);
+            if let Some(seconds) = epoch.or(executed) {
+                created = Some(image::build::rfc3339(seconds, 0));
+            }
+            config.history.push(History {
+                created: Some(created.clone().unwrap_or_else(|| started.clone())),
+                created_by: line.created_by.clone(),
+                comment: HISTORY_COMMENT.into(),
+                empty_layer: line.step.is_none(),
+                ..History::default()
+            });
+        }
+        let time = config.history.last().and_then(|line| line.created.clone());
+        config.created = Some(time.unwrap_or(started));
+        let mut layers = Vec::new();
+        for (position, cell) in chain.cells().iter().enumerate() {
+            let finished = cell.finished()?;
+            let ours = position >= base_layers;
+            let mut blob = finished.blob;
+            if (ours || compression.force) && blob.compression != compression.algorithm {
+                let (_, options) = write_choice(compression, None);
+                blob = crate::layer::recompress(&self.store, &finished.diff_id, &options)?;
+            }
+            layers.push(LayerRef {
+                diff_id: finished.diff_id,
+                digest: blob.digest,
+                size: blob.size,
+                compression: blob.compression,
+            });
+        }
+        Ok(Image { config, layers, annotations: BTreeMap::new() })
+    }
+}
+
+/// The first output that says so decides how this build's layers are compressed.
+pub(super) fn write_options(request: &BuildRequest, epoch: Option<i64>) -> (CompressionChoice, WriteOptions) {
+    let default = CompressionChoice { algorithm: CompressionAlgorithm::Gzip, level: None, force: false };
+    let choice = request.outputs.iter().find_map(|output| output.compression).unwrap_or(default);
+    let as_they_are = request.outputs.iter().any(|output| output.rewrite_timestamp == Some(false));
+    write_choice(choice, epoch.filter(|_| !as_they_are))
+}
+
+fn write_choice(choice: CompressionChoice, epoch: Option<i64>) -> (CompressionChoice, WriteOptions) {
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    let options =
+        WriteOptions { compression: choice.algorithm, level: choice.level, threads, clamp_mtime: epoch };
+    (choice, options)
+}
+
+pub(super) fn final_chain(plan: &Plan, solved: &Solved) -> Chain {
+    let last = plan.stages.get(plan.target).and_then(|stage| stage.last);
+    let state = last.and_then(|id| solved.states.get(id.0));
+    state.map_or_else(Chain::scratch, |state| state.chain.clone())
+}
