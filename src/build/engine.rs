@@ -231,6 +231,7 @@ impl Engine {
                 .iter()
                 .map(|(name, soft, hard)| Ulimit { name: name.clone(), soft: *soft, hard: *hard })
                 .collect(),
+            limits: request.limits.clone(),
             timeout: request.step_timeout,
             hostname: plan.hostname.clone(),
             no_overlay: Arc::default(),

@@ -22,4 +22,5 @@ pub use request::{
 };
 pub use run::RunRequest;
 
+pub use crate::sandbox::Limits;
 pub use crate::steps::mount::{Secret, SshSource};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::digest::Digest;
 use crate::image::{Descriptor, Platform};
+use crate::sandbox::Limits;
 use crate::steps::mount::{Secret, SshSource};
 
 /// A build, as data. Made by `cli/` from flags, or by a library user directly.
@@ -50,6 +51,8 @@ pub struct BuildRequest {
     pub add_hosts: Vec<(String, String)>,
     /// `--ulimit name=soft[:hard]`, split.
     pub ulimits: Vec<(String, u64, u64)>,
+    /// `--memory`, `--cpus` and the like.
+    pub limits: Limits,
     /// `--shm-size` in bytes.
     pub shm_size: Option<u64>,
     /// Registries spoken to over plain http or without certificate checks, as `host[:port]`.

@@ -5,7 +5,7 @@ use crate::event::Stream;
 use crate::image::{Platform, Reference, ResolvedImage, from_store};
 use crate::layer::{self, BlobInfo};
 use crate::sandbox::{
-    Exit, Network, OutputSink, ProcessSpec, ProcessUser, RootFs, SandboxError, Security, Stdio,
+    Exit, Limits, Network, OutputSink, ProcessSpec, ProcessUser, RootFs, SandboxError, Security, Stdio,
 };
 use crate::snapshot::{Chain, LayerCell, PlainRoot};
 use crate::steps::accounts;
@@ -72,6 +72,7 @@ impl Engine {
         match ended {
             Ok(Exit::Code(code)) => Ok(code),
             Ok(Exit::Signal(signal)) => Ok(128 + signal),
+            Ok(Exit::OutOfMemory { code, .. } | Exit::TooManyProcesses { code, .. }) => Ok(code),
             Ok(Exit::Canceled | Exit::TimedOut) => Ok(130),
             Err(SandboxError::Exec { source }) => {
                 let program = spec.argv.first().map(|name| String::from_utf8_lossy(name).into_owned());
@@ -158,6 +159,7 @@ impl Engine {
             resolv_conf: self.options.resolv_conf.clone(),
             shm_size: 64 << 20,
             ulimits: Vec::new(),
+            limits: Limits::default(),
             timeout: None,
             scratch: scratch.to_owned(),
             stdio: if request.terminal { Stdio::Terminal } else { Stdio::Inherit },

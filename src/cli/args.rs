@@ -165,7 +165,47 @@ pub(super) struct BuildArgs {
     #[arg(long, value_name = "N", help_heading = "RUN")]
     pub jobs: Option<usize>,
     #[command(flatten)]
+    pub limits: LimitArgs,
+    #[command(flatten)]
     pub later: LaterArgs,
+}
+
+/// Limits of each RUN.
+#[derive(Args, Debug, Default)]
+pub(super) struct LimitArgs {
+    /// Memory of each RUN, such as 512m
+    #[arg(short = 'm', long, value_name = "SIZE", help_heading = "RUN")]
+    pub memory: Option<String>,
+    /// Memory and swap together; -1 is no limit
+    #[arg(long = "memory-swap", value_name = "SIZE", allow_hyphen_values = true, help_heading = "RUN")]
+    pub memory_swap: Option<String>,
+    /// How many CPUs each RUN may use, such as 1.5
+    #[arg(long, value_name = "N", help_heading = "RUN")]
+    pub cpus: Option<String>,
+    /// Weight of CPU time against other groups
+    #[arg(short = 'c', long = "cpu-shares", value_name = "N", help_heading = "RUN")]
+    pub cpu_shares: Option<u64>,
+    /// Microseconds of CPU time in each period
+    #[arg(long = "cpu-quota", value_name = "MICROSECONDS", allow_hyphen_values = true, help_heading = "RUN")]
+    pub cpu_quota: Option<i64>,
+    /// The period in microseconds
+    #[arg(long = "cpu-period", value_name = "MICROSECONDS", help_heading = "RUN")]
+    pub cpu_period: Option<u64>,
+    /// CPUs each RUN may use, such as 0-2,5
+    #[arg(long = "cpuset-cpus", value_name = "CPUS", help_heading = "RUN")]
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes each RUN may use
+    #[arg(long = "cpuset-mems", value_name = "NODES", help_heading = "RUN")]
+    pub cpuset_mems: Option<String>,
+    /// How many processes and threads each RUN may have
+    #[arg(long = "pids-limit", value_name = "N", help_heading = "RUN")]
+    pub pids_limit: Option<u64>,
+    /// Control group in which those of RUN are made
+    #[arg(long = "cgroup-parent", value_name = "PATH", help_heading = "RUN")]
+    pub cgroup_parent: Option<String>,
+    /// Several limits at once: memory=SIZE,cpu-shares=N,...
+    #[arg(long = "resource", value_name = "NAME=VALUE", help_heading = "RUN")]
+    pub resources: Vec<String>,
 }
 
 /// Flags of `docker buildx build` that are not there yet: they fail by name instead of doing nothing.
@@ -187,26 +227,6 @@ pub(super) struct LaterArgs {
     pub call: Option<String>,
     #[arg(long, hide = true)]
     pub check: bool,
-    #[arg(long = "cgroup-parent", hide = true)]
-    pub cgroup_parent: Option<String>,
-    #[arg(short = 'm', long, hide = true)]
-    pub memory: Option<String>,
-    #[arg(long = "memory-swap", hide = true)]
-    pub memory_swap: Option<String>,
-    #[arg(long, hide = true)]
-    pub cpus: Option<String>,
-    #[arg(long = "cpu-shares", short = 'c', hide = true)]
-    pub cpu_shares: Option<String>,
-    #[arg(long = "cpu-quota", hide = true)]
-    pub cpu_quota: Option<String>,
-    #[arg(long = "cpu-period", hide = true)]
-    pub cpu_period: Option<String>,
-    #[arg(long = "cpuset-cpus", hide = true)]
-    pub cpuset_cpus: Option<String>,
-    #[arg(long = "cpuset-mems", hide = true)]
-    pub cpuset_mems: Option<String>,
-    #[arg(long = "pids-limit", hide = true)]
-    pub pids_limit: Option<String>,
     #[arg(long, hide = true)]
     pub builder: Option<String>,
     #[arg(long, hide = true)]
@@ -220,7 +240,6 @@ impl LaterArgs {
     pub fn used(&self) -> Option<(&'static str, &'static str)> {
         let save =
             "write an archive with -o type=oci or type=docker and hand it to the tool that pushes or loads";
-        let limits = "limit the whole rbuild process, for example with systemd-run or a container";
         let rows = [
             ("--cache-from", !self.cache_from.is_empty(), "keep the store between builds, see --root"),
             ("--cache-to", !self.cache_to.is_empty(), "keep the store between builds, see --root"),
@@ -230,16 +249,6 @@ impl LaterArgs {
             ("--attest", !self.attest.is_empty(), ""),
             ("--call", self.call.as_deref().is_some_and(|value| value != "build"), ""),
             ("--check", self.check, "`rbuild plan` shows the warnings of a Dockerfile"),
-            ("--cgroup-parent", self.cgroup_parent.is_some(), limits),
-            ("--memory", self.memory.is_some(), limits),
-            ("--memory-swap", self.memory_swap.is_some(), limits),
-            ("--cpus", self.cpus.is_some(), limits),
-            ("--cpu-shares", self.cpu_shares.is_some(), limits),
-            ("--cpu-quota", self.cpu_quota.is_some(), limits),
-            ("--cpu-period", self.cpu_period.is_some(), limits),
-            ("--cpuset-cpus", self.cpuset_cpus.is_some(), limits),
-            ("--cpuset-mems", self.cpuset_mems.is_some(), limits),
-            ("--pids-limit", self.pids_limit.is_some(), limits),
             ("--builder", self.builder.is_some(), "rbuild has no builders: it builds by itself"),
             ("--policy", !self.policy.is_empty(), ""),
             ("--squash", self.squash, ""),

@@ -122,6 +122,7 @@ fn request(args: &BuildArgs, env: &Environment) -> Result<BuildRequest, Failure>
             .iter()
             .map(|text| values::ulimit(text).map_err(usage))
             .collect::<Result<_, _>>()?,
+        limits: values::limits(&args.limits).map_err(usage)?,
         shm_size: args.shm_size.as_deref().map(values::size).transpose().map_err(usage)?,
         insecure_registries: input.insecure_registries.clone(),
         outputs: outputs(args)?,

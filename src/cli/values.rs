@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use crate::build::{
-    Annotation, AnnotationKind, CompressionAlgorithm, CompressionChoice, OutputKind, OutputSpec,
+    Annotation, AnnotationKind, CompressionAlgorithm, CompressionChoice, Limits, OutputKind, OutputSpec,
 };
 use crate::dockerfile::suggest;
 use crate::image::Platform;
 use crate::plan::Entitlements;
+
+use super::args::LimitArgs;
 
 /// `64m`, `1GiB`, `1024`: bytes, in Docker's binary units.
 pub(super) fn size(text: &str) -> Result<u64, String> {
@@ -78,6 +80,61 @@ pub(super) fn entitlements(texts: &[String]) -> Result<Entitlements, String> {
         }
     }
     Ok(all)
+}
+
+/// Limits of RUN from their flags.
+pub(super) fn limits(args: &LimitArgs) -> Result<Limits, String> {
+    let mut limits = Limits {
+        memory: args.memory.as_deref().map(size).transpose()?,
+        memory_swap: args.memory_swap.as_deref().map(swap).transpose()?,
+        cpu_shares: args.cpu_shares,
+        cpu_quota: args.cpu_quota,
+        cpu_period: args.cpu_period,
+        cpuset_cpus: args.cpuset_cpus.clone(),
+        cpuset_mems: args.cpuset_mems.clone(),
+        pids: args.pids_limit,
+        parent: args.cgroup_parent.clone(),
+    };
+    for field in args.resources.iter().flat_map(|text| text.split(',')) {
+        let (key, value) =
+            field.split_once('=').ok_or_else(|| format!("--resource needs NAME=VALUE, got {field:?}"))?;
+        let bad = || format!("invalid value for {key}: {value}");
+        match key {
+            "memory" => limits.memory = Some(size(value)?),
+            "memory-swap" => limits.memory_swap = Some(swap(value)?),
+            "cpu-shares" => limits.cpu_shares = Some(value.parse().map_err(|_| bad())?),
+            "cpu-period" => limits.cpu_period = Some(value.parse().map_err(|_| bad())?),
+            "cpu-quota" => limits.cpu_quota = Some(value.parse().map_err(|_| bad())?),
+            "cpuset-cpus" => limits.cpuset_cpus = Some(value.to_owned()),
+            "cpuset-mems" => limits.cpuset_mems = Some(value.to_owned()),
+            other => return Err(format!("unknown resource {other:?}")),
+        }
+    }
+    if let Some(cpus) = &args.cpus {
+        if limits.cpu_quota.is_some() || limits.cpu_period.is_some() {
+            return Err("--cpus and --cpu-quota or --cpu-period cannot be used together".into());
+        }
+        let count: f64 = cpus.parse().map_err(|_| format!("invalid number of CPUs: {cpus:?}"))?;
+        if !(0.01..=10_000.0).contains(&count) {
+            return Err(format!("invalid number of CPUs: {cpus:?}"));
+        }
+        limits.cpu_period = Some(100_000);
+        limits.cpu_quota = Some((count * 100_000.0) as i64);
+    }
+    match (limits.memory, limits.memory_swap) {
+        (None, Some(_)) => Err("--memory-swap needs --memory as well".into()),
+        (Some(memory), Some(swap)) if swap > 0 && u64::try_from(swap).is_ok_and(|swap| swap < memory) => {
+            Err("--memory-swap is memory and swap together: it cannot be less than --memory".into())
+        }
+        _ => Ok(limits),
+    }
+}
+
+fn swap(text: &str) -> Result<i64, String> {
+    if text == "-1" {
+        return Ok(-1);
+    }
+    i64::try_from(size(text)?).map_err(|_| format!("invalid size: {text:?}"))
 }
 
 /// `NAME=SOFT[:HARD]`; -1 is no limit.

@@ -5,6 +5,7 @@
 //! made for it appears in what it leaves behind, and that its whole tree of processes dies with it,
 //! with a cancellation, a timeout, or the death of this process. Must never know images or layers.
 
+mod cgroup;
 mod child;
 mod emulation;
 mod native;
@@ -20,8 +21,8 @@ pub use emulation::obstacle;
 pub use native::Native;
 pub use probe::{Facts, overlay_works, probe};
 pub use spec::{
-    Exit, Mount, MountKind, Network, OutputSink, ProcessSpec, ProcessUser, RootFs, Sandbox, SandboxError,
-    Security, Stdio, Ulimit,
+    Exit, Limits, Mount, MountKind, Network, OutputSink, ProcessSpec, ProcessUser, RootFs, Sandbox,
+    SandboxError, Security, Stdio, Ulimit,
 };
 
 #[cfg(test)]

@@ -13,9 +13,10 @@ use rustix::process::{Signal, WaitId, WaitIdOptions};
 use crate::cancel::Cancel;
 use crate::event::Stream;
 
+use super::cgroup::{Cgroup, Hits};
 use super::child::{self, STAGES, Stage, Streams};
 use super::prepare::{self, Plan};
-use super::spec::{Exit, OutputSink, ProcessSpec, Sandbox, SandboxError, Stdio};
+use super::spec::{Exit, Limits, OutputSink, ProcessSpec, Sandbox, SandboxError, Stdio};
 use super::syscalls::{self, Cloned};
 use super::terminal::Terminal;
 
@@ -60,14 +61,33 @@ impl Sandbox for Native {
                 hint: single_id_hint(),
             });
         }
-        let mut running = Running::start(spec, &plan)?;
+        let cgroup = if spec.limits.is_none() { None } else { Some(Cgroup::make(&spec.limits)?) };
+        let mut running = Running::start(spec, &plan, cgroup.as_ref())?;
         let result = running.watch(spec, output, cancel);
-        running.reap(result)
+        let exit = running.reap(result)?;
+        Ok(match cgroup {
+            Some(cgroup) => blame_limits(exit, cgroup.hits(), &spec.limits),
+            None => exit,
+        })
     }
 
     fn describe(&self) -> String {
         let ids = if self.single_id { "one user and group" } else { "all users and groups" };
         format!("native (namespaces, overlayfs, capabilities, seccomp; {ids})")
+    }
+}
+
+/// A failure after a limit was hit is the limit's.
+fn blame_limits(exit: Exit, hits: Hits, limits: &Limits) -> Exit {
+    let code = match exit {
+        Exit::Code(code) if code != 0 => code,
+        Exit::Signal(signal) => 128 + signal,
+        other => return other,
+    };
+    match (hits, limits.memory, limits.pids) {
+        (Hits { memory: true, .. }, Some(limit), _) => Exit::OutOfMemory { code, limit },
+        (Hits { processes: true, .. }, _, Some(limit)) => Exit::TooManyProcesses { code, limit },
+        _ => exit,
     }
 }
 
@@ -90,7 +110,7 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), SandboxError> {
 }
 
 impl Running {
-    fn start(spec: &ProcessSpec, plan: &Plan) -> Result<Self, SandboxError> {
+    fn start(spec: &ProcessSpec, plan: &Plan, cgroup: Option<&Cgroup>) -> Result<Self, SandboxError> {
         let (go_read, go_write) = pipe()?;
         let (error_read, error_write) = pipe()?;
         let mut terminal = None;
@@ -136,16 +156,23 @@ impl Running {
                 other => other,
             }
         };
-        let pidfd = match cloned {
-            Ok(Cloned::Parent(pidfd)) => pidfd,
+        let (pidfd, pid) = match cloned {
+            Ok(Cloned::Parent(pidfd, pid)) => (pidfd, pid),
             Ok(Cloned::Child) => syscalls::exit_now(1),
             Err(errno) => return Err(namespace_error(errno)),
         };
         drop(child_ends);
         drop(error_write);
+        let mut running = Running { pidfd, output, error: error_read, terminal };
+        if let Some(error) = cgroup.and_then(|cgroup| cgroup.add(pid).err()) {
+            // Without a word from here the child ends by itself; it is collected either way.
+            drop(go_write);
+            let _ = running.reap(Ok(None));
+            return Err(error);
+        }
         // A failure here means that the child is gone already; the error pipe tells why.
         let _ = rustix::io::write(&go_write, b"g");
-        Ok(Running { pidfd, output, error: error_read, terminal })
+        Ok(running)
     }
 
     /// Carries output until the process ends, is cancelled or runs out of time.

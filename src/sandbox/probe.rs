@@ -60,6 +60,7 @@ pub fn overlay_works(dir: &Path, single_id: bool) -> Result<(), String> {
         resolv_conf: Vec::new(),
         shm_size: 0,
         ulimits: Vec::new(),
+        limits: super::Limits::default(),
         timeout: None,
         scratch,
         stdio: Stdio::Lines,

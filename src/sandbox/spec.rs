@@ -36,6 +36,8 @@ pub struct ProcessSpec {
     pub shm_size: u64,
     /// Resource limits.
     pub ulimits: Vec<Ulimit>,
+    /// Limits by control groups.
+    pub limits: Limits,
     /// The process is killed after this time.
     pub timeout: Option<Duration>,
     /// An empty directory for this run alone, on any file system; the caller removes it.
@@ -178,6 +180,29 @@ pub struct Ulimit {
     pub hard: u64,
 }
 
+/// Limits of a whole process tree.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+    /// Bytes of memory and swap together; -1 is no limit.
+    pub memory_swap: Option<i64>,
+    /// Relative weight, 1024 being usual.
+    pub cpu_shares: Option<u64>,
+    /// Microseconds of CPU time in each period.
+    pub cpu_quota: Option<i64>,
+    /// The period in microseconds.
+    pub cpu_period: Option<u64>,
+    /// CPUs, such as `0-2,5`.
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes.
+    pub cpuset_mems: Option<String>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+    /// The control group to make groups in, from the top of the hierarchy.
+    pub parent: Option<String>,
+}
+
 /// Standard streams of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stdio {
@@ -196,6 +221,20 @@ pub enum Exit {
     Code(i32),
     /// A signal killed it.
     Signal(i32),
+    /// It ended badly after the kernel killed one of its processes for want of memory.
+    OutOfMemory {
+        /// Its exit code, or 128 + signal.
+        code: i32,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// It ended badly after the limit of processes was hit.
+    TooManyProcesses {
+        /// Its exit code, or 128 + signal.
+        code: i32,
+        /// The limit.
+        limit: u64,
+    },
     /// It ran longer than allowed.
     TimedOut,
     /// It was stopped by the cancel switch.

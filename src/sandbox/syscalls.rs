@@ -37,8 +37,8 @@ struct CloneArgs {
 pub(super) enum Cloned {
     /// In the new process.
     Child,
-    /// In this one: a descriptor for the child.
-    Parent(OwnedFd),
+    /// In this one: a descriptor for the child, and its number.
+    Parent(OwnedFd, u32),
 }
 
 /// Makes a process with new namespaces that otherwise is a copy of this one.
@@ -63,7 +63,7 @@ pub(super) unsafe fn clone_process(namespaces: i32) -> Result<Cloned, Errno> {
     }
     // SAFETY: the kernel stored a new descriptor that nobody else owns.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Cloned::Parent(pidfd))
+    Ok(Cloned::Parent(pidfd, u32::try_from(result).unwrap_or(0)))
 }
 
 /// `struct mount_attr` (linux/mount.h).

@@ -11,8 +11,8 @@ use crate::event::{Event, Events, Stream, VertexId};
 use crate::layer::{self, Entry, EntryKind, LayerIndex, Metadata};
 use crate::plan::RunStep;
 use crate::sandbox::{
-    Exit, Mount, MountKind, Network, OutputSink, ProcessSpec, ProcessUser, RootFs, Sandbox, SandboxError,
-    Security, Stdio, Ulimit,
+    Exit, Limits, Mount, MountKind, Network, OutputSink, ProcessSpec, ProcessUser, RootFs, Sandbox,
+    SandboxError, Security, Stdio, Ulimit,
 };
 use crate::snapshot::{Chain, PlainRoot, SnapshotError, Snapshots, Tree};
 use crate::store::{SnapshotId, StoreError};
@@ -36,6 +36,8 @@ pub struct RunSettings {
     pub shm_size: u64,
     /// `--ulimit`.
     pub ulimits: Vec<Ulimit>,
+    /// `--memory`, `--cpus` and the like.
+    pub limits: Limits,
     /// Limit for one step.
     pub timeout: Option<Duration>,
     /// Host name inside.
@@ -254,6 +256,7 @@ impl Job<'_> {
             resolv_conf: settings.resolv_conf.clone(),
             shm_size: settings.shm_size,
             ulimits: settings.ulimits.clone(),
+            limits: settings.limits.clone(),
             timeout: settings.timeout,
             scratch: scratch.to_owned(),
             stdio: Stdio::Lines,
@@ -321,6 +324,12 @@ fn check_exit(exit: Exit, step: &RunStep, settings: &RunSettings, report: &Repor
         Exit::Code(0) => return Ok(()),
         Exit::Code(code) => (format!("exit code: {code}"), code),
         Exit::Signal(signal) => (format!("killed by signal {signal}"), 128 + signal),
+        Exit::OutOfMemory { code, limit } => {
+            (format!("out of memory: killed at the limit of {} (--memory)", human(limit)), code)
+        }
+        Exit::TooManyProcesses { code, limit } => {
+            (format!("exit code: {code}, after hitting the limit of {limit} processes (--pids-limit)"), code)
+        }
         Exit::TimedOut => {
             let limit = settings.timeout.unwrap_or_default();
             (format!("timed out after {}s", limit.as_secs()), 124)
@@ -328,6 +337,13 @@ fn check_exit(exit: Exit, step: &RunStep, settings: &RunSettings, report: &Repor
         Exit::Canceled => return Err(RunError::Canceled),
     };
     Err(RunError::Exit { command: step.argv.join(" "), how, code, tail: report.tail() })
+}
+
+/// Bytes in the largest binary unit that gives a whole number.
+fn human(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let fitting = units.iter().find(|(shift, _)| bytes > 0 && bytes % (1 << shift) == 0);
+    fitting.map_or_else(|| format!("{bytes} bytes"), |(shift, unit)| format!("{} {unit}", bytes >> shift))
 }
 
 fn make_dir(path: &Path) -> Result<(), RunError> {
