@@ -16,7 +16,7 @@ use crate::image::{
 use crate::layer::{self, BlobInfo};
 use crate::plan::ImageRequest;
 use crate::registry::{Credentials, ProxyOptions, Registry, RegistryError, RegistryOptions};
-use crate::snapshot::{Chain, LayerCell};
+use crate::snapshot::{Chain, Fetch, LayerCell};
 use crate::store::Store;
 
 use super::failure::{Failure, FailureKind};
@@ -302,8 +302,8 @@ impl Bases {
         Ok(registry)
     }
 
-    /// The layers of a resolved image, fetched if they are not here; progress goes to `vertex`.
-    pub fn layers(&self, name: &str, platform: &Platform, vertex: VertexId) -> Result<Chain, String> {
+    /// The layers of a resolved image; their blobs are fetched when the first of them is needed.
+    pub fn layers(self: &Arc<Self>, name: &str, platform: &Platform) -> Result<Chain, String> {
         let key = (name.to_owned(), platform.to_string());
         let resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
         // A single-platform image keeps its own platform in the plan.
@@ -312,14 +312,36 @@ impl Bases {
             .or_else(|| resolved.iter().find(|((known, _), _)| known == name).map(|(_, found)| found));
         let found = found.cloned().ok_or_else(|| format!("{name} was not looked up"))?;
         drop(resolved);
-        self.fetch(&found, vertex)?;
+        let fetch = self.fetch_later(name, &found);
         let mut cells = Vec::new();
         for layer in found.image.layer_refs() {
             let blob = BlobInfo { digest: layer.digest, size: layer.size, compression: layer.compression };
             layer::add_blob(&self.store, &layer.diff_id, 0, &blob).map_err(|error| error.to_string())?;
-            cells.push(LayerCell::known(layer.diff_id, blob));
+            cells.push(LayerCell::remote(layer.diff_id, blob, fetch.clone()));
         }
         Ok(Chain::of(cells))
+    }
+
+    /// All layers are fetched together when one is asked for: who needs one usually needs all.
+    fn fetch_later(self: &Arc<Self>, name: &str, found: &Arc<Resolved>) -> Fetch {
+        let (bases, found, name) = (self.clone(), found.clone(), name.to_owned());
+        let once: Mutex<Option<Result<(), String>>> = Mutex::default();
+        Arc::new(move || {
+            let mut done = once.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(result) = &*done {
+                return result.clone();
+            }
+            let vertex = bases.events.add(VertexKind::Internal, format!("pull {name}"));
+            bases.events.send(Event::Started { vertex });
+            let begun = std::time::Instant::now();
+            let result = bases.fetch(&found, vertex);
+            let outcome = match &result {
+                Ok(()) => Outcome::Done,
+                Err(message) => Outcome::Failed(message.clone()),
+            };
+            bases.events.send(Event::Finished { vertex, outcome, elapsed: begun.elapsed() });
+            done.insert(result).clone()
+        })
     }
 
     /// Missing blobs, a few at a time.

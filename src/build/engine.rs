@@ -15,7 +15,7 @@ use crate::image::{self, Family, Platform, Reference};
 use crate::layer::OnDiskIds;
 use crate::plan::{self, Base, Plan, PlanInput, Planned, Step, StepKind};
 use crate::sandbox::{Native, Sandbox, Ulimit};
-use crate::snapshot::{Chain, Snapshots};
+use crate::snapshot::{Chain, SnapshotError, Snapshots};
 use crate::solve::{LocalExecutor, SolveError, Solver, StepError};
 use crate::steps::mount::MountSettings;
 use crate::steps::run::{RunError, RunSettings};
@@ -112,6 +112,7 @@ impl Engine {
             let solver = self.solver(request, &prepared, plan, &stat_cache, &mounts, events, cancel);
             let solved = solver.solve(plan).map_err(|error| solve_failure(error, cancel))?;
             let chain = result::final_chain(plan, &solved);
+            chain.ensure_blobs(&self.store)?;
             let epoch = epoch_of(request, plan);
             let (compression, _) = result::write_options(request, epoch);
             let image = self.image(plan, &solved, &chain, solver.now, epoch, compression)?;
@@ -170,7 +171,7 @@ impl Engine {
             cancel: cancel.clone(),
             contexts: prepared.contexts.clone(),
             stat_cache: Some(stat_cache.clone()),
-            bases: Box::new(move |step, vertex| base_chain(&bases, step, vertex)),
+            bases: Box::new(move |step| base_chain(&bases, step)),
             run: RunSettings { mounts: mounts.clone(), ..self.run_settings(request, plan) },
             now: epoch.unwrap_or_else(now_seconds),
             write,
@@ -374,11 +375,11 @@ fn contexts(
     Ok(contexts)
 }
 
-fn base_chain(bases: &Bases, step: &Step, vertex: crate::event::VertexId) -> Result<Chain, StepError> {
+fn base_chain(bases: &Arc<Bases>, step: &Step) -> Result<Chain, StepError> {
     match &step.kind {
         StepKind::From(from) => match &from.base {
             Base::Scratch => Ok(Chain::scratch()),
-            Base::Image(name) => bases.layers(name, &from.platform, vertex).map_err(StepError::Base),
+            Base::Image(name) => bases.layers(name, &from.platform).map_err(StepError::Base),
         },
         _ => Ok(Chain::scratch()),
     }
@@ -403,6 +404,8 @@ fn solve_failure(error: SolveError, cancel: &Cancel) -> Failure {
         StepError::Run(RunError::Sandbox(crate::sandbox::SandboxError::Setup { .. })) => FailureKind::Sandbox,
         StepError::Base(_) => FailureKind::Base,
         _ if error.is_canceled() && cancel.is_cancelled() => FailureKind::Interrupted,
+        StepError::Snapshot(SnapshotError::Fetch(_))
+        | StepError::Run(RunError::Snapshot(SnapshotError::Fetch(_))) => FailureKind::Base,
         StepError::Snapshot(_) | StepError::Run(RunError::Snapshot(_)) => FailureKind::Store,
         _ => FailureKind::Build,
     };

@@ -90,6 +90,9 @@ impl From<crate::store::StoreError> for Failure {
 
 impl From<crate::snapshot::SnapshotError> for Failure {
     fn from(error: crate::snapshot::SnapshotError) -> Self {
+        if let crate::snapshot::SnapshotError::Fetch(message) = &error {
+            return Failure::new(FailureKind::Base, message.clone());
+        }
         store_failure(&error, error.is_no_space())
     }
 }

@@ -53,9 +53,8 @@ pub(super) fn add_host(text: &str) -> Result<(String, String), String> {
     let bad = || format!("bad format for add-host: {text:?} (write HOST:IP)");
     let (host, address) = text.split_once('=').or_else(|| text.split_once(':')).ok_or_else(bad)?;
     let address = address.trim_start_matches('[').trim_end_matches(']');
-    if address == "host-gateway" {
-        return Err("--add-host with host-gateway is not supported yet".into());
-    }
+    // RUN shares the network of this machine, which therefore is its own gateway.
+    let address = if address == "host-gateway" { "127.0.0.1" } else { address };
     if host.is_empty() || address.parse::<std::net::IpAddr>().is_err() {
         return Err(bad());
     }
@@ -443,7 +442,8 @@ mod tests {
         assert_eq!(add_host("a:1.2.3.4"), Ok(("a".into(), "1.2.3.4".into())));
         assert_eq!(add_host("a=[::1]"), Ok(("a".into(), "::1".into())));
         assert_eq!(add_host("a:::1"), Ok(("a".into(), "::1".into())));
-        assert!(add_host("a").is_err() && add_host("a:b").is_err() && add_host("a:host-gateway").is_err());
+        assert!(add_host("a").is_err() && add_host("a:b").is_err());
+        assert_eq!(add_host("a:host-gateway"), Ok(("a".into(), "127.0.0.1".into())));
         assert_eq!(ulimit("nofile=1:2"), Ok(("nofile".into(), 1, 2)));
         assert_eq!(ulimit("core=-1"), Ok(("core".into(), u64::MAX, u64::MAX)));
         assert!(ulimit("nofile=3:2").is_err() && ulimit("nofile").is_err());

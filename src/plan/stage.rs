@@ -389,7 +389,7 @@ impl<'b, 'a> Walk<'b, 'a> {
     fn arg(&mut self, source: &Arc<Source>, declarations: &[ArgDecl]) -> Result<(), PlanError> {
         let mut shown = Vec::new();
         for declaration in declarations {
-            let name = declaration.name.text.clone();
+            let name = self.expand(source, &declaration.name)?;
             self.warn_secret(source, "ARG", &name, declaration.name.span);
             let value = match (self.builder.build_arg(&name), &declaration.default) {
                 (Some(value), _) => Some(value.to_owned()),

@@ -21,6 +21,9 @@ pub enum SnapshotError {
     /// The store lacks a blob it should have.
     #[error("the store has no content for layer {0}: run the build with --no-cache, or check the store")]
     Missing(DiffId),
+    /// A layer that lies elsewhere could not be fetched.
+    #[error("{0}")]
+    Fetch(String),
     /// The unpacked bytes are not those the image promised.
     #[error("layer content does not match the image: expected diff ID {expected}, got {actual}")]
     WrongDiffId {
@@ -64,10 +67,19 @@ pub struct Finished {
 }
 
 /// One layer: first perhaps only a directory a `RUN` left behind, later a digest and a blob.
-#[derive(Debug)]
 pub struct LayerCell {
     state: Mutex<State>,
     changed: Condvar,
+    fetch: Option<Fetch>,
+}
+
+/// Brings a layer's blob into the store; called when something needs it, possibly more than once.
+pub type Fetch = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+impl std::fmt::Debug for LayerCell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LayerCell").field("state", &self.state).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -79,19 +91,32 @@ struct State {
 }
 
 impl LayerCell {
-    /// A layer whose blob is in the store; its index and files are fetched when asked for.
+    /// A layer whose blob is in the store; its index and files are read when asked for.
     pub fn known(diff_id: DiffId, blob: BlobInfo) -> Arc<Self> {
-        let finished = Some(Ok(Finished { diff_id, blob }));
-        Arc::new(LayerCell {
-            state: Mutex::new(State { finished, ..State::default() }),
-            changed: Condvar::new(),
-        })
+        Self::of(State { finished: Some(Ok(Finished { diff_id, blob })), ..State::default() }, None)
+    }
+
+    /// A layer known by its descriptor, whose blob is fetched when something needs it.
+    pub fn remote(diff_id: DiffId, blob: BlobInfo, fetch: Fetch) -> Arc<Self> {
+        Self::of(State { finished: Some(Ok(Finished { diff_id, blob })), ..State::default() }, Some(fetch))
+    }
+
+    fn of(state: State, fetch: Option<Fetch>) -> Arc<Self> {
+        Arc::new(LayerCell { state: Mutex::new(state), changed: Condvar::new(), fetch })
+    }
+
+    /// Sees to it that the layer's blob is in the store.
+    pub fn ensure_blob(&self, store: &Store) -> Result<(), SnapshotError> {
+        let Some(fetch) = &self.fetch else { return Ok(()) };
+        if store.has_blob(&self.finished()?.blob.digest) {
+            return Ok(());
+        }
+        fetch().map_err(SnapshotError::Fetch)
     }
 
     /// A layer just made: its entries are known, its digest will be told by [`LayerCell::finish`].
     pub fn pending(entries: Arc<LayerIndex>, snapshot: Option<SnapshotId>) -> Arc<Self> {
-        let state = State { snapshot, entries: Some(entries), ..State::default() };
-        Arc::new(LayerCell { state: Mutex::new(state), changed: Condvar::new() })
+        Self::of(State { snapshot, entries: Some(entries), ..State::default() }, None)
     }
 
     /// Tells how writing the layer ended; wakes everybody who waits.
@@ -133,7 +158,10 @@ impl LayerCell {
         let diff_id = finished?.diff_id;
         let index = match layer::load_index(store, &diff_id)? {
             Some(index) => index,
-            None => layer::rebuild_index(store, &diff_id)?.ok_or(SnapshotError::Missing(diff_id))?,
+            None => {
+                self.ensure_blob(store)?;
+                layer::rebuild_index(store, &diff_id)?.ok_or(SnapshotError::Missing(diff_id))?
+            }
         };
         self.lock().complete = Some(index.clone());
         Ok(index)
@@ -183,6 +211,11 @@ impl Chain {
     /// The layers.
     pub fn cells(&self) -> &[Arc<LayerCell>] {
         &self.cells
+    }
+
+    /// Sees to it that the blobs of all layers are in the store.
+    pub fn ensure_blobs(&self, store: &Store) -> Result<(), SnapshotError> {
+        self.cells.iter().try_for_each(|cell| cell.ensure_blob(store))
     }
 
     /// The chain's identity, if every layer's digest is known already.
@@ -287,6 +320,7 @@ impl Snapshots {
             read.map_err(|source| LayerError::io("read", &dir, source))?;
             return Ok(bytes);
         }
+        cell.ensure_blob(&self.store)?;
         let finished = cell.finished()?;
         let offset = match node.offset {
             // The index of a layer that was just written knows offsets only once it is complete.
@@ -334,6 +368,7 @@ impl Snapshots {
     }
 
     fn unpack(&self, below: &Chain, layer: &Finished, cell: &LayerCell) -> Result<SnapshotId, SnapshotError> {
+        cell.ensure_blob(&self.store)?;
         let blob = self.store.open_blob(&layer.blob.digest)?.ok_or(SnapshotError::Missing(layer.diff_id))?;
         let tree = self.tree(below)?;
         let dir = self.store.temp_dir()?;

@@ -44,7 +44,7 @@ pub struct Solver {
     /// Remembers content digests of the main context's files.
     pub stat_cache: Option<Arc<FileStatCache>>,
     /// Gives the layers of a base image; called on the stage's thread.
-    pub bases: Box<dyn Fn(&Step, VertexId) -> Result<Chain, StepError> + Send + Sync>,
+    pub bases: Box<dyn Fn(&Step) -> Result<Chain, StepError> + Send + Sync>,
     /// What every RUN gets.
     pub run: RunSettings,
     /// Time for what the build makes up, seconds since 1970.

@@ -108,7 +108,7 @@ impl Run<'_> {
         let parent = self.parent(step);
         match &step.kind {
             StepKind::From(_) => {
-                let chain = (self.solver.bases)(step, vertex)?;
+                let chain = (self.solver.bases)(step)?;
                 Ok(StepState { chain, cached: false, created: self.solver.now })
             }
             StepKind::Run(run) => self.run(step, run, &parent, vertex),
