@@ -14,13 +14,14 @@ use crate::event::{Event, Events, Summary};
 use crate::image::{self, Family, History, Image, LayerRef, Platform, Reference};
 use crate::layer::{OnDiskIds, WriteOptions};
 use crate::plan::{self, Base, Plan, PlanInput, Planned, Step, StepKind};
+use crate::registry::RegistryAccess;
 use crate::sandbox::{Native, Sandbox, Ulimit};
 use crate::snapshot::{Chain, Snapshots};
 use crate::solve::{LocalExecutor, SolveError, Solved, Solver, StepError};
 use crate::steps::run::{RunError, RunSettings};
 use crate::store::{Store, TempDir};
 
-use super::bases::{self, Bases, NamedContext, RegistryAccess};
+use super::bases::{self, Bases, NamedContext};
 use super::failure::{Failure, FailureKind};
 use super::outputs;
 use super::request::{BuildOutcome, BuildRequest, CompressionAlgorithm, CompressionChoice};

@@ -11,7 +11,7 @@ mod outputs;
 mod request;
 mod run;
 
-pub use bases::RegistryAccess;
+pub use crate::registry::RegistryAccess;
 pub use engine::{Engine, EngineOptions};
 pub use failure::{Failure, FailureKind};
 pub use request::{

@@ -18,6 +18,9 @@ pub(super) struct Cli {
     /// Where images, layers and the cache are kept [env: RBUILD_ROOT]
     #[arg(long, global = true, value_name = "DIR")]
     pub root: Option<PathBuf>,
+    /// Mirrors and ways to reach registries, instead of the usual registries.toml
+    #[arg(long, global = true, value_name = "FILE")]
+    pub registries: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -336,8 +339,8 @@ pub(super) fn normalize(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut at = 1;
     while let Some(arg) = args.get(at).and_then(|arg| arg.to_str()) {
         match arg {
-            "--root" => at += 2,
-            arg if arg.starts_with("--root=") => at += 1,
+            "--root" | "--registries" => at += 2,
+            arg if arg.starts_with("--root=") || arg.starts_with("--registries=") => at += 1,
             _ => break,
         }
     }
