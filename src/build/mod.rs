@@ -7,15 +7,21 @@
 mod bases;
 mod engine;
 mod failure;
+mod indexes;
 mod outputs;
+mod place;
 mod request;
 mod run;
+mod transfer;
 
 pub use crate::registry::RegistryAccess;
 pub use engine::{Engine, EngineOptions};
 pub use failure::{Failure, FailureKind};
+pub use indexes::IndexChange;
+pub use place::Place;
 pub use request::{
     BuildOutcome, BuildRequest, CompressionAlgorithm, CompressionChoice, OutputKind, OutputSpec, PullPolicy,
     RunNetwork,
 };
 pub use run::RunRequest;
+pub use transfer::Transfer;
