@@ -6,8 +6,10 @@
 
 mod args;
 mod build;
+mod copy;
 mod environment;
 mod images;
+mod registry;
 mod render;
 mod run;
 mod values;
@@ -127,6 +129,13 @@ fn dispatch(cli: Cli, env: Environment, mode: IdMode, user: RealUser) -> Result<
         Command::Save(args) => images::save(&session, &args),
         Command::Tag { source, target } => images::tag(&session, &source, &target),
         Command::Rmi { images } => images::rmi(&session, &images),
+        Command::Push(args) => registry::push(&session, &args),
+        Command::Pull(args) => registry::pull(&session, &args),
+        Command::Load(args) => copy::load(&session, &args),
+        Command::Copy(args) => copy::copy(&session, &args),
+        Command::Index { command } => copy::index(&session, &command),
+        Command::Login(args) => registry::login(&session, &args),
+        Command::Logout { registry } => registry::logout(&session, registry.as_deref()),
         Command::Info => run::info(&session),
         Command::Completion { .. } | Command::Version => Ok(0),
     }

@@ -233,7 +233,8 @@ impl Endpoint {
             Some("http") => SchemePolicy::Http,
             _ if location.insecure => SchemePolicy::Either,
             Some("https") => SchemePolicy::Https,
-            None if is_loopback(&bare) => SchemePolicy::Either,
+            // Whoever names an authority wants the certificate looked at, even on loopback.
+            None if is_loopback(&bare) && location.ca.is_none() => SchemePolicy::Either,
             None => SchemePolicy::Https,
             Some(other) => {
                 let reason = format!("{other}:// is not http or https");
