@@ -345,11 +345,9 @@ impl Bases {
                 report(blob.size);
                 Ok(())
             }
-            Origin::Registry(registry, repository) => {
-                RegistryContent { registry: registry.clone(), repository: repository.clone() }
-                    .fetch(&self.store, blob, &report, &self.cancel)
-                    .map_err(|error| error.to_string())
-            }
+            Origin::Registry(registry, repository) => RegistryContent::new(registry, repository)
+                .fetch(&self.store, blob, &report, &self.cancel)
+                .map_err(|error| error.to_string()),
         }
     }
 }

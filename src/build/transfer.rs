@@ -246,10 +246,9 @@ impl Transfer<'_> {
                     (Document::Manifest(_), true) => Family::Oci.manifest(),
                 };
                 let top = Descriptor::new(media_type, found.digest, found.bytes.len() as u64);
-                self.store.put_blob(&found.bytes)?;
-                let repository = name.path.clone();
-                let origin = Origin { host: name.domain.clone(), repository: repository.clone() };
-                let content = Box::new(RegistryContent { registry, repository });
+                let origin = Origin { host: name.domain.clone(), repository: name.path.clone() };
+                let content = RegistryContent::new(&registry, &name.path).with_document(found.bytes);
+                let content = Box::new(content);
                 Ok(Source { content, top, origin: Some(origin) })
             }
         }

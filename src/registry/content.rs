@@ -149,10 +149,24 @@ impl Content for StoreContent {
 
 /// One repository of a registry.
 pub struct RegistryContent {
-    /// The registry.
-    pub registry: Registry,
-    /// The repository in it.
-    pub repository: String,
+    registry: Registry,
+    repository: String,
+    /// Documents that were fetched already: registries count requests for manifests.
+    known: BTreeMap<Digest, Vec<u8>>,
+}
+
+impl RegistryContent {
+    /// The content of `repository` in `registry`.
+    pub fn new(registry: &Registry, repository: &str) -> Self {
+        let (registry, repository) = (registry.clone(), repository.to_owned());
+        RegistryContent { registry, repository, known: BTreeMap::new() }
+    }
+
+    /// The same, knowing a document that was fetched before.
+    pub fn with_document(mut self, bytes: Vec<u8>) -> Self {
+        self.known.insert(Digest::of(&bytes), bytes);
+        self
+    }
 }
 
 impl Content for RegistryContent {
@@ -161,6 +175,9 @@ impl Content for RegistryContent {
     }
 
     fn document(&self, descriptor: &Descriptor, cancel: &Cancel) -> Result<Vec<u8>, RegistryError> {
+        if let Some(bytes) = self.known.get(&descriptor.digest) {
+            return Ok(bytes.clone());
+        }
         let reference = descriptor.digest.to_string();
         Ok(self.registry.manifest(&self.repository, &reference, cancel)?.bytes)
     }

@@ -12,7 +12,7 @@ use ureq::http::header::{
 };
 use ureq::http::uri::Scheme;
 use ureq::http::{Method, Request, Uri};
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Body, BodyReader, SendBody};
 
 use crate::cancel::Cancel;
@@ -21,6 +21,7 @@ use super::config::{RegistryOptions, Roots, Timeouts};
 use super::error::{RegistryError, Target, Unreachable, clean};
 use super::fault::classify;
 use super::proxy::Proxies;
+use super::roots;
 
 /// A redirect more than this is a loop.
 const MOST_REDIRECTS: usize = 10;
@@ -28,15 +29,6 @@ const MOST_REDIRECTS: usize = 10;
 /// Reading the rest of an unwanted answer keeps its connection usable; beyond this it is cheaper to
 /// open another.
 const DRAIN_LIMIT: u64 = 32 << 10;
-
-/// Where systems keep their certificate authorities.
-const SYSTEM_BUNDLES: &[&str] = &[
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 
 /// The connections of one endpoint.
 pub(super) struct Transport {
@@ -155,51 +147,11 @@ impl Settings {
             .max_idle_connections_per_host(16);
         if tls {
             let tls = TlsConfig::builder().disable_verification(!self.verify);
-            let roots = if self.verify { self.roots()? } else { RootCerts::WebPki };
+            let roots = if self.verify { roots::load(&self.roots)? } else { RootCerts::WebPki };
             config = config.tls_config(tls.root_certs(roots).build());
         }
         Ok(Agent::new_with_config(config.build()))
     }
-
-    fn roots(&self) -> Result<RootCerts, RegistryError> {
-        match &self.roots {
-            Roots::Bundled => Ok(RootCerts::WebPki),
-            Roots::System => {
-                let certificates = system_certificates();
-                Ok(if certificates.is_empty() { RootCerts::WebPki } else { certificates.into() })
-            }
-            Roots::File(path) => Ok(certificates_of(path)?.into()),
-            Roots::SystemAnd(path) => {
-                let mut certificates = certificates_of(path)?;
-                certificates.extend(system_certificates());
-                Ok(certificates.into())
-            }
-        }
-    }
-}
-
-fn system_certificates() -> Vec<Certificate<'static>> {
-    let found = SYSTEM_BUNDLES.iter().find_map(|path| std::fs::read(path).ok());
-    found.map(|pem| parse_certificates(&pem)).unwrap_or_default()
-}
-
-fn certificates_of(path: &std::path::Path) -> Result<Vec<Certificate<'static>>, RegistryError> {
-    let fail = |reason: String| RegistryError::File { path: path.to_owned(), reason };
-    let pem = std::fs::read(path).map_err(|error| fail(error.to_string()))?;
-    let certificates = parse_certificates(&pem);
-    if certificates.is_empty() {
-        return Err(fail("it contains no PEM certificate".into()));
-    }
-    Ok(certificates)
-}
-
-fn parse_certificates(pem: &[u8]) -> Vec<Certificate<'static>> {
-    ureq::tls::parse_pem(pem)
-        .filter_map(|item| match item {
-            Ok(ureq::tls::PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        })
-        .collect()
 }
 
 /// A thread that cuts connections when the user cancels, since a thread blocked in a read cannot ask.

@@ -4,10 +4,10 @@
 //! says it stopped. As long as all goes well, everything goes in a single PATCH, which every registry
 //! understands; only after trouble in pieces.
 
-use std::io::{self, Read};
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use ureq::http::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RANGE};
+use ureq::http::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
 use ureq::http::uri::Scheme;
 use ureq::http::{Method, Uri};
 
@@ -19,7 +19,8 @@ use super::blob::BlobReader;
 use super::client::{Call, Host, Registry, refusal};
 use super::content::{Content, unreadable};
 use super::error::{Refusal, RegistryError};
-use super::pull::{announced_digest, manifest_path};
+use super::piece::{Counted, check_digest, no_place, received, with_query};
+use super::pull::manifest_path;
 use super::push::{BlobState, PushOptions};
 use super::transport::{Incoming, Outgoing, Payload, Session, resolve, same_origin};
 
@@ -465,72 +466,4 @@ enum Piece<'a> {
     None,
     Whole(&'a [u8]),
     Part { transfer: &'a Transfer<'a>, offset: u64, length: u64 },
-}
-
-/// Gives exactly the promised number of bytes, or fails; reports on the way.
-struct Counted<'a> {
-    reader: Box<dyn Read + 'a>,
-    uploads: &'a Uploads<'a>,
-    offset: u64,
-    left: u64,
-    progress: &'a dyn Fn(u64),
-    failure: Option<io::Error>,
-}
-
-impl Read for Counted<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
-        let stopped = self.uploads.cancel.is_cancelled() || self.uploads.stop.load(Ordering::Relaxed);
-        let result = match buffer.get_mut(..most) {
-            _ if stopped => Err(io::Error::other(RegistryError::Cancelled)),
-            Some(window) if !window.is_empty() => match self.reader.read(window) {
-                Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-                other => other,
-            },
-            _ => Ok(0),
-        };
-        match result {
-            Ok(read) => {
-                self.left -= read as u64;
-                self.offset += read as u64;
-                self.uploads.sent.fetch_add(read as u64, Ordering::Relaxed);
-                (self.progress)(self.offset);
-                Ok(read)
-            }
-            Err(error) => {
-                let kind = error.kind();
-                self.failure = Some(error);
-                Err(kind.into())
-            }
-        }
-    }
-}
-
-/// How many bytes the registry has of an upload: `Range: 0-N`, with `bytes=` before it or not. One
-/// byte and none look alike; taken for none.
-fn received(answer: &Incoming) -> Option<u64> {
-    let text = answer.header(&RANGE)?.trim();
-    let (from, to) = text.strip_prefix("bytes=").unwrap_or(text).split_once('-')?;
-    let (from, to): (u64, u64) = (from.trim().parse().ok()?, to.trim().parse().ok()?);
-    (from == 0).then_some(if to == 0 { 0 } else { to.saturating_add(1) })
-}
-
-fn with_query(url: &Uri, query: &str) -> Result<Uri, RegistryError> {
-    let joint = if url.query().is_some() { '&' } else { '?' };
-    let text = format!("{url}{joint}{query}");
-    text.parse().map_err(|_| RegistryError::invalid("upload address", &text, "it is no valid URL"))
-}
-
-fn no_place(answer: &Incoming) -> RegistryError {
-    RegistryError::protocol(&answer.target, "it names no place for the upload")
-}
-
-/// What the registry says it stored must be what was sent.
-fn check_digest(answer: &Incoming, expected: &Digest) -> Result<(), RegistryError> {
-    match announced_digest(answer)? {
-        Some(actual) if actual != *expected => {
-            Err(RegistryError::Mismatch { target: answer.target.clone(), expected: *expected, actual })
-        }
-        _ => Ok(()),
-    }
 }
