@@ -72,7 +72,7 @@ impl Transfer<'_> {
         by_digest: bool,
     ) -> Result<PushReport, Failure> {
         let shown = if by_digest { name.familiar_repository() } else { name.familiar() };
-        self.vertex(format!("pushing {shown}"), |vertex| {
+        self.vertex(VertexKind::Export, format!("pushing {shown}"), |vertex| {
             let fail = |error: RegistryError| self.failure(FailureKind::Output, "push", &shown, &error);
             let registry = self.access.open(&name.domain, &name.path).map_err(fail)?;
             let origin = Origin { host: name.domain.clone(), repository: name.path.clone() };
@@ -305,7 +305,7 @@ impl Transfer<'_> {
         top: &Descriptor,
         title: String,
     ) -> Result<(), Failure> {
-        self.vertex(title, |vertex| {
+        self.vertex(VertexKind::Transfer, title, |vertex| {
             let mut blobs = Vec::new();
             self.documents(content, top, &mut blobs, 0)?;
             let mut seen = BTreeSet::new();
@@ -377,10 +377,11 @@ impl Transfer<'_> {
 
     fn vertex<T>(
         &self,
+        kind: VertexKind,
         title: String,
         work: impl FnOnce(VertexId) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let vertex = self.events.add(VertexKind::Transfer, title);
+        let vertex = self.events.add(kind, title);
         self.events.send(Event::Started { vertex });
         let begun = Instant::now();
         let result = work(vertex);

@@ -274,12 +274,12 @@ fn prompt(question: &str, secret: bool) -> Result<String, Stop> {
     if secret {
         let mut silent = before.clone();
         silent.local_modes.remove(LocalModes::ECHO);
-        tcsetattr(&stdin, OptionalActions::Flush, &silent).map_err(std::io::Error::from)?;
+        tcsetattr(&stdin, OptionalActions::Now, &silent).map_err(std::io::Error::from)?;
     }
     let mut line = String::new();
     let read = stdin.lock().read_line(&mut line);
     if secret {
-        tcsetattr(&stdin, OptionalActions::Flush, &before).map_err(std::io::Error::from)?;
+        tcsetattr(&stdin, OptionalActions::Now, &before).map_err(std::io::Error::from)?;
         eprintln!();
     }
     read?;
