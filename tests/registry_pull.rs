@@ -110,7 +110,7 @@ fn a_password_opens_a_closed_registry() -> Outcome {
     let options = RegistryOptions { credentials, ..RegistryOptions::default() };
     let closed = Registry::new(server.host(), &options)?.manifest("team/app", "1.0", &cancel);
     let text = closed.err().ok_or("it is closed")?.to_string();
-    assert!(text.contains("401") && text.contains("docker login") && text.contains("config.json"), "{text}");
+    assert!(text.contains("401") && text.contains("rbuild login") && text.contains("config.json"), "{text}");
     server.sign_in(dir.path())?;
     let found = Registry::new(server.host(), &options)?.manifest("team/app", "1.0", &cancel)?;
     assert_eq!(found.bytes, manifest);
@@ -127,7 +127,7 @@ fn https_works_with_a_known_authority_and_unverified_on_loopback() -> Outcome {
 
     // A mirror written with https:// is verified even on loopback; the registry behind it is closed.
     let nobody = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
-    let mirrors = vec![format!("https://{}", server.host())];
+    let mirrors = vec![format!("https://{}", server.host()).into()];
     let roots = Roots::File(server.certificate());
     let trusting = RegistryOptions { mirrors: mirrors.clone(), roots, ..RegistryOptions::default() };
     assert_eq!(Registry::new(&nobody, &trusting)?.manifest("team/app", "1.0", &cancel)?.bytes, manifest);
@@ -168,7 +168,7 @@ fn a_mirror_serves_what_the_registry_has() -> Outcome {
     let mirror = TestRegistry::with(Setup { proxy_of: Some(origin.host().to_owned()), ..Setup::default() })?;
     let Some(mirror) = mirror else { return Ok(()) };
     let nobody = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
-    let options = RegistryOptions { mirrors: vec![mirror.host().to_owned()], ..RegistryOptions::default() };
+    let options = RegistryOptions { mirrors: vec![mirror.host().into()], ..RegistryOptions::default() };
     let registry = Registry::new(&nobody, &options)?;
     let cancel = Cancel::new()?;
     assert_eq!(registry.manifest("team/app", "1.0", &cancel)?.bytes, manifest);

@@ -15,7 +15,7 @@ use crate::image::{
 };
 use crate::layer::{self, BlobInfo};
 use crate::plan::ImageRequest;
-use crate::registry::{Credentials, ProxyOptions, Registry, RegistryError, RegistryOptions};
+use crate::registry::{Content as _, Registry, RegistryAccess, RegistryContent, RegistryError};
 use crate::snapshot::{Chain, Fetch, LayerCell};
 use crate::store::Store;
 
@@ -24,17 +24,6 @@ use super::request::PullPolicy;
 
 /// Blobs of one image fetched at the same time.
 const PARALLEL: usize = 4;
-
-/// How registries are spoken to.
-#[derive(Clone, Debug, Default)]
-pub struct RegistryAccess {
-    /// Registries without https, or without certificate checks.
-    pub insecure: Vec<String>,
-    /// Directory of Docker's `config.json`.
-    pub docker_config: Option<PathBuf>,
-    /// Proxies for https and http.
-    pub proxy: Option<ProxyOptions>,
-}
 
 /// Where a resolved image's blobs come from.
 enum Origin {
@@ -201,7 +190,7 @@ impl Bases {
         let origin = if complete {
             Origin::Store
         } else {
-            Origin::Registry(self.registry(&reference.domain)?, reference.path.clone())
+            Origin::Registry(self.registry(&reference.domain, &reference.path)?, reference.path.clone())
         };
         Ok(Resolved { image, origin })
     }
@@ -213,7 +202,7 @@ impl Bases {
         platform: &Platform,
         known: Option<&(Pulled, ResolvedImage)>,
     ) -> Result<ResolvedImage, Failure> {
-        let registry = self.registry(&reference.domain)?;
+        let registry = self.registry(&reference.domain, &reference.path)?;
         let repository = reference.path.as_str();
         let wanted = match (&reference.digest, &reference.tag) {
             (Some(digest), _) => digest.to_string(),
@@ -282,23 +271,17 @@ impl Bases {
         Ok(ResolvedImage::new(&reference.familiar(), manifest, config).ok().map(|image| (pulled, image)))
     }
 
-    fn registry(&self, host: &str) -> Result<Registry, Failure> {
+    fn registry(&self, host: &str, repository: &str) -> Result<Registry, Failure> {
         let mut registries = self.registries.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(registry) = registries.get(host) {
+        let key = format!("{host}/{repository}");
+        if let Some(registry) = registries.get(&key) {
             return Ok(registry.clone());
         }
-        let options = RegistryOptions {
-            insecure: self.access.insecure.iter().any(|insecure| insecure == host),
-            credentials: match &self.access.docker_config {
-                Some(dir) => Credentials::DockerConfig(dir.clone()),
-                None => Credentials::None,
-            },
-            proxy: self.access.proxy.clone(),
-            ..RegistryOptions::default()
-        };
-        let registry = Registry::new(host, &options)
+        let registry = self
+            .access
+            .open(host, repository)
             .map_err(|error| Failure::new(FailureKind::Base, error.to_string()))?;
-        registries.insert(host.to_owned(), registry.clone());
+        registries.insert(key, registry.clone());
         Ok(registry)
     }
 
@@ -384,8 +367,8 @@ impl Bases {
                 report(blob.size);
                 Ok(())
             }
-            Origin::Registry(registry, repository) => registry
-                .pull_blob(repository, &blob.digest, blob.size, &self.store, &report, &self.cancel)
+            Origin::Registry(registry, repository) => RegistryContent::new(registry, repository)
+                .fetch(&self.store, blob, &report, &self.cancel)
                 .map_err(|error| error.to_string()),
         }
     }

@@ -14,6 +14,7 @@ use crate::event::{Event, Events, Summary};
 use crate::image::{self, Family, Platform, Reference};
 use crate::layer::OnDiskIds;
 use crate::plan::{self, Base, Plan, PlanInput, Planned, Step, StepKind};
+use crate::registry::RegistryAccess;
 use crate::sandbox::{Native, Sandbox, Ulimit};
 use crate::snapshot::{Chain, SnapshotError, Snapshots};
 use crate::solve::{LocalExecutor, SolveError, Solver, StepError};
@@ -21,7 +22,7 @@ use crate::steps::mount::MountSettings;
 use crate::steps::run::{RunError, RunSettings};
 use crate::store::{Store, TempDir};
 
-use super::bases::{self, Bases, NamedContext, RegistryAccess};
+use super::bases::{self, Bases, NamedContext};
 use super::failure::{Failure, FailureKind};
 use super::outputs;
 use super::request::{BuildOutcome, BuildRequest};

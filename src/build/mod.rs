@@ -8,14 +8,19 @@ mod bases;
 mod engine;
 mod failure;
 mod load;
+mod indexes;
 mod outputs;
+mod place;
 mod request;
 mod result;
 mod run;
+mod transfer;
 
-pub use bases::RegistryAccess;
+pub use crate::registry::RegistryAccess;
 pub use engine::{Engine, EngineOptions};
 pub use failure::{Failure, FailureKind};
+pub use indexes::IndexChange;
+pub use place::Place;
 pub use request::{
     Annotation, AnnotationKind, BuildOutcome, BuildRequest, CompressionAlgorithm, CompressionChoice,
     EngineAddress, OutputKind, OutputSpec, PullPolicy, RunNetwork,
@@ -24,3 +29,4 @@ pub use run::RunRequest;
 
 pub use crate::sandbox::Limits;
 pub use crate::steps::mount::{Secret, SshSource};
+pub use transfer::Transfer;

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
+use super::copy::{CopyArgs, IndexCommand, LoadArgs};
+use super::registry::{LoginArgs, PullArgs, PushArgs};
+
 const AFTER: &str = "\
 `rbuild [OPTIONS] PATH` is short for `rbuild build [OPTIONS] PATH`, so `alias docker=rbuild` works for builds.
 
@@ -18,6 +21,9 @@ pub(super) struct Cli {
     /// Where images, layers and the cache are kept [env: RBUILD_ROOT]
     #[arg(long, global = true, value_name = "DIR")]
     pub root: Option<PathBuf>,
+    /// Mirrors and ways to reach registries, instead of the usual registries.toml
+    #[arg(long, global = true, value_name = "FILE")]
+    pub registries: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -59,6 +65,27 @@ pub(super) enum Command {
         /// Names
         #[arg(required = true)]
         images: Vec<String>,
+    },
+    /// Send an image of the store to its registry
+    Push(PushArgs),
+    /// Fetch an image from its registry into the store
+    Pull(PullArgs),
+    /// Read the images of an archive into the store
+    Load(LoadArgs),
+    /// Copy an image between registries, layouts, archives and the store
+    Copy(CopyArgs),
+    /// Make and change indexes: several images under one name
+    Index {
+        #[command(subcommand)]
+        command: IndexCommand,
+    },
+    /// Keep credentials for a registry
+    Login(LoginArgs),
+    /// Forget the credentials for a registry
+    Logout {
+        /// The registry
+        #[arg(value_name = "HOST[:PORT]")]
+        registry: Option<String>,
     },
     /// Show what this machine allows and how rbuild uses it
     Info,
@@ -345,8 +372,8 @@ pub(super) fn normalize(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut at = 1;
     while let Some(arg) = args.get(at).and_then(|arg| arg.to_str()) {
         match arg {
-            "--root" => at += 2,
-            arg if arg.starts_with("--root=") => at += 1,
+            "--root" | "--registries" => at += 2,
+            arg if arg.starts_with("--root=") || arg.starts_with("--registries=") => at += 1,
             _ => break,
         }
     }

@@ -67,7 +67,7 @@ fn usage(message: impl Into<String>) -> Failure {
     Failure::new(FailureKind::Usage, message)
 }
 
-fn progress_mode(flag: Option<&str>, quiet: bool, env: &Environment) -> Result<Mode, Failure> {
+pub(super) fn progress_mode(flag: Option<&str>, quiet: bool, env: &Environment) -> Result<Mode, Failure> {
     if quiet {
         return Ok(Mode::Quiet);
     }

@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use crate::build::{Failure, FailureKind};
-use crate::registry::ProxyOptions;
+use crate::registry::{CredentialSource, Credentials, ProxyOptions, Secret};
 use crate::sandbox::userns::EnterRequest;
 
 /// What rbuild looks at.
@@ -18,6 +18,9 @@ pub(super) struct Environment {
     pub rbuild_root: Option<PathBuf>,
     pub data_home: Option<PathBuf>,
     pub docker_config: Option<PathBuf>,
+    docker_auth_config: Option<String>,
+    registry_auth_file: Option<PathBuf>,
+    config_home: Option<PathBuf>,
     pub source_date_epoch: Option<String>,
     pub default_platform: Option<String>,
     pub progress: Option<String>,
@@ -44,6 +47,9 @@ impl Environment {
             path: std::env::var_os("PATH"),
             user_name: text("USER").or_else(|| text("LOGNAME")).or_else(login_name),
             docker_config: path("DOCKER_CONFIG").or_else(|| home.as_ref().map(|home| home.join(".docker"))),
+            docker_auth_config: text("DOCKER_AUTH_CONFIG"),
+            registry_auth_file: path("REGISTRY_AUTH_FILE"),
+            config_home: path("XDG_CONFIG_HOME").or_else(|| home.as_ref().map(|home| home.join(".config"))),
             home,
             rbuild_root: path("RBUILD_ROOT"),
             data_home: path("XDG_DATA_HOME"),
@@ -87,6 +93,31 @@ impl Environment {
             https: self.https_proxy.clone(),
             no_proxy: self.no_proxy.clone().unwrap_or_default(),
         })
+    }
+
+    /// Where credentials for registries may be: Docker's places before those of containers' tools.
+    pub fn credentials(&self) -> Credentials {
+        let text = self.docker_auth_config.as_ref().map(|json| CredentialSource::Text {
+            name: "DOCKER_AUTH_CONFIG".into(),
+            json: Secret(json.clone()),
+        });
+        let docker = self.docker_config.as_ref().map(|dir| dir.join("config.json"));
+        let containers = self
+            .registry_auth_file
+            .clone()
+            .or_else(|| self.runtime_dir.as_ref().map(|dir| dir.join("containers/auth.json")));
+        let files = docker.into_iter().chain(containers).map(CredentialSource::File);
+        Credentials::Sources(text.into_iter().chain(files).collect())
+    }
+
+    /// Files that say how to reach registries; the first that exists counts.
+    pub fn registry_settings(&self) -> Vec<PathBuf> {
+        let own = self.config_home.iter().map(|dir| dir.join("rbuild/registries.toml"));
+        let containers = self.config_home.iter().map(|dir| dir.join("containers/registries.conf"));
+        own.chain(["/etc/rbuild/registries.toml".into()])
+            .chain(containers)
+            .chain(["/etc/containers/registries.conf".into()])
+            .collect()
     }
 
     /// A variable of the caller, for `--build-arg NAME`.

@@ -6,8 +6,10 @@
 
 mod args;
 mod build;
+mod copy;
 mod environment;
 mod images;
+mod registry;
 mod render;
 mod run;
 mod secret;
@@ -20,6 +22,7 @@ use clap::Parser as _;
 
 use crate::build::{Engine, EngineOptions, Failure, FailureKind, RegistryAccess};
 use crate::cancel::Cancel;
+use crate::registry::Settings;
 use crate::sandbox::userns::{EnterRequest, Entered, IdMode, RealUser, enter};
 
 use args::{Cli, Command};
@@ -32,6 +35,7 @@ struct Session {
     user: RealUser,
     cancel: Cancel,
     root: std::path::PathBuf,
+    registries: Option<std::path::PathBuf>,
 }
 
 /// The program.
@@ -114,7 +118,8 @@ fn start(env: &Environment) -> Result<(IdMode, RealUser), Stop> {
 fn dispatch(cli: Cli, env: Environment, mode: IdMode, user: RealUser) -> Result<u8, Stop> {
     let cancel = Cancel::new()?;
     let root = env.store_root(cli.root.as_deref(), user.uid)?;
-    let session = Session { env, mode, user, cancel, root };
+    let registries = cli.registries;
+    let session = Session { env, mode, user, cancel, root, registries };
     match cli.command {
         Command::Build(args) => build::build(&session, *args),
         Command::Plan(args) => build::plan(&session, *args),
@@ -125,22 +130,37 @@ fn dispatch(cli: Cli, env: Environment, mode: IdMode, user: RealUser) -> Result<
         Command::Save(args) => images::save(&session, &args),
         Command::Tag { source, target } => images::tag(&session, &source, &target),
         Command::Rmi { images } => images::rmi(&session, &images),
+        Command::Push(args) => registry::push(&session, &args),
+        Command::Pull(args) => registry::pull(&session, &args),
+        Command::Load(args) => copy::load(&session, &args),
+        Command::Copy(args) => copy::copy(&session, &args),
+        Command::Index { command } => copy::index(&session, &command),
+        Command::Login(args) => registry::login(&session, &args),
+        Command::Logout { registry } => registry::logout(&session, registry.as_deref()),
         Command::Info => run::info(&session),
         Command::Completion { .. } | Command::Version => Ok(0),
     }
 }
 
 impl Session {
+    /// Everything the user configured about registries.
+    fn registries(&self) -> Result<RegistryAccess, Failure> {
+        let settings = Settings::read(self.registries.as_deref(), &self.env.registry_settings())
+            .map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))?;
+        Ok(RegistryAccess {
+            insecure: Vec::new(),
+            credentials: self.env.credentials(),
+            proxy: self.env.proxy(),
+            settings,
+        })
+    }
+
     fn engine(&self) -> Result<Engine, Stop> {
         Ok(Engine::open(EngineOptions {
             root: self.root.clone(),
             single_id: self.mode == IdMode::SingleId,
             resolv_conf: environment::resolv_conf(),
-            registries: RegistryAccess {
-                insecure: Vec::new(),
-                docker_config: self.env.docker_config.clone(),
-                proxy: self.env.proxy(),
-            },
+            registries: self.registries()?,
         })?)
     }
 

@@ -164,6 +164,18 @@ pub trait ImageSource: Send + Sync {
 
     /// The names of its images, for listing; `<untagged>@digest` for those without.
     fn names(&self) -> Vec<String>;
+
+    /// What it is, for messages.
+    fn place(&self) -> String;
+
+    /// The entries of its index, with the annotations that name them.
+    fn entries(&self) -> &[Descriptor];
+
+    /// Finds an entry without looking into it: it may be an index.
+    fn find(&self, selector: &Selector) -> Result<Descriptor, ReadError>;
+
+    /// Opens a blob, which is not verified. A missing one is an error.
+    fn open_blob(&self, digest: &Digest) -> Result<Box<dyn Read + Send>, ReadError>;
 }
 
 /// Opens an OCI layout directory, an OCI archive or a docker archive, telling them apart by content.
@@ -289,6 +301,39 @@ impl ImageSource for Layout {
             .collect();
         names.dedup();
         names
+    }
+
+    fn place(&self) -> String {
+        self.blobs.place()
+    }
+
+    fn entries(&self) -> &[Descriptor] {
+        &self.index.manifests
+    }
+
+    fn find(&self, selector: &Selector) -> Result<Descriptor, ReadError> {
+        let matches = |image: &&Descriptor| match selector {
+            Selector::Only => true,
+            Selector::Name(name) => is_named(image, name),
+            Selector::Digest(digest) => image.digest == *digest,
+        };
+        let mut found = self.images().filter(matches);
+        let Some(first) = found.next() else {
+            return Err(match selector {
+                Selector::Only => ReadError::NoImage { place: self.place() },
+                Selector::Name(name) => self.not_found(name.clone()),
+                Selector::Digest(digest) => self.not_found(digest.to_string()),
+            });
+        };
+        if found.any(|other| other.digest != first.digest) {
+            return Err(ReadError::SeveralImages { place: self.place(), names: self.names() });
+        }
+        Ok(first.clone())
+    }
+
+    fn open_blob(&self, digest: &Digest) -> Result<Box<dyn Read + Send>, ReadError> {
+        let missing = || ReadError::MissingBlob { place: self.place(), digest: *digest };
+        self.blobs.open(digest)?.ok_or_else(missing)
     }
 }
 

@@ -79,9 +79,12 @@ impl State {
             return;
         }
         let Some(number) = self.speak(id) else { return };
-        let fetched: u64 = self.vertexes.get(&id).map_or(0, |vertex| vertex.bytes.values().sum());
-        if fetched > 0 {
-            self.line(&format!("#{number} fetched {}", text::size(fetched)));
+        let vertex = self.vertexes.get(&id);
+        let moved: u64 = vertex.map_or(0, |vertex| vertex.bytes.values().sum());
+        let out = vertex.is_some_and(|vertex| vertex.kind == VertexKind::Export);
+        if moved > 0 {
+            let verb = if out { "sent" } else { "fetched" };
+            self.line(&format!("#{number} {verb} {}", text::size(moved)));
         }
         let end = match outcome {
             Outcome::Done => format!("DONE {}", text::elapsed(elapsed)),

@@ -29,6 +29,8 @@ const DEFAULT_LIFETIME: u64 = 60;
 pub(super) struct Auth {
     credentials: Credentials,
     registry: String,
+    /// The repository, where credentials may be for a part of the registry only.
+    repository: String,
     /// Whether credentials may go to a token service over plain http.
     lenient: bool,
     found: OnceLock<Found>,
@@ -44,10 +46,11 @@ struct Token {
 }
 
 impl Auth {
-    pub(super) fn new(credentials: &Credentials, endpoint: &Endpoint) -> Self {
+    pub(super) fn new(credentials: &Credentials, endpoint: &Endpoint, repository: &str) -> Self {
         Auth {
             credentials: credentials.clone(),
             registry: endpoint.name.clone(),
+            repository: endpoint.repository(repository),
             lenient: endpoint.lenient(),
             found: OnceLock::new(),
             offered: Mutex::default(),
@@ -87,8 +90,8 @@ impl Auth {
             .collect();
         let by_scheme = |scheme: &str| challenges.iter().find(|challenge| challenge.scheme == scheme);
         let Some(challenge) = by_scheme("bearer").or_else(|| by_scheme("basic")) else { return Ok(None) };
-        let wanted = challenge.param("scope").filter(|scope| !scope.is_empty()).unwrap_or(scope);
-        let header = self.follow(session, challenge, scope, wanted, rejected)?;
+        let wanted = merge_scopes(scope, challenge.param("scope").unwrap_or_default());
+        let header = self.follow(session, challenge, scope, &wanted, rejected)?;
         *self.offered.lock().unwrap_or_else(PoisonError::into_inner) = Some(challenge.clone());
         Ok(header.filter(|header| Some(header) != rejected))
     }
@@ -123,7 +126,7 @@ impl Auth {
     }
 
     fn found(&self) -> &Found {
-        self.found.get_or_init(|| credentials::find(&self.credentials, &self.registry))
+        self.found.get_or_init(|| credentials::find(&self.credentials, &self.registry, &self.repository))
     }
 
     /// Asks the token service the challenge names.
@@ -131,14 +134,9 @@ impl Auth {
         let realm = challenge.param("realm").unwrap_or_default();
         let service = challenge.param("service").unwrap_or_default();
         let (url, form) = self.token_request(realm, service, scope)?;
-        let outgoing = Outgoing {
-            method: if form.is_some() { Method::POST } else { Method::GET },
-            url,
-            accept: None,
-            authorization: self.found().basic().and_then(|basic| secret(&basic)),
-            form,
-            lenient: self.lenient,
-        };
+        let method = if form.is_some() { Method::POST } else { Method::GET };
+        let authorization = self.found().basic().and_then(|basic| secret(&basic));
+        let outgoing = Outgoing { authorization, form, ..Outgoing::new(method, url, self.lenient) };
         let incoming = session.send(&outgoing)?;
         if incoming.status != 200 {
             let about_us = |refused| matches!(refused, Refusal::Unauthorized | Refusal::Denied);
@@ -185,8 +183,9 @@ impl Auth {
         if !service.is_empty() {
             fields.push(("service", service));
         }
-        fields.push(("scope", scope));
         if let Found::Identity { token, .. } = self.found() {
+            // OAuth 2 has one field for all scopes, the older form of the request one for each.
+            fields.extend((!scope.is_empty()).then_some(("scope", scope)));
             fields.extend([
                 ("grant_type", "refresh_token"),
                 ("client_id", "rbuild"),
@@ -194,6 +193,7 @@ impl Auth {
             ]);
             return Ok((base, Some(encode(&fields))));
         }
+        fields.extend(scope.split_whitespace().map(|scope| ("scope", scope)));
         if let Found::Password { user, .. } = self.found() {
             fields.push(("account", user));
         }
@@ -201,6 +201,34 @@ impl Auth {
         let url = format!("{}{joint}{}", realm.split('#').next().unwrap_or_default(), encode(&fields));
         Ok((url.parse().map_err(|_| refuse("the registry sent no valid address"))?, None))
     }
+}
+
+/// What to ask a token for: what the registry named in its challenge, with all the actions that are
+/// going to be needed. A challenge that names other resources than ours is followed as it is.
+fn merge_scopes(ours: &str, challenged: &str) -> String {
+    let split = |scope: &str| scope.rsplit_once(':').map(|(of, to)| (of.to_owned(), to.to_owned()));
+    let mut merged: Vec<(String, String)> = challenged.split_whitespace().filter_map(split).collect();
+    let needed: Vec<(String, String)> = ours.split_whitespace().filter_map(split).collect();
+    if merged.is_empty() {
+        return ours.to_owned();
+    }
+    if !needed.iter().any(|(resource, _)| merged.iter().any(|(known, _)| known == resource)) {
+        return challenged.to_owned();
+    }
+    for (resource, actions) in needed {
+        match merged.iter_mut().find(|(known, _)| *known == resource) {
+            None => merged.push((resource, actions)),
+            Some((_, known)) => {
+                for action in actions.split(',') {
+                    if !known.split(',').any(|known| known == action) {
+                        known.push(',');
+                        known.push_str(action);
+                    }
+                }
+            }
+        }
+    }
+    merged.iter().map(|(of, to)| format!("{of}:{to}")).collect::<Vec<_>>().join(" ")
 }
 
 #[derive(Deserialize)]
@@ -245,7 +273,7 @@ mod tests {
     use super::*;
 
     fn auth(insecure: bool) -> Result<Auth, RegistryError> {
-        Ok(Auth::new(&Credentials::None, &Endpoint::registry("registry.example.test", insecure)?))
+        Ok(Auth::new(&Credentials::None, &Endpoint::registry("registry.example.test", insecure)?, ""))
     }
 
     #[test]
@@ -260,6 +288,25 @@ mod tests {
             "https://auth.example.test/token?a=b&service=my%20reg&scope=repository%3Aa%2Fb%3Apull"
         );
         assert_eq!(form, None);
+        Ok(())
+    }
+
+    #[test]
+    fn a_token_is_asked_for_all_that_will_be_needed() -> Result<(), RegistryError> {
+        let ours = "repository:a:pull,push repository:b:pull";
+        for (challenged, expected) in [
+            ("", ours),
+            ("repository:a:pull", ours),
+            ("repository:a:pull,push", ours),
+            ("repository:a:delete", "repository:a:delete,pull,push repository:b:pull"),
+            ("repository:other/a:pull", "repository:other/a:pull"),
+            ("registry:catalog:*", "registry:catalog:*"),
+        ] {
+            assert_eq!(merge_scopes(ours, challenged), expected, "{challenged}");
+        }
+        let (url, _) = auth(false)?.token_request("https://auth.example.test/", "", ours)?;
+        let query = "scope=repository%3Aa%3Apull%2Cpush&scope=repository%3Ab%3Apull";
+        assert_eq!(url.query(), Some(query));
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use ureq::http::{Method, Uri};
 use crate::cancel::Cancel;
 
 use super::auth::Auth;
-use super::config::{Endpoint, RegistryOptions, SchemePolicy};
+use super::config::{Endpoint, Location, RegistryOptions, Roots, SchemePolicy};
 use super::error::{Refusal, RegistryError, Rejected, read_error_body};
 use super::retry::{Clock, RetryPolicy, SystemClock, parse_retry_after};
 use super::transport::{Incoming, Outgoing, Session, Transport};
@@ -67,11 +67,15 @@ impl Registry {
         options: &RegistryOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, RegistryError> {
-        let mirror = |text: &String| Host::new(Endpoint::mirror(text)?, options);
+        let mirror = |mirror: &Location| Host::new(Endpoint::at(mirror)?, options);
+        let origin = match &options.location {
+            Some(location) => Endpoint::at(location)?,
+            None => Endpoint::registry(host, options.insecure)?,
+        };
         Ok(Registry(Arc::new(Inner {
             name: host.to_owned(),
             mirrors: options.mirrors.iter().map(mirror).collect::<Result<_, _>>()?,
-            origin: Host::new(Endpoint::registry(host, options.insecure)?, options)?,
+            origin: Host::new(origin, options)?,
             retry: options.retry.clone(),
             clock,
         })))
@@ -82,10 +86,25 @@ impl Registry {
         &self.0.name
     }
 
+    /// Runs an operation against the registry itself, never a mirror, with retries. `progressed`
+    /// says, after a failed attempt, whether it came further than those before: then the count of
+    /// attempts begins anew.
+    pub(super) fn write<T>(
+        &self,
+        cancel: &Cancel,
+        progressed: &dyn Fn() -> bool,
+        mut attempt: impl FnMut(&Host, Session) -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
+        let Inner { origin, retry, clock, .. } = &*self.0;
+        retry.run_on(&**clock, cancel, progressed, || attempt(origin, origin.session(cancel)))
+    }
+
     /// Runs a reading operation against the mirrors and then the registry, each with retries. Each
-    /// attempt gets a session of its own, and may keep it.
+    /// attempt gets a session of its own, and may keep it. `by_digest` tells reading by digest from
+    /// reading by tag, which some mirrors are not trusted with.
     pub(super) fn read<T>(
         &self,
+        by_digest: bool,
         cancel: &Cancel,
         attempt: impl Fn(&Host, Session) -> Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
@@ -96,7 +115,7 @@ impl Registry {
         let at_mirror =
             RetryPolicy { attempts: inner.retry.attempts.min(MIRROR_ATTEMPTS), ..inner.retry.clone() };
         for mirror in &inner.mirrors {
-            if mirror.down.load(Ordering::Relaxed) {
+            if mirror.down.load(Ordering::Relaxed) || (mirror.endpoint.digest_only && !by_digest) {
                 continue;
             }
             match run(mirror, &at_mirror) {
@@ -133,9 +152,13 @@ impl Host {
             SchemePolicy::Http => Some(false),
             SchemePolicy::Either => None,
         };
+        let roots = match &endpoint.ca {
+            Some(path) => Roots::SystemAnd(path.clone()),
+            None => options.roots.clone(),
+        };
         Ok(Host {
-            transport: Transport::new(options, !endpoint.lenient())?,
-            auth: Auth::new(&options.credentials, &endpoint),
+            transport: Transport::new(options, roots, !endpoint.lenient())?,
+            auth: Auth::new(&options.credentials, &endpoint, &options.repository),
             tls: Mutex::new(known),
             down: AtomicBool::new(false),
             endpoint,
@@ -149,30 +172,69 @@ impl Host {
 
     /// Asks, signs in if told to, and gives the answer if it is a success.
     pub(super) fn call(&self, session: &Session, call: &Call<'_>) -> Result<Incoming, RegistryError> {
-        let repository = format!("{}{}", self.endpoint.prefix, call.repository);
+        let repository = self.endpoint.repository(call.repository);
         let scope = format!("repository:{repository}:pull");
+        self.call_with(session, call, &scope)
+    }
+
+    /// As [`Host::call`], with the token scope given.
+    pub(super) fn call_with(
+        &self,
+        session: &Session,
+        call: &Call<'_>,
+        scope: &str,
+    ) -> Result<Incoming, RegistryError> {
+        let url =
+            self.url(session, &format!("{}/{}", self.endpoint.repository(call.repository), call.path))?;
         let mut outgoing = Outgoing {
-            method: call.method.clone(),
-            url: self.url(session, &format!("{repository}/{}", call.path))?,
             accept: call.accept.map(HeaderValue::from_static),
-            authorization: self.auth.header(session, &scope)?,
-            form: None,
-            lenient: self.endpoint.lenient(),
+            ..Outgoing::new(call.method.clone(), url, self.endpoint.lenient())
         };
-        let mut incoming = session.send(&outgoing)?;
-        // A 401 of a host we were redirected to is not about our credentials.
-        if incoming.status == 401 && incoming.same_origin {
-            let better = self.auth.answer(session, &incoming, &scope, outgoing.authorization.as_ref())?;
-            if better.is_some() {
-                incoming.drain();
-                outgoing.authorization = better;
-                incoming = session.send(&outgoing)?;
-            }
-        }
+        let incoming =
+            self.exchange(session, &mut outgoing, scope, &mut |outgoing| session.send(outgoing))?;
         if (200..300).contains(&incoming.status) {
             return Ok(incoming);
         }
         Err(refusal(session, incoming, |refused| self.hint(call, refused)))
+    }
+
+    /// Sends a request to the registry, signing in if told to. `send` may be called twice.
+    pub(super) fn exchange(
+        &self,
+        session: &Session,
+        outgoing: &mut Outgoing,
+        scope: &str,
+        send: &mut dyn FnMut(&Outgoing) -> Result<Incoming, RegistryError>,
+    ) -> Result<Incoming, RegistryError> {
+        outgoing.authorization = self.auth.header(session, scope)?;
+        let incoming = send(outgoing)?;
+        // A 401 of a host we were redirected to is not about our credentials.
+        if incoming.status != 401 || !incoming.same_origin {
+            return Ok(incoming);
+        }
+        let better = self.auth.answer(session, &incoming, scope, outgoing.authorization.as_ref())?;
+        if better.is_none() {
+            return Ok(incoming);
+        }
+        incoming.drain();
+        outgoing.authorization = better;
+        send(outgoing)
+    }
+
+    /// Asks for `/v2/`, signing in if told to. Fails where the credentials are not accepted.
+    pub(super) fn sign_in(&self, session: &Session) -> Result<(), RegistryError> {
+        let url = self.url(session, "")?;
+        let mut outgoing = Outgoing::new(Method::GET, url, self.endpoint.lenient());
+        let incoming = self.exchange(session, &mut outgoing, "", &mut |outgoing| session.send(outgoing))?;
+        if incoming.status == 200 {
+            incoming.drain();
+            return Ok(());
+        }
+        Err(refusal(session, incoming, |refused| match refused {
+            Refusal::Unauthorized | Refusal::Denied => Some(self.auth.describe()),
+            Refusal::NotFound => Some(format!("is {} a registry?", self.endpoint.name)),
+            _ => None,
+        }))
     }
 
     fn hint(&self, call: &Call<'_>, refused: Refusal) -> Option<String> {
@@ -195,7 +257,8 @@ impl Host {
         }
     }
 
-    fn url(&self, session: &Session, path: &str) -> Result<Uri, RegistryError> {
+    /// The address of something below `/v2/`.
+    pub(super) fn url(&self, session: &Session, path: &str) -> Result<Uri, RegistryError> {
         let scheme = if self.speaks_tls(session)? { "https" } else { "http" };
         let text = format!("{scheme}://{}/v2/{path}", self.endpoint.authority);
         text.parse().map_err(|_| RegistryError::invalid("registry address", &text, "it is no valid URL"))
@@ -225,14 +288,7 @@ impl Host {
         let url = text
             .parse()
             .map_err(|_| RegistryError::invalid("registry address", &text, "it is no valid URL"))?;
-        let outgoing = Outgoing {
-            method: Method::GET,
-            url,
-            accept: None,
-            authorization: None,
-            form: None,
-            lenient: true,
-        };
+        let outgoing = Outgoing::new(Method::GET, url, true);
         session.send_unredirected(&outgoing)?.drain();
         Ok(())
     }

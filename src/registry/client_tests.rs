@@ -262,7 +262,7 @@ fn an_unknown_certificate_says_what_to_do() -> Outcome {
     while TcpStream::connect(&port).is_err() && begun.elapsed() < Duration::from_secs(20) {
         std::thread::sleep(Duration::from_millis(10));
     }
-    let endpoint = config::Endpoint::mirror(&format!("https://{port}"))?;
+    let endpoint = config::Endpoint::at(&format!("https://{port}").into())?;
     let options = RegistryOptions { roots: Roots::Bundled, ..RegistryOptions::default() };
     let host = client::Host::new(endpoint, &options)?;
     let call =
@@ -326,7 +326,7 @@ fn nobody_listening_says_so() -> Outcome {
 fn an_https_only_client_at_an_http_server_points_to_the_flag() -> Outcome {
     let server = FaultServer::start(|_, _, stream| reply(stream, 200, &[], MANIFEST))?;
     // A mirror with a scheme is taken at its word, even on loopback.
-    let mirror = config::Endpoint::mirror(&format!("https://{}", server.host()))?;
+    let mirror = config::Endpoint::at(&format!("https://{}", server.host()).into())?;
     let host = client::Host::new(mirror, &RegistryOptions::default())?;
     let cancel = Cancel::new()?;
     let call =
@@ -346,7 +346,7 @@ fn mirrors_are_asked_first_and_forgiven() -> Outcome {
         false => refusal(stream, 404, &[]),
     })?;
     let origin = FaultServer::start(|_, _, stream| reply(stream, 200, &[MANIFEST_TYPE], MANIFEST))?;
-    let mirrors = vec![dead, empty.host(), format!("http://{}/hub", full.host())];
+    let mirrors = vec![dead.into(), empty.host().into(), format!("http://{}/hub", full.host()).into()];
     let bench = Bench::with(&origin.host(), RegistryOptions { mirrors, ..RegistryOptions::default() })?;
     bench.pull(b"blob")?;
     bench.manifest("latest")?;

@@ -22,11 +22,16 @@ pub struct RegistryOptions {
     /// Accept any certificate, and plain http where https is not answered. Loopback hosts are
     /// always treated so.
     pub insecure: bool,
-    /// Asked before the registry itself, in order: `host[:port][/prefix]`, optionally preceded by
-    /// `https://` or `http://`. A mirror that cannot be reached is left alone from then on.
-    pub mirrors: Vec<String>,
+    /// Asked before the registry itself, in order. A mirror that cannot be reached is left alone
+    /// from then on. Nothing is ever sent to one.
+    pub mirrors: Vec<Location>,
+    /// Where the registry is, if not at the host its name gives.
+    pub location: Option<Location>,
     /// Where names and passwords come from.
     pub credentials: Credentials,
+    /// The repository that is going to be spoken of, where credentials may differ between parts of a
+    /// registry; may be empty.
+    pub repository: String,
     /// Sent as `User-Agent`.
     pub user_agent: String,
     /// Limits on waiting.
@@ -44,7 +49,9 @@ impl Default for RegistryOptions {
         RegistryOptions {
             insecure: false,
             mirrors: Vec::new(),
+            location: None,
             credentials: Credentials::None,
+            repository: String::new(),
             user_agent: concat!("rbuild/", env!("CARGO_PKG_VERSION")).to_owned(),
             timeouts: Timeouts::default(),
             proxy: None,
@@ -54,13 +61,78 @@ impl Default for RegistryOptions {
     }
 }
 
+/// A place that speaks the registry protocol, and how to speak to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Location {
+    /// `host[:port][/prefix]`, optionally preceded by `https://` or `http://`. The prefix comes before
+    /// the names of repositories.
+    pub address: String,
+    /// What repository names begin with elsewhere and not here, without slashes at its ends: the
+    /// prefix takes its place.
+    pub strip: String,
+    /// Accept any certificate, and plain http where https is not answered.
+    pub insecure: bool,
+    /// Speak plain http only.
+    pub http: bool,
+    /// A PEM file with certificate authorities trusted besides the others.
+    pub ca: Option<PathBuf>,
+    /// Ask only by digest, never for what a tag means.
+    pub digest_only: bool,
+}
+
+impl From<&str> for Location {
+    fn from(address: &str) -> Self {
+        Location { address: address.to_owned(), ..Location::default() }
+    }
+}
+
+impl From<String> for Location {
+    fn from(address: String) -> Self {
+        Location { address, ..Location::default() }
+    }
+}
+
+/// Text that is left out of debug output.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
 /// Where credentials come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Credentials {
     /// Nowhere: only what the registry gives to everybody.
+    #[default]
     None,
     /// The `config.json` in this directory, with the credential helpers it names.
     DockerConfig(PathBuf),
+    /// The first of these that has some.
+    Sources(Vec<CredentialSource>),
+    /// These.
+    Given {
+        /// Name.
+        user: String,
+        /// Password or token.
+        password: Secret,
+    },
+}
+
+/// One place with credentials, in the form of Docker's `config.json` or containers' `auth.json`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CredentialSource {
+    /// A file; it need not exist.
+    File(PathBuf),
+    /// Text.
+    Text {
+        /// Where the text is from, for messages.
+        name: String,
+        /// JSON.
+        json: Secret,
+    },
 }
 
 /// Which certificate authorities are trusted.
@@ -72,6 +144,8 @@ pub enum Roots {
     Bundled,
     /// The certificates of a PEM file and no others.
     File(PathBuf),
+    /// The certificates of a PEM file and those of [`Roots::System`].
+    SystemAnd(PathBuf),
 }
 
 /// Limits on waiting. None of them bounds a whole transfer, so that slow links work.
@@ -118,7 +192,13 @@ pub(super) struct Endpoint {
     pub(super) authority: String,
     /// Path in front of `/v2/...` names: empty, or `prefix/`.
     pub(super) prefix: String,
+    /// What the prefix replaces: empty, or `something/`.
+    pub(super) strip: String,
     pub(super) policy: SchemePolicy,
+    /// More certificate authorities.
+    pub(super) ca: Option<PathBuf>,
+    /// Not to be asked about tags.
+    pub(super) digest_only: bool,
 }
 
 impl Endpoint {
@@ -127,36 +207,62 @@ impl Endpoint {
         let target = ENDPOINTS.iter().find(|(name, _)| *name == host).map_or(host, |(_, at)| at);
         let bare = check_authority(target, host)?;
         let policy = if insecure || is_loopback(&bare) { SchemePolicy::Either } else { SchemePolicy::Https };
-        Ok(Endpoint { name: host.to_owned(), authority: target.to_owned(), prefix: String::new(), policy })
+        Ok(Endpoint {
+            name: host.to_owned(),
+            authority: target.to_owned(),
+            prefix: String::new(),
+            strip: String::new(),
+            policy,
+            ca: None,
+            digest_only: false,
+        })
     }
 
-    /// The endpoint of a mirror.
-    pub(super) fn mirror(text: &str) -> Result<Self, RegistryError> {
+    /// The endpoint of a mirror, or of a registry that is elsewhere than its name says.
+    pub(super) fn at(location: &Location) -> Result<Self, RegistryError> {
+        let text = location.address.as_str();
         let (scheme, rest) = match text.split_once("://") {
             Some((scheme, rest)) => (Some(scheme), rest),
             None => (None, text),
         };
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let authority = ENDPOINTS.iter().find(|(name, _)| *name == host).map_or(host, |(_, at)| at);
         let bare = check_authority(authority, text)?;
         let policy = match scheme {
-            Some("https") => SchemePolicy::Https,
+            _ if location.http => SchemePolicy::Http,
             Some("http") => SchemePolicy::Http,
-            None if is_loopback(&bare) => SchemePolicy::Either,
+            _ if location.insecure => SchemePolicy::Either,
+            Some("https") => SchemePolicy::Https,
+            // Whoever names an authority wants the certificate looked at, even on loopback.
+            None if is_loopback(&bare) && location.ca.is_none() => SchemePolicy::Either,
             None => SchemePolicy::Https,
             Some(other) => {
-                return Err(RegistryError::invalid(
-                    "mirror",
-                    text,
-                    format!("{other}:// is not http or https"),
-                ));
+                let reason = format!("{other}:// is not http or https");
+                return Err(RegistryError::invalid("registry address", text, reason));
             }
         };
-        let path = path.trim_matches('/');
-        if !path.is_empty() {
+        let folder = |path: &str| {
+            let path = path.trim_matches('/');
+            if path.is_empty() {
+                return Ok(String::new());
+            }
             super::pull::check_repository(path)?;
-        }
-        let prefix = if path.is_empty() { String::new() } else { format!("{path}/") };
-        Ok(Endpoint { name: authority.to_owned(), authority: authority.to_owned(), prefix, policy })
+            Ok::<_, RegistryError>(format!("{path}/"))
+        };
+        Ok(Endpoint {
+            name: host.to_owned(),
+            authority: authority.to_owned(),
+            prefix: folder(path)?,
+            strip: folder(&location.strip)?,
+            policy,
+            ca: location.ca.clone(),
+            digest_only: location.digest_only,
+        })
+    }
+
+    /// What a repository is called here.
+    pub(super) fn repository(&self, name: &str) -> String {
+        format!("{}{}", self.prefix, name.strip_prefix(&self.strip).unwrap_or(name))
     }
 
     /// Whether something else than verified https may be spoken here.
@@ -227,7 +333,7 @@ mod tests {
 
     #[test]
     fn mirrors_may_have_a_scheme_and_a_prefix() {
-        let parse = |text: &str| Endpoint::mirror(text).map(|e| (e.authority, e.prefix, e.policy)).ok();
+        let parse = |text: &str| Endpoint::at(&text.into()).map(|e| (e.authority, e.prefix, e.policy)).ok();
         let at =
             |authority: &str, prefix: &str, policy| Some((authority.to_owned(), prefix.to_owned(), policy));
         assert_eq!(parse("m.example.test"), at("m.example.test", "", SchemePolicy::Https));
@@ -236,6 +342,9 @@ mod tests {
         assert_eq!(parse("127.0.0.1:5000"), at("127.0.0.1:5000", "", SchemePolicy::Either));
         assert_eq!(parse("ftp://m.example.test"), None);
         assert_eq!(parse("m.example.test/../x"), None);
+        let moved = Location { strip: "team/a".into(), ..Location::from("m.example.test/cache") };
+        let renamed = Endpoint::at(&moved).map(|e| (e.repository("team/a/app"), e.repository("b")));
+        assert_eq!(renamed.ok(), Some(("cache/app".to_owned(), "cache/b".to_owned())));
     }
 
     #[test]

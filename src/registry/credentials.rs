@@ -1,26 +1,25 @@
-//! Finding the credentials for a registry in Docker's configuration.
+//! Finding the credentials for a registry in Docker's configuration, or in that of other tools.
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
 
 use docker_credential::{CredentialRetrievalError, DockerCredential};
 
-use super::config::Credentials;
+use super::config::{CredentialSource, Credentials};
 use super::error::clean;
 
 /// What was found, and where, so that a refusal can say what was tried.
 pub(super) enum Found {
     /// The caller gave no configuration.
     NotAsked,
-    /// The configuration has none for this registry.
-    Nothing(PathBuf),
+    /// The configurations have none for this registry.
+    Nothing { places: String },
     /// They could not be read.
-    Unusable { path: PathBuf, reason: String },
+    Unusable { place: String, reason: String },
     /// A name and a password.
-    Password { path: PathBuf, user: String, password: String },
+    Password { place: String, user: String, password: String },
     /// A refresh token.
-    Identity { path: PathBuf, token: String },
+    Identity { place: String, token: String },
 }
 
 impl fmt::Debug for Found {
@@ -32,99 +31,164 @@ impl fmt::Debug for Found {
 impl Found {
     /// What was tried, as the hint of a refusal.
     pub(super) fn describe(&self, registry: &str) -> String {
-        let login = format!("sign in with `docker login {registry}`");
+        let login = format!("sign in with `rbuild login {registry}`");
         match self {
             Found::NotAsked => "it was asked without credentials".to_owned(),
-            Found::Nothing(path) => {
-                format!(
-                    "it was asked without credentials, as {} has none for {registry}; {login}",
-                    path.display()
-                )
+            Found::Nothing { places } => {
+                format!("it was asked without credentials, as {places} has none for {registry}; {login}")
             }
-            Found::Unusable { path, reason } => {
-                format!("the credentials in {} cannot be used: {reason}", path.display())
+            Found::Unusable { place, reason } => {
+                format!("the credentials in {place} cannot be used: {reason}")
             }
-            Found::Password { path, user, .. } => {
-                format!("it was asked as user {user:?} from {}; {login}", path.display())
+            Found::Password { place, user, .. } if place.is_empty() => {
+                format!("it was asked as user {user:?} with the password given")
             }
-            Found::Identity { path, .. } => {
-                format!("it was asked with the identity token from {}; {login}", path.display())
+            Found::Password { place, user, .. } => {
+                format!("it was asked as user {user:?} from {place}; {login}")
+            }
+            Found::Identity { place, .. } => {
+                format!("it was asked with the identity token from {place}; {login}")
             }
         }
     }
 
     /// `Basic` credentials, if this is a name and a password.
     pub(super) fn basic(&self) -> Option<String> {
-        use base64::Engine as _;
         let Found::Password { user, password, .. } = self else { return None };
-        let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
-        Some(format!("Basic {encoded}"))
+        Some(format!("Basic {}", encode(user, password)))
     }
 }
 
-/// Looks for the credentials of `registry`. May run the credential helper that the configuration
-/// names for it.
-pub(super) fn find(credentials: &Credentials, registry: &str) -> Found {
-    let Credentials::DockerConfig(dir) = credentials else { return Found::NotAsked };
-    let path = dir.join("config.json");
-    let content = match std::fs::read(&path) {
-        Ok(content) => content,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Found::Nothing(path),
-        Err(error) => return Found::Unusable { path, reason: error.to_string() },
+/// `user:password` as `config.json` and the `Basic` scheme write it.
+pub(super) fn encode(user: &str, password: &str) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"))
+}
+
+/// Looks for the credentials of `registry`, or of its part that `repository` lies in. May run the
+/// credential helper that a configuration names for it. The first configuration that has some
+/// decides; one that cannot be used is forgiven where another can.
+pub(super) fn find(credentials: &Credentials, registry: &str, repository: &str) -> Found {
+    let sources = match credentials {
+        Credentials::None => return Found::NotAsked,
+        Credentials::Given { user, password } => {
+            return Found::Password {
+                place: String::new(),
+                user: user.clone(),
+                password: password.0.clone(),
+            };
+        }
+        Credentials::DockerConfig(dir) => vec![CredentialSource::File(dir.join("config.json"))],
+        Credentials::Sources(sources) if sources.is_empty() => return Found::NotAsked,
+        Credentials::Sources(sources) => sources.clone(),
     };
-    let key = key_for(&content, registry);
+    let (mut places, mut unusable) = (Vec::new(), None);
+    for source in &sources {
+        match find_in(source, registry, repository) {
+            Found::Nothing { places: place } => places.push(place),
+            found @ Found::Unusable { .. } => {
+                unusable.get_or_insert(found);
+            }
+            found => return found,
+        }
+    }
+    unusable.unwrap_or_else(|| Found::Nothing { places: places.join(" or ") })
+}
+
+fn find_in(source: &CredentialSource, registry: &str, repository: &str) -> Found {
+    let (place, content) = match source {
+        CredentialSource::Text { name, json } => (name.clone(), json.0.clone().into_bytes()),
+        CredentialSource::File(path) => {
+            let place = path.display().to_string();
+            match std::fs::read(path) {
+                Ok(content) => (place, content),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Found::Nothing { places: place };
+                }
+                Err(error) => return Found::Unusable { place, reason: error.to_string() },
+            }
+        }
+    };
+    let (key, content) = narrow(&content, registry, repository);
     match docker_credential::get_credential_from_reader(content.as_slice(), &key) {
-        Ok(DockerCredential::UsernamePassword(user, password)) => Found::Password { path, user, password },
-        Ok(DockerCredential::IdentityToken(token)) => Found::Identity { path, token },
-        Err(error) => failure(&path, error),
+        Ok(DockerCredential::UsernamePassword(user, password)) => Found::Password { place, user, password },
+        Ok(DockerCredential::IdentityToken(token)) => Found::Identity { place, token },
+        Err(error) => failure(place, error),
     }
 }
 
-fn failure(path: &Path, error: CredentialRetrievalError) -> Found {
-    let path = path.to_owned();
+fn failure(place: String, error: CredentialRetrievalError) -> Found {
     match error {
-        CredentialRetrievalError::NoCredentialConfigured => Found::Nothing(path),
+        CredentialRetrievalError::NoCredentialConfigured => Found::Nothing { places: place },
         // Helpers report an unknown registry as a failure; the text is part of their protocol.
         CredentialRetrievalError::HelperFailure { stdout, .. }
             if stdout.contains("credentials not found in native keychain") =>
         {
-            Found::Nothing(path)
+            Found::Nothing { places: place }
         }
         CredentialRetrievalError::HelperFailure { helper, stdout, stderr } => {
             let said = if stdout.trim().is_empty() { stderr } else { stdout };
-            Found::Unusable { path, reason: format!("{helper} failed: {}", clean(&said)) }
+            Found::Unusable { place, reason: format!("{helper} failed: {}", clean(&said)) }
         }
         CredentialRetrievalError::HelperCommunicationError => {
             let reason = "the credential helper it names cannot be run; is it on PATH?".to_owned();
-            Found::Unusable { path, reason }
+            Found::Unusable { place, reason }
         }
         CredentialRetrievalError::ConfigReadError => {
-            Found::Unusable { path, reason: "it is not a valid Docker configuration".to_owned() }
+            Found::Unusable { place, reason: "it is not a valid Docker configuration".to_owned() }
         }
-        other => Found::Unusable { path, reason: other.to_string() },
+        other => Found::Unusable { place, reason: other.to_string() },
     }
 }
 
-/// The key under which the configuration knows the registry. Keys are host names or, from older
-/// tools, addresses with a scheme and a path; Docker's own registry goes by several names below the
-/// domain of its image names. Helpers want the key as it is written.
-fn key_for(config: &[u8], registry: &str) -> String {
-    let Ok(json) = serde_json::from_slice::<serde_json::Value>(config) else { return registry.to_owned() };
-    let keys = |section: &str| {
-        let object = json.get(section).and_then(serde_json::Value::as_object);
-        object.map(|entries| entries.keys().cloned().collect::<Vec<_>>()).unwrap_or_default()
-    };
-    let mut keys = keys("credHelpers").into_iter().chain(keys("auths")).collect::<Vec<_>>();
-    keys.sort_by_key(|key| key != registry);
-    keys.into_iter().find(|key| names(key, registry)).unwrap_or_else(|| registry.to_owned())
+/// The key under which the configuration knows the registry, and the configuration without the
+/// entries of others. Keys are host names or, from older tools, addresses with a scheme and a path;
+/// containers' tools also have keys for a part of a registry, of which the longest is meant; Docker's
+/// own registry goes by several names below the domain of its image names. Helpers want the key as
+/// it is written.
+fn narrow(config: &[u8], registry: &str, repository: &str) -> (String, Vec<u8>) {
+    let unchanged = || (registry.to_owned(), config.to_vec());
+    let Ok(mut json) = serde_json::from_slice::<serde_json::Value>(config) else { return unchanged() };
+    let mut best: Option<(usize, String)> = None;
+    for section in ["credHelpers", "auths"] {
+        let Some(entries) = json.get(section).and_then(serde_json::Value::as_object) else { continue };
+        for key in entries.keys() {
+            let Some(weight) = weight(key, registry, repository) else { continue };
+            if best.as_ref().is_none_or(|(known, _)| weight > *known) {
+                best = Some((weight, key.clone()));
+            }
+        }
+    }
+    let key = best.map_or_else(|| registry.to_owned(), |(_, key)| key);
+    if let Some(auths) = json.get_mut("auths").and_then(serde_json::Value::as_object_mut) {
+        auths.retain(|known, _| *known == key);
+    }
+    match serde_json::to_vec(&json) {
+        Ok(bytes) => (key, bytes),
+        Err(_) => unchanged(),
+    }
 }
 
-fn names(key: &str, registry: &str) -> bool {
+/// Whether a key is that of a registry as a whole, in whatever form.
+pub(super) fn names(key: &str, registry: &str) -> bool {
+    weight(key, registry, "").is_some()
+}
+
+/// How closely a key is about a repository; `None` where it is about something else.
+fn weight(key: &str, registry: &str, repository: &str) -> Option<usize> {
     let bare = key.split_once("://").map_or(key, |(_, rest)| rest);
-    let host = bare.split('/').next().unwrap_or_default();
+    let (host, path) = bare.split_once('/').unwrap_or((bare, ""));
+    let path = path.trim_matches('/');
     let served_by_domain =
         super::config::ENDPOINTS.iter().any(|(name, _)| *name == registry && below(host, name));
-    host.eq_ignore_ascii_case(registry) || served_by_domain
+    if !host.eq_ignore_ascii_case(registry) && !served_by_domain {
+        return None;
+    }
+    if key.contains("://") || matches!(path, "" | "v1" | "v2") {
+        return Some(usize::from(key == registry));
+    }
+    let rest = repository.strip_prefix(path)?;
+    (rest.is_empty() || rest.starts_with('/')).then_some(path.len() + 1)
 }
 
 fn below(host: &str, domain: &str) -> bool {
@@ -133,16 +197,16 @@ fn below(host: &str, domain: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::config::ENDPOINTS;
+    use super::super::config::{ENDPOINTS, Secret};
     use super::*;
 
-    fn find_in(config: &str, registry: &str) -> Result<String, io::Error> {
+    fn look_up(config: &str, registry: &str) -> Result<String, io::Error> {
         let dir = tempfile::tempdir()?;
         std::fs::write(dir.path().join("config.json"), config)?;
-        let found = find(&Credentials::DockerConfig(dir.path().to_owned()), registry);
+        let found = find(&Credentials::DockerConfig(dir.path().to_owned()), registry, "team/app");
         Ok(match found {
             Found::NotAsked => "not asked".into(),
-            Found::Nothing(_) => "nothing".into(),
+            Found::Nothing { .. } => "nothing".into(),
             Found::Unusable { reason, .. } => format!("unusable: {reason}"),
             Found::Password { user, password, .. } => format!("{user} {password}"),
             Found::Identity { token, .. } => format!("identity {token}"),
@@ -159,32 +223,67 @@ mod tests {
             "http://reg.example.test/v2/",
         ] {
             let config = format!(r#"{{"auths":{{"{key}":{{"auth":"dTpw"}}}}}}"#);
-            assert_eq!(find_in(&config, "reg.example.test")?, "u p", "{key}");
-            assert_eq!(find_in(&config, "example.test")?, "nothing", "{key}");
-            assert_eq!(find_in(&config, "reg.example.test:5000")?, "nothing", "{key}");
+            assert_eq!(look_up(&config, "reg.example.test")?, "u p", "{key}");
+            assert_eq!(look_up(&config, "example.test")?, "nothing", "{key}");
+            assert_eq!(look_up(&config, "reg.example.test:5000")?, "nothing", "{key}");
         }
         let token = r#"{"auths":{"reg.example.test":{"identitytoken":"t","auth":"dTpw"}}}"#;
-        assert_eq!(find_in(token, "reg.example.test")?, "identity t");
+        assert_eq!(look_up(token, "reg.example.test")?, "identity t");
         let (name, _) = ENDPOINTS[0];
         let legacy = format!(r#"{{"auths":{{"https://index.{name}/v1/":{{"auth":"dTpw"}}}}}}"#);
-        assert_eq!(find_in(&legacy, name)?, "u p");
+        assert_eq!(look_up(&legacy, name)?, "u p");
         let other = format!(r#"{{"auths":{{"https://evil{name}/v1/":{{"auth":"dTpw"}}}}}}"#);
-        assert_eq!(find_in(&other, name)?, "nothing");
+        assert_eq!(look_up(&other, name)?, "nothing");
+        Ok(())
+    }
+
+    #[test]
+    fn the_closest_part_of_a_registry_decides() -> Result<(), io::Error> {
+        // "eDp5" is x:y
+        let part = |key: &str| {
+            format!(r#"{{"auths":{{"reg.example.test":{{"auth":"dTpw"}},"{key}":{{"auth":"eDp5"}}}}}}"#)
+        };
+        for (key, found) in [
+            ("reg.example.test/team", "x y"),
+            ("reg.example.test/team/app", "x y"),
+            ("reg.example.test/tea", "u p"),
+            ("reg.example.test/other", "u p"),
+        ] {
+            assert_eq!(look_up(&part(key), "reg.example.test")?, found, "{key}");
+        }
+        let only = r#"{"auths":{"reg.example.test/other":{"auth":"eDp5"}}}"#;
+        assert_eq!(look_up(only, "reg.example.test")?, "nothing");
+        Ok(())
+    }
+
+    #[test]
+    fn sources_are_asked_in_order_and_broken_ones_are_forgiven() -> Result<(), io::Error> {
+        let dir = tempfile::tempdir()?;
+        let text = |json: &str| CredentialSource::Text { name: "TEXT".into(), json: Secret(json.into()) };
+        let good = text(r#"{"auths":{"reg.example.test":{"auth":"dTpw"}}}"#);
+        let missing = CredentialSource::File(dir.path().join("none.json"));
+        let look = |sources: Vec<CredentialSource>| {
+            find(&Credentials::Sources(sources), "reg.example.test", "a").describe("reg.example.test")
+        };
+        assert!(look(vec![missing.clone(), text("{"), good]).contains("\"u\" from TEXT"));
+        assert!(look(vec![missing.clone(), text("{")]).contains("TEXT cannot be used"));
+        let nothing = look(vec![missing, text("{}")]);
+        assert!(nothing.contains("none.json or TEXT has none"), "{nothing}");
         Ok(())
     }
 
     #[test]
     fn what_cannot_be_used_says_why() -> Result<(), io::Error> {
-        assert!(find_in("{", "reg.example.test")?.contains("not a valid Docker configuration"));
+        assert!(look_up("{", "reg.example.test")?.contains("not a valid Docker configuration"));
         let missing = r#"{"credsStore":"there-is-no-such-helper"}"#;
-        assert!(find_in(missing, "reg.example.test")?.contains("cannot be run"));
-        assert_eq!(find_in("{}", "reg.example.test")?, "nothing");
+        assert!(look_up(missing, "reg.example.test")?.contains("cannot be run"));
+        assert_eq!(look_up("{}", "reg.example.test")?, "nothing");
         Ok(())
     }
 
     #[test]
     fn secrets_do_not_show_in_debug_output_or_hints() {
-        let found = Found::Password { path: "c".into(), user: "u".into(), password: "hunter2".into() };
+        let found = Found::Password { place: "c".into(), user: "u".into(), password: "hunter2".into() };
         assert!(!format!("{found:?}").contains("hunter2"));
         assert!(!found.describe("reg.example.test").contains("hunter2"));
     }

@@ -9,7 +9,7 @@ use crate::store::{IngestError, StoreError};
 /// A request as it may be shown: never with a query, a name or a password in it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Target {
-    /// `GET`, `HEAD`, `POST`.
+    /// `GET`, `HEAD`, `POST`, `PATCH`, `PUT`, `DELETE`.
     pub method: String,
     /// Scheme, host and path.
     pub url: String,
@@ -81,9 +81,35 @@ pub enum RegistryError {
         /// Why not.
         reason: String,
     },
-    /// The store could not take the bytes.
+    /// The store could not take or give the bytes.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What is to be pushed or copied cannot be read.
+    #[error("cannot read {what} from {place}: {reason}")]
+    Source {
+        /// A blob or manifest.
+        what: String,
+        /// Where it should be.
+        place: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A program that keeps credentials failed.
+    #[error("{program} failed: {reason}")]
+    Helper {
+        /// `docker-credential-...`.
+        program: String,
+        /// Its own words.
+        reason: String,
+    },
+    /// The configuration forbids the registry.
+    #[error("{name} is blocked by {}", path.display())]
+    Blocked {
+        /// What the configuration names.
+        name: String,
+        /// The configuration.
+        path: std::path::PathBuf,
+    },
     /// Writing into the store's temporary file failed.
     #[error("cannot write {}: {source}", path.display())]
     Write {

@@ -1,23 +1,33 @@
-//! The client of OCI registries: reading manifests and blobs from one host.
+//! The client of OCI registries: reading manifests and blobs from one host, and pushing them to it.
 //!
 //! Owns the distribution protocol: schemes, sign-in, redirects, mirrors, retries, time limits, and
-//! the words in which a registry's refusal reaches the user. Promises that bytes which leave this
+//! the words in which a registry's refusal reaches the user; the files that configure all this. Promises that bytes which leave this
 //! room are those their digest names, that never more is read than was announced, that credentials
 //! reach only the registry they are for and the token service it names, and that a cancelled call
-//! ends at once (while looking up a name or connecting: within the limit for that). Must never
-//! interpret a manifest, read the environment, or know the store's layout.
+//! ends at once (while looking up a name or connecting: within the limit for that). A manifest
+//! is read only to find what it refers to. Must never read the environment, or know the store's layout.
 
+mod access;
 mod auth;
 mod blob;
 mod challenge;
 mod client;
 mod config;
+mod content;
 mod credentials;
 mod error;
+mod fault;
+pub mod login;
+pub mod origins;
+mod piece;
 mod proxy;
 mod pull;
+mod push;
 mod retry;
+mod roots;
+mod settings;
 mod transport;
+mod upload;
 
 #[cfg(test)]
 mod bench;
@@ -26,12 +36,20 @@ mod client_tests;
 #[cfg(test)]
 mod fault_server;
 #[cfg(test)]
+mod push_tests;
+#[cfg(test)]
 mod sign_in_tests;
 
+pub use access::RegistryAccess;
 pub use blob::BlobReader;
 pub use client::Registry;
-pub use config::{Credentials, ENDPOINTS, RegistryOptions, Roots, Timeouts};
+pub use config::{
+    CredentialSource, Credentials, ENDPOINTS, Location, RegistryOptions, Roots, Secret, Timeouts,
+};
+pub use content::{Content, LayoutContent, RegistryContent, StoreContent};
 pub use error::{Fault, Refusal, RegistryError, Rejected, Target, Unreachable};
 pub use proxy::ProxyOptions;
 pub use pull::{FetchedManifest, MANIFEST_LIMIT, ManifestHead};
+pub use push::{BlobState, PushOptions, PushProgress, PushReport};
 pub use retry::RetryPolicy;
+pub use settings::Settings;

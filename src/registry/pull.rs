@@ -18,7 +18,7 @@ use super::transport::{Incoming, Session};
 pub const MANIFEST_LIMIT: usize = 4 << 20;
 
 /// Both families, lists first, so that a registry never converts.
-const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
+pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json, */*;q=0.1";
@@ -61,7 +61,8 @@ impl Registry {
     ) -> Result<Option<ManifestHead>, RegistryError> {
         let path = manifest_path(repository, reference)?;
         let call = Call { method: Method::HEAD, repository, path: &path, accept: Some(ACCEPT) };
-        let head = self.read(cancel, |host, session| {
+        let by_digest = reference.contains(':');
+        let head = self.read(by_digest, cancel, |host, session| {
             let incoming = host.call(&session, &call)?;
             let size = incoming.content_length();
             Ok(ManifestHead {
@@ -88,7 +89,7 @@ impl Registry {
         let path = manifest_path(repository, reference)?;
         let asked = Digest::parse(reference).ok();
         let call = Call { method: Method::GET, repository, path: &path, accept: Some(ACCEPT) };
-        self.read(cancel, |host, session| {
+        self.read(asked.is_some(), cancel, |host, session| {
             let incoming = host.call(&session, &call)?;
             let target = incoming.target.clone();
             let announced = announced_digest(&incoming)?;
@@ -131,7 +132,7 @@ impl Registry {
             progress(size);
             return Ok(());
         }
-        self.read(cancel, |host, session| {
+        self.read(true, cancel, |host, session| {
             progress(0);
             let mut body = SizedBody::new(open(host, &session, repository, digest)?, size)?;
             let mut writer = store.blob_writer()?;
@@ -161,7 +162,7 @@ impl Registry {
         cancel: &Cancel,
     ) -> Result<BlobReader, RegistryError> {
         check_repository(repository)?;
-        self.read(cancel, |host, session| {
+        self.read(true, cancel, |host, session| {
             let body = SizedBody::new(open(host, &session, repository, digest)?, size)?;
             Ok(BlobReader::new(body, session, *digest))
         })
@@ -180,7 +181,7 @@ impl Registry {
             return Err(RegistryError::invalid("blob size", &size.to_string(), reason));
         }
         check_repository(repository)?;
-        self.read(cancel, |host, session| {
+        self.read(true, cancel, |host, session| {
             let body = SizedBody::new(open(host, &session, repository, digest)?, size)?;
             let mut reader = BlobReader::new(body, session, *digest);
             let mut bytes = Vec::new();
@@ -209,7 +210,7 @@ fn open(
     Ok(incoming)
 }
 
-fn manifest_path(repository: &str, reference: &str) -> Result<String, RegistryError> {
+pub(super) fn manifest_path(repository: &str, reference: &str) -> Result<String, RegistryError> {
     check_repository(repository)?;
     let invalid = |reason: &str| RegistryError::invalid("tag or digest", reference, reason);
     if reference.contains(':') {
@@ -250,7 +251,7 @@ pub(super) fn check_repository(repository: &str) -> Result<(), RegistryError> {
 }
 
 /// The digest a registry announces. One of another algorithm than SHA-256 counts as none.
-fn announced_digest(incoming: &Incoming) -> Result<Option<Digest>, RegistryError> {
+pub(super) fn announced_digest(incoming: &Incoming) -> Result<Option<Digest>, RegistryError> {
     let Some(text) = incoming.header(&CONTENT_DIGEST).map(str::trim) else { return Ok(None) };
     if !text.starts_with("sha256:") {
         return Ok(None);

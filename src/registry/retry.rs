@@ -96,6 +96,18 @@ impl RetryPolicy {
         &self,
         clock: &dyn Clock,
         cancel: &Cancel,
+        attempt: impl FnMut() -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
+        self.run_on(clock, cancel, &|| false, attempt)
+    }
+
+    /// As [`RetryPolicy::run`], for what goes on where it stopped: a failure after which `progressed`
+    /// is true counts as the first.
+    pub(super) fn run_on<T>(
+        &self,
+        clock: &dyn Clock,
+        cancel: &Cancel,
+        progressed: &dyn Fn() -> bool,
         mut attempt: impl FnMut() -> Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
         let mut failures = 0;
@@ -108,7 +120,7 @@ impl RetryPolicy {
                 Err(_) if cancel.is_cancelled() => return Err(RegistryError::Cancelled),
                 Err(error) => error,
             };
-            failures += 1;
+            failures = if progressed() { 1 } else { failures + 1 };
             let Some(delay) = self.delay(failures, &error, clock.chance()) else { return Err(error) };
             clock.sleep(delay, cancel);
         }

@@ -106,7 +106,7 @@ fn a_refused_sign_in_tells_what_was_tried_and_no_secret() -> Outcome {
     let bench = Bench::with(&server.host(), options)?;
     let text = bench.manifest("latest").err().ok_or("it is refused")?.to_string();
     let config = dir.path().join("config.json");
-    for part in ["no, thank you", "NOPE", "\"joe\"", "docker login", &config.display().to_string()] {
+    for part in ["no, thank you", "NOPE", "\"joe\"", "rbuild login", &config.display().to_string()] {
         assert!(text.contains(part), "{part} in {text}");
     }
     assert!(!text.contains("hunter2") && !text.contains("am9l"), "{text}");

@@ -1,23 +1,27 @@
 //! Connections to one endpoint: pools, TLS, proxies, redirects, and cutting them off on cancellation.
 
 use std::collections::HashMap;
-use std::io::Read as _;
+use std::io::Read;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use ureq::http::header::{
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION,
+};
 use ureq::http::uri::Scheme;
 use ureq::http::{Method, Request, Uri};
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
-use ureq::{Agent, Body, BodyReader};
+use ureq::tls::{RootCerts, TlsConfig};
+use ureq::{Agent, Body, BodyReader, SendBody};
 
 use crate::cancel::Cancel;
 
 use super::config::{RegistryOptions, Roots, Timeouts};
-use super::error::{Fault, RegistryError, Target, Unreachable, clean};
+use super::error::{RegistryError, Target, Unreachable, clean};
+use super::fault::classify;
 use super::proxy::Proxies;
+use super::roots;
 
 /// A redirect more than this is a loop.
 const MOST_REDIRECTS: usize = 10;
@@ -25,15 +29,6 @@ const MOST_REDIRECTS: usize = 10;
 /// Reading the rest of an unwanted answer keeps its connection usable; beyond this it is cheaper to
 /// open another.
 const DRAIN_LIMIT: u64 = 32 << 10;
-
-/// Where systems keep their certificate authorities.
-const SYSTEM_BUNDLES: &[&str] = &[
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 
 /// The connections of one endpoint.
 pub(super) struct Transport {
@@ -51,14 +46,14 @@ struct Settings {
 }
 
 impl Transport {
-    pub(super) fn new(options: &RegistryOptions, verify: bool) -> Result<Self, RegistryError> {
+    pub(super) fn new(options: &RegistryOptions, roots: Roots, verify: bool) -> Result<Self, RegistryError> {
         HeaderValue::from_str(&options.user_agent)
             .map_err(|_| RegistryError::invalid("user agent", &options.user_agent, "not a header value"))?;
         let settings = Arc::new(Settings {
             user_agent: options.user_agent.clone(),
             timeouts: options.timeouts.clone(),
             proxies: options.proxy.as_ref().map_or(Ok(Proxies::default()), Proxies::new)?,
-            roots: options.roots.clone(),
+            roots,
             verify,
         });
         let current = Mutex::new(Arc::new(Agents::new(&settings)));
@@ -152,40 +147,11 @@ impl Settings {
             .max_idle_connections_per_host(16);
         if tls {
             let tls = TlsConfig::builder().disable_verification(!self.verify);
-            let roots = if self.verify { self.roots()? } else { RootCerts::WebPki };
+            let roots = if self.verify { roots::load(&self.roots)? } else { RootCerts::WebPki };
             config = config.tls_config(tls.root_certs(roots).build());
         }
         Ok(Agent::new_with_config(config.build()))
     }
-
-    fn roots(&self) -> Result<RootCerts, RegistryError> {
-        match &self.roots {
-            Roots::Bundled => Ok(RootCerts::WebPki),
-            Roots::System => {
-                let found = SYSTEM_BUNDLES.iter().find_map(|path| std::fs::read(path).ok());
-                let certificates = found.map(|pem| parse_certificates(&pem)).unwrap_or_default();
-                Ok(if certificates.is_empty() { RootCerts::WebPki } else { certificates.into() })
-            }
-            Roots::File(path) => {
-                let fail = |reason: String| RegistryError::File { path: path.clone(), reason };
-                let pem = std::fs::read(path).map_err(|error| fail(error.to_string()))?;
-                let certificates = parse_certificates(&pem);
-                if certificates.is_empty() {
-                    return Err(fail("it contains no PEM certificate".into()));
-                }
-                Ok(certificates.into())
-            }
-        }
-    }
-}
-
-fn parse_certificates(pem: &[u8]) -> Vec<Certificate<'static>> {
-    ureq::tls::parse_pem(pem)
-        .filter_map(|item| match item {
-            Ok(ureq::tls::PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        })
-        .collect()
 }
 
 /// A thread that cuts connections when the user cancels, since a thread blocked in a read cannot ask.
@@ -241,6 +207,23 @@ pub(super) struct Outgoing {
     pub(super) form: Option<String>,
     /// Whether a redirect may lead from https to http.
     pub(super) lenient: bool,
+    /// More headers, for uploads.
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Outgoing {
+    /// A request without credentials and body.
+    pub(super) fn new(method: Method, url: Uri, lenient: bool) -> Self {
+        Outgoing { method, url, accept: None, authorization: None, form: None, lenient, headers: Vec::new() }
+    }
+}
+
+/// What an upload sends.
+pub(super) enum Payload<'a> {
+    /// Bytes at hand; none is a body of length 0.
+    Bytes(&'a [u8]),
+    /// A reader, which must give exactly `length` bytes or fail.
+    Stream { length: u64, reader: &'a mut dyn Read },
 }
 
 /// An answer whose body has not been read.
@@ -262,7 +245,7 @@ impl Session {
     pub(super) fn send(&self, outgoing: &Outgoing) -> Result<Incoming, RegistryError> {
         let mut url = outgoing.url.clone();
         for _ in 0..=MOST_REDIRECTS {
-            let incoming = self.send_once(outgoing, &url)?;
+            let incoming = self.send_once(outgoing, &url, None)?;
             let followed = matches!(incoming.status, 301 | 302 | 303 | 307 | 308) && outgoing.form.is_none();
             let location = incoming.header(&LOCATION).filter(|_| followed).map(str::to_owned);
             let Some(location) = location else { return Ok(incoming) };
@@ -284,10 +267,24 @@ impl Session {
 
     /// Sends a request and gives the first answer, even if it leads elsewhere.
     pub(super) fn send_unredirected(&self, outgoing: &Outgoing) -> Result<Incoming, RegistryError> {
-        self.send_once(outgoing, &outgoing.url)
+        self.send_once(outgoing, &outgoing.url, None)
     }
 
-    fn send_once(&self, outgoing: &Outgoing, url: &Uri) -> Result<Incoming, RegistryError> {
+    /// Sends a request with a body and gives the first answer, even if it leads elsewhere.
+    pub(super) fn send_payload(
+        &self,
+        outgoing: &Outgoing,
+        payload: Payload<'_>,
+    ) -> Result<Incoming, RegistryError> {
+        self.send_once(outgoing, &outgoing.url, Some(payload))
+    }
+
+    fn send_once(
+        &self,
+        outgoing: &Outgoing,
+        url: &Uri,
+        payload: Option<Payload<'_>>,
+    ) -> Result<Incoming, RegistryError> {
         if self.cancel.is_cancelled() {
             return Err(RegistryError::Cancelled);
         }
@@ -303,15 +300,23 @@ impl Session {
         if outgoing.form.is_some() {
             request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
         }
+        for (name, value) in &outgoing.headers {
+            request = request.header(name, value);
+        }
         // Another caller's cancellation may have closed the connections that this session shares.
         let Some(agent) = self.agents.get(url)? else {
             let closed = std::io::Error::from(std::io::ErrorKind::NotConnected);
             return Err(self.failure(&target, closed.into()));
         };
         let broken = |error: ureq::http::Error| RegistryError::protocol(&target, error.to_string());
-        let answer = match &outgoing.form {
-            Some(form) => agent.run(request.body(form.as_str()).map_err(broken)?),
-            None => agent.run(request.body(()).map_err(broken)?),
+        let answer = match (payload, &outgoing.form) {
+            (Some(Payload::Bytes(bytes)), _) => agent.run(request.body(bytes).map_err(broken)?),
+            (Some(Payload::Stream { length, reader }), _) => {
+                let body = SendBody::from_reader(reader);
+                agent.run(request.header(CONTENT_LENGTH, length).body(body).map_err(broken)?)
+            }
+            (None, Some(form)) => agent.run(request.body(form.as_str()).map_err(broken)?),
+            (None, None) => agent.run(request.body(()).map_err(broken)?),
         };
         let answer = answer.map_err(|error| self.failure(&target, error))?;
         let (parts, body) = answer.into_parts();
@@ -377,7 +382,8 @@ pub(super) fn target(method: &Method, url: &Uri) -> Target {
     Target { method: method.as_str().to_owned(), url: format!("{scheme}://{host}{}", url.path()) }
 }
 
-fn same_origin(a: &Uri, b: &Uri) -> bool {
+/// Whether two addresses belong to the same server: scheme, host and port.
+pub(super) fn same_origin(a: &Uri, b: &Uri) -> bool {
     let origin = |uri: &Uri| {
         let tls = uri.scheme() == Some(&Scheme::HTTPS);
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
@@ -387,7 +393,7 @@ fn same_origin(a: &Uri, b: &Uri) -> bool {
 }
 
 /// Where a `Location` leads from `base`; `None` for anything but http and https.
-fn resolve(base: &Uri, location: &str) -> Option<Uri> {
+pub(super) fn resolve(base: &Uri, location: &str) -> Option<Uri> {
     let location = location.split('#').next()?.trim();
     let scheme = base.scheme_str()?;
     let authority = base.authority()?;
@@ -407,46 +413,6 @@ fn resolve(base: &Uri, location: &str) -> Option<Uri> {
     // Names and passwords in addresses are an old way to disguise a host.
     (uri.host().is_some_and(|host| !host.is_empty()) && !uri.authority()?.as_str().contains('@'))
         .then_some(uri)
-}
-
-fn classify(error: &ureq::Error) -> (Fault, String) {
-    use std::io::ErrorKind;
-    let detail = error.to_string();
-    let fault = match error {
-        ureq::Error::HostNotFound => Fault::UnknownHost,
-        ureq::Error::Timeout(_) => Fault::Timeout,
-        ureq::Error::ConnectProxyFailed(_) | ureq::Error::InvalidProxyUrl => Fault::Proxy,
-        ureq::Error::Rustls(_) | ureq::Error::Tls(_) | ureq::Error::TlsRequired => Fault::Tls,
-        ureq::Error::ConnectionFailed | ureq::Error::BodyStalled => Fault::Lost,
-        ureq::Error::Io(io) => {
-            let text = io.to_string();
-            let fault = match io.kind() {
-                ErrorKind::ConnectionRefused => Fault::Refused,
-                ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::AddrNotAvailable => {
-                    Fault::NoRoute
-                }
-                ErrorKind::TimedOut | ErrorKind::WouldBlock => Fault::Timeout,
-                // rustls reports what it cannot accept as invalid data, in its own words.
-                ErrorKind::InvalidData if text.contains("certificate") => Fault::Certificate,
-                ErrorKind::InvalidData => Fault::Tls,
-                ErrorKind::UnexpectedEof if text.contains("handshake") => Fault::Tls,
-                ErrorKind::ConnectionReset
-                | ErrorKind::ConnectionAborted
-                | ErrorKind::BrokenPipe
-                | ErrorKind::NotConnected
-                | ErrorKind::UnexpectedEof => Fault::Lost,
-                // getaddrinfo's failures have no kind of their own.
-                _ if text.contains("Temporary failure in name resolution") || text.contains("Try again") => {
-                    Fault::NameService
-                }
-                _ if text.contains("lookup address") => Fault::UnknownHost,
-                _ => Fault::Other,
-            };
-            return (fault, text);
-        }
-        _ => Fault::Other,
-    };
-    (fault, detail)
 }
 
 #[cfg(test)]

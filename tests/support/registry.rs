@@ -24,6 +24,9 @@ pub struct Setup {
     pub password: bool,
     /// Speaks https with a certificate made for 127.0.0.1 (needs `openssl`).
     pub tls: bool,
+    /// Asks for tokens of the service at this address (`http://...`) that are signed with the key of
+    /// this certificate.
+    pub tokens_of: Option<(String, PathBuf)>,
     /// Fetches what it lacks from this registry, as a mirror does.
     pub proxy_of: Option<String>,
 }
@@ -145,6 +148,11 @@ impl TestRegistry {
         Ok(Digest::of(content))
     }
 
+    /// All that the registry logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
     /// Where a blob's bytes lie, for tests that spoil them.
     pub fn blob_file(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
@@ -201,6 +209,12 @@ fn configuration(dir: &Path, host: &str, setup: &Setup) -> String {
     }
     if setup.password {
         text.push_str(&format!("auth:\n  htpasswd:\n    realm: test\n    path: {dir}/htpasswd\n"));
+    }
+    if let Some((realm, certificate)) = &setup.tokens_of {
+        let certificate = certificate.display();
+        text.push_str(&format!(
+            "auth:\n  token:\n    realm: {realm}\n    service: test-registry\n    issuer: test-issuer\n    rootcertbundle: {certificate}\n"
+        ));
     }
     if let Some(origin) = &setup.proxy_of {
         text.push_str(&format!("proxy:\n  remoteurl: http://{origin}\n"));

@@ -1,0 +1,168 @@
+//! Places images are copied between, as users write them: `docker://`, `oci:` and the rest.
+
+use std::path::{Path, PathBuf};
+
+use crate::image::{Reference, Selector};
+
+use super::failure::{Failure, FailureKind};
+
+/// A place that an image is in, or is to come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// `docker://NAME`: a registry.
+    Registry(Reference),
+    /// `store:NAME`: this store.
+    Store(Reference),
+    /// `oci:DIR[:NAME]`, `oci-layout:DIR[:NAME]`: a layout directory.
+    Layout(PathBuf, Option<String>),
+    /// `oci-archive:FILE[:NAME]`.
+    OciArchive(PathBuf, Option<String>),
+    /// `docker-archive:FILE[:NAME]`.
+    DockerArchive(PathBuf, Option<String>),
+}
+
+/// Transports of other tools, which users may try.
+const FOREIGN: [&str; 6] = ["docker-daemon", "containers-storage", "containerd", "dir", "sif", "ostree"];
+
+impl Place {
+    /// Parses `TRANSPORT:...`. Paths are relative to `cwd`.
+    pub fn parse(text: &str, cwd: &Path) -> Result<Self, Failure> {
+        let usage = |message: String| Failure::new(FailureKind::Usage, message);
+        let known = "docker://NAME, store:NAME, oci:DIR[:TAG], oci-archive:FILE or docker-archive:FILE";
+        let Some((transport, rest)) = text.split_once(':') else {
+            return Err(usage(format!("{text:?} names no transport")).help(format!("write {known}")));
+        };
+        if rest.trim_start_matches('/').is_empty() {
+            return Err(usage(format!("{text:?} names no image")).help(format!("write {known}")));
+        }
+        let split = |rest: &str| {
+            let rest = rest.strip_prefix("//").unwrap_or(rest);
+            let (path, name) = split_path(rest, cwd);
+            (cwd.join(path), name)
+        };
+        Ok(match transport {
+            "docker" => {
+                let name = rest.strip_prefix("//");
+                let name = name.ok_or_else(|| usage(format!("write docker://{rest} instead of {text}")))?;
+                Place::Registry(reference(name)?)
+            }
+            "store" => Place::Store(reference(rest.strip_prefix("//").unwrap_or(rest))?),
+            "oci" | "oci-layout" => {
+                let (path, name) = split(rest);
+                Place::Layout(path, name)
+            }
+            "oci-archive" => {
+                let (path, name) = split(rest);
+                Place::OciArchive(path, name)
+            }
+            "docker-archive" => {
+                let (path, name) = split(rest);
+                Place::DockerArchive(path, name)
+            }
+            foreign if FOREIGN.contains(&foreign) => {
+                return Err(Failure::new(FailureKind::Unsupported, format!("{foreign}: is not supported"))
+                    .help(format!("write {known}; archives can be handed from tool to tool")));
+            }
+            other => {
+                return Err(usage(format!("unknown transport {other:?}")).help(format!("write {known}")));
+            }
+        })
+    }
+
+    /// As [`Place::parse`], where a text without transport is an image name: of the store, or, where
+    /// `in_store` says that it is not there, of its registry.
+    pub fn parse_name(
+        text: &str,
+        cwd: &Path,
+        in_store: impl FnOnce(&Reference) -> bool,
+    ) -> Result<Self, Failure> {
+        let transport = text.split(':').next().unwrap_or_default();
+        let known = ["docker", "store", "oci", "oci-layout", "oci-archive", "docker-archive"];
+        let foreign = FOREIGN.contains(&transport) && text.contains(':');
+        let placed = text.contains("://") || (known.contains(&transport) && text.contains('/')) || foreign;
+        // `store:app` could be the image `store` with the tag `app`; the transport is meant.
+        if placed || text.starts_with("store:") {
+            return Self::parse(text, cwd);
+        }
+        let name = reference(text)?;
+        Ok(if in_store(&name) { Place::Store(name) } else { Place::Registry(name) })
+    }
+
+    /// The name that the place gives its image, where it is a whole one.
+    pub(super) fn name(&self) -> Option<Reference> {
+        match self {
+            Place::Registry(name) | Place::Store(name) => Some(name.clone()),
+            Place::Layout(_, name) | Place::OciArchive(_, name) | Place::DockerArchive(_, name) => {
+                let name = name.as_ref().filter(|name| name.contains([':', '/']))?;
+                Reference::parse(name).ok().map(Reference::with_default_tag)
+            }
+        }
+    }
+}
+
+fn reference(text: &str) -> Result<Reference, Failure> {
+    Reference::parse(text)
+        .map(Reference::with_default_tag)
+        .map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))
+}
+
+/// `PATH[:NAME]` or `PATH[@DIGEST]`. A path that exists is taken whole; else the name begins at the
+/// first colon after the last part of an existing path, or at the first of all.
+fn split_path(text: &str, cwd: &Path) -> (PathBuf, Option<String>) {
+    if cwd.join(text).exists() {
+        return (text.into(), None);
+    }
+    let cuts = || text.match_indices([':', '@']).map(|(at, _)| at);
+    let found = cuts().find(|at| cwd.join(&text[..*at]).exists()).or_else(|| cuts().next());
+    match found {
+        Some(at) => (text[..at].into(), Some(text[at + 1..].to_owned()).filter(|name| !name.is_empty())),
+        None => (text.into(), None),
+    }
+}
+
+/// Which image of a layout or archive is meant.
+pub(super) fn selector(name: Option<&String>) -> Selector {
+    name.map_or(Selector::Only, |name| Selector::parse(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+    #[test]
+    fn places_are_told_apart() -> Outcome {
+        let dir = tempfile::tempdir()?;
+        std::fs::create_dir(dir.path().join("odd:name"))?;
+        let parse = |text: &str| Place::parse(text, dir.path());
+        let at = |path: &str| dir.path().join(path);
+        let name = |text: &str| Reference::parse(text).map(Reference::with_default_tag);
+        assert_eq!(parse("docker://app")?, Place::Registry(name("app")?));
+        assert_eq!(parse("store:app:1")?, Place::Store(name("app:1")?));
+        assert_eq!(parse("oci:d")?, Place::Layout(at("d"), None));
+        assert_eq!(parse("oci:d:1.0")?, Place::Layout(at("d"), Some("1.0".into())));
+        assert_eq!(parse("oci:odd:name:1")?, Place::Layout(at("odd:name"), Some("1".into())));
+        assert_eq!(parse("oci-layout:///x/y")?, Place::Layout("/x/y".into(), None));
+        let digest = crate::digest::Digest::of(b"").to_string();
+        assert_eq!(parse(&format!("oci:d@{digest}"))?, Place::Layout(at("d"), Some(digest)));
+        let archive = parse("docker-archive:f.tar:reg.example.test/a:1")?;
+        assert_eq!(archive.name(), Some(name("reg.example.test/a:1")?));
+        assert_eq!(parse("oci-archive:f.tar:1")?.name(), None);
+        for (text, kind) in [
+            ("app", FailureKind::Usage),
+            ("docker:app", FailureKind::Usage),
+            ("docker://", FailureKind::Usage),
+            ("ftp:x", FailureKind::Usage),
+            ("docker-daemon:app:1", FailureKind::Unsupported),
+            ("containers-storage:app", FailureKind::Unsupported),
+        ] {
+            assert_eq!(parse(text).err().map(|failure| failure.kind), Some(kind), "{text}");
+        }
+        let loose = |text: &str| Place::parse_name(text, dir.path(), |name| name.path == "library/here");
+        assert_eq!(loose("here:1")?, Place::Store(name("here:1")?));
+        assert_eq!(loose("gone:1")?, Place::Registry(name("gone:1")?));
+        assert_eq!(loose("oci:./d:1")?, Place::Layout(at("./d"), Some("1".into())));
+        Ok(())
+    }
+}

@@ -1,0 +1,430 @@
+//! Moving whole images: push, pull, load, copy.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use crate::cancel::Cancel;
+use crate::event::{Event, Events, Outcome, VertexId, VertexKind};
+use crate::export::{self, Dest, ExportImage};
+use crate::image::inspect::name_in_store;
+use crate::image::read::{IMAGE_NAME, REF_NAME};
+use crate::image::{Descriptor, Document, Family, Index, Platform, Reference, open_layout, read};
+use crate::registry::origins::{self, Origin};
+use crate::registry::{
+    BlobState, Content, LayoutContent, PushOptions, PushReport, RegistryAccess, RegistryContent,
+    RegistryError, StoreContent,
+};
+use crate::store::Store;
+
+use super::failure::{Failure, FailureKind};
+use super::place::{Place, selector};
+
+/// Blobs of one image fetched at the same time.
+const PARALLEL: usize = 4;
+
+/// Indexes may nest; deeper than this is an attack or a loop.
+const MAX_INDEX_DEPTH: u32 = 4;
+
+/// What transfers work with.
+pub struct Transfer<'a> {
+    /// The store: source, target, or the place where things are put together.
+    pub store: &'a Store,
+    /// How registries are reached.
+    pub access: &'a RegistryAccess,
+    /// Which image of an index is meant; `None` is all of them.
+    pub platform: Option<Platform>,
+    /// Where progress goes.
+    pub events: &'a Events,
+    /// Ends all of it.
+    pub cancel: &'a Cancel,
+}
+
+/// An image that was found.
+pub(super) struct Source {
+    pub content: Box<dyn Content>,
+    /// Manifest or index.
+    pub top: Descriptor,
+    /// The registry it is in.
+    pub origin: Option<Origin>,
+}
+
+impl Transfer<'_> {
+    /// Pushes a manifest or index of the store, with everything below it, under `name`: under its tag,
+    /// or with `by_digest` under no tag. This is what `build --push` wants. Layers that are not in the
+    /// store come from the registry that they are known to be in.
+    pub fn publish(
+        &self,
+        name: &Reference,
+        descriptor: &Descriptor,
+        by_digest: bool,
+    ) -> Result<PushReport, Failure> {
+        self.send(&StoreContent::new(self.store, self.access), descriptor, name, by_digest)
+    }
+
+    fn send(
+        &self,
+        content: &dyn Content,
+        descriptor: &Descriptor,
+        name: &Reference,
+        by_digest: bool,
+    ) -> Result<PushReport, Failure> {
+        let shown = if by_digest { name.familiar_repository() } else { name.familiar() };
+        self.vertex(VertexKind::Export, format!("pushing {shown}"), |vertex| {
+            let fail = |error: RegistryError| self.failure(FailureKind::Output, "push", &shown, &error);
+            let registry = self.access.open(&name.domain, &name.path).map_err(fail)?;
+            let origin = Origin { host: name.domain.clone(), repository: name.path.clone() };
+            let progress = |news: crate::registry::PushProgress| {
+                if news.state == BlobState::Sending {
+                    let (item, total) = (news.digest.short(), Some(news.total));
+                    self.events.send(Event::Progress { vertex, item, current: news.current, total });
+                } else {
+                    // A hint for the next push; without it that one asks instead.
+                    let _ = origins::note(self.store, &news.digest, &origin);
+                }
+            };
+            let tag = if by_digest { None } else { Some(name.tag.as_deref().unwrap_or("latest")) };
+            let options = PushOptions::default();
+            registry
+                .push(&name.path, tag, descriptor, content, &options, &progress, self.cancel)
+                .map_err(fail)
+        })
+    }
+
+    /// Brings an image from its registry into the store and names it there.
+    pub fn pull(&self, name: &Reference) -> Result<Descriptor, Failure> {
+        self.copy(&Place::Registry(name.clone()), &Place::Store(name.clone()))
+    }
+
+    /// Copies an image. From registry to registry nothing touches the disk; into files it goes by way
+    /// of the store. Returns the descriptor it has at its new place.
+    pub fn copy(&self, from: &Place, to: &Place) -> Result<Descriptor, Failure> {
+        let source = self.open(from)?;
+        let top = self.select(&source)?;
+        match to {
+            Place::Registry(name) => {
+                self.send(&*source.content, &top, name, false)?;
+                Ok(top)
+            }
+            Place::Store(name) => {
+                self.fetch(&*source.content, &top, format!("copying to {}", name.familiar()))?;
+                name_in_store(self.store, name, &bare(&top))?;
+                Ok(top)
+            }
+            Place::Layout(path, _) | Place::OciArchive(path, _) | Place::DockerArchive(path, _) => {
+                self.fetch(&*source.content, &top, format!("copying to {}", path.display()))?;
+                let name = to.name().or_else(|| from.name());
+                self.write(&top, to, path, name)
+            }
+        }
+    }
+
+    fn write(
+        &self,
+        top: &Descriptor,
+        to: &Place,
+        path: &Path,
+        name: Option<Reference>,
+    ) -> Result<Descriptor, Failure> {
+        let family = if matches!(to, Place::DockerArchive(..)) { Family::Docker } else { Family::Oci };
+        let mut descriptor = bare(top);
+        if !top.is_index() && Family::of_manifest(&top.media_type) != Some(family) {
+            descriptor = self.retyped(top, family)?;
+        }
+        let result = descriptor.clone();
+        let mut names: Vec<Reference> = name.into_iter().collect();
+        // A tag alone is a name in a layout, though none elsewhere.
+        if let Place::Layout(_, Some(tag)) | Place::OciArchive(_, Some(tag)) = to
+            && !tag.contains([':', '/'])
+        {
+            names.clear();
+            descriptor.annotations.insert(REF_NAME.to_owned(), tag.clone());
+        }
+        let images = [ExportImage { descriptor, names, created: None }];
+        let dest = Dest::File(path.to_owned());
+        match to {
+            Place::Layout(..) => export::oci::write_directory(self.store, &images, path, self.cancel)?,
+            Place::DockerArchive(..) => {
+                export::docker::write_archive(self.store, &images, &dest, self.cancel)?;
+            }
+            _ => export::oci::write_archive(self.store, &images, &dest, self.cancel)?,
+        }
+        Ok(result)
+    }
+
+    fn retyped(&self, top: &Descriptor, family: Family) -> Result<Descriptor, Failure> {
+        let bytes = self.store.read_blob(&top.digest)?.unwrap_or_default();
+        let invalid = |error: crate::image::ManifestError| {
+            Failure::new(FailureKind::Output, format!("{}: {error}", top.digest))
+        };
+        let manifest = crate::image::Manifest::parse(&bytes).map_err(invalid)?;
+        let bytes = manifest
+            .retyped(family)
+            .and_then(|manifest| crate::image::manifest::canonical(&manifest))
+            .map_err(invalid)?;
+        self.store.put_blob(&bytes)?;
+        Ok(Descriptor { platform: top.platform.clone(), ..Descriptor::of(family.manifest(), &bytes) })
+    }
+
+    /// Loads all images of an archive or layout into the store. What it holds of an index is kept
+    /// whole, or else the image for the platform asked for. Gives the names, and the digests of images
+    /// without one.
+    pub fn load(&self, path: &Path) -> Result<Vec<Result<Reference, Descriptor>>, Failure> {
+        let source = open_layout(path, self.store)
+            .map_err(|error| Failure::new(FailureKind::Base, error.to_string()))?;
+        let entries = source.entries().to_vec();
+        let content = LayoutContent::new(source);
+        let mut loaded = Vec::new();
+        for entry in entries.iter().filter(|entry| !entry.is_companion()) {
+            let top = if self.is_whole(&content, entry, 0) {
+                entry.clone()
+            } else {
+                self.choose(&content, entry, &Platform::host())?
+            };
+            self.fetch(&content, &top, format!("loading {}", top.digest.short()))?;
+            match name_of(entry) {
+                Some(name) => {
+                    name_in_store(self.store, &name, &bare(&top))?;
+                    loaded.push(Ok(name));
+                }
+                None => loaded.push(Err(bare(&top))),
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// Whether nothing below a descriptor is missing.
+    fn is_whole(&self, content: &dyn Content, descriptor: &Descriptor, depth: u32) -> bool {
+        if depth > MAX_INDEX_DEPTH {
+            return false;
+        }
+        let Ok(bytes) = content.document(descriptor, self.cancel) else { return false };
+        match Document::parse(&bytes) {
+            Ok(Document::Index(index)) => {
+                index.manifests.iter().all(|child| self.is_whole(content, child, depth + 1))
+            }
+            Ok(Document::Manifest(manifest)) => {
+                let mut blobs = manifest.layers.iter().chain([&manifest.config]);
+                blobs.all(|blob| content.open(blob, 0, self.cancel).is_ok())
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Finds an image without fetching more than its manifest.
+    pub(super) fn open(&self, place: &Place) -> Result<Source, Failure> {
+        let archive = |path: &Path, name: Option<&String>| {
+            let base = |error: read::ReadError| Failure::new(FailureKind::Base, error.to_string());
+            let source = open_layout(path, self.store).map_err(base)?;
+            let top = source.find(&selector(name)).map_err(base)?;
+            Ok(Source { content: Box::new(LayoutContent::new(source)), top, origin: None })
+        };
+        match place {
+            Place::Layout(path, name) | Place::OciArchive(path, name) | Place::DockerArchive(path, name) => {
+                archive(path, name.as_ref())
+            }
+            Place::Store(name) => {
+                let top = self.stored(name)?;
+                let content = Box::new(StoreContent::new(self.store, self.access));
+                Ok(Source { content, top, origin: None })
+            }
+            Place::Registry(name) => {
+                let shown = name.familiar();
+                let fail = |error: RegistryError| self.failure(FailureKind::Base, "get", &shown, &error);
+                let registry = self.access.open(&name.domain, &name.path).map_err(fail)?;
+                let wanted = match (&name.digest, &name.tag) {
+                    (Some(digest), _) => digest.to_string(),
+                    (None, tag) => tag.clone().unwrap_or_else(|| "latest".to_owned()),
+                };
+                let found = registry.manifest(&name.path, &wanted, self.cancel).map_err(fail)?;
+                let document = parse(&shown, &found.bytes)?;
+                let media_type = match (&document, found.media_type.is_empty()) {
+                    (_, false) => found.media_type.as_str(),
+                    (Document::Index(_), true) => Family::Oci.index(),
+                    (Document::Manifest(_), true) => Family::Oci.manifest(),
+                };
+                let top = Descriptor::new(media_type, found.digest, found.bytes.len() as u64);
+                let origin = Origin { host: name.domain.clone(), repository: name.path.clone() };
+                let content = RegistryContent::new(&registry, &name.path).with_document(found.bytes);
+                let content = Box::new(content);
+                Ok(Source { content, top, origin: Some(origin) })
+            }
+        }
+    }
+
+    /// What a name means in the store.
+    pub fn stored(&self, name: &Reference) -> Result<Descriptor, Failure> {
+        let missing = || {
+            Failure::new(FailureKind::Usage, format!("no image {} in the store", name.familiar()))
+                .help("`rbuild images` lists what is there")
+        };
+        let (digest, _) = read::stored_descriptor(self.store, name)?.ok_or_else(missing)?;
+        let bytes = self.store.read_blob(&digest)?.ok_or_else(missing)?;
+        let media_type = match parse(&name.familiar(), &bytes)? {
+            Document::Index(index) if index.media_type.is_empty() => Family::Oci.index().to_owned(),
+            Document::Index(index) => index.media_type,
+            Document::Manifest(manifest) if manifest.media_type.is_empty() => {
+                Family::Oci.manifest().to_owned()
+            }
+            Document::Manifest(manifest) => manifest.media_type,
+        };
+        Ok(Descriptor::new(media_type, digest, bytes.len() as u64))
+    }
+
+    fn select(&self, source: &Source) -> Result<Descriptor, Failure> {
+        match &self.platform {
+            None => Ok(source.top.clone()),
+            Some(platform) => self.choose(&*source.content, &source.top, platform),
+        }
+    }
+
+    /// The image for a platform, where the descriptor is that of an index.
+    fn choose(
+        &self,
+        content: &dyn Content,
+        top: &Descriptor,
+        platform: &Platform,
+    ) -> Result<Descriptor, Failure> {
+        let mut chosen = top.clone();
+        for _ in 0..=MAX_INDEX_DEPTH {
+            let bytes = content.document(&chosen, self.cancel).map_err(|error| {
+                self.failure(FailureKind::Base, "read", &chosen.digest.to_string(), &error)
+            })?;
+            let Document::Index(index) = parse(&content.place(), &bytes)? else { return Ok(chosen) };
+            chosen = index.select(platform).cloned().ok_or_else(|| no_platform(content, &index, platform))?;
+        }
+        Err(Failure::new(FailureKind::Base, format!("{}: indexes are nested too deeply", content.place())))
+    }
+
+    /// Brings everything below a descriptor into the store.
+    pub(super) fn fetch(
+        &self,
+        content: &dyn Content,
+        top: &Descriptor,
+        title: String,
+    ) -> Result<(), Failure> {
+        self.vertex(VertexKind::Transfer, title, |vertex| {
+            let mut blobs = Vec::new();
+            self.documents(content, top, &mut blobs, 0)?;
+            let mut seen = BTreeSet::new();
+            blobs.retain(|blob| seen.insert(blob.digest));
+            self.blobs(content, &blobs, vertex)
+        })
+    }
+
+    /// Puts manifests and indexes into the store and collects the blobs they refer to.
+    pub(super) fn documents(
+        &self,
+        content: &dyn Content,
+        descriptor: &Descriptor,
+        blobs: &mut Vec<Descriptor>,
+        depth: u32,
+    ) -> Result<(), Failure> {
+        if depth > MAX_INDEX_DEPTH {
+            let message = format!("{}: indexes are nested too deeply", content.place());
+            return Err(Failure::new(FailureKind::Base, message));
+        }
+        let bytes = content.document(descriptor, self.cancel).map_err(|error| {
+            self.failure(FailureKind::Base, "read", &descriptor.digest.to_string(), &error)
+        })?;
+        match parse(&content.place(), &bytes)? {
+            Document::Index(index) => {
+                for child in &index.manifests {
+                    self.documents(content, child, blobs, depth + 1)?;
+                }
+            }
+            Document::Manifest(manifest) => {
+                blobs.push(manifest.config);
+                blobs.extend(manifest.layers);
+            }
+        }
+        self.store.put_blob(&bytes)?;
+        Ok(())
+    }
+
+    /// Brings blobs into the store, a few at a time.
+    pub(super) fn blobs(
+        &self,
+        content: &dyn Content,
+        blobs: &[Descriptor],
+        vertex: VertexId,
+    ) -> Result<(), Failure> {
+        let next = AtomicUsize::new(0);
+        let failed: Mutex<Option<Failure>> = Mutex::default();
+        let run = || {
+            while let Some(blob) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let item = blob.digest.short();
+                let progress = |current| {
+                    let (item, total) = (item.clone(), Some(blob.size));
+                    self.events.send(Event::Progress { vertex, item, current, total });
+                };
+                if let Err(error) = content.fetch(self.store, blob, &progress, self.cancel) {
+                    let failure = self.failure(FailureKind::Base, "get", &blob.digest.to_string(), &error);
+                    failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
+                    next.store(blobs.len(), Ordering::Relaxed);
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..blobs.len().min(PARALLEL) {
+                scope.spawn(run);
+            }
+        });
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+
+    fn vertex<T>(
+        &self,
+        kind: VertexKind,
+        title: String,
+        work: impl FnOnce(VertexId) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let vertex = self.events.add(kind, title);
+        self.events.send(Event::Started { vertex });
+        let begun = Instant::now();
+        let result = work(vertex);
+        let outcome = match &result {
+            Ok(_) => Outcome::Done,
+            Err(failure) => Outcome::Failed(failure.message.clone()),
+        };
+        self.events.send(Event::Finished { vertex, outcome, elapsed: begun.elapsed() });
+        result
+    }
+
+    fn failure(&self, kind: FailureKind, verb: &str, name: &str, error: &RegistryError) -> Failure {
+        if error.is_cancelled() || self.cancel.is_cancelled() {
+            return Failure::new(FailureKind::Interrupted, "canceled");
+        }
+        match error {
+            RegistryError::Store(_) => Failure::new(FailureKind::Store, error.to_string()),
+            _ => Failure::new(kind, format!("cannot {verb} {name}: {error}")),
+        }
+    }
+}
+
+/// What a descriptor says of the thing itself, without what an index said about it.
+pub(super) fn bare(descriptor: &Descriptor) -> Descriptor {
+    Descriptor {
+        platform: descriptor.platform.clone(),
+        ..Descriptor::new(&descriptor.media_type, descriptor.digest, descriptor.size)
+    }
+}
+
+pub(super) fn parse(place: &str, bytes: &[u8]) -> Result<Document, Failure> {
+    Document::parse(bytes).map_err(|error| Failure::new(FailureKind::Base, format!("{place}: {error}")))
+}
+
+fn no_platform(content: &dyn Content, index: &Index, platform: &Platform) -> Failure {
+    let have = index.platforms().join(", ");
+    let message = format!("{} has no image for {platform}; it has {have}", content.place());
+    Failure::new(FailureKind::Base, message)
+}
+
+/// The whole name an archive gives an image.
+fn name_of(entry: &Descriptor) -> Option<Reference> {
+    let whole = |name: &&String| name.contains([':', '/']);
+    let name = entry.annotations.get(IMAGE_NAME).or_else(|| entry.annotations.get(REF_NAME).filter(whole))?;
+    Reference::parse_new_name(name).ok()
+}

@@ -1,0 +1,469 @@
+//! Uploading one blob or manifest (distribution specification, "Push").
+//!
+//! A blob goes in one request if it is small, else as a PATCH that is continued where the registry
+//! says it stopped. As long as all goes well, everything goes in a single PATCH, which every registry
+//! understands; only after trouble in pieces.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use ureq::http::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
+use ureq::http::uri::Scheme;
+use ureq::http::{Method, Uri};
+
+use crate::cancel::Cancel;
+use crate::digest::Digest;
+use crate::image::Descriptor;
+
+use super::blob::BlobReader;
+use super::client::{Call, Host, Registry, refusal};
+use super::content::{Content, unreadable};
+use super::error::{Refusal, RegistryError};
+use super::piece::{Counted, check_digest, no_place, received, with_query};
+use super::pull::manifest_path;
+use super::push::{BlobState, PushOptions};
+use super::transport::{Incoming, Outgoing, Payload, Session, resolve, same_origin};
+
+const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// The least size of a piece a registry asks for.
+const CHUNK_MIN_LENGTH: HeaderName = HeaderName::from_static("oci-chunk-min-length");
+
+/// Pieces smaller than this are not worth trying.
+const SMALLEST_PIECE: u64 = 256 << 10;
+
+/// How often a blob's upload is begun anew because the registry lost it.
+const MOST_RESTARTS: u32 = 3;
+
+/// Redirects followed by an upload.
+const MOST_REDIRECTS: u32 = 3;
+
+/// What all uploads of one push share.
+pub(super) struct Uploads<'a> {
+    pub(super) registry: &'a Registry,
+    pub(super) repository: &'a str,
+    pub(super) content: &'a dyn Content,
+    pub(super) options: &'a PushOptions,
+    pub(super) cancel: &'a Cancel,
+    /// Another upload failed: the others need not go on.
+    pub(super) stop: AtomicBool,
+    /// Bytes of bodies handed to the network, repeated ones counted again.
+    pub(super) sent: AtomicU64,
+}
+
+/// One blob on its way.
+struct Transfer<'a> {
+    blob: &'a Descriptor,
+    progress: &'a (dyn Fn(u64) + 'a),
+    /// Where the upload goes on, and how much the registry has, as far as is known.
+    place: Option<(Uri, u64)>,
+    /// The largest piece sent at once; all that is left where nothing is said.
+    piece: Option<u64>,
+    /// Whether any of it was sent: if the registry then has it, it came from us.
+    began: bool,
+    restarts: u32,
+}
+
+impl Uploads<'_> {
+    /// Makes sure that the repository has the blob.
+    pub(super) fn blob(&self, blob: &Descriptor, progress: &dyn Fn(u64)) -> Result<BlobState, RegistryError> {
+        let mut transfer = Transfer { blob, progress, place: None, piece: None, began: false, restarts: 0 };
+        let furthest = AtomicU64::new(0);
+        let reached = AtomicU64::new(0);
+        let progressed = || {
+            let reached = reached.load(Ordering::Relaxed);
+            furthest.fetch_max(reached, Ordering::Relaxed) < reached
+        };
+        self.registry.write(self.cancel, &progressed, |host, session| {
+            let result = self.attempt(host, &session, &mut transfer);
+            reached.store(transfer.place.as_ref().map_or(0, |(_, offset)| *offset), Ordering::Relaxed);
+            result
+        })
+    }
+
+    fn attempt(
+        &self,
+        host: &Host,
+        session: &Session,
+        transfer: &mut Transfer<'_>,
+    ) -> Result<BlobState, RegistryError> {
+        loop {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(RegistryError::Cancelled);
+            }
+            if transfer.place.is_some() {
+                self.resume(host, session, transfer)?;
+            }
+            if transfer.place.is_none()
+                && let Some(done) = self.begin(host, session, transfer)?
+            {
+                return Ok(done);
+            }
+            let error = match self.send_rest(host, session, transfer) {
+                Ok(()) => return Ok(BlobState::Uploaded),
+                Err(error) => error,
+            };
+            let again = match error.status() {
+                // The registry forgot the upload, or counts differently than we do.
+                Some(404 | 416) => true,
+                Some(413) => self.shrink(transfer),
+                _ => false,
+            };
+            transfer.restarts += u32::from(again);
+            if !again || transfer.restarts > MOST_RESTARTS {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Smaller pieces; false where they are as small as is sensible.
+    fn shrink(&self, transfer: &mut Transfer<'_>) -> bool {
+        let last = transfer.piece.unwrap_or(transfer.blob.size);
+        let next = (last / 8).min(self.options.piece);
+        transfer.piece = Some(next);
+        next >= SMALLEST_PIECE.min(self.options.piece / 8)
+    }
+
+    /// Asks how far the upload came. Where nobody knows, it begins anew.
+    fn resume(
+        &self,
+        host: &Host,
+        session: &Session,
+        transfer: &mut Transfer<'_>,
+    ) -> Result<(), RegistryError> {
+        let Some((place, before)) = transfer.place.take() else { return Ok(()) };
+        let answer = self.exchange(host, session, Method::GET, &place, &[], None)?;
+        if !(200..300).contains(&answer.status) {
+            let error = self.refused(host, session, answer);
+            return if error.is_transient() || error.is_cancelled() {
+                transfer.place = Some((place, before));
+                Err(error)
+            } else {
+                Ok(())
+            };
+        }
+        let offset = received(&answer).unwrap_or(0).min(transfer.blob.size);
+        let place = self.next_place(host, &place, &answer)?.unwrap_or(place);
+        answer.drain();
+        if offset <= before {
+            // Nothing of the last piece was kept, so a smaller one may do better.
+            let last = transfer.piece.unwrap_or(u64::MAX);
+            transfer.piece = Some(last.min(self.options.piece));
+        }
+        transfer.place = Some((place, offset));
+        Ok(())
+    }
+
+    /// Looks whether the blob is there, or can be mounted; else opens an upload.
+    fn begin(
+        &self,
+        host: &Host,
+        session: &Session,
+        transfer: &mut Transfer<'_>,
+    ) -> Result<Option<BlobState>, RegistryError> {
+        let digest = transfer.blob.digest;
+        if self.exists(host, session, &digest)? {
+            return Ok(Some(if transfer.began { BlobState::Uploaded } else { BlobState::Existed }));
+        }
+        let uploads =
+            host.url(session, &format!("{}/blobs/uploads/", host.endpoint.repository(self.repository)))?;
+        let sources = self.content.repositories(&digest, self.registry.host());
+        let other = |source: &String| *source != self.repository;
+        for source in sources.iter().filter(|source| !transfer.began && other(source)).take(2) {
+            match self.mount(host, session, &uploads, &digest, source)? {
+                Mounted::Yes => return Ok(Some(BlobState::Mounted)),
+                Mounted::No => {}
+                Mounted::Opened(place) => {
+                    transfer.place = Some((place, 0));
+                    return Ok(None);
+                }
+            }
+        }
+        let answer = self.exchange(host, session, Method::POST, &uploads, &[], Some(Piece::None))?;
+        if answer.status != 202 {
+            return Err(self.refused(host, session, answer));
+        }
+        let least = answer.header(&CHUNK_MIN_LENGTH).and_then(|text| text.trim().parse().ok());
+        if let (Some(piece), Some(least)) = (transfer.piece, least) {
+            transfer.piece = Some(piece.max(least));
+        }
+        let place = self.next_place(host, &uploads, &answer)?.ok_or_else(|| no_place(&answer))?;
+        answer.drain();
+        transfer.place = Some((place, 0));
+        Ok(None)
+    }
+
+    /// Whether the repository has a blob. A registry that does not want to say is taken for a no.
+    fn exists(&self, host: &Host, session: &Session, digest: &Digest) -> Result<bool, RegistryError> {
+        let path = format!("blobs/{digest}");
+        let call = Call { method: Method::HEAD, repository: self.repository, path: &path, accept: None };
+        match host.call_with(session, &call, &self.scope(host)) {
+            Ok(answer) => {
+                answer.drain();
+                Ok(true)
+            }
+            Err(error) if matches!(error.status(), Some(400 | 404 | 405)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn mount(
+        &self,
+        host: &Host,
+        session: &Session,
+        uploads: &Uri,
+        digest: &Digest,
+        source: &str,
+    ) -> Result<Mounted, RegistryError> {
+        let from = host.endpoint.repository(source);
+        let url = with_query(uploads, &format!("mount={digest}&from={from}"))?;
+        let scope = format!("{} repository:{from}:pull", self.scope(host));
+        let mut outgoing = Outgoing::new(Method::POST, url, host.endpoint.lenient());
+        let answer = host.exchange(session, &mut outgoing, &scope, &mut |outgoing| {
+            session.send_payload(outgoing, Payload::Bytes(&[]))
+        });
+        let answer = match answer {
+            Ok(answer) => answer,
+            // A token service that refuses the source: the blob itself may still be pushed.
+            Err(error) if matches!(error.status(), Some(400..=404)) => return Ok(Mounted::No),
+            Err(error) => return Err(error),
+        };
+        match answer.status {
+            201 => {
+                answer.drain();
+                Ok(Mounted::Yes)
+            }
+            202 => {
+                let place = self.next_place(host, uploads, &answer)?.ok_or_else(|| no_place(&answer))?;
+                answer.drain();
+                Ok(Mounted::Opened(place))
+            }
+            400..=405 => {
+                answer.drain();
+                Ok(Mounted::No)
+            }
+            _ => Err(self.refused(host, session, answer)),
+        }
+    }
+
+    fn send_rest(
+        &self,
+        host: &Host,
+        session: &Session,
+        transfer: &mut Transfer<'_>,
+    ) -> Result<(), RegistryError> {
+        let size = transfer.blob.size;
+        transfer.began = true;
+        let small = size <= self.options.small && transfer.piece.is_none();
+        while let Some((place, offset)) = transfer.place.clone().filter(|(_, at)| *at < size && !small) {
+            let length = (size - offset).min(transfer.piece.unwrap_or(u64::MAX)).max(1);
+            let mut headers = vec![(CONTENT_TYPE, OCTETS)];
+            if length < size {
+                let range = format!("{offset}-{}", offset + length - 1);
+                headers.extend(HeaderValue::from_str(&range).ok().map(|range| (CONTENT_RANGE, range)));
+            }
+            let piece = Piece::Part { transfer, offset, length };
+            let answer = self.exchange(host, session, Method::PATCH, &place, &headers, Some(piece))?;
+            if !matches!(answer.status, 201 | 202 | 204) {
+                return Err(self.refused(host, session, answer));
+            }
+            let reached = received(&answer).unwrap_or(offset + length);
+            if reached <= offset || reached > offset + length {
+                let reason = format!("it got {offset}-{} and says it has {reached} bytes", offset + length);
+                return Err(RegistryError::protocol(&answer.target, reason));
+            }
+            let place = self.next_place(host, &place, &answer)?.unwrap_or(place);
+            answer.drain();
+            transfer.place = Some((place, reached));
+        }
+        let Some((place, _)) = transfer.place.clone() else { return Ok(()) };
+        let url = with_query(&place, &format!("digest={}", transfer.blob.digest))?;
+        let piece = if small { Piece::Part { transfer, offset: 0, length: size } } else { Piece::None };
+        let headers = [(CONTENT_TYPE, OCTETS)];
+        let answer = self.exchange(host, session, Method::PUT, &url, &headers, Some(piece))?;
+        if !matches!(answer.status, 201 | 202 | 204) {
+            return Err(self.refused_bytes(host, session, answer, transfer));
+        }
+        check_digest(&answer, &transfer.blob.digest)?;
+        answer.drain();
+        Ok(())
+    }
+
+    /// Puts a manifest under a tag or its digest. All it refers to must be there already.
+    pub(super) fn manifest(
+        &self,
+        reference: &str,
+        media_type: &str,
+        bytes: &[u8],
+    ) -> Result<(), RegistryError> {
+        let path = manifest_path(self.repository, reference)?;
+        let digest = Digest::of(bytes);
+        let kind = HeaderValue::from_str(media_type)
+            .map_err(|_| RegistryError::invalid("media type", media_type, "not a header value"))?;
+        self.registry.write(self.cancel, &|| false, |host, session| {
+            let path = format!("{}/{path}", host.endpoint.repository(self.repository));
+            let url = host.url(&session, &path)?;
+            let headers = [(CONTENT_TYPE, kind.clone())];
+            let piece = Some(Piece::Whole(bytes));
+            let answer = self.exchange(host, &session, Method::PUT, &url, &headers, piece)?;
+            if !matches!(answer.status, 200..=204) {
+                return Err(self.refused(host, &session, answer));
+            }
+            check_digest(&answer, &digest)?;
+            answer.drain();
+            Ok(())
+        })
+    }
+
+    /// Sends a request of an upload, with credentials where it goes to the registry. The body is
+    /// opened anew each time it has to be sent.
+    fn exchange(
+        &self,
+        host: &Host,
+        session: &Session,
+        method: Method,
+        url: &Uri,
+        headers: &[(HeaderName, HeaderValue)],
+        piece: Option<Piece<'_>>,
+    ) -> Result<Incoming, RegistryError> {
+        let mut url = url.clone();
+        for _ in 0..=MOST_REDIRECTS {
+            let mut outgoing = Outgoing {
+                headers: headers.to_vec(),
+                ..Outgoing::new(method.clone(), url.clone(), host.endpoint.lenient())
+            };
+            let mut send = |outgoing: &Outgoing| match &piece {
+                None => session.send(outgoing),
+                Some(piece) => self.send(session, outgoing, piece),
+            };
+            let ours = same_origin(&url, &host.url(session, "")?);
+            let answer = if ours {
+                host.exchange(session, &mut outgoing, &self.scope(host), &mut send)?
+            } else {
+                send(&outgoing)?
+            };
+            if !matches!(answer.status, 307 | 308) {
+                return Ok(answer);
+            }
+            url = self.next_place(host, &url, &answer)?.ok_or_else(|| no_place(&answer))?;
+            answer.drain();
+        }
+        let target = super::transport::target(&method, &url);
+        Err(RegistryError::protocol(&target, "it redirects in circles"))
+    }
+
+    fn send(
+        &self,
+        session: &Session,
+        outgoing: &Outgoing,
+        piece: &Piece<'_>,
+    ) -> Result<Incoming, RegistryError> {
+        let (transfer, offset, length) = match piece {
+            Piece::None => return session.send_payload(outgoing, Payload::Bytes(&[])),
+            Piece::Whole(bytes) => {
+                self.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                return session.send_payload(outgoing, Payload::Bytes(bytes));
+            }
+            Piece::Part { length: 0, .. } => return session.send_payload(outgoing, Payload::Bytes(&[])),
+            Piece::Part { transfer, offset, length } => (transfer, *offset, *length),
+        };
+        let mut reader = Counted {
+            reader: self.content.open(transfer.blob, offset, self.cancel)?,
+            uploads: self,
+            offset,
+            left: length,
+            progress: transfer.progress,
+            failure: None,
+        };
+        let payload = Payload::Stream { length, reader: &mut reader };
+        let answer = session.send_payload(outgoing, payload);
+        match reader.failure.take().filter(|_| answer.is_err()) {
+            None => answer,
+            Some(_) if self.cancel.is_cancelled() => Err(RegistryError::Cancelled),
+            Some(error) => Err(BlobReader::cause(error)
+                .unwrap_or_else(|error| unreadable(self.content.place(), transfer.blob, error.to_string()))),
+        }
+    }
+
+    fn scope(&self, host: &Host) -> String {
+        format!("repository:{}:pull,push", host.endpoint.repository(self.repository))
+    }
+
+    /// Where an answer's `Location` leads. A registry behind a proxy that ends TLS often writes http
+    /// there; that is read as the scheme it was asked with.
+    fn next_place(&self, host: &Host, from: &Uri, answer: &Incoming) -> Result<Option<Uri>, RegistryError> {
+        let Some(location) = answer.header(&LOCATION) else { return Ok(None) };
+        let invalid = || RegistryError::protocol(&answer.target, "it names no valid place for the upload");
+        let place = resolve(from, location).ok_or_else(invalid)?;
+        if from.scheme() != Some(&Scheme::HTTPS) || place.scheme() == Some(&Scheme::HTTPS) {
+            return Ok(Some(place));
+        }
+        if place.host() == from.host() && (place.port().is_none() || place.port_u16() == from.port_u16()) {
+            let path = place.path_and_query().map_or("/", |path| path.as_str());
+            let authority = from.authority().map_or("", |authority| authority.as_str());
+            return format!("https://{authority}{path}").parse().map(Some).map_err(|_| invalid());
+        }
+        if host.endpoint.lenient() {
+            return Ok(Some(place));
+        }
+        Err(RegistryError::protocol(&answer.target, "it wants the upload sent over plain http"))
+    }
+
+    /// As [`Uploads::refused`]; where the registry found other bytes than the digest says, the fault
+    /// is looked for at the source.
+    fn refused_bytes(
+        &self,
+        host: &Host,
+        session: &Session,
+        answer: Incoming,
+        transfer: &Transfer<'_>,
+    ) -> RegistryError {
+        let bad = answer.status == 400;
+        let error = self.refused(host, session, answer);
+        if !bad {
+            return error;
+        }
+        let Ok(mut reader) = self.content.open(transfer.blob, 0, self.cancel) else { return error };
+        let mut hasher = crate::digest::Hasher::new();
+        match io::copy(&mut reader, &mut hasher) {
+            Ok(_) if hasher.finish() != transfer.blob.digest => {
+                let reason = "its content does not match its digest".to_owned();
+                unreadable(self.content.place(), transfer.blob, reason)
+            }
+            _ => error,
+        }
+    }
+
+    fn refused(&self, host: &Host, session: &Session, answer: Incoming) -> RegistryError {
+        let status = answer.status;
+        let name = format!("{}/{}", host.endpoint.name, host.endpoint.repository(self.repository));
+        let described = || host.auth.describe();
+        refusal(session, answer, |refused| match (status, refused) {
+            (_, Refusal::Unauthorized) => Some(format!("pushing to {name} needs a sign-in: {}", described())),
+            (_, Refusal::Denied) => {
+                Some(format!("these credentials may not push to {name}: {}", described()))
+            }
+            (405, _) => Some(format!("{} takes no pushes; is it a mirror or read-only?", host.endpoint.name)),
+            (413, _) => Some(
+                "the registry, or a proxy before it, limits the size of a request; raise the limit".into(),
+            ),
+            (_, Refusal::RateLimited) => Some("wait a while, then push again".into()),
+            (_, Refusal::NotFound) => Some(format!("does the repository {name} have to be created first?")),
+            _ => None,
+        })
+    }
+}
+
+enum Mounted {
+    Yes,
+    No,
+    /// The registry opened an upload instead.
+    Opened(Uri),
+}
+
+/// The body of a request.
+enum Piece<'a> {
+    None,
+    Whole(&'a [u8]),
+    Part { transfer: &'a Transfer<'a>, offset: u64, length: u64 },
+}
