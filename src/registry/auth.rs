@@ -138,6 +138,7 @@ impl Auth {
             authorization: self.found().basic().and_then(|basic| secret(&basic)),
             form,
             lenient: self.lenient,
+            conditions: Vec::new(),
         };
         let incoming = session.send(&outgoing)?;
         if incoming.status != 200 {

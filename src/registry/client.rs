@@ -158,6 +158,7 @@ impl Host {
             authorization: self.auth.header(session, &scope)?,
             form: None,
             lenient: self.endpoint.lenient(),
+            conditions: Vec::new(),
         };
         let mut incoming = session.send(&outgoing)?;
         // A 401 of a host we were redirected to is not about our credentials.
@@ -232,6 +233,7 @@ impl Host {
             authorization: None,
             form: None,
             lenient: true,
+            conditions: Vec::new(),
         };
         session.send_unredirected(&outgoing)?.drain();
         Ok(())
@@ -239,7 +241,7 @@ impl Host {
 }
 
 /// Turns an answer that is no success into an error with the registry's own words.
-pub(super) fn refusal(
+pub(crate) fn refusal(
     session: &Session,
     incoming: Incoming,
     hint: impl FnOnce(Refusal) -> Option<String>,

@@ -24,7 +24,7 @@ mod bench;
 #[cfg(test)]
 mod client_tests;
 #[cfg(test)]
-mod fault_server;
+pub(crate) mod fault_server;
 #[cfg(test)]
 mod sign_in_tests;
 
@@ -35,3 +35,8 @@ pub use error::{Fault, Refusal, RegistryError, Rejected, Target, Unreachable};
 pub use proxy::ProxyOptions;
 pub use pull::{FetchedManifest, MANIFEST_LIMIT, ManifestHead};
 pub use retry::RetryPolicy;
+
+// What plain downloads (`remote`) share: connections, redirects, retries.
+pub(crate) use client::refusal;
+pub(crate) use retry::{Clock, SystemClock};
+pub(crate) use transport::{Incoming, Outgoing, Session, Transport};

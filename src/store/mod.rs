@@ -12,6 +12,7 @@
 //!   records/HH/HEX       by cache key: what a step gave
 //!   refs/NAME            image names (percent-encoded), each holding a manifest or index descriptor
 //!   stat/HEX             stat caches of build contexts
+//!   git/HEX/             copies of git repositories, each with a locked file
 //!   tmp/ID/              private directories of running processes, each with a locked file
 //! ```
 //!
