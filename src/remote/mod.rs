@@ -8,6 +8,10 @@
 
 mod checksum;
 mod error;
+mod git;
+mod git_cache;
+mod git_checkout;
+mod git_program;
 mod git_url;
 mod http;
 mod http_memo;
@@ -20,6 +24,9 @@ mod url_tests;
 
 pub use checksum::Checksum;
 pub use error::RemoteError;
+pub use git::{Git, GitSource, Resolved};
+pub use git_checkout::Checkout;
+pub use git_program::{GitAuth, GitOptions};
 pub use git_url::{FileTimes, GitUrl};
 pub use http::{HttpAuth, HttpClient, HttpFile, HttpOptions, HttpRequest};
 pub use url::{HttpUrl, SourceKind, add_source, context_source, without_credentials};
