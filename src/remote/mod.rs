@@ -18,6 +18,8 @@ mod http_memo;
 mod url;
 
 #[cfg(test)]
+mod git_tests;
+#[cfg(test)]
 mod http_tests;
 #[cfg(test)]
 mod url_tests;
