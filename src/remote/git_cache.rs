@@ -47,7 +47,7 @@ impl Repository {
             let fresh = store.temp_dir()?;
             let made = fresh.path().join("repository");
             let format = format!("--object-format={format}");
-            let init = Call::new(["init", "--quiet", "--bare", "--template=", &format]).git_dir(&made);
+            let init = Call::new(["init", "--quiet", "--bare", &format]).git_dir(&made);
             program.run("copy", init)?;
             fs::rename(&made, &path).map_err(RemoteError::io("create", &path))?;
         }

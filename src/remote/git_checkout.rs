@@ -89,7 +89,7 @@ impl Places<'_> {
         repository: &Repository,
         format: &str,
     ) -> Result<(), RemoteError> {
-        let init = ["init", "--quiet", "--bare", "--template=", format];
+        let init = ["init", "--quiet", "--bare", format];
         program.run("check out", Call::new(init).git_dir(&self.git_dir))?;
         let info = self.git_dir.join("objects/info");
         let mut objects = repository.path().join("objects").into_os_string().into_encoded_bytes();
@@ -110,7 +110,7 @@ impl Places<'_> {
         format: &str,
     ) -> Result<(), RemoteError> {
         // Told the directory as an argument, init writes no absolute path into the configuration.
-        let init = ["init", "--quiet", "--template=", format, "."];
+        let init = ["init", "--quiet", format, "."];
         program.run("check out", Call::new(init).directory(&self.work_tree))?;
         let from = repository.path().as_os_str().to_owned();
         let mark = Repository::mark(&resolved.object);
@@ -179,20 +179,18 @@ impl Places<'_> {
                 subdir: subdir.clone(),
                 reason,
             };
-            let whole =
-                fs::canonicalize(&self.work_tree).map_err(RemoteError::io("read", &self.work_tree))?;
-            let wanted = fs::canonicalize(whole.join(subdir)).map_err(|_| refused("does not exist"))?;
-            // Links on the way may lead about in the repository, but not out of it.
-            if !wanted.starts_with(&whole) {
-                return Err(refused("leads out of the repository"));
-            }
-            if !wanted.is_dir() {
-                return Err(refused("is not a directory"));
+            let mut wanted = self.work_tree.clone();
+            for part in subdir.split('/') {
+                wanted.push(part);
+                // As moby/buildkit: not even links that stay in the repository are followed.
+                let kind = fs::symlink_metadata(&wanted).map_err(|_| refused("does not exist"))?.file_type();
+                if !kind.is_dir() {
+                    let link = kind.is_symlink();
+                    return Err(refused(if link { "leads through a link" } else { "is not a directory" }));
+                }
             }
             fs::rename(&wanted, &self.tree).map_err(RemoteError::io("move", &wanted))?;
-            if wanted != whole {
-                fs::remove_dir_all(&whole).map_err(RemoteError::io("remove", &whole))?;
-            }
+            fs::remove_dir_all(&self.work_tree).map_err(RemoteError::io("remove", &self.work_tree))?;
         }
         if !self.source.keeps_git_dir() {
             fs::remove_dir_all(&self.git_dir).map_err(RemoteError::io("remove", &self.git_dir))?;
@@ -201,9 +199,9 @@ impl Places<'_> {
     }
 }
 
-/// The file a checked-out submodule has in place of a repository. No commit can contain one.
+/// What a checked-out submodule has in place of a repository. No commit can contain the name.
 fn is_git_dir(entry: &TreeEntry) -> bool {
-    entry.path == b".git" || entry.path.ends_with(b"/.git")
+    entry.path.split(|c| *c == b'/').any(|part| part == b".git")
 }
 
 /// The mode git itself would give with umask 022; what it made read-only stays so.

@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use crate::cancel::Cancel;
-use crate::registry::{ProxyOptions, Roots};
+use crate::registry::{Clock as _, ProxyOptions, Roots, SystemClock};
 
 use super::error::RemoteError;
 use super::git_url::{GitUrl, Transport};
@@ -30,6 +30,24 @@ const OUTPUT_LIMIT: u64 = 256 << 20;
 
 /// How long git may take to clear its temporaries once told to end.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// How long to wait before trying again.
+const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
+
+/// Words of git, curl and ssh about troubles that may pass.
+const PASSING: &[&str] = &[
+    "Temporary failure in name resolution",
+    "Connection reset",
+    "Connection timed out",
+    "early EOF",
+    "Empty reply from server",
+    "unexpected disconnect",
+    "returned error: 429",
+    "returned error: 500",
+    "returned error: 502",
+    "returned error: 503",
+    "returned error: 504",
+];
 
 /// The first version that takes settings from `GIT_CONFIG_COUNT`.
 const OLDEST: (u32, u32) = (2, 31);
@@ -171,8 +189,20 @@ impl Program<'_> {
         Ok(String::from_utf8_lossy(&output).trim().to_owned())
     }
 
-    /// Runs git. The inner error is what it said when it failed.
+    /// Runs git, again where a network trouble may pass. The inner error is what it said when it
+    /// failed.
     pub(super) fn attempt(&self, call: &Call) -> Result<Result<Vec<u8>, String>, RemoteError> {
+        let mut waits = PAUSES.iter();
+        loop {
+            let result = self.once(call)?;
+            let Err(words) = &result else { return Ok(result) };
+            let passing = !call.local && PASSING.iter().any(|part| words.contains(part));
+            let Some(wait) = waits.next().filter(|_| passing) else { return Ok(result) };
+            SystemClock.sleep(*wait, self.cancel);
+        }
+    }
+
+    fn once(&self, call: &Call) -> Result<Result<Vec<u8>, String>, RemoteError> {
         if self.cancel.is_cancelled() {
             return Err(RemoteError::Cancelled);
         }
@@ -236,6 +266,8 @@ impl Program<'_> {
         command.env("PATH", path).env("HOME", self.home).env("LC_ALL", "C");
         command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null");
         command.env("GIT_ATTR_NOSYSTEM", "1").env("GIT_TERMINAL_PROMPT", "0");
+        // Sample hooks and the like differ from system to system.
+        command.env("GIT_TEMPLATE_DIR", "");
         // No repository around the store must have a say.
         let ceiling = directory.map_or(self.home, PathBuf::as_path);
         command.env("GIT_CEILING_DIRECTORIES", ceiling.parent().unwrap_or(ceiling));

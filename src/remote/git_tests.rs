@@ -217,21 +217,18 @@ fn times_can_be_the_commits() -> Outcome {
 #[test]
 fn a_subdirectory_is_the_tree_and_never_leads_out() -> Outcome {
     let setup = Setup::new()?;
-    for rest in ["#main:dir", "#:link", "#:/dir/../dir/", "#:mod"] {
-        let Ok(source) = setup.source(rest) else {
-            assert!(rest.contains(".."));
-            continue;
-        };
-        let (checkout, dir) = setup.check_out(&source)?;
-        let name = if rest.ends_with("mod") { "inner.txt" } else { "deep/x" };
+    for (rest, name) in [("#main:dir", "deep/x"), ("#:/dir/deep/", "x"), ("#:mod", "inner.txt")] {
+        let (checkout, dir) = setup.check_out(&setup.source(rest)?)?;
         assert!(checkout.tree.join(name).is_file(), "{rest}");
         assert!(!checkout.tree.join(".git").exists());
         assert_eq!(fs::read_dir(dir.path())?.count(), 1);
     }
     for (rest, reason) in [
-        ("#:out", "leads out of the repository"),
-        ("#:etc", "leads out of the repository"),
-        ("#:out/work", "does not exist"),
+        ("#:out", "leads through a link"),
+        ("#:etc", "leads through a link"),
+        ("#:out/work", "leads through a link"),
+        ("#:link", "leads through a link"),
+        ("#:link/deep", "leads through a link"),
         ("#:nothing", "does not exist"),
         ("#:a.txt", "is not a directory"),
         ("#:../x", "must not contain"),
@@ -259,7 +256,13 @@ fn a_kept_git_directory_works_and_knows_nothing_of_this_machine() -> Outcome {
         let remote = git(tree, &["config", "remote.origin.url"])?;
         assert_eq!(remote, format!("file://{}", setup.path("bare.git").display()));
         assert_eq!(git(tree, &["fsck", "--no-progress"])?, "");
-        for path in [".git/FETCH_HEAD", ".git/logs", ".git/hooks", ".git/objects/info/alternates"] {
+        for path in [
+            ".git/FETCH_HEAD",
+            ".git/logs",
+            ".git/hooks",
+            ".git/objects/info/alternates",
+            ".git/modules/mod/hooks",
+        ] {
             assert!(!tree.join(path).exists(), "{path}");
         }
         let config = fs::read_to_string(tree.join(".git/config"))?;
@@ -436,5 +439,64 @@ fn hooks_and_filters_of_a_repository_do_not_run() -> Outcome {
     git(&work, &["push", "-q", &setup.path("bare.git").to_string_lossy(), "main"])?;
     let (checkout, _dir) = setup.check_out(&setup.source("?submodules=0")?)?;
     assert!(fs::read_to_string(checkout.tree.join("big.bin"))?.starts_with("version"));
+    Ok(())
+}
+
+#[test]
+fn a_server_in_trouble_is_asked_again() -> Outcome {
+    let setup = Setup::new()?;
+    let root = setup.path("bare.git");
+    git(&root, &["update-server-info"])?;
+    let server = FaultServer::start(move |number, request, stream| {
+        let path = request.path.split('?').next().unwrap_or_default();
+        match path.strip_prefix("/bare.git/").map(|path| fs::read(root.join(path))) {
+            _ if number == 0 => reply(stream, 503, &[], b""),
+            Some(Ok(bytes)) => reply(stream, 200, &[], &bytes),
+            _ => reply(stream, 404, &[], b""),
+        }
+    })?;
+    let source = http_source(&format!("http://{}/bare.git", server.host()), None)?;
+    assert_eq!(setup.resolve(&source)?.commit, setup.main);
+    Ok(())
+}
+
+#[test]
+fn ssh_asks_nothing_and_has_the_keys_of_the_agent_only() -> Outcome {
+    let setup = Setup::new()?;
+    let programs = setup.path("programs");
+    fs::create_dir(&programs)?;
+    let ssh = programs.join("ssh");
+    let log = setup.path("log");
+    let script = format!(
+        "#!/bin/sh\nfor a; do echo \"$a\"; done >{log}\necho \"sock=$SSH_AUTH_SOCK home=$HOME\" >>{log}\n\
+         echo 'u@h: Permission denied (publickey).' >&2; exit 255\n",
+        log = log.display()
+    );
+    fs::write(&ssh, script)?;
+    fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755))?;
+    let mut search_path = programs.into_os_string();
+    search_path.push(":");
+    search_path.push(std::env::var_os("PATH").unwrap_or_default());
+    let options = GitOptions { search_path: Some(search_path), ..GitOptions::default() };
+    let Some(SourceKind::Git(url)) = add_source("u@h.example.test:a/b.git").ok() else {
+        return Err("not git".into());
+    };
+    let source = GitSource { url, keep_git_dir: false, auth: None };
+    let run = |options: &GitOptions| -> Result<(String, String), Box<dyn Error>> {
+        let error = Git::new(options.clone()).resolve(&setup.store, &source, &setup.cancel).err();
+        Ok((fs::read_to_string(&log)?, error.map(|error| error.to_string()).unwrap_or_default()))
+    };
+    let (said, error) = run(&options)?;
+    for part in ["BatchMode=yes", "IdentityFile=none", "IdentityAgent=none", "StrictHostKeyChecking=no"] {
+        assert!(said.lines().any(|line| line == part), "{part}: {said}");
+    }
+    assert!(said.contains("u@h.example.test") && said.contains("sock= "), "{said}");
+    assert!(error.contains("no ssh agent was passed"), "{error}");
+    let known_hosts = Some(PathBuf::from("/a b/it's 100%"));
+    let (said, error) = run(&GitOptions { ssh_agent: Some("/run/agent".into()), known_hosts, ..options })?;
+    assert!(said.contains("sock=/run/agent ") && !said.contains("IdentityAgent"), "{said}");
+    assert!(said.lines().any(|line| line == "UserKnownHostsFile=\"/a b/it's 100%%\""), "{said}");
+    assert!(said.contains("StrictHostKeyChecking=yes"), "{said}");
+    assert!(error.contains("Permission denied") && !error.contains("no ssh agent"), "{error}");
     Ok(())
 }

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::git_url::{check_reference, clean_subdir};
 use super::*;
 
@@ -255,5 +257,21 @@ fn checksums_are_of_three_kinds() {
         &format!("sha512:{}", hex(64)),
     ] {
         assert!(Checksum::parse(bad).is_err(), "{bad}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_read_without_panic_and_refs_stay_names(
+        head in "(https?://|ssh://|git://|u@h:|github.com/)?",
+        tail in "[a-z@:/?#=&%.~+ -]{0,30}(\\.git)?[#?]?[a-z@:/=&%.-]{0,20}",
+    ) {
+        for source in [add_source(&format!("{head}{tail}")), context_source(&format!("{head}{tail}"))] {
+            if let Ok(SourceKind::Git(url)) = source {
+                prop_assert!(!url.remote.starts_with('-'));
+                prop_assert!(!url.reference.is_some_and(|name| name.starts_with('-')));
+                prop_assert!(!url.subdir.is_some_and(|dir| dir.split('/').any(|part| part == "..")));
+            }
+        }
     }
 }
