@@ -23,6 +23,7 @@ pub mod layer;
 pub mod plan;
 pub mod progress;
 pub mod registry;
+pub mod remote;
 pub mod sandbox;
 pub mod snapshot;
 pub mod solve;

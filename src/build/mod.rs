@@ -7,8 +7,8 @@
 mod bases;
 mod engine;
 mod failure;
-mod load;
 mod indexes;
+mod load;
 mod outputs;
 mod place;
 mod request;

@@ -295,7 +295,7 @@ impl Host {
 }
 
 /// Turns an answer that is no success into an error with the registry's own words.
-pub(super) fn refusal(
+pub(crate) fn refusal(
     session: &Session,
     incoming: Incoming,
     hint: impl FnOnce(Refusal) -> Option<String>,

@@ -145,6 +145,23 @@ pub enum Fault {
     Other,
 }
 
+impl Fault {
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Fault::UnknownHost => "no such host",
+            Fault::NameService => "cannot look up the host",
+            Fault::Refused => "connection refused",
+            Fault::NoRoute => "no route to the host",
+            Fault::Timeout => "timed out",
+            Fault::Lost => "the connection broke",
+            Fault::Certificate => "the certificate is not trusted",
+            Fault::Tls => "no TLS connection",
+            Fault::Proxy => "the proxy failed",
+            Fault::Other => "the request failed",
+        }
+    }
+}
+
 /// A request that got no answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unreachable {
@@ -176,19 +193,7 @@ impl Unreachable {
 
 impl fmt::Display for Unreachable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = match self.fault {
-            Fault::UnknownHost => "no such host",
-            Fault::NameService => "cannot look up the host",
-            Fault::Refused => "connection refused",
-            Fault::NoRoute => "no route to the host",
-            Fault::Timeout => "timed out",
-            Fault::Lost => "the connection broke",
-            Fault::Certificate => "the certificate is not trusted",
-            Fault::Tls => "no TLS connection",
-            Fault::Proxy => "the proxy failed",
-            Fault::Other => "the request failed",
-        };
-        write!(f, "{}: {what} ({})", self.target, self.detail)?;
+        write!(f, "{}: {} ({})", self.target, self.fault.words(), self.detail)?;
         self.hint().map_or(Ok(()), |hint| write!(f, "; {hint}"))
     }
 }
@@ -277,7 +282,7 @@ impl RegistryError {
         RegistryError::Invalid { what, value: value.to_owned(), reason: reason.into() }
     }
 
-    pub(super) fn protocol(target: &Target, reason: impl Into<String>) -> Self {
+    pub(crate) fn protocol(target: &Target, reason: impl Into<String>) -> Self {
         RegistryError::Protocol { target: target.clone(), reason: reason.into() }
     }
 

@@ -8,16 +8,16 @@ use std::thread::JoinHandle;
 
 /// A request as it came.
 #[derive(Clone, Debug)]
-pub(super) struct Received {
-    pub(super) method: String,
+pub(crate) struct Received {
+    pub(crate) method: String,
     /// Path and query.
-    pub(super) path: String,
+    pub(crate) path: String,
     headers: Vec<(String, String)>,
-    pub(super) body: String,
+    pub(crate) body: String,
 }
 
 impl Received {
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 }
@@ -25,7 +25,7 @@ impl Received {
 type Log = Arc<Mutex<Vec<Received>>>;
 
 /// Answers on a loopback port until dropped. One request for each connection.
-pub(super) struct FaultServer {
+pub(crate) struct FaultServer {
     address: SocketAddr,
     log: Log,
     stop: Arc<AtomicBool>,
@@ -35,7 +35,7 @@ pub(super) struct FaultServer {
 impl FaultServer {
     /// Starts a server whose answers `answer` writes. The number is that of the request, from 0,
     /// pings of `/v2/` not counted (they are answered with 200).
-    pub(super) fn start(
+    pub(crate) fn start(
         answer: impl Fn(usize, &Received, &mut TcpStream) -> io::Result<()> + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -57,16 +57,16 @@ impl FaultServer {
         Ok(FaultServer { address, log, stop, thread: Some(thread) })
     }
 
-    pub(super) fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         self.address.to_string()
     }
 
     /// All requests so far but pings.
-    pub(super) fn requests(&self) -> Vec<Received> {
+    pub(crate) fn requests(&self) -> Vec<Received> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn count(&self, part: &str) -> usize {
+    pub(crate) fn count(&self, part: &str) -> usize {
         self.requests().iter().filter(|request| request.path.contains(part)).count()
     }
 }
@@ -136,7 +136,7 @@ fn receive(stream: &TcpStream) -> io::Result<Option<Received>> {
 }
 
 /// A well-formed answer.
-pub(super) fn reply(
+pub(crate) fn reply(
     stream: &mut TcpStream,
     status: u16,
     headers: &[(&str, &str)],
@@ -147,7 +147,7 @@ pub(super) fn reply(
 }
 
 /// The head of an answer alone, announcing `length` bytes, or none.
-pub(super) fn head(
+pub(crate) fn head(
     stream: &mut TcpStream,
     status: u16,
     headers: &[(&str, &str)],

@@ -34,7 +34,7 @@ mod bench;
 #[cfg(test)]
 mod client_tests;
 #[cfg(test)]
-mod fault_server;
+pub(crate) mod fault_server;
 #[cfg(test)]
 mod push_tests;
 #[cfg(test)]
@@ -53,3 +53,8 @@ pub use pull::{FetchedManifest, MANIFEST_LIMIT, ManifestHead};
 pub use push::{BlobState, PushOptions, PushProgress, PushReport};
 pub use retry::RetryPolicy;
 pub use settings::Settings;
+
+// What plain downloads (`remote`) share: connections, redirects, retries.
+pub(crate) use client::refusal;
+pub(crate) use retry::{Clock, SystemClock};
+pub(crate) use transport::{Incoming, Outgoing, Session, Transport};

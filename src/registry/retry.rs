@@ -35,7 +35,7 @@ impl Default for RetryPolicy {
 }
 
 /// Time and chance, so that tests need neither.
-pub(super) trait Clock: Send + Sync {
+pub(crate) trait Clock: Send + Sync {
     /// Waits, or stops early when `cancel` is switched.
     fn sleep(&self, duration: Duration, cancel: &Cancel);
     /// A number from 0 to 1.
@@ -43,7 +43,7 @@ pub(super) trait Clock: Send + Sync {
 }
 
 /// The real one.
-pub(super) struct SystemClock;
+pub(crate) struct SystemClock;
 
 impl Clock for SystemClock {
     fn sleep(&self, duration: Duration, cancel: &Cancel) {
@@ -92,7 +92,7 @@ impl RetryPolicy {
     }
 
     /// Runs `attempt` until it succeeds, fails for good or is cancelled.
-    pub(super) fn run<T>(
+    pub(crate) fn run<T>(
         &self,
         clock: &dyn Clock,
         cancel: &Cancel,

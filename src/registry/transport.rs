@@ -31,7 +31,7 @@ const MOST_REDIRECTS: usize = 10;
 const DRAIN_LIMIT: u64 = 32 << 10;
 
 /// The connections of one endpoint.
-pub(super) struct Transport {
+pub(crate) struct Transport {
     settings: Arc<Settings>,
     current: Mutex<Arc<Agents>>,
 }
@@ -46,7 +46,7 @@ struct Settings {
 }
 
 impl Transport {
-    pub(super) fn new(options: &RegistryOptions, roots: Roots, verify: bool) -> Result<Self, RegistryError> {
+    pub(crate) fn new(options: &RegistryOptions, roots: Roots, verify: bool) -> Result<Self, RegistryError> {
         HeaderValue::from_str(&options.user_agent)
             .map_err(|_| RegistryError::invalid("user agent", &options.user_agent, "not a header value"))?;
         let settings = Arc::new(Settings {
@@ -61,7 +61,7 @@ impl Transport {
     }
 
     /// Begins an attempt, whose connections are cut when `cancel` is switched.
-    pub(super) fn session(&self, cancel: &Cancel) -> Session {
+    pub(crate) fn session(&self, cancel: &Cancel) -> Session {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.is_closed() {
             *current = Arc::new(Agents::new(&self.settings));
@@ -190,30 +190,30 @@ impl Drop for Watch {
 }
 
 /// One attempt: its requests share connections and end together when it is cancelled.
-pub(super) struct Session {
+pub(crate) struct Session {
     agents: Arc<Agents>,
     cancel: Cancel,
     _watch: Option<Watch>,
 }
 
 /// A request about to be sent.
-pub(super) struct Outgoing {
-    pub(super) method: Method,
-    pub(super) url: Uri,
-    pub(super) accept: Option<HeaderValue>,
+pub(crate) struct Outgoing {
+    pub(crate) method: Method,
+    pub(crate) url: Uri,
+    pub(crate) accept: Option<HeaderValue>,
     /// Sent to the host of `url` only, wherever it redirects.
-    pub(super) authorization: Option<HeaderValue>,
+    pub(crate) authorization: Option<HeaderValue>,
     /// A form, for token services.
-    pub(super) form: Option<String>,
+    pub(crate) form: Option<String>,
     /// Whether a redirect may lead from https to http.
-    pub(super) lenient: bool,
-    /// More headers, for uploads.
-    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) lenient: bool,
+    /// More headers.
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Outgoing {
     /// A request without credentials and body.
-    pub(super) fn new(method: Method, url: Uri, lenient: bool) -> Self {
+    pub(crate) fn new(method: Method, url: Uri, lenient: bool) -> Self {
         Outgoing { method, url, accept: None, authorization: None, form: None, lenient, headers: Vec::new() }
     }
 }
@@ -227,9 +227,9 @@ pub(super) enum Payload<'a> {
 }
 
 /// An answer whose body has not been read.
-pub(super) struct Incoming {
-    pub(super) target: Target,
-    pub(super) status: u16,
+pub(crate) struct Incoming {
+    pub(crate) target: Target,
+    pub(crate) status: u16,
     pub(super) headers: HeaderMap,
     /// Whether the host asked is the one that answered.
     pub(super) same_origin: bool,
@@ -237,12 +237,12 @@ pub(super) struct Incoming {
 }
 
 impl Session {
-    pub(super) fn cancel(&self) -> &Cancel {
+    pub(crate) fn cancel(&self) -> &Cancel {
         &self.cancel
     }
 
     /// Sends a request and follows where it leads. Any status is an answer.
-    pub(super) fn send(&self, outgoing: &Outgoing) -> Result<Incoming, RegistryError> {
+    pub(crate) fn send(&self, outgoing: &Outgoing) -> Result<Incoming, RegistryError> {
         let mut url = outgoing.url.clone();
         for _ in 0..=MOST_REDIRECTS {
             let incoming = self.send_once(outgoing, &url, None)?;
@@ -324,7 +324,7 @@ impl Session {
     }
 
     /// A failure of the network in our words; `Cancelled` where we caused it.
-    pub(super) fn failure(&self, target: &Target, error: ureq::Error) -> RegistryError {
+    pub(crate) fn failure(&self, target: &Target, error: ureq::Error) -> RegistryError {
         if self.cancel.is_cancelled() {
             return RegistryError::Cancelled;
         }
@@ -343,12 +343,12 @@ impl Session {
 
 impl Incoming {
     /// A header, where it is there and text.
-    pub(super) fn header(&self, name: &HeaderName) -> Option<&str> {
+    pub(crate) fn header(&self, name: &HeaderName) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
     /// The announced length of the body.
-    pub(super) fn content_length(&self) -> Option<u64> {
+    pub(crate) fn content_length(&self) -> Option<u64> {
         self.header(&ureq::http::header::CONTENT_LENGTH)?.trim().parse().ok()
     }
 
@@ -364,12 +364,12 @@ impl Incoming {
         Ok(bytes)
     }
 
-    pub(super) fn into_reader(self) -> BodyReader<'static> {
+    pub(crate) fn into_reader(self) -> BodyReader<'static> {
         self.body.into_reader()
     }
 
     /// Reads and forgets a short body, so that the connection can be used again.
-    pub(super) fn drain(self) {
+    pub(crate) fn drain(self) {
         let _ = std::io::copy(&mut self.body.into_reader().take(DRAIN_LIMIT), &mut std::io::sink());
     }
 }

@@ -76,6 +76,7 @@ impl Lab {
             resolv_conf: b"nameserver 192.0.2.1\n".to_vec(),
             shm_size: 1 << 20,
             ulimits: Vec::new(),
+            limits: Limits::default(),
             timeout: Some(Duration::from_secs(60)),
             scratch,
             stdio: Stdio::Lines,

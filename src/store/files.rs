@@ -86,6 +86,12 @@ impl Store {
         self.root().join("stat").join(digest.hex())
     }
 
+    /// Where the copy of a git repository is kept, by the digest of what identifies it. Its user locks
+    /// it.
+    pub fn git_cache_path(&self, key: &Digest) -> PathBuf {
+        self.root().join("git").join(key.hex())
+    }
+
     fn record_path(&self, key: &Digest) -> PathBuf {
         self.fan_out("records", key, "")
     }

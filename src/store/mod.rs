@@ -13,6 +13,7 @@
 //!   refs/NAME            image names (percent-encoded), each holding a manifest or index descriptor
 //!   mounts/HEX.N/fs      directories of cache mounts; HEX.N.lock is held by the steps that use one
 //!   stat/HEX             stat caches of build contexts
+//!   git/HEX/             copies of git repositories, each with a locked file
 //!   tmp/ID/              private directories of running processes, each with a locked file
 //! ```
 //!
