@@ -15,7 +15,7 @@ use crate::image::{
 };
 use crate::layer::{self, BlobInfo};
 use crate::plan::ImageRequest;
-use crate::registry::{Content as _, Registry, RegistryAccess, RegistryContent, RegistryError};
+use crate::registry::{Content as _, Registry, RegistryAccess, RegistryContent, RegistryError, origins};
 use crate::snapshot::{Chain, Fetch, LayerCell};
 use crate::store::Store;
 
@@ -29,7 +29,8 @@ const PARALLEL: usize = 4;
 enum Origin {
     Store,
     Layout(Arc<dyn ImageSource>),
-    Registry(Registry, String),
+    /// The client, the repository, and the registry's name in references.
+    Registry(Registry, String, String),
 }
 
 struct Resolved {
@@ -190,7 +191,8 @@ impl Bases {
         let origin = if complete {
             Origin::Store
         } else {
-            Origin::Registry(self.registry(&reference.domain, &reference.path)?, reference.path.clone())
+            let registry = self.registry(&reference.domain, &reference.path)?;
+            Origin::Registry(registry, reference.path.clone(), reference.domain.clone())
         };
         Ok(Resolved { image, origin })
     }
@@ -300,6 +302,13 @@ impl Bases {
         for layer in found.image.layer_refs() {
             let blob = BlobInfo { digest: layer.digest, size: layer.size, compression: layer.compression };
             layer::add_blob(&self.store, &layer.diff_id, 0, &blob).map_err(|error| error.to_string())?;
+            if let Origin::Registry(_, repository, host) = &found.origin
+                && !self.store.has_blob(&layer.digest)
+            {
+                // A push can take it from there without it ever being here.
+                let place = origins::Origin { host: host.clone(), repository: repository.clone() };
+                let _ = origins::note(&self.store, &layer.digest, &place);
+            }
             cells.push(LayerCell::remote(layer.diff_id, blob, fetch.clone()));
         }
         Ok(Chain::of(cells))
@@ -367,7 +376,7 @@ impl Bases {
                 report(blob.size);
                 Ok(())
             }
-            Origin::Registry(registry, repository) => RegistryContent::new(registry, repository)
+            Origin::Registry(registry, repository, _) => RegistryContent::new(registry, repository)
                 .fetch(&self.store, blob, &report, &self.cancel)
                 .map_err(|error| error.to_string()),
         }

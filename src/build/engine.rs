@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::cache::Records;
 use crate::cancel::Cancel;
-use crate::context::{self, ContextSpec, FileSource, FileStatCache, MainContext};
+use crate::context::{self, FileSource, FileStatCache, MainContext};
 use crate::dockerfile::{self, Dockerfile};
 use crate::event::{Event, Events, Summary};
 use crate::image::{self, Family, Platform, Reference};
@@ -18,14 +18,16 @@ use crate::registry::RegistryAccess;
 use crate::sandbox::{Native, Sandbox, Ulimit};
 use crate::snapshot::{Chain, SnapshotError, Snapshots};
 use crate::solve::{LocalExecutor, SolveError, Solver, StepError};
-use crate::steps::mount::MountSettings;
+use crate::steps::mount::{MountSettings, SshSource};
+use crate::steps::remote::{RemoteOptions, Remotes};
 use crate::steps::run::{RunError, RunSettings};
 use crate::store::{Store, TempDir};
 
 use super::bases::{self, Bases, NamedContext};
+use super::contexts::Fetcher;
 use super::failure::{Failure, FailureKind};
 use super::outputs;
-use super::request::{BuildOutcome, BuildRequest};
+use super::request::{BuildOutcome, BuildRequest, OutputKind};
 use super::result::{self, Built};
 
 /// Docker's default for `/dev/shm`.
@@ -44,6 +46,8 @@ pub struct EngineOptions {
     pub resolv_conf: Vec<u8>,
     /// Registries.
     pub registries: RegistryAccess,
+    /// Downloads and git repositories.
+    pub remotes: RemoteOptions,
 }
 
 /// Builds images in one store.
@@ -62,8 +66,9 @@ struct Prepared {
     /// One for each platform.
     plans: Vec<(Platform, Plan)>,
     bases: Arc<Bases>,
+    remotes: Arc<Remotes>,
     warnings: Vec<String>,
-    _scratch: TempDir,
+    _scratch: Vec<TempDir>,
 }
 
 impl Engine {
@@ -107,13 +112,18 @@ impl Engine {
         let stat_cache = FileStatCache::open(&self.store.stat_cache_path(&prepared.context_root));
         let stat_cache = Arc::new(stat_cache);
         let mounts = Arc::new(MountSettings::new(request.secrets.clone(), request.ssh.clone()));
+        // What only goes to registries need not be here: layers of bases go from one to the other.
+        let only_pushed = !request.outputs.is_empty()
+            && request.outputs.iter().all(|output| output.push || output.kind == OutputKind::CacheOnly);
         let mut built = Vec::new();
         let (mut cached, mut steps) = (0, 0);
         for (platform, plan) in &prepared.plans {
             let solver = self.solver(request, &prepared, plan, &stat_cache, &mounts, events, cancel);
             let solved = solver.solve(plan).map_err(|error| solve_failure(error, cancel))?;
             let chain = result::final_chain(plan, &solved);
-            chain.ensure_blobs(&self.store)?;
+            if !only_pushed {
+                chain.ensure_blobs(&self.store)?;
+            }
             let epoch = epoch_of(request, plan);
             let (compression, _) = result::write_options(request, epoch);
             let image = self.image(plan, &solved, &chain, solver.now, epoch, compression)?;
@@ -125,9 +135,10 @@ impl Engine {
         let _ = stat_cache.save();
         let with_index = built.len() > 1 || request.multi_platform;
         let package = result::package(self, &built, Family::Oci, &request.annotations, with_index)?;
-        let all = outputs::Results { built: &built, with_index, names: &names };
+        let complete = !only_pushed || built.iter().all(|one| one.chain.is_here(&self.store));
+        let all = outputs::Results { built: &built, with_index, names: &names, complete };
         outputs::write_all(self, request, &all, events, cancel)?;
-        for name in &names {
+        for name in names.iter().filter(|_| complete) {
             image::inspect::name_in_store(&self.store, name, &package.top)?;
         }
         let summary = Summary {
@@ -171,6 +182,7 @@ impl Engine {
             events: events.clone(),
             cancel: cancel.clone(),
             contexts: prepared.contexts.clone(),
+            remotes: prepared.remotes.clone(),
             stat_cache: Some(stat_cache.clone()),
             bases: Box::new(move |step| base_chain(&bases, step)),
             run: RunSettings { mounts: mounts.clone(), ..self.run_settings(request, plan) },
@@ -188,18 +200,14 @@ impl Engine {
         events: &Events,
         cancel: &Cancel,
     ) -> Result<Prepared, Failure> {
-        let scratch = self.store.temp_dir()?;
-        let spec = ContextSpec {
-            path: request.context.clone(),
-            dockerfile: request.dockerfile.clone(),
-            cwd: request.cwd.clone(),
-        };
-        let main = context::open_main(&spec, stdin, scratch.path())?;
+        let mut fetch = Fetcher::new(&self.store, self.remotes(request), events, cancel);
+        let (main, context_time) = fetch.main(request, stdin)?;
         let dockerfile = parse(&main)?;
         let mut named = BTreeMap::new();
         for (name, value) in &request.build_contexts {
-            named.insert(name.to_lowercase(), bases::classify(value, &request.cwd)?);
+            named.insert(name.to_lowercase(), fetch.named(value, &request.cwd)?);
         }
+        let build_args = with_context_time(&request.build_args, context_time)?;
         let images = named
             .iter()
             .filter_map(|(name, context)| match context {
@@ -213,14 +221,24 @@ impl Engine {
         let platforms = platforms(&request.platforms)?;
         let mut plans = Vec::new();
         for platform in &platforms {
-            let input = plan_input(request, &named, platform, platforms.len() > 1);
+            let input = plan_input(request, &build_args, &named, platform, platforms.len() > 1);
             plans.push((platform.clone(), plan_with_bases(&dockerfile, &input, &bases, cancel)?));
         }
         let warnings = report_warnings(&dockerfile, &plans, events);
         let context_root = main.context.root().to_owned();
         let contexts = contexts(main.context, &named, &request.cwd)?;
         let bases = Arc::new(bases);
-        Ok(Prepared { contexts, context_root, plans, bases, warnings, _scratch: scratch })
+        let (remotes, scratch) = fetch.finish();
+        Ok(Prepared { contexts, context_root, plans, bases, remotes, warnings, _scratch: scratch })
+    }
+
+    fn remotes(&self, request: &BuildRequest) -> Remotes {
+        let ssh_agent = match request.ssh.get("default") {
+            Some(SshSource::Agent(socket)) => Some(socket.clone()),
+            _ => None,
+        };
+        let options = RemoteOptions { ssh_agent, ..self.options.remotes.clone() };
+        Remotes::new(self.store.clone(), options, request.secrets.clone())
     }
 
     fn run_settings(&self, request: &BuildRequest, plan: &Plan) -> RunSettings {
@@ -300,15 +318,34 @@ fn epoch_of(request: &BuildRequest, plan: &Plan) -> Option<i64> {
     request.source_date_epoch.or(plan.source_date_epoch)
 }
 
+/// `SOURCE_DATE_EPOCH=context` is the time of the context's commit, or that its server tells.
+fn with_context_time(
+    build_args: &[(String, String)],
+    time: Option<i64>,
+) -> Result<Vec<(String, String)>, Failure> {
+    let mut all = build_args.to_vec();
+    for (name, value) in &mut all {
+        if name == "SOURCE_DATE_EPOCH" && value == "context" {
+            let time = time.ok_or_else(|| {
+                let message = "SOURCE_DATE_EPOCH=context: the build context has no time of its own";
+                Failure::new(FailureKind::Usage, message).help("a git repository or a download has one")
+            })?;
+            *value = time.to_string();
+        }
+    }
+    Ok(all)
+}
+
 fn plan_input(
     request: &BuildRequest,
+    build_args: &[(String, String)],
     named: &BTreeMap<String, NamedContext>,
     platform: &Platform,
     several: bool,
 ) -> PlanInput {
     PlanInput {
         target: request.target.clone(),
-        build_args: request.build_args.clone(),
+        build_args: build_args.to_vec(),
         labels: request.labels.clone(),
         contexts: bases::plan_kinds(named),
         platform: platform.clone(),
@@ -404,6 +441,7 @@ fn solve_failure(error: SolveError, cancel: &Cancel) -> Failure {
     let kind = match &error {
         StepError::Run(RunError::Sandbox(crate::sandbox::SandboxError::Setup { .. })) => FailureKind::Sandbox,
         StepError::Base(_) => FailureKind::Base,
+        StepError::Remote(_) => FailureKind::Context,
         _ if error.is_canceled() && cancel.is_cancelled() => FailureKind::Interrupted,
         StepError::Snapshot(SnapshotError::Fetch(_))
         | StepError::Run(RunError::Snapshot(SnapshotError::Fetch(_))) => FailureKind::Base,

@@ -121,8 +121,8 @@ impl From<crate::image::ReadError> for Failure {
 
 impl From<crate::plan::PlanError> for Failure {
     fn from(error: crate::plan::PlanError) -> Self {
-        let kind = if error.unsupported { FailureKind::Unsupported } else { FailureKind::Dockerfile };
-        Failure { place: error.place, help: error.help, ..Failure::new(kind, error.message) }
+        let failure = Failure::new(FailureKind::Dockerfile, error.message);
+        Failure { place: error.place, help: error.help, ..failure }
     }
 }
 

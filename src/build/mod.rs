@@ -5,6 +5,7 @@
 //! that a name points at an image only after all of it is in the store and all outputs are written.
 
 mod bases;
+mod contexts;
 mod engine;
 mod failure;
 mod indexes;

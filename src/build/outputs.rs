@@ -16,9 +16,15 @@ use super::engine::{Engine, parse_tags};
 use super::failure::{Failure, FailureKind};
 use super::request::{BuildRequest, OutputKind, OutputSpec};
 use super::result::{self, Built, Package};
+use super::transfer::Transfer;
 
 /// Refuses outputs that cannot work before anything is built.
 pub(super) fn check(request: &BuildRequest) -> Result<(), Failure> {
+    for output in request.outputs.iter().filter(|output| output.push) {
+        if request.tags.is_empty() && output.names.is_empty() {
+            return Err(Failure::new(FailureKind::Usage, "a push needs a name: give one with -t or name="));
+        }
+    }
     let to_stdout = request.outputs.iter().filter(|output| output.dest == "-").count();
     if to_stdout > 1 {
         return Err(Failure::new(FailureKind::Usage, "only one output can go to standard output"));
@@ -43,6 +49,8 @@ pub(super) struct Results<'a> {
     pub with_index: bool,
     /// The tags.
     pub names: &'a [Reference],
+    /// All blobs are in the store; without, some are only known to be in a registry.
+    pub complete: bool,
 }
 
 /// Writes all outputs, in order.
@@ -88,6 +96,7 @@ fn title(spec: &OutputSpec) -> String {
         OutputKind::Oci | OutputKind::OciDir => "exporting to oci image format",
         OutputKind::Docker => "exporting to docker image format",
         OutputKind::Load => return "loading into the engine".into(),
+        OutputKind::Image if spec.push => return "exporting to registries".into(),
         OutputKind::Image | OutputKind::CacheOnly => return "naming the image".into(),
         OutputKind::Local => "exporting files",
         OutputKind::Tar => "exporting files as a tarball",
@@ -143,12 +152,7 @@ impl Output<'_> {
             }
             OutputKind::Docker => self.docker_archive(&dest)?,
             OutputKind::Load => self.load()?,
-            OutputKind::Image => {
-                let package = self.package(Family::Oci)?;
-                for name in self.names()? {
-                    crate::image::inspect::name_in_store(store, &name, &package.top)?;
-                }
-            }
+            OutputKind::Image => self.image()?,
             OutputKind::Local => {
                 for (one, below) in self.files()? {
                     self.local(one, &path.join(below))?;
@@ -178,6 +182,43 @@ impl Output<'_> {
         let Some(chosen) = package.images.get(here) else { return Ok(()) };
         let chosen = ExportImage { descriptor: chosen.descriptor.clone(), ..whole.clone() };
         export::docker::write_platforms(store, &whole, &chosen, dest, self.cancel)?;
+        Ok(())
+    }
+
+    /// Into the store, and to registries.
+    fn image(&self) -> Result<(), Failure> {
+        let package = self.package(Family::Oci)?;
+        let names = self.names()?;
+        if names.is_empty() && self.spec.push {
+            return Err(Failure::new(FailureKind::Usage, "a push needs a name: give one with -t or name="));
+        }
+        let store = self.engine.store();
+        if self.results.complete {
+            for name in &names {
+                crate::image::inspect::name_in_store(store, name, &package.top)?;
+            }
+        }
+        if !self.spec.push {
+            return Ok(());
+        }
+        let mut access = self.engine.options.registries.clone();
+        access.insecure.extend(self.request.insecure_registries.iter().cloned());
+        let (events, cancel) = (self.events, self.cancel);
+        let transfer = Transfer { store, access: &access, platform: None, events, cancel };
+        for name in &names {
+            let report = transfer.publish(name, &package.top, self.spec.by_digest)?;
+            let sent = report.sent_bytes;
+            let line = format!(
+                "{}: {} ({sent} bytes sent; blobs: {} uploaded, {} mounted, {} there already)",
+                name.familiar(),
+                report.digest,
+                report.uploaded,
+                report.mounted,
+                report.existed
+            );
+            let line = line.into_bytes();
+            self.events.send(Event::Log { vertex: self.vertex, stream: Stream::Stdout, line });
+        }
         Ok(())
     }
 

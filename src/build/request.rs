@@ -148,6 +148,10 @@ pub struct OutputSpec {
     pub oci_types: Option<bool>,
     /// `platform-split=`: a directory for each platform; `None` splits where there are several.
     pub split: Option<bool>,
+    /// `push=true`, `type=registry`, `--push`: to the registries of its names.
+    pub push: bool,
+    /// `push-by-digest=true`: under no tag.
+    pub by_digest: bool,
     /// `rewrite-timestamp=`: file times later than the epoch become the epoch.
     pub rewrite_timestamp: Option<bool>,
 }
@@ -163,6 +167,8 @@ impl OutputSpec {
             annotations: Vec::new(),
             oci_types: None,
             split: None,
+            push: false,
+            by_digest: false,
             rewrite_timestamp: None,
         }
     }

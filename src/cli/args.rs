@@ -143,6 +143,9 @@ pub(super) struct BuildArgs {
     /// Write the result: type=oci|docker|tar|local,dest=PATH; a path alone gets the files
     #[arg(short = 'o', long = "output", value_name = "OUTPUT", help_heading = "Output")]
     pub outputs: Vec<String>,
+    /// Push the image to the registries of its names
+    #[arg(long, help_heading = "Output")]
+    pub push: bool,
     /// Load the image into a running Docker or Podman
     #[arg(long, help_heading = "Output")]
     pub load: bool,
@@ -242,8 +245,6 @@ pub(super) struct LaterArgs {
     pub cache_from: Vec<String>,
     #[arg(long = "cache-to", hide = true)]
     pub cache_to: Vec<String>,
-    #[arg(long, hide = true)]
-    pub push: bool,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub provenance: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -265,12 +266,9 @@ pub(super) struct LaterArgs {
 impl LaterArgs {
     /// The first flag that was used, and what to do without it.
     pub fn used(&self) -> Option<(&'static str, &'static str)> {
-        let save =
-            "write an archive with -o type=oci or type=docker and hand it to the tool that pushes or loads";
         let rows = [
             ("--cache-from", !self.cache_from.is_empty(), "keep the store between builds, see --root"),
             ("--cache-to", !self.cache_to.is_empty(), "keep the store between builds, see --root"),
-            ("--push", self.push, save),
             ("--provenance", self.provenance.as_deref().is_some_and(|value| value != "false"), ""),
             ("--sbom", self.sbom.as_deref().is_some_and(|value| value != "false"), ""),
             ("--attest", !self.attest.is_empty(), ""),

@@ -171,6 +171,12 @@ fn multi_platform(build_args: &[String]) -> Result<bool, Failure> {
 fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>, Failure> {
     let mut all: Vec<OutputSpec> =
         args.outputs.iter().map(|text| values::output(text).map_err(usage)).collect::<Result<_, _>>()?;
+    if args.push {
+        match all.iter_mut().find(|output| output.kind == OutputKind::Image) {
+            Some(output) => output.push = true,
+            None => all.push(OutputSpec { push: true, ..OutputSpec::new(OutputKind::Image, "") }),
+        }
+    }
     if args.load && !all.iter().any(|output| output.kind == OutputKind::Load) {
         all.push(OutputSpec::new(OutputKind::Load, ""));
     }

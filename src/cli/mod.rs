@@ -24,6 +24,7 @@ use crate::build::{Engine, EngineOptions, Failure, FailureKind, RegistryAccess};
 use crate::cancel::Cancel;
 use crate::registry::Settings;
 use crate::sandbox::userns::{EnterRequest, Entered, IdMode, RealUser, enter};
+use crate::steps::remote::RemoteOptions;
 
 use args::{Cli, Command};
 use environment::Environment;
@@ -161,6 +162,12 @@ impl Session {
             single_id: self.mode == IdMode::SingleId,
             resolv_conf: environment::resolv_conf(),
             registries: self.registries()?,
+            remotes: RemoteOptions {
+                proxy: self.env.proxy(),
+                search_path: self.env.path.clone(),
+                known_hosts: self.env.home.as_ref().map(|home| home.join(".ssh/known_hosts")),
+                ssh_agent: None,
+            },
         })?)
     }
 

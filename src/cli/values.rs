@@ -192,14 +192,17 @@ pub(super) fn output(text: &str) -> Result<OutputSpec, String> {
             "oci-mediatypes" => spec.oci_types = Some(boolean(value)?),
             "rewrite-timestamp" => spec.rewrite_timestamp = Some(boolean(value)?),
             "platform-split" => spec.split = Some(boolean(value)?),
+            "push" => spec.push = boolean(value)?,
+            "push-by-digest" => spec.by_digest = boolean(value)?,
+            // Names are always normalised, and an image pushed by digest has no other.
+            "name-canonical" => {
+                boolean(value)?;
+            }
             // Images are never unpacked before something runs in them.
-            "unpack" | "store" | "push" if boolean(value) == Ok(false) => {}
+            "unpack" | "store" if boolean(value) == Ok(false) => {}
             "store" if boolean(value) == Ok(true) => {}
             key if key.starts_with("annotation") => spec.annotations.push(output_annotation(key, value)?),
-            key @ ("push"
-            | "push-by-digest"
-            | "name-canonical"
-            | "unpack"
+            key @ ("unpack"
             | "mode"
             | "attestation-prefix"
             | "oci-artifact"
@@ -228,7 +231,10 @@ pub(super) fn output(text: &str) -> Result<OutputSpec, String> {
         Some("tar") => OutputKind::Tar,
         Some("image") => OutputKind::Image,
         Some("cacheonly") => OutputKind::CacheOnly,
-        Some("registry") => return Err("output type=registry is not supported yet; see rbuild push".into()),
+        Some("registry") => {
+            spec.push = true;
+            OutputKind::Image
+        }
         Some(other) => {
             return Err(format!(
                 "unknown output type {other:?}; it is oci, docker, image, local, tar or cacheonly"
@@ -244,6 +250,9 @@ pub(super) fn output(text: &str) -> Result<OutputSpec, String> {
         None if matches!(spec.kind, OutputKind::Oci | OutputKind::Tar) => "-".into(),
         None => String::new(),
     };
+    if (spec.push || spec.by_digest) && spec.kind != OutputKind::Image {
+        return Err("push goes with type=image or type=registry only".into());
+    }
     let changes = algorithm.is_some() || level.is_some() || force;
     spec.compression =
         changes.then(|| CompressionChoice { algorithm: algorithm.unwrap_or_default(), level, force });
@@ -399,13 +408,13 @@ mod tests {
             CompressionChoice { algorithm: CompressionAlgorithm::Zstd, level: Some(9), force: false };
         assert_eq!(zstd, Ok(Some(wanted)));
         for (bad, word) in [
-            ("type=registry", "registry"),
             ("type=oci,dst=x", "did you mean"),
             ("type=oci,compression=estargz", "estargz"),
             ("type=wat,dest=x", "wat"),
             ("dest=x", "type="),
             ("type=local", "dest"),
             ("type=oci,dest=x,push=true", "push"),
+            ("type=image,unpack=true", "unpack"),
         ] {
             assert!(output(bad).is_err_and(|error| error.contains(word)), "{bad}");
         }

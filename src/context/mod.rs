@@ -30,5 +30,5 @@ pub use digest::{StatCache, StatKey, file_digests};
 pub use error::ContextError;
 pub use file::{FileInfo, FileKind, FileSource, Missing, Opened, Xattrs};
 pub use local::LocalContext;
-pub use source::{ContextKind, ContextSpec, MainContext, open_main, open_named};
+pub use source::{ContextKind, ContextSpec, MainContext, open_main, open_named, open_tree, unpack_archive};
 pub use stat_cache::FileStatCache;

@@ -26,6 +26,8 @@ pub struct ContextSpec {
     /// The value of `-f`: a file relative to `cwd` (inside the archive if the context is one), or
     /// `-` for standard input.
     pub dockerfile: Option<String>,
+    /// The Dockerfile itself, where `dockerfile` is a name elsewhere (a URL).
+    pub dockerfile_text: Option<Vec<u8>>,
     /// The directory that relative paths start from.
     pub cwd: PathBuf,
 }
@@ -68,12 +70,15 @@ pub fn open_main(
     if spec.path == "-" {
         return match spec.dockerfile.as_deref() {
             Some("-") => Err(ContextError::BothStdin),
-            dockerfile => open_stdin(dockerfile, stdin, scratch),
+            _ => open_stdin(spec, stdin, scratch),
         };
     }
     let root = local_directory(&spec.path, &spec.cwd)?;
     let (dockerfile_name, dockerfile) = match spec.dockerfile.as_deref() {
         Some("-") => ("-".to_owned(), read_stdin(stdin)?),
+        Some(name) if spec.dockerfile_text.is_some() => {
+            (without_credentials(name), spec.dockerfile_text.clone().unwrap_or_default())
+        }
         Some(name) => given_dockerfile(name, spec, &root)?,
         None => default_dockerfile(&spec.path, &root)?,
     };
@@ -81,6 +86,32 @@ pub fn open_main(
     let context =
         LocalContext::open(&root, rules).map_err(|source| ContextError::Read { path: root, source })?;
     Ok(MainContext { context, kind: ContextKind::Directory, dockerfile_name, dockerfile, ignore_file })
+}
+
+/// Opens a directory that was fetched from elsewhere (a git repository's tree). `-f` names a file in
+/// it; ignore files count for nothing, since nothing is sent (the reference does not read them either).
+pub fn open_tree(tree: &Path, spec: &ContextSpec) -> Result<MainContext, ContextError> {
+    let context = LocalContext::open(tree, IgnoreRules::none())
+        .map_err(|source| ContextError::Read { path: tree.to_owned(), source })?;
+    let (dockerfile_name, dockerfile) = dockerfile_of(&context, spec)?;
+    let kind = ContextKind::Directory;
+    Ok(MainContext { context, kind, dockerfile_name, dockerfile, ignore_file: None })
+}
+
+/// Unpacks a tar, compressed or not, into `dest`, which is made.
+pub fn unpack_archive(archive: impl Read + Send, dest: &Path) -> Result<(), ContextError> {
+    make_empty_directory(dest).map_err(|source| ContextError::Read { path: dest.to_owned(), source })?;
+    let (_, content) = decompress(archive).map_err(ContextError::Stdin)?;
+    unpack(content, dest)
+}
+
+fn dockerfile_of(context: &LocalContext, spec: &ContextSpec) -> Result<(String, Vec<u8>), ContextError> {
+    match (&spec.dockerfile_text, &spec.dockerfile) {
+        (Some(text), name) => {
+            Ok((without_credentials(name.as_deref().unwrap_or("Dockerfile")), text.clone()))
+        }
+        (None, name) => dockerfile_inside(context, name.as_deref()),
+    }
 }
 
 /// Opens a local directory as a named context, under the rules of its own `.dockerignore`.
@@ -203,11 +234,7 @@ fn rules_in(file: &Path, shown: &str) -> Result<Option<IgnoreRules>, ContextErro
 }
 
 /// A context on standard input: an archive, or a Dockerfile alone.
-fn open_stdin(
-    dockerfile: Option<&str>,
-    stdin: &mut dyn Read,
-    scratch: &Path,
-) -> Result<MainContext, ContextError> {
+fn open_stdin(spec: &ContextSpec, stdin: &mut dyn Read, scratch: &Path) -> Result<MainContext, ContextError> {
     let (compression, mut content) = decompress(stdin).map_err(ContextError::Stdin)?;
     let head = read_head(&mut content, TAR_BLOCK).map_err(ContextError::Stdin)?;
     make_empty_directory(scratch)
@@ -222,7 +249,7 @@ fn open_stdin(
         unpack(content, scratch)?;
         // The reference applies no ignore file to an archive: it holds what was meant to be sent.
         let context = open()?;
-        let (dockerfile_name, dockerfile) = dockerfile_inside(&context, dockerfile)?;
+        let (dockerfile_name, dockerfile) = dockerfile_of(&context, spec)?;
         let kind = ContextKind::Archive;
         return Ok(MainContext { context, kind, dockerfile_name, dockerfile, ignore_file: None });
     }
@@ -230,7 +257,7 @@ fn open_stdin(
         return Err(ContextError::StdinNotTar { compression: compression.name() });
     }
     let text = read_stdin(&mut content)?;
-    if let Some(name) = dockerfile {
+    if let Some(name) = &spec.dockerfile {
         return Err(ContextError::TwoDockerfiles(name.to_owned()));
     }
     Ok(MainContext {

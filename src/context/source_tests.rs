@@ -23,6 +23,7 @@ impl Desk {
         let spec = ContextSpec {
             path: path.to_owned(),
             dockerfile: dockerfile.map(str::to_owned),
+            dockerfile_text: None,
             cwd: self.0.path().join("cwd"),
         };
         open_main(&spec, &mut &stdin[..], &self.0.path().join("scratch")).map_err(|error| error.to_string())
@@ -185,7 +186,7 @@ fn standard_input_is_used_once() {
         }
     }
     let cwd = local.0.path().join("cwd");
-    let spec = ContextSpec { path: ".".to_owned(), dockerfile: None, cwd };
+    let spec = ContextSpec { path: ".".to_owned(), dockerfile: None, dockerfile_text: None, cwd };
     open_main(&spec, &mut Untouched, &local.0.path().join("scratch")).expect("opens");
     assert!(!local.0.path().join("scratch").exists());
 }

@@ -14,29 +14,17 @@ pub struct PlanError {
     pub message: String,
     /// What to do.
     pub help: Option<String>,
-    /// Whether it is correct and only not there yet.
-    pub unsupported: bool,
 }
 
 impl PlanError {
     /// A mistake at a place.
     pub(super) fn at(source: &Arc<Source>, span: Span, message: impl Into<String>) -> Self {
-        PlanError {
-            place: Some((source.clone(), span)),
-            message: message.into(),
-            help: None,
-            unsupported: false,
-        }
+        PlanError { place: Some((source.clone(), span)), message: message.into(), help: None }
     }
 
     /// A mistake in the arguments.
     pub(super) fn nowhere(message: impl Into<String>) -> Self {
-        PlanError { place: None, message: message.into(), help: None, unsupported: false }
-    }
-
-    /// Something that will come.
-    pub(super) fn unsupported(source: &Arc<Source>, span: Span, what: &str) -> Self {
-        PlanError { unsupported: true, ..Self::at(source, span, format!("{what} is not supported yet")) }
+        PlanError { place: None, message: message.into(), help: None }
     }
 
     /// The same with advice.
@@ -65,7 +53,6 @@ impl From<ParseErrors> for PlanError {
             place: Some((first.source.clone(), first.span)),
             message: first.message.clone(),
             help: first.help.clone(),
-            unsupported: false,
         }
     }
 }

@@ -319,8 +319,12 @@ pub struct CopyStep {
     pub chown: Option<String>,
     /// `--chmod`.
     pub chmod: Option<Chmod>,
-    /// Archives are unpacked.
+    /// URLs and git repositories, expanded; they come after `sources`.
+    pub remote: Vec<RemoteSource>,
+    /// Local archives are unpacked.
     pub extract: bool,
+    /// Downloaded archives are unpacked.
+    pub extract_remote: bool,
     /// `--exclude`, not expanded.
     pub exclude: Vec<String>,
     /// `--parents`: paths are kept.
@@ -339,6 +343,9 @@ impl CopyStep {
             "chmod": self.chmod.as_ref().map(ToString::to_string),
             "extract": self.extract,
         });
+        if self.extract_remote {
+            all["extract_remote"] = json!(true);
+        }
         if self.parents {
             all["parents"] = json!(true);
         }
@@ -366,6 +373,17 @@ impl fmt::Display for CopyOrigin {
             CopyOrigin::Step(_, name) => write!(f, "{name}"),
         }
     }
+}
+
+/// A source of `ADD` that lies elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteSource {
+    /// A URL or git address.
+    pub url: String,
+    /// `--checksum`: of the content, or the commit.
+    pub checksum: Option<String>,
+    /// `--keep-git-dir`.
+    pub keep_git_dir: Option<bool>,
 }
 
 /// A file written in the Dockerfile.

@@ -235,19 +235,134 @@ fn mistakes_name_their_place_and_what_to_do() {
     }
 }
 
+fn run_mounts(text: &str) -> Vec<RunMount> {
+    let plan = planned(&format!("FROM b\nWORKDIR /w\nARG T=/v\nRUN {text} true"), &input());
+    match &plan.steps.last().expect("a step").kind {
+        StepKind::Run(run) => run.mounts.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
-fn what_is_not_there_yet_is_refused_by_name() {
-    for (text, word) in [
-        ("FROM b\nRUN --mount=type=tmpfs,target=/x y", "RUN --mount"),
-        ("FROM b\nRUN --security=insecure y", "RUN --security=insecure"),
-        ("FROM b\nCOPY --link a /", "COPY --link"),
-        ("FROM b\nCOPY --parents a /", "COPY --parents"),
-        ("FROM b\nCOPY --exclude=x a /", "COPY --exclude"),
-        ("FROM b\nADD --checksum=sha256:x https://example.test/x /", "ADD --checksum"),
-        ("FROM b\nADD git@example.test:a/b.git /", "ADD from a URL"),
+fn mounts_get_the_references_defaults() {
+    let target = |text: &str| run_mounts(text)[0].target.clone();
+    for (text, expected) in [
+        ("--mount=target=/a", Some("/a")),
+        ("--mount=type=bind,dst=a/../b", Some("/w/b")),
+        ("--mount=type=cache,target=$T/x", Some("/v/x")),
+        ("--mount=type=secret,id=a/b", Some("/run/secrets/b")),
+        ("--mount=type=secret,target=/q/pw", Some("/q/pw")),
+        ("--mount=type=secret,id=a,env=PW", None),
+        ("--mount=type=secret,id=a,env=PW,target=/f", Some("/f")),
+        ("--mount=type=ssh", Some("/run/buildkit/ssh_agent.0")),
     ] {
-        let error = error(text);
-        assert!(error.unsupported && error.message.contains(word), "{text}: {}", error.message);
+        assert_eq!(target(text).as_deref(), expected, "{text}");
+    }
+    let id = |text: &str| match &run_mounts(text)[0].kind {
+        RunMountKind::Cache { id, .. } | RunMountKind::Secret { id, .. } => id.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(id("--mount=type=cache,target=/a/./b/"), "/a/b");
+    assert_eq!(id("--mount=type=cache,target=a"), "a");
+    assert_eq!(id("--mount=type=secret,target=/q/pw"), "pw");
+    let two = run_mounts("--mount=type=ssh --mount=type=ssh,id=x");
+    assert_eq!(two[1].target.as_deref(), Some("/run/buildkit/ssh_agent.1"));
+    assert!(matches!(
+        &run_mounts("--mount=target=/a,rw")[0].kind,
+        RunMountKind::Bind { writable: true, source, .. } if source == "/"
+    ));
+}
+
+#[test]
+fn mounts_that_make_no_sense_are_refused_with_the_reason() {
+    for (mount, word) in [
+        ("type=wat,target=/x", "unsupported mount type"),
+        ("type=cache,target=/", "invalid mount target"),
+        ("type=bind,target=/x,mode=0755", "mode not allowed"),
+        ("type=cache,target=/x,size=1m", "size not allowed"),
+        ("type=tmpfs,target=/x,sharing=locked", "sharing not allowed"),
+        ("type=bind,target=/x,required", "required not allowed"),
+        ("type=secret,id=a,from=b", "from not allowed"),
+        ("type=secret", "one of source, target required"),
+        ("type=secret,id=a,src=b", "both source and id"),
+        ("type=cache,target=/x,sharing=often", "unsupported sharing value"),
+        ("type=cache,target=/x,mode=9", "invalid value 9 for mode"),
+        ("type=tmpfs,target=/x,size=big", "invalid value for size"),
+        ("target=/x,tarjet=/y", "unexpected key"),
+        ("target=/x,dst=/y", "duplicate key"),
+        ("target=/x,from=$B", "variable expansion is not supported"),
+        ("target=/x,from", "must be a key=value pair"),
+    ] {
+        let error = error(&format!("FROM b\nARG B=b\nRUN --mount={mount} true"));
+        assert!(error.message.contains(word), "{mount}: {}", error.message);
+    }
+}
+
+#[test]
+fn what_needs_consent_names_the_flag_that_gives_it() {
+    for (text, flag) in [
+        ("RUN --security=insecure x", "--allow security.insecure"),
+        ("RUN --network=host x", "--allow network.host"),
+        ("RUN --device=acme.com/pen=red x", "--allow device=acme.com/pen=red"),
+    ] {
+        let error = error(&format!("FROM b\n{text}"));
+        assert!(error.help.as_deref().is_some_and(|help| help.contains(flag)), "{text}: {:?}", error.help);
+    }
+    let mut with = input();
+    with.allow = Entitlements {
+        network_host: true,
+        insecure: true,
+        any_device: false,
+        devices: vec!["acme.com/pen".into()],
+    };
+    let text = "FROM b\nRUN --security=insecure --network=host --device=acme.com/pen=red,required=false x";
+    let Ok(Planned::Ready(plan)) = with_bases(text, &with, &[("b", ContainerConfig::default())]) else {
+        panic!("not planned")
+    };
+    let StepKind::Run(run) = &plan.steps[1].kind else { panic!("no RUN") };
+    assert!(run.insecure && run.network == RunNetwork::Host);
+    assert_eq!(run.devices, [Device { name: "acme.com/pen=red".into(), required: false }]);
+}
+
+#[test]
+fn a_secrets_mount_counts_for_the_key_and_a_caches_name_does_not() {
+    let definition = |text: &str| {
+        let plan = planned(&format!("FROM b\nRUN {text} true"), &input());
+        plan.steps.last().map(Step::definition).expect("a step")
+    };
+    let cache = definition("--mount=type=cache,target=/a,id=one");
+    assert_eq!(cache, definition("--mount=type=cache,target=/a,id=two,sharing=locked"));
+    assert_ne!(cache, definition("--mount=type=cache,target=/a,id=one,ro"));
+    assert_ne!(definition("--mount=type=secret,id=a"), definition("--mount=type=secret,id=b"));
+    assert_eq!(definition("--mount=type=secret,id=a"), definition("--mount=type=secret,id=a,required"));
+}
+
+#[test]
+fn remote_sources_are_for_add_only_and_checksums_for_remote_sources() {
+    let copy = |text: &str| match planned(&format!("FROM b\nARG SUM=abcdef12\n{text}"), &input())
+        .steps
+        .pop()
+        .map(|step| step.kind)
+    {
+        Some(StepKind::Copy(copy)) => copy,
+        other => panic!("{other:?}"),
+    };
+    let add = copy("ADD --keep-git-dir --checksum=$SUM git@example.test:a/b.git#v1:dir /x/");
+    assert_eq!(add.remote[0].checksum.as_deref(), Some("abcdef12"));
+    assert_eq!(add.remote[0].keep_git_dir, Some(true));
+    assert!(!add.extract_remote && add.sources.is_empty());
+    let add = copy("ADD --unpack local.tar https://example.test/x.tar /x/");
+    assert!(add.extract && add.extract_remote && add.sources == ["local.tar"]);
+    assert!(!copy("ADD --unpack=false a.tar /x").extract);
+    for (text, word) in [
+        ("COPY https://example.test/x /", "can't be a URL"),
+        ("ADD --checksum=sha256:00 a /", "requires an HTTP(S) or Git source"),
+        ("ADD --checksum=sha256:00 https://a.test/a https://a.test/b /", "multiple sources"),
+        ("ADD --checksum=wat https://a.test/a /", "checksum"),
+        ("ADD https://example.test/a.git?wat=1 /", "wat"),
+    ] {
+        let error = error(&format!("FROM b\n{text}"));
+        assert!(error.message.contains(word), "{text}: {}", error.message);
     }
 }
 

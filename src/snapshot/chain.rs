@@ -218,6 +218,11 @@ impl Chain {
         self.cells.iter().try_for_each(|cell| cell.ensure_blob(store))
     }
 
+    /// Whether the blobs of all layers are in the store.
+    pub fn is_here(&self, store: &Store) -> bool {
+        self.cells.iter().all(|cell| cell.finished().is_ok_and(|layer| store.has_blob(&layer.blob.digest)))
+    }
+
     /// The chain's identity, if every layer's digest is known already.
     pub fn known_id(&self) -> Option<Result<ChainId, SnapshotError>> {
         self.cells.iter().all(|cell| cell.is_finished()).then(|| self.id())

@@ -21,6 +21,7 @@ use crate::event::{Event, Events, Outcome, VertexId, VertexKind};
 use crate::layer::WriteOptions;
 use crate::plan::{Plan, Step, StepId};
 use crate::snapshot::{Chain, SnapshotError, Snapshots};
+use crate::steps::remote::Remotes;
 use crate::steps::run::RunSettings;
 
 pub use background::{Background, Slots};
@@ -41,6 +42,8 @@ pub struct Solver {
     pub cancel: Cancel,
     /// The build context under `""`, named ones under their names.
     pub contexts: BTreeMap<String, Arc<dyn FileSource>>,
+    /// Downloads and git repositories.
+    pub remotes: Arc<Remotes>,
     /// Remembers content digests of the main context's files.
     pub stat_cache: Option<Arc<FileStatCache>>,
     /// Gives the layers of a base image; called on the stage's thread.

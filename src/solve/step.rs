@@ -6,9 +6,10 @@ use crate::cache::{Input, KeyInputs, Record};
 use crate::context::ignore::PatternSet;
 use crate::context::{ContextError, FileInfo, FileSource, StatCache, file_digests};
 use crate::digest::{ChainId, Digest, Hasher};
-use crate::event::VertexId;
+use crate::event::{Event, VertexId};
 use crate::layer::{self, ContentSource, Entry, LayerIndex, NoContent};
 use crate::plan::{CopyOrigin, CopyStep, RunMountKind, RunStep, Step, StepKind, WorkdirStep};
+use crate::remote::RemoteError;
 use crate::snapshot::{Chain, LayerCell, SnapshotError};
 use crate::steps::accounts;
 use crate::steps::add::AddError;
@@ -16,6 +17,7 @@ use crate::steps::copy::{self, CopyError, Inline, Selected};
 use crate::steps::identity::IdentityError;
 use crate::steps::mount::{MountInput, plain_destination};
 use crate::steps::place::Destination;
+use crate::steps::remote::{Found, RemoteFilesError};
 use crate::steps::run::{Report, RunError};
 use crate::steps::tree_source::TreeSource;
 use crate::steps::workdir::{self, WorkdirError};
@@ -32,6 +34,9 @@ pub enum StepError {
     /// `COPY`, `ADD`.
     #[error(transparent)]
     Copy(#[from] CopyError),
+    /// A remote source of `ADD`.
+    #[error(transparent)]
+    Remote(RemoteError),
     /// An archive of `ADD`.
     #[error(transparent)]
     Add(#[from] AddError),
@@ -63,6 +68,21 @@ impl StepError {
         match self {
             StepError::Snapshot(error) | StepError::Run(RunError::Snapshot(error)) => error.is_no_space(),
             _ => false,
+        }
+    }
+}
+
+impl From<RemoteError> for StepError {
+    fn from(error: RemoteError) -> Self {
+        if error.is_cancelled() { StepError::Canceled } else { StepError::Remote(error) }
+    }
+}
+
+impl From<RemoteFilesError> for StepError {
+    fn from(error: RemoteFilesError) -> Self {
+        match error {
+            RemoteFilesError::Remote(error) => error.into(),
+            RemoteFilesError::Copy(error) => error.into(),
         }
     }
 }
@@ -112,7 +132,7 @@ impl Run<'_> {
                 Ok(StepState { chain, cached: false, created: self.solver.now })
             }
             StepKind::Run(run) => self.run(step, run, &parent, vertex),
-            StepKind::Copy(copy) => self.copy(step, copy, &parent),
+            StepKind::Copy(copy) => self.copy(step, copy, &parent, vertex),
             StepKind::Workdir(workdir) => self.workdir(step, workdir, &parent),
         }
     }
@@ -191,7 +211,13 @@ impl Run<'_> {
 
     /// With `--link` the files are placed on nothing: the layer, its key and its record are the same
     /// whatever lies below.
-    fn copy(&self, step: &Step, copy: &CopyStep, parent: &Chain) -> Result<StepState, StepError> {
+    fn copy(
+        &self,
+        step: &Step,
+        copy: &CopyStep,
+        parent: &Chain,
+        vertex: VertexId,
+    ) -> Result<StepState, StepError> {
         let snapshots = &self.solver.snapshots;
         let nothing = Chain::scratch();
         let base = if copy.link { &nothing } else { parent };
@@ -217,6 +243,10 @@ impl Run<'_> {
             self.solver.records.put_pre_image(&digest, &listing)?;
             inputs.push(Input { name: format!("{}: {}", copy.origin, source.pattern), digest });
         }
+        let remote = self.find_remote(copy, vertex)?;
+        inputs.extend(
+            remote.iter().map(|found| Input { name: found.url().to_owned(), digest: found.digest() }),
+        );
         let inline = inline_files(copy);
         for file in &inline {
             let name = format!("heredoc: {}", String::from_utf8_lossy(&file.name));
@@ -236,10 +266,32 @@ impl Run<'_> {
                 archives.extend(crate::steps::add::unpack_archives(source, scratch.path())?);
             }
         }
+        for (number, found) in remote.iter().enumerate() {
+            let dir = scratch.path().join(format!("remote{number}"));
+            std::fs::create_dir(&dir).map_err(|source| layer::LayerError::io("create", &dir, source))?;
+            let mut files = found.files(&self.solver.remotes, &dir, &self.solver.cancel)?;
+            if copy.extract_remote {
+                archives.extend(crate::steps::add::unpack_archives(&mut files, scratch.path())?);
+            }
+            selected.push(files);
+        }
         let tree = snapshots.tree(base)?;
         let layer = copy::layer(&tree, &dest, &selected, &inline, &archives)?;
         let content = Held { content: layer.content, _scratch: scratch };
         self.write_entries(step, parent, layer.entries, content, key)
+    }
+
+    /// Looks the remote sources of an ADD up, showing the progress of downloads.
+    fn find_remote(&self, copy: &CopyStep, vertex: VertexId) -> Result<Vec<Found>, StepError> {
+        let mut all = Vec::new();
+        for wanted in &copy.remote {
+            let item = crate::remote::without_credentials(&wanted.url);
+            let progress = |current, total| {
+                self.solver.events.send(Event::Progress { vertex, item: item.clone(), current, total });
+            };
+            all.push(self.solver.remotes.find(wanted, &progress, &self.solver.cancel)?);
+        }
+        Ok(all)
     }
 
     /// What each source word of a copy selects.

@@ -11,6 +11,7 @@ pub mod identity;
 pub mod mount;
 pub mod place;
 pub mod redact;
+pub mod remote;
 pub mod run;
 pub mod ssh;
 pub mod tree_source;

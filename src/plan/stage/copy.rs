@@ -5,8 +5,9 @@ use std::sync::Arc;
 use crate::dockerfile::{Copy, CopySource, Heredoc, Instruction, Source, Word};
 use crate::plan::chmod::Chmod;
 use crate::plan::error::PlanError;
-use crate::plan::graph::{CopyOrigin, CopyStep, InlineFile, StepKind};
+use crate::plan::graph::{CopyOrigin, CopyStep, InlineFile, RemoteSource, StepKind};
 use crate::plan::resolve::Origin;
+use crate::remote::{self, Checksum, SourceKind};
 
 use super::{Walk, join_clean, upper_keyword};
 
@@ -19,9 +20,13 @@ impl Walk<'_, '_> {
         add: bool,
     ) -> Result<(), PlanError> {
         let keyword = if add { "ADD" } else { "COPY" };
-        refuse_copy_flags(source, instruction, copy, keyword)?;
+        if let Some(checksum) = copy.flags.checksum.as_ref().filter(|_| copy.sources.len() != 1) {
+            let message = "checksum can't be specified for multiple sources";
+            return Err(PlanError::at(source, checksum.span, message));
+        }
         let origin = self.copy_origin(source, copy)?;
         let (mut sources, mut inline, mut shown) = (Vec::new(), Vec::new(), String::from(keyword));
+        let mut remote = Vec::new();
         let chown = copy.flags.chown.as_ref().map(|word| self.expand(source, word)).transpose()?;
         let chmod = copy.flags.chmod.as_ref().map(|word| self.expand(source, word)).transpose()?;
         for (flag, value) in [("chown", &chown), ("chmod", &chmod)] {
@@ -34,9 +39,11 @@ impl Walk<'_, '_> {
             match item {
                 CopySource::Path(word) => {
                     let path = self.expand(source, word)?;
-                    refuse_remote(source, word, &path, add)?;
                     shown.push_str(&format!(" {path}"));
-                    sources.push(path);
+                    match self.remote_source(source, word, &path, copy, add)? {
+                        Some(found) => remote.push(found),
+                        None => sources.push(path),
+                    }
                 }
                 CopySource::Heredoc(heredoc) => {
                     heredocs.push_str(&format!(" <<{}", heredoc.name));
@@ -54,6 +61,7 @@ impl Walk<'_, '_> {
             _ => None,
         };
         let dest = join_clean(self.cwd(), &dest);
+        check_remote_flags(source, instruction, copy, &remote)?;
         let flags = &copy.flags;
         let step = CopyStep {
             origin,
@@ -63,7 +71,9 @@ impl Walk<'_, '_> {
             dest_is_dir,
             chown,
             chmod,
+            remote,
             extract: flags.unpack.unwrap_or(add),
+            extract_remote: flags.unpack.unwrap_or(false),
             exclude: flags.exclude.iter().map(|word| word.text.clone()).collect(),
             parents: flags.parents,
             link: flags.link,
@@ -73,6 +83,30 @@ impl Walk<'_, '_> {
         self.state.last = Some(id);
         self.history(shown, Some(id));
         Ok(())
+    }
+
+    /// A source that lies elsewhere, if it is one; its address and checksum are checked.
+    fn remote_source(
+        &mut self,
+        source: &Arc<Source>,
+        word: &Word,
+        path: &str,
+        copy: &Copy,
+        add: bool,
+    ) -> Result<Option<RemoteSource>, PlanError> {
+        let fail = |message: String| PlanError::at(source, word.span, message);
+        let kind = remote::add_source(path).map_err(|error| fail(error.to_string()))?;
+        if matches!(kind, SourceKind::None) {
+            return Ok(None);
+        }
+        if !add {
+            return Err(fail("source can't be a URL or git ref for COPY".into()).help("use ADD"));
+        }
+        let checksum = copy.flags.checksum.as_ref().map(|word| self.expand(source, word)).transpose()?;
+        if let (SourceKind::Http(_), Some(text), Some(word)) = (&kind, &checksum, &copy.flags.checksum) {
+            Checksum::parse(text).map_err(|error| PlanError::at(source, word.span, error.to_string()))?;
+        }
+        Ok(Some(RemoteSource { url: path.to_owned(), checksum, keep_git_dir: copy.flags.keep_git_dir }))
     }
 
     fn copy_origin(&mut self, source: &Arc<Source>, copy: &Copy) -> Result<CopyOrigin, PlanError> {
@@ -108,31 +142,20 @@ impl Walk<'_, '_> {
     }
 }
 
-fn refuse_copy_flags(
+/// Flags that only some remote sources know.
+fn check_remote_flags(
     source: &Arc<Source>,
     instruction: &Instruction,
     copy: &Copy,
-    keyword: &str,
+    remote: &[RemoteSource],
 ) -> Result<(), PlanError> {
     let flags = &copy.flags;
-    let used = [("checksum", flags.checksum.is_some()), ("keep-git-dir", flags.keep_git_dir.is_some())];
-    if let Some((name, _)) = used.iter().find(|(_, used)| *used) {
-        let span =
-            flags.spans.iter().find(|(known, _)| known == name).map_or(instruction.span, |(_, span)| *span);
-        return Err(PlanError::unsupported(source, span, &format!("{keyword} --{name}")));
+    let at = |name: &str| {
+        flags.spans.iter().find(|(known, _)| *known == name).map_or(instruction.span, |(_, span)| *span)
+    };
+    if flags.checksum.is_some() && remote.is_empty() {
+        let message = "checksum requires an HTTP(S) or Git source";
+        return Err(PlanError::at(source, at("checksum"), message));
     }
     Ok(())
-}
-
-fn refuse_remote(source: &Arc<Source>, word: &Word, path: &str, add: bool) -> Result<(), PlanError> {
-    let lower = path.to_ascii_lowercase();
-    let http = lower.starts_with("http://") || lower.starts_with("https://");
-    let git = lower.starts_with("git@") || lower.starts_with("git://") || lower.starts_with("ssh://");
-    match (http || git, add) {
-        (false, _) => Ok(()),
-        (true, true) => Err(PlanError::unsupported(source, word.span, "ADD from a URL or git repository")),
-        (true, false) => {
-            Err(PlanError::at(source, word.span, "source can't be a URL for COPY").help("use ADD"))
-        }
-    }
 }

@@ -1,0 +1,197 @@
+//! Contexts that lie elsewhere: git repositories and downloads become directories first.
+
+use std::fs::File;
+use std::io::{Cursor, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::cancel::Cancel;
+use crate::context::{self, ContextSpec, MainContext};
+use crate::event::{Event, Events, Outcome, VertexId, VertexKind};
+use crate::remote::{self, GitUrl, HttpFile, HttpUrl, RemoteError, SourceKind};
+use crate::steps::remote::Remotes;
+use crate::store::{Store, TempDir};
+
+use super::bases::{self, NamedContext};
+use super::failure::{Failure, FailureKind};
+use super::request::BuildRequest;
+
+/// Opens contexts, bringing them here first where need be.
+pub(super) struct Fetcher<'a> {
+    store: &'a Store,
+    remotes: Arc<Remotes>,
+    events: &'a Events,
+    cancel: &'a Cancel,
+    scratch: Vec<TempDir>,
+}
+
+impl<'a> Fetcher<'a> {
+    pub fn new(store: &'a Store, remotes: Remotes, events: &'a Events, cancel: &'a Cancel) -> Self {
+        Fetcher { store, remotes: Arc::new(remotes), events, cancel, scratch: Vec::new() }
+    }
+
+    /// What steps fetch with, and the directories that must live as long as the build.
+    pub fn finish(self) -> (Arc<Remotes>, Vec<TempDir>) {
+        (self.remotes, self.scratch)
+    }
+
+    fn directory(&mut self) -> Result<PathBuf, Failure> {
+        let dir = self.store.temp_dir()?;
+        let path = dir.path().to_owned();
+        self.scratch.push(dir);
+        Ok(path)
+    }
+
+    /// Opens the main context, and tells its own time if it has one: that of a git context's commit,
+    /// or of a download.
+    pub fn main(
+        &mut self,
+        request: &BuildRequest,
+        stdin: &mut (dyn Read + Send),
+    ) -> Result<(MainContext, Option<i64>), Failure> {
+        let mut spec = ContextSpec {
+            path: request.context.clone(),
+            dockerfile: request.dockerfile.clone(),
+            dockerfile_text: None,
+            cwd: request.cwd.clone(),
+        };
+        if let Some(url) = spec.dockerfile.as_deref().filter(|_| spec.path != "-") {
+            spec.dockerfile_text = self.remote_dockerfile(url, &spec.cwd)?;
+        }
+        let is_here = spec.path == "-" || spec.cwd.join(&spec.path).exists();
+        let kind = if is_here { SourceKind::None } else { context_source(&spec.path)? };
+        let scratch = self.directory()?;
+        match kind {
+            SourceKind::None => Ok((context::open_main(&spec, stdin, &scratch)?, None)),
+            SourceKind::Git(url) => {
+                let keep = request.build_args.iter().rev();
+                let keep = keep.into_iter().find(|(name, _)| name == "BUILDKIT_CONTEXT_KEEP_GIT_DIR");
+                let keep = keep.is_some_and(|(_, value)| matches!(value.as_str(), "1" | "true"));
+                let (tree, time) = self.checkout(url, keep, &scratch)?;
+                Ok((context::open_tree(&tree, &spec)?, Some(time)))
+            }
+            SourceKind::Http(url) => {
+                let file = self.download(&url)?;
+                let mut stream = open(&file)?;
+                let shown = remote::without_credentials(&spec.path);
+                let spec = ContextSpec { path: "-".into(), ..spec };
+                let main = context::open_main(&spec, &mut stream, &scratch)
+                    .map_err(|error| Failure::new(FailureKind::Context, format!("{shown}: {error}")))?;
+                Ok((main, file.last_modified))
+            }
+        }
+    }
+
+    /// `-f URL`
+    fn remote_dockerfile(&self, url: &str, cwd: &Path) -> Result<Option<Vec<u8>>, Failure> {
+        if cwd.join(url).exists() {
+            return Ok(None);
+        }
+        let SourceKind::Http(url) = context_source(url)? else { return Ok(None) };
+        let mut text = Vec::new();
+        let file = self.download(&url)?;
+        open(&file)?.read_to_end(&mut text).map_err(|error| {
+            Failure::new(FailureKind::Store, format!("cannot read {}: {error}", file.path.display()))
+        })?;
+        Ok(Some(text))
+    }
+
+    /// Opens a value of `--build-context`. A downloaded archive is unpacked; any other download is a
+    /// directory with that one file.
+    pub fn named(&mut self, value: &str, cwd: &Path) -> Result<NamedContext, Failure> {
+        if cwd.join(value).exists() {
+            return bases::classify(value, cwd);
+        }
+        match context_source(value)? {
+            SourceKind::None => bases::classify(value, cwd),
+            SourceKind::Git(url) => {
+                let scratch = self.directory()?;
+                let (tree, _) = self.checkout(url, false, &scratch)?;
+                Ok(NamedContext::Files(tree))
+            }
+            SourceKind::Http(url) => {
+                let file = self.download(&url)?;
+                let scratch = self.directory()?.join("files");
+                if crate::steps::add::is_archive(open(&file)?) {
+                    context::unpack_archive(open(&file)?, &scratch)?;
+                } else {
+                    let name = scratch.join(&file.name);
+                    let copied = std::fs::create_dir(&scratch)
+                        .and_then(|()| std::fs::copy(&file.path, &name))
+                        .and_then(|_| std::fs::set_permissions(&name, private()));
+                    copied.map_err(|error| {
+                        Failure::new(FailureKind::Store, format!("cannot write {}: {error}", name.display()))
+                    })?;
+                }
+                Ok(NamedContext::Files(scratch))
+            }
+        }
+    }
+
+    fn checkout(&self, url: GitUrl, keep: bool, dir: &Path) -> Result<(PathBuf, i64), Failure> {
+        let title = format!("load git source {url}");
+        self.vertex(title, |_| {
+            let source = self.remotes.git_source(url, keep);
+            let resolved = self.remotes.resolve(&source, self.cancel)?;
+            let dir = dir.join("git");
+            std::fs::create_dir(&dir).map_err(|source| RemoteError::Io {
+                action: "create",
+                path: dir.clone(),
+                source,
+            })?;
+            self.remotes.checkout(&source, &resolved, &dir, self.cancel)
+        })
+    }
+
+    fn download(&self, url: &HttpUrl) -> Result<HttpFile, Failure> {
+        self.vertex(format!("load remote build context {url}"), |vertex| {
+            let item = url.to_string();
+            let progress = |current, total| {
+                self.events.send(Event::Progress { vertex, item: item.clone(), current, total });
+            };
+            self.remotes.download(url, None, &progress, self.cancel)
+        })
+    }
+
+    fn vertex<T>(
+        &self,
+        title: String,
+        work: impl FnOnce(VertexId) -> Result<T, RemoteError>,
+    ) -> Result<T, Failure> {
+        let vertex = self.events.add(VertexKind::Internal, title);
+        self.events.send(Event::Started { vertex });
+        let begun = Instant::now();
+        let result = work(vertex);
+        let outcome = match &result {
+            Ok(_) => Outcome::Done,
+            Err(error) => Outcome::Failed(error.to_string()),
+        };
+        self.events.send(Event::Finished { vertex, outcome, elapsed: begun.elapsed() });
+        result.map_err(failure)
+    }
+}
+
+fn private() -> std::fs::Permissions {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::Permissions::from_mode(0o600)
+}
+
+fn context_source(text: &str) -> Result<SourceKind, Failure> {
+    remote::context_source(text).map_err(failure)
+}
+
+fn failure(error: RemoteError) -> Failure {
+    let kind = if error.is_cancelled() { FailureKind::Interrupted } else { FailureKind::Context };
+    Failure::new(kind, error.to_string())
+}
+
+fn open(file: &HttpFile) -> Result<Box<dyn Read + Send>, Failure> {
+    if file.size == 0 {
+        return Ok(Box::new(Cursor::new(Vec::new())));
+    }
+    let opened = File::open(&file.path).map_err(|error| {
+        Failure::new(FailureKind::Store, format!("cannot read {}: {error}", file.path.display()))
+    })?;
+    Ok(Box::new(opened))
+}

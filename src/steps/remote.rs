@@ -1,0 +1,317 @@
+//! `ADD` from URLs and git repositories, and contexts that lie elsewhere.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use crate::cancel::Cancel;
+use crate::context::ignore::{IgnoreRules, PatternSet};
+use crate::context::{ContextError, FileInfo, FileKind, FileSource, LocalContext, Missing, Opened};
+use crate::digest::{Digest, Hasher};
+use crate::plan::RemoteSource;
+use crate::registry::ProxyOptions;
+use crate::remote::{
+    Checksum, Git, GitAuth, GitOptions, GitSource, GitUrl, HttpAuth, HttpClient, HttpFile, HttpOptions,
+    HttpRequest, HttpUrl, RemoteError, Resolved, SourceKind, add_source,
+};
+use crate::store::Store;
+
+use super::copy::{self, CopyError, Selected};
+use super::mount::Secret;
+use super::place::Selection;
+
+/// What a downloaded file gets (the reference's `llb.HTTP`).
+const DOWNLOAD_MODE: u32 = 0o600;
+
+/// How things elsewhere are reached.
+#[derive(Clone, Debug, Default)]
+pub struct RemoteOptions {
+    /// Proxies.
+    pub proxy: Option<ProxyOptions>,
+    /// The caller's `PATH`, to find git.
+    pub search_path: Option<OsString>,
+    /// Host keys that ssh accepts.
+    pub known_hosts: Option<PathBuf>,
+    /// The agent that ssh may ask.
+    pub ssh_agent: Option<PathBuf>,
+}
+
+/// Downloads and check-outs of one build.
+pub struct Remotes {
+    store: Store,
+    options: RemoteOptions,
+    secrets: BTreeMap<String, Secret>,
+    http: OnceLock<HttpClient>,
+    git: OnceLock<Git>,
+}
+
+/// A remote source, looked up: enough for a cache key.
+pub enum Found {
+    /// A download.
+    File {
+        /// As written.
+        url: String,
+        /// The file.
+        file: HttpFile,
+    },
+    /// A commit, not checked out yet.
+    Commit {
+        /// As written.
+        url: String,
+        /// What is wanted of it.
+        source: Box<GitSource>,
+        /// The commit.
+        resolved: Resolved,
+    },
+}
+
+impl Remotes {
+    /// Nothing is contacted before it is asked for.
+    pub fn new(store: Store, options: RemoteOptions, secrets: BTreeMap<String, Secret>) -> Self {
+        Remotes { store, options, secrets, http: OnceLock::new(), git: OnceLock::new() }
+    }
+
+    /// A secret's text, by one of several names.
+    fn secret(&self, names: &[String]) -> Option<String> {
+        let secret = names.iter().find_map(|name| self.secrets.get(name))?;
+        Some(String::from_utf8_lossy(&secret.0).trim().to_owned())
+    }
+
+    /// Downloads a file, or finds that the copy in the store still holds. Who asks is told by the
+    /// secrets `HTTP_AUTH_TOKEN_<host>` and `HTTP_AUTH_HEADER_<host>`.
+    pub fn download(
+        &self,
+        url: &HttpUrl,
+        checksum: Option<&str>,
+        progress: &dyn Fn(u64, Option<u64>),
+        cancel: &Cancel,
+    ) -> Result<HttpFile, RemoteError> {
+        let host = url.host();
+        let token = self.secret(&[format!("HTTP_AUTH_TOKEN_{host}")]).map(HttpAuth::Bearer);
+        let auth = self.secret(&[format!("HTTP_AUTH_HEADER_{host}")]).map(HttpAuth::Header).or(token);
+        let checksum = checksum.map(Checksum::parse).transpose()?;
+        let client = match self.http.get() {
+            Some(client) => client,
+            None => {
+                let proxy = self.options.proxy.clone();
+                let client = HttpClient::new(&HttpOptions { proxy, ..HttpOptions::default() })?;
+                self.http.get_or_init(|| client)
+            }
+        };
+        let request = HttpRequest { url: url.clone(), checksum, auth };
+        client.fetch(&self.store, &request, progress, cancel)
+    }
+
+    fn git(&self) -> &Git {
+        self.git.get_or_init(|| {
+            Git::new(GitOptions {
+                search_path: self.options.search_path.clone(),
+                proxy: self.options.proxy.clone(),
+                ssh_agent: self.options.ssh_agent.clone(),
+                known_hosts: self.options.known_hosts.clone(),
+                ..GitOptions::default()
+            })
+        })
+    }
+
+    /// A git source with whoever asks: `GIT_AUTH_TOKEN`, `GIT_AUTH_HEADER`, also with `.<host>`.
+    pub fn git_source(&self, url: GitUrl, keep_git_dir: bool) -> GitSource {
+        let names = |name: &str| [format!("{name}.{}", url.host()), name.to_owned()];
+        let token = self.secret(&names("GIT_AUTH_TOKEN")).map(|token| GitAuth::Token { user: None, token });
+        let auth = self.secret(&names("GIT_AUTH_HEADER")).map(GitAuth::Header).or(token);
+        let keep_git_dir = url.keep_git_dir.unwrap_or(keep_git_dir);
+        GitSource { url, keep_git_dir, auth }
+    }
+
+    /// Finds the commit of a source.
+    pub fn resolve(&self, source: &GitSource, cancel: &Cancel) -> Result<Resolved, RemoteError> {
+        self.git().resolve(&self.store, source, cancel)
+    }
+
+    /// Checks a commit out below the empty directory `dir`; gives the tree's directory and the
+    /// commit's time.
+    pub fn checkout(
+        &self,
+        source: &GitSource,
+        resolved: &Resolved,
+        dir: &Path,
+        cancel: &Cancel,
+    ) -> Result<(PathBuf, i64), RemoteError> {
+        let checkout = self.git().checkout(&self.store, source, resolved, dir, cancel)?;
+        Ok((checkout.tree, checkout.commit_time))
+    }
+
+    /// Looks a source of `ADD` up.
+    pub fn find(
+        &self,
+        wanted: &RemoteSource,
+        progress: &dyn Fn(u64, Option<u64>),
+        cancel: &Cancel,
+    ) -> Result<Found, RemoteError> {
+        let url = wanted.url.clone();
+        match add_source(&url)? {
+            SourceKind::Git(mut git) => {
+                if let Some(checksum) = &wanted.checksum {
+                    git.checksum = Some(checksum.to_lowercase());
+                }
+                let source = self.git_source(git, wanted.keep_git_dir.unwrap_or(false));
+                let resolved = self.resolve(&source, cancel)?;
+                Ok(Found::Commit { url, source: Box::new(source), resolved })
+            }
+            SourceKind::Http(http) => {
+                let file = self.download(&http, wanted.checksum.as_deref(), progress, cancel)?;
+                Ok(Found::File { url, file })
+            }
+            SourceKind::None => {
+                let http = HttpUrl::parse(&url)?;
+                let file = self.download(&http, wanted.checksum.as_deref(), progress, cancel)?;
+                Ok(Found::File { url, file })
+            }
+        }
+    }
+}
+
+impl Found {
+    /// As written, for messages.
+    pub fn url(&self) -> &str {
+        match self {
+            Found::File { url, .. } | Found::Commit { url, .. } => url,
+        }
+    }
+
+    /// What it is, for the cache key: the content of a file and its name, or a commit and what is
+    /// taken of it. Where it comes from does not count.
+    pub fn digest(&self) -> Digest {
+        let mut hasher = Hasher::new();
+        match self {
+            Found::File { file, .. } => {
+                hasher.field(b"http");
+                hasher.field(file.digest.raw());
+                hasher.field(file.name.as_bytes());
+                hasher.update(&file.last_modified.unwrap_or(0).to_le_bytes());
+            }
+            Found::Commit { source, resolved, .. } => {
+                hasher.field(b"git");
+                hasher.field(source.cache_key(resolved).as_bytes());
+            }
+        }
+        hasher.finish()
+    }
+
+    /// Its files as something that was selected; a commit is checked out below `dir`.
+    pub fn files(
+        &self,
+        remotes: &Remotes,
+        dir: &Path,
+        cancel: &Cancel,
+    ) -> Result<Selected, RemoteFilesError> {
+        match self {
+            Found::File { url, file } => Ok(download_selected(url, file)),
+            Found::Commit { url, source, resolved } => {
+                let (tree, _) = remotes.checkout(source, resolved, dir, cancel)?;
+                let files = LocalContext::open(&tree, IgnoreRules::none())
+                    .map_err(|source| ContextError::Read { path: tree, source })
+                    .map_err(CopyError::from)?;
+                let none = |infos: &[FileInfo]| Ok(vec![None; infos.len()]);
+                Ok(copy::select_path("/", url, Arc::new(files), &none)?)
+            }
+        }
+    }
+}
+
+/// Why remote files could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteFilesError {
+    /// Fetching.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// Reading what was fetched.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+}
+
+fn download_selected(url: &str, file: &HttpFile) -> Selected {
+    let info = FileInfo {
+        path: file.name.clone().into_bytes(),
+        kind: FileKind::File { size: file.size },
+        mode: DOWNLOAD_MODE,
+        uid: 0,
+        gid: 0,
+        mtime: (file.last_modified.unwrap_or(0), 0),
+        ino: 0,
+        dev: 0,
+        nlink: 1,
+        ctime: (0, 0),
+        xattrs: Vec::new(),
+    };
+    let source = Arc::new(Download { path: file.path.clone(), info: info.clone() });
+    let name = info.path.clone();
+    Selected {
+        pattern: url.to_owned(),
+        source,
+        selections: vec![Selection { name: name.clone(), is_dir: false, files: vec![info], strip: 0 }],
+        digests: vec![vec![Some(file.digest)]],
+        place: name,
+    }
+}
+
+/// One downloaded file as a source of files.
+struct Download {
+    path: PathBuf,
+    info: FileInfo,
+}
+
+impl Download {
+    fn missing(&self, path: &[u8]) -> ContextError {
+        ContextError::NotFound { root: self.path.clone(), path: path.to_vec() }
+    }
+}
+
+impl FileSource for Download {
+    fn root(&self) -> &Path {
+        &self.path
+    }
+
+    fn stat(&self, path: &[u8]) -> Result<Option<FileInfo>, ContextError> {
+        Ok((path == self.info.path).then(|| self.info.clone()))
+    }
+
+    fn resolve(&self, path: &[u8]) -> Result<Option<FileInfo>, ContextError> {
+        self.stat(path)
+    }
+
+    fn list(&self, path: &[u8], _: Option<&PatternSet>) -> Result<Vec<FileInfo>, ContextError> {
+        Ok(self.stat(path)?.into_iter().collect())
+    }
+
+    fn select(
+        &self,
+        path: &[u8],
+        _: &PatternSet,
+        _: Option<&PatternSet>,
+    ) -> Result<Vec<FileInfo>, ContextError> {
+        Err(self.missing(path))
+    }
+
+    fn glob(&self, _: &[u8]) -> Result<Vec<Vec<u8>>, ContextError> {
+        Ok(Vec::new())
+    }
+
+    fn open(&self, path: &[u8]) -> Result<Opened, ContextError> {
+        if path != self.info.path {
+            return Err(self.missing(path));
+        }
+        let failed = |source| ContextError::Read { path: self.path.clone(), source };
+        File::open(&self.path).map(Opened::File).map_err(failed)
+    }
+
+    fn nearest(&self, _: &[u8]) -> Vec<Vec<u8>> {
+        Vec::new()
+    }
+
+    fn why_missing(&self, _: &[u8]) -> Missing {
+        Missing::NotThere { nearest: Vec::new() }
+    }
+}
