@@ -199,7 +199,10 @@ fn facts(entry: &mut tar::Entry<'_, &[u8]>) -> Result<Map<String, Value>, Wrong>
         let target = entry.link_name_bytes().unwrap_or_default();
         facts.insert("target".into(), String::from_utf8_lossy(&target).into());
     }
-    let xattrs = xattrs(entry)?;
+    let (xattrs, precise) = extensions(entry)?;
+    if let Some(seconds) = precise {
+        facts.insert("mtime".into(), seconds.into());
+    }
     if !xattrs.is_empty() {
         facts.insert("xattrs".into(), xattrs.into());
     }
@@ -215,17 +218,21 @@ fn facts(entry: &mut tar::Entry<'_, &[u8]>) -> Result<Map<String, Value>, Wrong>
     Ok(facts)
 }
 
-fn xattrs(entry: &mut tar::Entry<'_, &[u8]>) -> Result<Map<String, Value>, Wrong> {
-    let mut found = Map::new();
+/// What a pax header adds: extended attributes (values in hexadecimal) and the time of change.
+fn extensions(entry: &mut tar::Entry<'_, &[u8]>) -> Result<(Map<String, Value>, Option<i64>), Wrong> {
+    let (mut found, mut mtime) = (Map::new(), None);
     for extension in entry.pax_extensions().map_err(wrong)?.into_iter().flatten() {
         let extension = extension.map_err(wrong)?;
-        if let Some(name) = extension.key().ok().and_then(|key| key.strip_prefix("SCHILY.xattr.")) {
+        if extension.key() == Ok("mtime") {
+            let text = extension.value().map_err(wrong)?;
+            mtime = text.parse::<f64>().ok().map(|seconds| seconds.floor() as i64);
+        } else if let Some(name) = extension.key().ok().and_then(|key| key.strip_prefix("SCHILY.xattr.")) {
             let hex: String = extension.value_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
             found.insert(name.into(), hex.into());
         }
     }
     found.sort_keys();
-    Ok(found)
+    Ok((found, mtime))
 }
 
 /// A path without leading, doubled and trailing slashes.
