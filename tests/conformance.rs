@@ -184,7 +184,8 @@ fn differences(expected: &Value, found: &Value) -> Vec<String> {
             if part == "tree" && left.is_object() && right.is_object() {
                 for fact in keys(left, right) {
                     // Times, contents and their digests count where the case gives them.
-                    if left[&fact].is_null() && matches!(fact.as_str(), "mtime" | "text" | "size" | "sha256") {
+                    if left[&fact].is_null() && matches!(fact.as_str(), "mtime" | "text" | "size" | "sha256")
+                    {
                         continue;
                     }
                     unequal(&format!("/{key}: {fact}"), &left[&fact], &right[&fact], &mut lines);
@@ -247,9 +248,8 @@ fn images_are_those_of_the_peer() {
         match (wrong.is_empty(), pending.get(&name)) {
             (true, None) => passed += 1,
             (false, Some(_)) => awaited += 1,
-            (true, Some(reason)) => problems.push(format!(
-                "{name} passes now: remove it from testdata/conformance/pending ({reason})"
-            )),
+            (true, Some(reason)) => problems
+                .push(format!("{name} passes now: remove it from testdata/conformance/pending ({reason})")),
             (false, None) => problems.push(format!("{name}:\n      {}", wrong.join("\n      "))),
         }
     }
