@@ -1,0 +1,23 @@
+FROM oven/bun:1.1 AS base
+WORKDIR /usr/src/app
+
+FROM base AS install
+RUN mkdir -p /temp/dev /temp/prod
+COPY package.json bun.lockb /temp/dev/
+COPY package.json bun.lockb /temp/prod/
+RUN cd /temp/dev && bun install --frozen-lockfile
+RUN cd /temp/prod && bun install --frozen-lockfile --production
+
+FROM base AS prerelease
+COPY --from=install /temp/dev/node_modules node_modules
+COPY . .
+ENV NODE_ENV=production
+RUN ["bun", "test"]
+RUN ["bun", "run", "build"]
+
+FROM base
+COPY --from=install /temp/prod/node_modules node_modules
+COPY --from=prerelease ["/usr/src/app/index.ts", "/usr/src/app/package.json", "./"]
+USER bun
+EXPOSE 3000/tcp
+ENTRYPOINT [ "bun", "run", "index.ts" ]

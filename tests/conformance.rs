@@ -1,0 +1,258 @@
+//! Builds every case of testdata/conformance with the real program and compares the image with what a peer
+//! made of the same Dockerfile. testdata/conformance/README.md explains the files of a case.
+//!
+//! `RBUILD_CONFORMANCE=TEXT` runs only the cases whose names contain TEXT.
+
+#[path = "support/flat.rs"]
+mod flat;
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::Value;
+use support::{Done, Lab, base, done, is_root, skip, tool};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/conformance")
+}
+
+fn cases() -> Vec<String> {
+    let entries = fs::read_dir(folder()).expect("cases").flatten();
+    let directories = entries.filter(|entry| entry.path().is_dir());
+    let mut names: Vec<String> =
+        directories.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// Cases that rbuild is known to fail, with the reason: lines `NAME: REASON`.
+fn pending() -> BTreeMap<String, String> {
+    let text = fs::read_to_string(folder().join("pending")).expect("pending");
+    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (name, reason) = line.split_once(": ").unwrap_or_else(|| panic!("pending: {line:?}"));
+            (name.to_owned(), reason.to_owned())
+        })
+        .collect()
+}
+
+fn ready(test: &str) -> bool {
+    let reason = if base("busybox").is_none() || base("debian").is_none() {
+        "tests/setup has not made the base images"
+    } else if !is_root() {
+        "only root can give context files their owners"
+    } else {
+        return true;
+    };
+    skip(test, reason);
+    false
+}
+
+/// Gives the lab's store images `busybox` and `debian`. A named context would not do: it would hide stages
+/// of that name.
+fn tag_bases(lab: &Lab) -> BTreeMap<&'static str, flat::Base> {
+    let mut bases = BTreeMap::from([("scratch", flat::Base::default())]);
+    for name in ["busybox", "debian"] {
+        let context = lab.context(&[("Dockerfile", &format!("FROM {name}\n"))]);
+        let mut args = vec!["build".into(), "-q".into(), "-t".into(), name.to_owned()];
+        args.extend(lab.bases());
+        args.push(context.display().to_string());
+        let done = lab.run(&args);
+        assert!(done.code == 0, "{name} cannot be tagged: {}", done.err);
+        let layout = base(name).expect("a base");
+        bases.insert(name, flat::Base::read(&layout).expect("a readable base"));
+    }
+    bases
+}
+
+/// The context as `regenerate` makes it for the peer.
+fn context(case: &Path, work: &Path) -> PathBuf {
+    let context = work.join("context");
+    if case.join("context").is_dir() {
+        tool("cp", &["-a".as_ref(), case.join("context").as_os_str(), context.as_os_str()]);
+    } else {
+        fs::create_dir(&context).expect("mkdir");
+    }
+    if case.join("Dockerfile").exists() {
+        fs::copy(case.join("Dockerfile"), context.join("Dockerfile")).expect("copy");
+    }
+    // Neither the umask nor the owner of a checkout must decide what a case means.
+    tool("chmod", &["-R".as_ref(), "u=rwX,go=rX".as_ref(), context.as_os_str()]);
+    tool("chown", &["-R".as_ref(), "-h".as_ref(), "0:0".as_ref(), context.as_os_str()]);
+    let prepare = case.join("prepare");
+    if prepare.exists() {
+        let script = done(
+            Command::new("sh").arg("-eu").arg(&prepare).current_dir(&context).output().expect("sh starts"),
+        );
+        assert!(script.code == 0, "{}: {}", prepare.display(), script.err);
+    }
+    context
+}
+
+fn lines(case: &Path, name: &str) -> Vec<String> {
+    let text = fs::read_to_string(case.join(name)).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+fn build(lab: &Lab, case: &Path, work: &Path, layout: &Path) -> Done {
+    let mut command = lab.rbuild();
+    for line in lines(case, "env") {
+        let (name, value) = line.split_once('=').expect("NAME=VALUE");
+        command.env(name, value);
+    }
+    command.current_dir(context(case, work)).args(["build", "--progress=plain", "--pull=never", "-o"]);
+    command.arg(format!("type=oci,tar=false,dest={}", layout.display()));
+    done(command.args(lines(case, "args")).arg(".").output().expect("rbuild starts"))
+}
+
+/// JSON merge patch (RFC 7396): what the patch does not name stays, null removes.
+fn patch(target: &mut Value, change: &Value) {
+    let Some(fields) = change.as_object() else {
+        *target = change.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(serde_json::Map::new());
+    }
+    for (name, value) in fields {
+        if value.is_null() {
+            target.as_object_mut().expect("an object").shift_remove(name);
+        } else {
+            patch(&mut target[name.as_str()], value);
+        }
+    }
+}
+
+/// What is wrong with a case, one line each; nothing if it passes.
+fn run(lab: &Lab, name: &str, bases: &BTreeMap<&str, flat::Base>) -> Vec<String> {
+    let case = folder().join(name);
+    let text = fs::read_to_string(case.join("expect.json")).unwrap_or_default();
+    let mut expected: Value = match serde_json::from_str(&text) {
+        Ok(expected) => expected,
+        Err(error) => return vec![format!("expect.json: {error}")],
+    };
+    if let Some(change) = expected.pointer("/deviation/expect").cloned() {
+        patch(&mut expected, &change);
+    }
+    let work = tempfile::Builder::new().prefix("case-").tempdir_in(lab.path()).expect("tempdir");
+    let layout = work.path().join("layout");
+    let result = build(lab, &case, work.path(), &layout);
+    if result.code < 0 || result.code == 101 || result.err.contains("panicked at") {
+        return vec![format!("crashed ({}): {}", result.code, tail(&result.err))];
+    }
+    match (expected["error"].as_str(), result.code) {
+        (Some(error), 0) => vec![format!("was built, but must fail: {error}")],
+        // "Not supported yet" is not the mistake that the case is about.
+        (Some(error), 8) => vec![format!("not supported; must fail: {error}\n        {}", tail(&result.err))],
+        (Some(_), _) => Vec::new(),
+        (None, 0) => {
+            let base = &bases[expected["base"].as_str().expect("base")];
+            match flat::describe(&layout, base) {
+                Ok(found) => differences(&expected, &found),
+                Err(error) => vec![format!("unreadable image: {error}")],
+            }
+        }
+        (None, code) => vec![format!("failed with {code}: {}", tail(&result.err))],
+    }
+}
+
+fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(12)..].join("\n        ")
+}
+
+fn differences(expected: &Value, found: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    for part in ["layers", "author", "removed"] {
+        unequal(part, &expected[part], &found[part], &mut lines);
+    }
+    let rows = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let (left, right) = (rows(&expected["history"]), rows(&found["history"]));
+    for number in 0..left.len().max(right.len()) {
+        let row = |rows: &[Value]| rows.get(number).cloned().unwrap_or_default();
+        unequal(&format!("history[{number}]"), &row(&left), &row(&right), &mut lines);
+    }
+    for part in ["config", "tree"] {
+        for key in keys(&expected[part], &found[part]) {
+            let (left, right) = (&expected[part][&key], &found[part][&key]);
+            if part == "tree" && left.is_object() && right.is_object() {
+                for fact in keys(left, right) {
+                    // Times, contents and their digests count where the case gives them.
+                    if left[&fact].is_null() && matches!(fact.as_str(), "mtime" | "text" | "size" | "sha256")
+                    {
+                        continue;
+                    }
+                    unequal(&format!("/{key}: {fact}"), &left[&fact], &right[&fact], &mut lines);
+                }
+            } else {
+                unequal(&format!("{part} {key}"), left, right, &mut lines);
+            }
+        }
+    }
+    lines
+}
+
+fn keys(left: &Value, right: &Value) -> Vec<String> {
+    let all = [left, right].into_iter().filter_map(Value::as_object).flat_map(|fields| fields.keys());
+    let mut names: Vec<String> = all.cloned().collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn unequal(what: &str, expected: &Value, found: &Value, lines: &mut Vec<String>) {
+    if expected != found {
+        lines.push(format!("{what}: expected {expected}, found {found}"));
+    }
+}
+
+fn run_all(names: &[String]) -> BTreeMap<String, Vec<String>> {
+    let lab = Lab::new();
+    let bases = tag_bases(&lab);
+    let (next, results) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).clamp(2, 8);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let wrong = run(&lab, name, &bases);
+                    results.lock().expect("lock").insert(name.clone(), wrong);
+                }
+            });
+        }
+    });
+    results.into_inner().expect("lock")
+}
+
+#[test]
+fn images_are_those_of_the_peer() {
+    if !ready("images_are_those_of_the_peer") {
+        return;
+    }
+    let filter = std::env::var("RBUILD_CONFORMANCE").unwrap_or_default();
+    let names: Vec<String> = cases().into_iter().filter(|name| name.contains(&filter)).collect();
+    assert!(names.len() >= 220 || !filter.is_empty(), "only {} cases", names.len());
+    let pending = pending();
+    let mut problems = Vec::new();
+    for name in pending.keys().filter(|name| !folder().join(name).is_dir()) {
+        problems.push(format!("{name} is pending, but there is no such case"));
+    }
+    let (mut passed, mut awaited) = (0, 0);
+    for (name, wrong) in run_all(&names) {
+        match (wrong.is_empty(), pending.get(&name)) {
+            (true, None) => passed += 1,
+            (false, Some(_)) => awaited += 1,
+            (true, Some(reason)) => problems
+                .push(format!("{name} passes now: remove it from testdata/conformance/pending ({reason})")),
+            (false, None) => problems.push(format!("{name}:\n      {}", wrong.join("\n      "))),
+        }
+    }
+    println!("conformance: {passed} of {} cases passed, {awaited} are pending", names.len());
+    assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n"));
+}
