@@ -258,8 +258,10 @@ pub enum CopySource {
 pub struct Heredoc {
     /// The terminator, unquoted; also the file's name in `COPY <<name dir/`.
     pub name: String,
-    /// The lines between, each with its newline (`\n`), leading tabs already stripped for `<<-`.
+    /// The lines between, each with its line end as written, leading tabs already stripped for `<<-`.
     pub body: String,
+    /// The same with its tabs, for a shell that strips them itself.
+    pub raw: String,
     /// Whether variables in the body are expanded (the terminator was not quoted).
     pub expand: bool,
     /// Written as `<<-`.

@@ -146,6 +146,7 @@ fn read_heredocs(arguments: View<'_>, context: &mut Context<'_, '_>) -> Outcome<
         let heredoc = Heredoc {
             name: token.name.clone(),
             body: body.text,
+            raw: body.raw,
             expand: token.expand,
             strip_tabs: token.strip_tabs,
             fd: token.fd,

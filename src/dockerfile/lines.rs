@@ -12,6 +12,8 @@ pub(super) const MAX_LINE: usize = 65_535;
 pub(super) struct Line<'a> {
     pub(super) start: usize,
     pub(super) text: &'a str,
+    /// With what trimming left out at its end: carriage returns.
+    whole: &'a str,
 }
 
 impl Line<'_> {
@@ -34,8 +36,10 @@ pub(super) struct Statement {
 /// The body of a here-document.
 #[derive(Debug)]
 pub(super) struct Body {
-    /// Every line with its newline, leading tabs removed where that was asked for.
+    /// Every line with its line end, leading tabs removed where that was asked for.
     pub(super) text: String,
+    /// The same with its tabs.
+    pub(super) raw: String,
     /// Body and terminator.
     pub(super) span: Span,
 }
@@ -69,7 +73,8 @@ impl<'a> Reader<'a> {
         let length = rest.find('\n').unwrap_or(rest.len());
         let start = self.at;
         self.at = (start + length + 1).min(self.text.len());
-        Some(Line { start, text: rest.get(..length).unwrap_or("").trim_end_matches('\r') })
+        let whole = rest.get(..length).unwrap_or("");
+        Some(Line { start, text: whole.trim_end_matches('\r'), whole })
     }
 
     /// The next instruction's text, `None` at the end.
@@ -129,14 +134,16 @@ impl<'a> Reader<'a> {
     /// Reads the body of a here-document up to its terminator.
     pub(super) fn heredoc(&mut self, name: &str, strip_tabs: bool, word: Span) -> Outcome<Body> {
         let start = self.at;
-        let mut text = String::new();
+        let (mut text, mut raw) = (String::new(), String::new());
+        let strip = |line: &'a str| if strip_tabs { line.trim_start_matches('\t') } else { line };
         while let Some(line) = self.next_line() {
-            let stripped = if strip_tabs { line.text.trim_start_matches('\t') } else { line.text };
-            if stripped == name {
-                return Ok(Body { text, span: Span::new(start, line.start + line.text.len()) });
+            if strip(line.text) == name {
+                return Ok(Body { text, raw, span: Span::new(start, line.start + line.text.len()) });
             }
-            text.push_str(stripped);
-            text.push('\n');
+            for (out, line) in [(&mut text, strip(line.whole)), (&mut raw, line.whole)] {
+                out.push_str(line);
+                out.push('\n');
+            }
         }
         let mut problem = Problem::new(word, format!("unterminated heredoc: no line says just `{name}`"));
         if let Some(plain) = name.split(|c: char| !(c.is_alphanumeric() || c == '_')).next()

@@ -3,7 +3,7 @@
 //! Nothing here trusts the archive: names cannot leave the directory, links are never written
 //! through, deletions take their overlay form, and sizes have limits.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -68,6 +68,8 @@ pub struct Unpacked {
     pub index: LayerIndex,
     /// What could not be put on disk and is in the index only.
     pub notes: Vec<String>,
+    /// Directories that only the paths of other entries speak of.
+    pub implied: HashSet<Vec<u8>>,
 }
 
 /// Unpacks a blob, compressed or not, into the empty directory `dest`.
@@ -162,6 +164,7 @@ fn read(
         by_path: HashMap::new(),
         resolved: HashMap::new(),
         notes: Vec::new(),
+        implied: HashSet::new(),
     };
     while let Some(header) = reader.next()? {
         if work.entries.len() >= options.limits.entries {
@@ -171,8 +174,9 @@ fn read(
     }
     reader.drain()?;
     let uncompressed_size = reader.position();
+    let implied = std::mem::take(&mut work.implied);
     let (index, notes) = work.finish()?;
-    Ok(Unpacked { diff_id: DiffId(watched.hasher.finish()), uncompressed_size, index, notes })
+    Ok(Unpacked { diff_id: DiffId(watched.hasher.finish()), uncompressed_size, index, notes, implied })
 }
 
 struct Work<'a> {
@@ -185,6 +189,7 @@ struct Work<'a> {
     /// Stored directory name to where it really lies.
     resolved: HashMap<Vec<u8>, Vec<u8>>,
     notes: Vec<String>,
+    implied: HashSet<Vec<u8>>,
 }
 
 fn invalid(text: impl Into<String>) -> LayerError {
@@ -252,6 +257,7 @@ impl Work<'_> {
             xattrs: header.xattrs.iter().filter(|(name, _)| belongs_in_images(name)).cloned().collect(),
         };
         let kind = self.kind(header, &path)?;
+        self.implied.remove(&path);
         self.replace(&path, &kind)?;
         let kind = self.put(&path, kind, header, &meta, content)?;
         let offset = if matches!(kind, EntryKind::File { .. }) { header.offset } else { 0 };
@@ -370,6 +376,7 @@ impl Work<'_> {
         if let Some(root) = self.root {
             root.make_dir(path).map_err(|error| LayerError::inside("create", path, error))?;
         }
+        self.implied.insert(path.to_vec());
         self.add(Entry { path: path.to_vec(), kind: EntryKind::Dir, meta, offset: 0 });
         Ok(())
     }

@@ -156,7 +156,9 @@ impl<'a> Builder<'a> {
 
     fn set_globals(&mut self) -> Result<(), PlanError> {
         let (target, build) = (&self.input.platform, &self.input.build_platform);
-        let stage = self.input.target.as_deref().unwrap_or("default");
+        // The name of the last stage where no other is asked for, as the reference's code has it.
+        let last = self.dockerfile.stages.last().and_then(|stage| stage.name());
+        let stage = self.input.target.as_deref().or(last).unwrap_or("default");
         for (name, value) in [
             ("BUILDPLATFORM", build.to_string()),
             ("BUILDOS", build.os.clone()),

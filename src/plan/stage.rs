@@ -519,6 +519,9 @@ impl<'b, 'a> Walk<'b, 'a> {
 
     fn expose(&mut self, source: &Arc<Source>, words: &[Word]) -> Result<(), PlanError> {
         let mut ports = Vec::new();
+        // The reference sorts the words as written; what they expand to keeps that order.
+        let mut words: Vec<&Word> = words.iter().collect();
+        words.sort_by(|a, b| a.text.cmp(&b.text));
         for word in words {
             let expanded = self.expander().words(&word.text, &self.state.scope);
             for text in expanded.map_err(|error| PlanError::at(source, word.span, error.message))? {
@@ -527,8 +530,6 @@ impl<'b, 'a> Walk<'b, 'a> {
                 ports.extend(parsed);
             }
         }
-        ports.sort();
-        ports.dedup();
         self.history(format!("EXPOSE [{}]", ports.join(" ")), None);
         let empty = || serde_json::Value::Object(serde_json::Map::new());
         self.config().exposed_ports.extend(ports.into_iter().map(|port| (port, empty())));

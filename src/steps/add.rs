@@ -42,7 +42,8 @@ pub fn is_archive(reader: impl Read) -> bool {
     let Ok((_, plain)) = decompress(reader) else { return false };
     let mut header = Vec::with_capacity(TAR_BLOCK);
     let complete = plain.take(TAR_BLOCK as u64).read_to_end(&mut header).is_ok();
-    complete && is_tar(&header)
+    // The zeros that end an archive begin an empty one, which the reference does not take for one.
+    complete && is_tar(&header) && header.iter().any(|byte| *byte != 0)
 }
 
 /// Takes the archives out of a source's selections and unpacks them below `scratch`.
@@ -80,13 +81,14 @@ fn unpack(selected: &Selected, path: &[u8], scratch: &Path) -> Result<Unpacked, 
     let options = UnpackOptions { ids: OnDiskIds::AllToSelf, ..UnpackOptions::default() };
     let unpacked =
         layer::unpack(open(&*selected.source, path)?, &dir, &Tree::empty(), &options).map_err(broken)?;
+    let implied = unpacked.implied;
     let entries = unpacked.index.entries;
     let reserved = |entry: &&Entry| matches!(entry.kind, EntryKind::Whiteout | EntryKind::Opaque);
     if let Some(entry) = entries.iter().find(reserved) {
         let entry = String::from_utf8_lossy(&entry.path).into_owned();
         return Err(AddError::Reserved { name, entry });
     }
-    Ok(Unpacked { entries, dir })
+    Ok(Unpacked { entries, dir, implied })
 }
 
 /// Places the entries of archives below the destination, which is always a directory. Links that
@@ -99,11 +101,19 @@ pub fn place(
 ) -> Result<HashMap<Vec<u8>, PathBuf>, PlaceError> {
     let mut content = HashMap::new();
     for archive in archives {
+        placer.for_archive = true;
         let target = placer.resolve_dest()?;
         placer.ensure_dir(&target)?;
         let mut moved: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
         for entry in &archive.entries {
             let path = placer.resolve_entry(&join(&target, &entry.path))?;
+            if archive.implied.contains(&entry.path) {
+                // A directory that the archive never lists: whatever leads to one there stays.
+                let real = placer.resolve_entry(&join(&path, b""))?;
+                placer.ensure_dir(real.strip_suffix(b"/").unwrap_or(&real))?;
+                moved.insert(entry.path.clone(), path);
+                continue;
+            }
             let mut placed = Entry { path: path.clone(), offset: 0, ..entry.clone() };
             if let Some((uid, gid)) = dest.owner {
                 (placed.meta.uid, placed.meta.gid) = (uid, gid);

@@ -294,6 +294,8 @@ pub struct Unpacked {
     pub entries: Vec<Entry>,
     /// Directory holding the files.
     pub dir: std::path::PathBuf,
+    /// Directories that only paths of other entries speak of.
+    pub implied: std::collections::HashSet<Vec<u8>>,
 }
 
 /// Places everything a copy selected.

@@ -75,6 +75,8 @@ pub struct Placer<'a> {
     tree: &'a Tree,
     dest: &'a Destination,
     placed: BTreeMap<PathKey, (Entry, Option<Origin>)>,
+    /// What is being placed comes out of an archive.
+    pub for_archive: bool,
 }
 
 /// A path that sorts in walk order.
@@ -96,7 +98,7 @@ impl Ord for PathKey {
 impl<'a> Placer<'a> {
     /// Copies into `tree`.
     pub fn new(tree: &'a Tree, dest: &'a Destination) -> Self {
-        Placer { tree, dest, placed: BTreeMap::new() }
+        Placer { tree, dest, placed: BTreeMap::new(), for_archive: false }
     }
 
     /// The entries in layer order, each with where its content comes from.
@@ -152,14 +154,23 @@ impl<'a> Placer<'a> {
         Ok(())
     }
 
-    /// Where an archive's entry really lands: links above it that stand in the image are followed.
+    /// Where an archive's entry really lands: links above it that stand in the image are followed
+    /// inside its root, unless the archive itself has put a directory in their place.
     pub fn resolve_entry(&self, path: &[u8]) -> Result<Vec<u8>, PlaceError> {
-        if self.placed.contains_key(&PathKey(path.to_vec())) {
-            return Ok(path.to_vec());
+        let Some(at) = path.iter().rposition(|c| *c == b'/') else { return Ok(path.to_vec()) };
+        let (above, name) = (&path[..at], &path[at + 1..]);
+        let mut real: Vec<u8> = Vec::new();
+        for part in above.split(|c| *c == b'/') {
+            let next = join(&real, part);
+            real = if self.placed_dir(&next) {
+                next
+            } else {
+                self.tree
+                    .resolve(&next)
+                    .map_err(|source| PlaceError::Resolve { dest: self.dest.path.clone(), source })?
+            };
         }
-        self.tree
-            .resolve_parent(path)
-            .map_err(|source| PlaceError::Resolve { dest: self.dest.path.clone(), source })
+        Ok(join(&real, name))
     }
 
     /// Whether a path is a directory below or in what was placed so far.
@@ -262,11 +273,12 @@ impl<'a> Placer<'a> {
         })
     }
 
-    /// A directory nobody described. The reference applies an octal `--chmod` here as well.
+    /// A directory nobody described. The reference makes it with the bits of an octal `--chmod`, of
+    /// which its umask leaves these; for archives the flag counts for nothing.
     fn made_up(&self) -> Metadata {
         let (uid, gid) = self.dest.owner.unwrap_or((0, 0));
         let mode = match &self.dest.chmod {
-            Some(chmod) if chmod.is_octal() => chmod.apply(0o755, true),
+            Some(chmod) if chmod.is_octal() && !self.for_archive => chmod.apply(0o755, true) & 0o755,
             _ => 0o755,
         };
         Metadata { mode, uid, gid, mtime: self.dest.made_up_time, xattrs: Vec::new() }

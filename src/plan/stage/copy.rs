@@ -29,6 +29,9 @@ impl Walk<'_, '_> {
         let mut remote = Vec::new();
         let chown = copy.flags.chown.as_ref().map(|word| self.expand(source, word)).transpose()?;
         let chmod = copy.flags.chmod.as_ref().map(|word| self.expand(source, word)).transpose()?;
+        if copy.flags.parents {
+            shown.push_str(" --parents");
+        }
         for (flag, value) in [("chown", &chown), ("chmod", &chmod)] {
             if let Some(value) = value {
                 shown.push_str(&format!(" --{flag}={value}"));

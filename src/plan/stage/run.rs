@@ -25,14 +25,13 @@ impl Walk<'_, '_> {
         let mounts = self.mounts(source, &run.mounts)?;
         let network = self.run_network(source, run)?;
         let (argv, scripts) = self.run_command(run);
+        // Both cases are set; one that is declared comes with the others.
         let proxies = self.builder.input.build_args.iter().filter(|(name, _)| is_proxy(name));
         let proxy_env = proxies
             .flat_map(|(name, value)| {
                 [(name.to_uppercase(), value.clone()), (name.to_lowercase(), value.clone())]
             })
-            .filter(|(name, _)| {
-                !self.state.declared.iter().any(|declared| declared.eq_ignore_ascii_case(name))
-            })
+            .filter(|(name, _)| self.state.scope.value(name).is_none())
             .collect();
         let created_by = format!("RUN {}{} # buildkit", self.arguments_shown(), argv.join(" "));
         let step = RunStep {
@@ -141,8 +140,8 @@ impl Walk<'_, '_> {
             return (self.in_shell(&only.body), Vec::new());
         }
         let mut whole = text.clone();
-        for Heredoc { name, body, .. } in &run.heredocs {
-            whole.push_str(&format!("\n{body}{name}"));
+        for Heredoc { name, raw, .. } in &run.heredocs {
+            whole.push_str(&format!("\n{raw}{name}"));
         }
         (self.in_shell(&whole), Vec::new())
     }
