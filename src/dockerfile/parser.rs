@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::ast::{Dockerfile, Instruction, InstructionKind, Stage, Warning};
+use super::directives;
 use super::error::{Outcome, ParseErrors, Problem};
 use super::instruction::{self, Context, Parsed};
 use super::lines::{Line, MAX_LINE, Reader, Statement};
-use super::directives;
 use super::source::{Source, Span};
 
 /// So many mistakes are reported at most; what follows them is rarely news.
