@@ -1,6 +1,6 @@
 //! From a request to an image: context, Dockerfile, plan, solve, image, outputs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use crate::steps::run::{RunError, RunSettings};
 use crate::store::{Store, TempDir};
 
 use super::bases::{self, Bases, NamedContext, RegistryAccess};
+use super::check;
 use super::failure::{Failure, FailureKind};
 use super::outputs;
 use super::request::{BuildOutcome, BuildRequest, CompressionAlgorithm, CompressionChoice};
@@ -61,6 +62,15 @@ struct Prepared {
     named: BTreeMap<String, NamedContext>,
     warnings: Vec<String>,
     _scratch: TempDir,
+}
+
+/// A request as far as it is read: no image has been looked for.
+pub(super) struct Opened {
+    pub(super) main: MainContext,
+    pub(super) dockerfile: Dockerfile,
+    pub(super) named: BTreeMap<String, NamedContext>,
+    /// Where an archive on standard input was unpacked.
+    pub(super) scratch: TempDir,
 }
 
 impl Engine {
@@ -163,6 +173,21 @@ impl Engine {
         events: &Events,
         cancel: &Cancel,
     ) -> Result<Prepared, Failure> {
+        let Opened { main, dockerfile, named, scratch } = self.open_request(request, stdin)?;
+        let bases = self.bases(request, &named, events, cancel);
+        let input = plan_input(request, &named)?;
+        let mut configs = plan::BaseConfigs::new();
+        let plan = plan_with_bases(&dockerfile, &input, &bases, &mut configs, cancel)?;
+        let warnings = check::refuse_violations(&main, &dockerfile, &input, &configs, &plan, events)?;
+        Ok(Prepared { main, plan, bases, named, warnings, _scratch: scratch })
+    }
+
+    /// Reads the context, the Dockerfile and what named contexts are.
+    pub(super) fn open_request(
+        &self,
+        request: &BuildRequest,
+        stdin: &mut (dyn Read + Send),
+    ) -> Result<Opened, Failure> {
         let scratch = self.store.temp_dir()?;
         let spec = ContextSpec {
             path: request.context.clone(),
@@ -175,6 +200,17 @@ impl Engine {
         for (name, value) in &request.build_contexts {
             named.insert(name.to_lowercase(), bases::classify(value, &request.cwd)?);
         }
+        Ok(Opened { main, dockerfile, named, scratch })
+    }
+
+    /// Where the images of a request come from.
+    pub(super) fn bases(
+        &self,
+        request: &BuildRequest,
+        named: &BTreeMap<String, NamedContext>,
+        events: &Events,
+        cancel: &Cancel,
+    ) -> Bases {
         let images = named
             .iter()
             .filter_map(|(name, context)| match context {
@@ -184,11 +220,7 @@ impl Engine {
             .collect();
         let mut access = self.options.registries.clone();
         access.insecure.extend(request.insecure_registries.iter().cloned());
-        let bases = Bases::new(&self.store, events, cancel, request.pull, access, images, &request.cwd);
-        let input = plan_input(request, &named)?;
-        let plan = plan_with_bases(&dockerfile, &input, &bases, cancel)?;
-        let warnings = report_warnings(&dockerfile, &plan, events);
-        Ok(Prepared { main, plan, bases, named, warnings, _scratch: scratch })
+        Bases::new(&self.store, events, cancel, request.pull, access, images, &request.cwd)
     }
 
     fn run_settings(&self, request: &BuildRequest, plan: &Plan) -> RunSettings {
@@ -297,7 +329,10 @@ fn parse(main: &MainContext) -> Result<Dockerfile, Failure> {
         .at(&parsed.source, syntax.span))
 }
 
-fn plan_input(request: &BuildRequest, named: &BTreeMap<String, NamedContext>) -> Result<PlanInput, Failure> {
+pub(super) fn plan_input(
+    request: &BuildRequest,
+    named: &BTreeMap<String, NamedContext>,
+) -> Result<PlanInput, Failure> {
     let host = Platform::host();
     let platform = match &request.platform {
         Some(text) => {
@@ -317,43 +352,22 @@ fn plan_input(request: &BuildRequest, named: &BTreeMap<String, NamedContext>) ->
 }
 
 /// Asks for a plan until every config it needs is known.
-fn plan_with_bases(
+pub(super) fn plan_with_bases(
     dockerfile: &Dockerfile,
     input: &PlanInput,
     bases: &Bases,
+    configs: &mut plan::BaseConfigs,
     cancel: &Cancel,
 ) -> Result<Plan, Failure> {
-    let mut configs = plan::BaseConfigs::new();
     loop {
         if cancel.is_cancelled() {
             return Err(Failure::new(FailureKind::Interrupted, "canceled"));
         }
-        match plan::plan(dockerfile, input, &configs)? {
+        match plan::plan(dockerfile, input, configs)? {
             Planned::Ready(plan) => return Ok(*plan),
-            Planned::NeedsImages(requests) => bases.resolve_all(&requests, &mut configs)?,
+            Planned::NeedsImages(requests) => bases.resolve_all(&requests, configs)?,
         }
     }
-}
-
-fn report_warnings(dockerfile: &Dockerfile, plan: &Plan, events: &Events) -> Vec<String> {
-    let mut seen = BTreeSet::new();
-    let parser = dockerfile.warnings.iter().map(|warning| {
-        (Some(warning.rule), warning.message.clone(), Some((dockerfile.source.clone(), warning.span)))
-    });
-    let planner =
-        plan.warnings.iter().map(|warning| (warning.rule, warning.message.clone(), warning.place.clone()));
-    let mut texts = Vec::new();
-    for (rule, message, place) in parser.chain(planner) {
-        let location = place.map(|(source, span)| {
-            let at = source.location(span.start);
-            format!("{}:{}", source.name(), at.line)
-        });
-        if seen.insert((rule, message.clone(), location.clone())) {
-            texts.push(message.clone());
-            events.send(Event::Warning { message, location, rule });
-        }
-    }
-    texts
 }
 
 fn contexts(

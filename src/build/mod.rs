@@ -5,6 +5,7 @@
 //! that a name points at an image only after all of it is in the store and all outputs are written.
 
 mod bases;
+mod check;
 mod engine;
 mod failure;
 mod outputs;
@@ -12,6 +13,7 @@ mod request;
 mod run;
 
 pub use bases::RegistryAccess;
+pub use check::{Checked, FixedFile};
 pub use engine::{Engine, EngineOptions};
 pub use failure::{Failure, FailureKind};
 pub use request::{

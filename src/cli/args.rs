@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
+use super::check::{CallArgs, CheckArgs};
+
 const AFTER: &str = "\
 `rbuild [OPTIONS] PATH` is short for `rbuild build [OPTIONS] PATH`, so `alias docker=rbuild` works for builds.
 
@@ -28,6 +30,8 @@ pub(super) enum Command {
     Build(Box<BuildArgs>),
     /// Show what a build would do, as text, dot or JSON
     Plan(Box<PlanArgs>),
+    /// Check a Dockerfile, and set right what can be
+    Check(Box<CheckArgs>),
     /// Run a command in an image of the store
     Run(RunArgs),
     /// List the images of the store
@@ -150,6 +154,8 @@ pub(super) struct BuildArgs {
     #[arg(long, value_name = "N", help_heading = "RUN")]
     pub jobs: Option<usize>,
     #[command(flatten)]
+    pub call: CallArgs,
+    #[command(flatten)]
     pub later: LaterArgs,
 }
 
@@ -178,10 +184,6 @@ pub(super) struct LaterArgs {
     pub allow: Vec<String>,
     #[arg(long, hide = true)]
     pub annotation: Vec<String>,
-    #[arg(long, hide = true)]
-    pub call: Option<String>,
-    #[arg(long, hide = true)]
-    pub check: bool,
     #[arg(long = "cgroup-parent", hide = true)]
     pub cgroup_parent: Option<String>,
     #[arg(short = 'm', long, hide = true)]
@@ -228,8 +230,6 @@ impl LaterArgs {
             ("--ssh", !self.ssh.is_empty(), ""),
             ("--allow", !self.allow.is_empty(), ""),
             ("--annotation", !self.annotation.is_empty(), ""),
-            ("--call", self.call.as_deref().is_some_and(|value| value != "build"), ""),
-            ("--check", self.check, "`rbuild plan` shows the warnings of a Dockerfile"),
             ("--cgroup-parent", self.cgroup_parent.is_some(), limits),
             ("--memory", self.memory.is_some(), limits),
             ("--memory-swap", self.memory_swap.is_some(), limits),
@@ -401,8 +401,6 @@ mod tests {
             "--ssh default",
             "--allow x",
             "--annotation a=b",
-            "--call check",
-            "--check",
             "--cgroup-parent x",
             "--memory 1g",
             "-m 1g",

@@ -6,6 +6,7 @@
 
 mod args;
 mod build;
+mod check;
 mod environment;
 mod images;
 mod render;
@@ -116,6 +117,7 @@ fn dispatch(cli: Cli, env: Environment, mode: IdMode, user: RealUser) -> Result<
     let session = Session { env, mode, user, cancel, root };
     match cli.command {
         Command::Build(args) => build::build(&session, *args),
+        Command::Check(args) => check::check(&session, *args),
         Command::Plan(args) => build::plan(&session, *args),
         Command::Run(args) => run::run(&session, args),
         Command::Images(args) => images::images(&session, &args),

@@ -76,7 +76,8 @@ fn start(stages: &Stages<'_>, index: usize, states: &[State], findings: &mut Fin
             let base = states.get(*base).cloned().unwrap_or_default();
             State { args: Vec::new(), secrets: Vec::new(), ssh: Vec::new(), caches: Vec::new(), ..base }
         }
-        Base::Scratch | Base::Context => fresh,
+        Base::Scratch => fresh,
+        Base::Context => State::default(),
         Base::Image(name) => match stages.config(name, line.platform.as_ref()) {
             None => State::default(),
             Some(image) => {
