@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::dockerfile::{Dockerfile, Expander, InstructionKind, Span};
-use crate::image::{ImageConfig, Platform};
+use crate::image::{ImageConfig, Platform, Reference};
 
 use super::LintInput;
 use super::scope::{self, Read, Scope};
@@ -76,11 +76,9 @@ impl<'a> Stages<'a> {
     }
 
     fn base(&self, name: &str, index: usize) -> Base {
-        let context = self.input.contexts.iter().any(|context| context.eq_ignore_ascii_case(name));
+        let context = self.input.contexts.iter().any(|context| same(context, name));
         match self.stage_named(name, index) {
-            _ if context && !self.input.bases.keys().any(|(known, _)| known.eq_ignore_ascii_case(name)) => {
-                Base::Context
-            }
+            _ if context && !self.input.bases.keys().any(|(known, _)| same(known, name)) => Base::Context,
             Some(stage) if !context => Base::Stage(stage),
             _ if name == "scratch" => Base::Scratch,
             _ => Base::Image(name.to_owned()),
@@ -166,10 +164,13 @@ fn find<'a>(
     name: &str,
     platform: &str,
 ) -> Option<&'a ImageConfig> {
-    bases
-        .iter()
-        .find(|((known, of), _)| of == platform && known.eq_ignore_ascii_case(name))
-        .map(|(_, config)| config)
+    bases.iter().find(|((known, of), _)| of == platform && same(known, name)).map(|(_, config)| config)
+}
+
+/// Whether two names mean the same image: `debian` and `docker.io/library/debian:latest` do.
+pub(super) fn same(a: &str, b: &str) -> bool {
+    let canonical = |name: &str| Reference::parse(name).ok().map(|name| name.with_default_tag().to_string());
+    a.eq_ignore_ascii_case(b) || canonical(a).is_some_and(|a| canonical(b) == Some(a))
 }
 
 /// The arguments every `FROM` sees without declaration.

@@ -3,7 +3,7 @@
 use crate::image::Reference;
 use crate::lint::finding::{Findings, Place};
 use crate::lint::rule as rules;
-use crate::lint::stages::{Base, Stages};
+use crate::lint::stages::{Base, Stages, same};
 
 pub(super) fn check(stages: &Stages<'_>, findings: &mut Findings<'_>) {
     for (stage, line) in stages.dockerfile.stages.iter().zip(&stages.froms) {
@@ -17,7 +17,7 @@ pub(super) fn check(stages: &Stages<'_>, findings: &mut Findings<'_>) {
 
 fn unpinned(stages: &Stages<'_>, name: &str, place: Place<'_>, findings: &mut Findings<'_>) {
     let Ok(reference) = Reference::parse(name) else { return };
-    let context = stages.input.contexts.iter().any(|context| context.eq_ignore_ascii_case(name));
+    let context = stages.input.contexts.iter().any(|context| same(context, name));
     let canonical = reference.to_string();
     let last = canonical.rsplit('/').next().unwrap_or("");
     let floating = !last.contains('@') && (!last.contains(':') || last.ends_with(":latest"));
