@@ -43,7 +43,7 @@ pub fn json(report: &Report, source: &Source, error: Option<&BuildError>) -> Val
     let mut out = json!({
         "warnings": of(false),
         "sources": [{
-            "filename": source.name().rsplit('/').next().unwrap_or_default(),
+            "filename": file_name(source),
             "data": bytes(source),
             "language": "Dockerfile",
         }],
@@ -59,6 +59,14 @@ pub fn json(report: &Report, source: &Source, error: Option<&BuildError>) -> Val
         }
     }
     out
+}
+
+/// The last part of the path; standard input has the default name.
+fn file_name(source: &Source) -> &str {
+    match source.name().rsplit('/').next() {
+        None | Some("-" | "") => "Dockerfile",
+        Some(name) => name,
+    }
 }
 
 fn entry(source: &Source, finding: &Finding) -> Value {

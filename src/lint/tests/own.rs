@@ -270,3 +270,21 @@ fn stages_are_used_or_named() {
         assert_eq!(names(text).iter().filter(|name| **name == "UnusedStage").count(), expected, "{text}");
     }
 }
+
+/// The Dockerfile under a heading of a rule's page.
+fn example(page: &str, heading: &str) -> String {
+    let section = page.split(heading).nth(1).unwrap_or_default();
+    let block = section.split("```dockerfile\n").nth(1).unwrap_or_default();
+    block.split("```").next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn the_examples_of_the_pages_are_bad_and_good_as_they_say() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    for rule in RULES.iter().filter(|rule| rule.level != Level::Warning) {
+        let page = std::fs::read_to_string(root.join(rule.url())).unwrap_or_default();
+        assert!(names(&example(&page, "## Bad")).contains(&rule.name), "{}: bad", rule.name);
+        let good = names(&example(&page, "## Good"));
+        assert!(good.is_empty(), "{}: {good:?}", rule.name);
+    }
+}
