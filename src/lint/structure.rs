@@ -11,8 +11,9 @@ use super::rule as rules;
 /// Reports what the parser saw, and the rules of whole stages.
 pub(super) fn check(findings: &mut Findings<'_>) {
     let dockerfile = findings.dockerfile;
+    let places = places(dockerfile);
     for warning in &dockerfile.warnings {
-        parsed(warning, findings);
+        parsed(warning, &places, findings);
     }
     casing(findings);
     stage_names(findings);
@@ -29,27 +30,32 @@ pub(super) fn check(findings: &mut Findings<'_>) {
     }
 }
 
-/// The instruction that holds a span, `FROM` included.
-fn place_of(dockerfile: &Dockerfile, span: Span) -> Option<Place<'_>> {
+/// An instruction with its place; `FROM` is none.
+type Stood<'a> = (Place<'a>, Option<&'a Instruction>);
+
+/// All instructions in order, `FROM` included.
+fn places(dockerfile: &Dockerfile) -> Vec<Stood<'_>> {
+    let of = |instruction| (Place::of(instruction), Some(instruction));
     let stages = dockerfile.stages.iter().flat_map(|stage| {
-        std::iter::once(Place::from(&stage.from)).chain(stage.instructions.iter().map(Place::of))
+        std::iter::once((Place::from(&stage.from), None)).chain(stage.instructions.iter().map(of))
     });
-    let mut all = dockerfile.global_args.iter().map(Place::of).chain(stages);
-    let mut last = None;
-    // A blank line at the end of a file belongs to an instruction that has ended before it.
-    for place in all.by_ref().take_while(|place| place.span.start <= span.start) {
-        last = Some(place);
-    }
-    last
+    dockerfile.global_args.iter().map(of).chain(stages).collect()
 }
 
-fn parsed(warning: &Warning, findings: &mut Findings<'_>) {
+/// The instruction that a span belongs to. A blank line at the end of a file belongs to one that has ended
+/// before it.
+fn place_of<'a>(places: &[Stood<'a>], span: Span) -> Stood<'a> {
+    let after = places.partition_point(|(place, _)| place.span.start <= span.start);
+    after.checked_sub(1).and_then(|at| places.get(at)).copied().unwrap_or((Place::at(span), None))
+}
+
+fn parsed(warning: &Warning, places: &[Stood<'_>], findings: &mut Findings<'_>) {
     let dockerfile = findings.dockerfile;
-    let place = place_of(dockerfile, warning.span).unwrap_or(Place::at(warning.span));
+    let (place, instruction) = place_of(places, warning.span);
     let source = &dockerfile.source;
     match warning.rule {
         "NoEmptyContinuation" => {
-            let head = head(dockerfile, place.span);
+            let head = head(place.span, instruction);
             let last = Span::new(source.line_start(super::finding::lines(source, head).1), head.end);
             // The reference shows the line where the instruction ends.
             let shown = if last.start < warning.span.start { warning.span } else { last };
@@ -83,14 +89,9 @@ fn parsed(warning: &Warning, findings: &mut Findings<'_>) {
 }
 
 /// An instruction without the bodies of its here-documents.
-fn head(dockerfile: &Dockerfile, span: Span) -> Span {
-    let mut bodies = dockerfile
-        .stages
-        .iter()
-        .flat_map(|stage| &stage.instructions)
-        .filter(|instruction| instruction.span == span)
-        .filter_map(first_body);
-    bodies.next().map_or(span, |body| Span::new(span.start, body.start.saturating_sub(1).max(span.start)))
+fn head(span: Span, instruction: Option<&Instruction>) -> Span {
+    let body = instruction.and_then(first_body);
+    body.map_or(span, |body| Span::new(span.start, body.start.saturating_sub(1).max(span.start)))
 }
 
 fn first_body(instruction: &Instruction) -> Option<Span> {

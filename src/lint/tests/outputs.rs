@@ -194,3 +194,15 @@ fn base64_of(text: &str) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD.encode(text)
 }
+
+#[test]
+fn long_files_take_no_time_to_speak_of() {
+    let stages: String = (0..1_000).map(|at| format!("FROM x as A{at}\nrun a \\\n\n b\nENV a b\n")).collect();
+    let dockerfile = file(&stages);
+    let begun = std::time::Instant::now();
+    let setup = Setup::hints();
+    let report = setup.check(&stages);
+    assert!(report.findings.len() >= 4_000, "{}", report.findings.len());
+    let _ = fix(&dockerfile, &setup.input());
+    assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+}
