@@ -170,9 +170,13 @@ pub(super) fn refuse_violations(
         texts.push(message.clone());
         events.send(Event::Warning { message, location, rule });
     }
-    for warning in plan.warnings.iter().filter(|warning| warning.rule.is_none()) {
+    for warning in &plan.warnings {
+        let location = warning
+            .place
+            .as_ref()
+            .map(|(source, span)| format!("{}:{}", source.name(), source.location(span.start).line));
         texts.push(warning.message.clone());
-        events.send(Event::Warning { message: warning.message.clone(), location: None, rule: None });
+        events.send(Event::Warning { message: warning.message.clone(), location, rule: None });
     }
     if report.fails {
         return Err(violation(&report));
