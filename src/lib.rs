@@ -20,6 +20,7 @@ pub mod export;
 pub mod fs;
 pub mod image;
 pub mod layer;
+pub mod lint;
 pub mod plan;
 pub mod progress;
 pub mod registry;

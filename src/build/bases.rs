@@ -116,12 +116,6 @@ impl Bases {
         };
         self.events.send(Event::Finished { vertex, outcome, elapsed: begun.elapsed() });
         let found = result.map_err(|failure| failure.at(&request.source, request.span))?;
-        if !request.platform.accepts(&found.image.platform) {
-            self.events.warn(format!(
-                "{} is for {}, not for {}",
-                request.name, found.image.platform, request.platform
-            ));
-        }
         Ok(Arc::new(found))
     }
 

@@ -1,6 +1,6 @@
 //! From a request to an image: context, Dockerfile, plan, solve, image, outputs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +24,7 @@ use crate::steps::run::{RunError, RunSettings};
 use crate::store::{Store, TempDir};
 
 use super::bases::{self, Bases, NamedContext};
+use super::check;
 use super::contexts::Fetcher;
 use super::failure::{Failure, FailureKind};
 use super::outputs;
@@ -69,6 +70,26 @@ struct Prepared {
     remotes: Arc<Remotes>,
     warnings: Vec<String>,
     _scratch: Vec<TempDir>,
+}
+
+/// A request as far as it is read: no image has been looked for.
+pub(super) struct Opened {
+    pub(super) main: MainContext,
+    pub(super) dockerfile: Dockerfile,
+    pub(super) named: BTreeMap<String, NamedContext>,
+    pub(super) build_args: Vec<(String, String)>,
+    pub(super) remotes: Arc<Remotes>,
+    /// Where archives and what was fetched lie.
+    pub(super) scratch: Vec<TempDir>,
+}
+
+impl Opened {
+    /// What the plan for the first platform is made from.
+    pub(super) fn first_input(&self, request: &BuildRequest) -> Result<PlanInput, Failure> {
+        let platforms = platforms(&request.platforms)?;
+        let platform = platforms.first().cloned().unwrap_or_else(Platform::host);
+        Ok(plan_input(request, &self.build_args, &self.named, &platform, false))
+    }
 }
 
 impl Engine {
@@ -200,6 +221,33 @@ impl Engine {
         events: &Events,
         cancel: &Cancel,
     ) -> Result<Prepared, Failure> {
+        let opened = self.open_request(request, stdin, events, cancel)?;
+        let Opened { main, dockerfile, named, build_args, remotes, scratch } = opened;
+        let bases = self.bases(request, &named, events, cancel);
+        let platforms = platforms(&request.platforms)?;
+        let (mut plans, mut warnings) = (Vec::new(), check::Warnings::default());
+        for platform in &platforms {
+            let input = plan_input(request, &build_args, &named, platform, platforms.len() > 1);
+            let mut configs = plan::BaseConfigs::new();
+            let plan = plan_with_bases(&dockerfile, &input, &bases, &mut configs, cancel)?;
+            warnings.of_plan(&main, &dockerfile, &input, &configs, &plan, events)?;
+            plans.push((platform.clone(), plan));
+        }
+        let warnings = warnings.finish()?;
+        let context_root = main.context.root().to_owned();
+        let contexts = contexts(main.context, &named, &request.cwd)?;
+        let bases = Arc::new(bases);
+        Ok(Prepared { contexts, context_root, plans, bases, remotes, warnings, _scratch: scratch })
+    }
+
+    /// Reads the context, the Dockerfile and what named contexts are; what lies elsewhere is fetched.
+    pub(super) fn open_request(
+        &self,
+        request: &BuildRequest,
+        stdin: &mut (dyn Read + Send),
+        events: &Events,
+        cancel: &Cancel,
+    ) -> Result<Opened, Failure> {
         let mut fetch = Fetcher::new(&self.store, self.remotes(request), events, cancel);
         let (main, context_time) = fetch.main(request, stdin)?;
         let dockerfile = parse(&main)?;
@@ -208,6 +256,18 @@ impl Engine {
             named.insert(name.to_lowercase(), fetch.named(value, &request.cwd)?);
         }
         let build_args = with_context_time(&request.build_args, context_time)?;
+        let (remotes, scratch) = fetch.finish();
+        Ok(Opened { main, dockerfile, named, build_args, remotes, scratch })
+    }
+
+    /// Where the images of a request come from.
+    pub(super) fn bases(
+        &self,
+        request: &BuildRequest,
+        named: &BTreeMap<String, NamedContext>,
+        events: &Events,
+        cancel: &Cancel,
+    ) -> Bases {
         let images = named
             .iter()
             .filter_map(|(name, context)| match context {
@@ -217,19 +277,7 @@ impl Engine {
             .collect();
         let mut access = self.options.registries.clone();
         access.insecure.extend(request.insecure_registries.iter().cloned());
-        let bases = Bases::new(&self.store, events, cancel, request.pull, access, images, &request.cwd);
-        let platforms = platforms(&request.platforms)?;
-        let mut plans = Vec::new();
-        for platform in &platforms {
-            let input = plan_input(request, &build_args, &named, platform, platforms.len() > 1);
-            plans.push((platform.clone(), plan_with_bases(&dockerfile, &input, &bases, cancel)?));
-        }
-        let warnings = report_warnings(&dockerfile, &plans, events);
-        let context_root = main.context.root().to_owned();
-        let contexts = contexts(main.context, &named, &request.cwd)?;
-        let bases = Arc::new(bases);
-        let (remotes, scratch) = fetch.finish();
-        Ok(Prepared { contexts, context_root, plans, bases, remotes, warnings, _scratch: scratch })
+        Bases::new(&self.store, events, cancel, request.pull, access, images, &request.cwd)
     }
 
     fn remotes(&self, request: &BuildRequest) -> Remotes {
@@ -357,45 +405,22 @@ fn plan_input(
 }
 
 /// Asks for a plan until every config it needs is known.
-fn plan_with_bases(
+pub(super) fn plan_with_bases(
     dockerfile: &Dockerfile,
     input: &PlanInput,
     bases: &Bases,
+    configs: &mut plan::BaseConfigs,
     cancel: &Cancel,
 ) -> Result<Plan, Failure> {
-    let mut configs = plan::BaseConfigs::new();
     loop {
         if cancel.is_cancelled() {
             return Err(Failure::new(FailureKind::Interrupted, "canceled"));
         }
-        match plan::plan(dockerfile, input, &configs)? {
+        match plan::plan(dockerfile, input, configs)? {
             Planned::Ready(plan) => return Ok(*plan),
-            Planned::NeedsImages(requests) => bases.resolve_all(&requests, &mut configs)?,
+            Planned::NeedsImages(requests) => bases.resolve_all(&requests, configs)?,
         }
     }
-}
-
-fn report_warnings(dockerfile: &Dockerfile, plans: &[(Platform, Plan)], events: &Events) -> Vec<String> {
-    let mut seen = BTreeSet::new();
-    let parser = dockerfile.warnings.iter().map(|warning| {
-        (Some(warning.rule), warning.message.clone(), Some((dockerfile.source.clone(), warning.span)))
-    });
-    let planner = plans
-        .iter()
-        .flat_map(|(_, plan)| &plan.warnings)
-        .map(|warning| (warning.rule, warning.message.clone(), warning.place.clone()));
-    let mut texts = Vec::new();
-    for (rule, message, place) in parser.chain(planner) {
-        let location = place.map(|(source, span)| {
-            let at = source.location(span.start);
-            format!("{}:{}", source.name(), at.line)
-        });
-        if seen.insert((rule, message.clone(), location.clone())) {
-            texts.push(message.clone());
-            events.send(Event::Warning { message, location, rule });
-        }
-    }
-    texts
 }
 
 fn contexts(

@@ -5,6 +5,7 @@
 //! that a name points at an image only after all of it is in the store and all outputs are written.
 
 mod bases;
+mod check;
 mod contexts;
 mod engine;
 mod failure;
@@ -18,6 +19,7 @@ mod run;
 mod transfer;
 
 pub use crate::registry::RegistryAccess;
+pub use check::{Checked, FixedFile};
 pub use engine::{Engine, EngineOptions};
 pub use failure::{Failure, FailureKind};
 pub use indexes::IndexChange;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
+use super::check::{CallArgs, CheckArgs};
 use super::copy::{CopyArgs, IndexCommand, LoadArgs};
 use super::registry::{LoginArgs, PullArgs, PushArgs};
 
@@ -34,6 +35,8 @@ pub(super) enum Command {
     Build(Box<BuildArgs>),
     /// Show what a build would do, as text, dot or JSON
     Plan(Box<PlanArgs>),
+    /// Check a Dockerfile, and set right what can be
+    Check(Box<CheckArgs>),
     /// Run a command in an image of the store
     Run(RunArgs),
     /// List the images of the store
@@ -197,6 +200,8 @@ pub(super) struct BuildArgs {
     #[command(flatten)]
     pub limits: LimitArgs,
     #[command(flatten)]
+    pub call: CallArgs,
+    #[command(flatten)]
     pub later: LaterArgs,
 }
 
@@ -252,10 +257,6 @@ pub(super) struct LaterArgs {
     #[arg(long, hide = true)]
     pub attest: Vec<String>,
     #[arg(long, hide = true)]
-    pub call: Option<String>,
-    #[arg(long, hide = true)]
-    pub check: bool,
-    #[arg(long, hide = true)]
     pub builder: Option<String>,
     #[arg(long, hide = true)]
     pub policy: Vec<String>,
@@ -272,8 +273,6 @@ impl LaterArgs {
             ("--provenance", self.provenance.as_deref().is_some_and(|value| value != "false"), ""),
             ("--sbom", self.sbom.as_deref().is_some_and(|value| value != "false"), ""),
             ("--attest", !self.attest.is_empty(), ""),
-            ("--call", self.call.as_deref().is_some_and(|value| value != "build"), ""),
-            ("--check", self.check, "`rbuild plan` shows the warnings of a Dockerfile"),
             ("--builder", self.builder.is_some(), "rbuild has no builders: it builds by itself"),
             ("--policy", !self.policy.is_empty(), ""),
             ("--squash", self.squash, ""),
@@ -435,8 +434,6 @@ mod tests {
             "--ssh default",
             "--allow x",
             "--annotation a=b",
-            "--call check",
-            "--check",
             "--cgroup-parent x",
             "--memory 1g",
             "-m 1g",

@@ -17,10 +17,10 @@ use super::{Session, Stop, print, secret, values};
 
 /// Builds, and says so in the ways asked for.
 pub(super) fn build(session: &Session, args: BuildArgs) -> Result<u8, Stop> {
-    if let Some((flag, help)) = args.later.used() {
-        let failure = Failure::new(FailureKind::Unsupported, format!("{flag} is not supported yet"));
-        return Err(if help.is_empty() { failure } else { failure.help(help) }.into());
+    if let Some(call) = args.call.parse()? {
+        return super::check::answer(session, &args, call);
     }
+    refuse_later(&args)?;
     let mode = progress_mode(args.progress.as_deref(), args.quiet, &session.env)?;
     let request = request(&args, &session.env)?;
     session.watch_signals()?;
@@ -41,6 +41,13 @@ pub(super) fn build(session: &Session, args: BuildArgs) -> Result<u8, Stop> {
         print(&format!("{id}\n"))?;
     }
     Ok(0)
+}
+
+/// Flags that are not there yet.
+pub(super) fn refuse_later(args: &BuildArgs) -> Result<(), Failure> {
+    let Some((flag, help)) = args.later.used() else { return Ok(()) };
+    let failure = Failure::new(FailureKind::Unsupported, format!("{flag} is not supported yet"));
+    Err(if help.is_empty() { failure } else { failure.help(help) })
 }
 
 /// Shows the graph.
@@ -85,7 +92,7 @@ pub(super) fn progress_mode(flag: Option<&str>, quiet: bool, env: &Environment) 
 }
 
 /// Everything checked and every default applied.
-fn request(args: &BuildArgs, env: &Environment) -> Result<BuildRequest, Failure> {
+pub(super) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildRequest, Failure> {
     let input = &args.input;
     let cwd = std::env::current_dir()
         .map_err(|error| usage(format!("the current directory cannot be used: {error}")))?;

@@ -6,6 +6,7 @@
 
 mod args;
 mod build;
+mod check;
 mod copy;
 mod environment;
 mod images;
@@ -123,6 +124,7 @@ fn dispatch(cli: Cli, env: Environment, mode: IdMode, user: RealUser) -> Result<
     let session = Session { env, mode, user, cancel, root, registries };
     match cli.command {
         Command::Build(args) => build::build(&session, *args),
+        Command::Check(args) => check::check(&session, *args),
         Command::Plan(args) => build::plan(&session, *args),
         Command::Run(args) => run::run(&session, args),
         Command::Images(args) => images::images(&session, &args),

@@ -16,7 +16,7 @@ pub struct Dockerfile {
     pub global_args: Vec<Instruction>,
     /// Stages in file order; never empty.
     pub stages: Vec<Stage>,
-    /// What is legal and yet worth telling (rule names as in BuildKit's linter).
+    /// What only the parser sees of what is legal and yet worth telling; `lint` has the other rules.
     pub warnings: Vec<Warning>,
 }
 
@@ -34,7 +34,7 @@ pub struct Directives {
 /// A warning about legal text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
-    /// Rule name in BuildKit's linter, such as `NoEmptyContinuation`.
+    /// Name of a rule of `lint`, such as `NoEmptyContinuation`.
     pub rule: &'static str,
     /// One sentence for the reader.
     pub message: String,

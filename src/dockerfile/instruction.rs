@@ -160,8 +160,8 @@ fn read_heredocs(arguments: View<'_>, context: &mut Context<'_, '_>) -> Outcome<
 fn kind(arguments: Arguments<'_>, context: &mut Context<'_, '_>) -> Outcome<InstructionKind> {
     Ok(match arguments.keyword {
         "ARG" => InstructionKind::Arg(pairs::args(&arguments, context.escape)?),
-        "ENV" => InstructionKind::Env(pairs::key_values(&arguments, context)?),
-        "LABEL" => InstructionKind::Label(pairs::key_values(&arguments, context)?),
+        "ENV" => InstructionKind::Env(pairs::key_values(&arguments, context.escape)?),
+        "LABEL" => InstructionKind::Label(pairs::key_values(&arguments, context.escape)?),
         "MAINTAINER" => InstructionKind::Maintainer(arguments.single("a name")?),
         "RUN" => InstructionKind::Run(run::parse(arguments, context)?),
         "COPY" => InstructionKind::Copy(copy::parse(arguments, copy::COPY, context)?),
@@ -195,10 +195,10 @@ fn command_line(
 fn warn_if_meant_as_json(arguments: &Arguments<'_>, text: View<'_>, context: &mut Context<'_, '_>) {
     if json::looks_meant(text.as_str()) {
         let message = format!(
-            "the argument of {} looks like a JSON array but is not valid JSON, so it is taken as plain text; JSON needs double quotes and no trailing comma",
+            "The argument of {} looks like a JSON array but is not valid JSON, so it is taken as plain text; JSON needs double quotes and no trailing comma",
             arguments.keyword
         );
-        context.warn("JSONArgsRecommended", text.span(), message);
+        context.warn("MalformedJsonForm", text.span(), message);
     }
 }
 

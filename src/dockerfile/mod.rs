@@ -13,7 +13,6 @@ mod heredoc;
 mod instruction;
 mod json;
 mod lines;
-mod lint;
 mod parser;
 mod render;
 pub mod source;

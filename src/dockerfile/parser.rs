@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::ast::{Dockerfile, Instruction, InstructionKind, Stage, Warning};
+use super::directives;
 use super::error::{Outcome, ParseErrors, Problem};
 use super::instruction::{self, Context, Parsed};
 use super::lines::{Line, MAX_LINE, Reader, Statement};
 use super::source::{Source, Span};
-use super::{directives, lint};
 
 /// So many mistakes are reported at most; what follows them is rarely news.
 const MAX_ERRORS: usize = 20;
@@ -137,9 +137,8 @@ impl Assembly {
         self.anything = true;
         let view = statement.text.view().trim();
         if let Some(span) = statement.blank {
-            let message =
-                "a blank line stands inside a continued instruction; remove it or make it a comment";
-            self.warnings.push(Warning { rule: "NoEmptyContinuation", message: message.to_owned(), span });
+            let message = "Empty continuation line".to_owned();
+            self.warnings.push(Warning { rule: "NoEmptyContinuation", message, span });
         }
         let mut context = Context { reader, escape, warnings: &mut self.warnings };
         match instruction::parse(view, statement.comments, &mut context) {
@@ -183,7 +182,6 @@ impl Assembly {
             return Err(errors);
         }
         let Assembly { global_args, stages, mut warnings, .. } = self;
-        lint::stages(&global_args, &stages, &mut warnings);
         warnings.sort_by_key(|warning| warning.span.start);
         Ok(Dockerfile { source, directives, global_args, stages, warnings })
     }

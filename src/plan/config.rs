@@ -125,14 +125,3 @@ pub(super) fn healthcheck_history(check: &Healthcheck) -> String {
         check.retries
     )
 }
-
-/// Names that usually hold secrets (the reference's linter, SecretsUsedInArgOrEnv).
-pub(super) fn looks_secret(name: &str) -> bool {
-    const DENY: [&str; 9] =
-        ["apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret"];
-    const ALLOW: [&str; 3] = ["public", "file", "version"];
-    let lower = name.to_lowercase();
-    let parts: Vec<&str> = lower.split(['_', '-']).collect();
-    let denied = parts.iter().any(|part| DENY.contains(part) || *part == "token");
-    denied && !parts.iter().any(|part| ALLOW.contains(part))
-}

@@ -57,11 +57,9 @@ impl From<ParseErrors> for PlanError {
     }
 }
 
-/// Something legal that is worth telling.
+/// Something legal that is worth telling and no rule of `lint`.
 #[derive(Debug, Clone)]
 pub struct PlanWarning {
-    /// Rule of BuildKit's linter, where it is one.
-    pub rule: Option<&'static str>,
     /// One sentence.
     pub message: String,
     /// Where.

@@ -183,7 +183,7 @@ impl<'a> Builder<'a> {
                 if let Some(value) = self.build_arg(name) {
                     self.globals.set(name, value);
                 } else if let Some(default) = &declaration.default {
-                    let value = self.expand_global(default)?.0;
+                    let value = self.expand_global(default)?;
                     self.globals.set(name, &value);
                 }
             }
@@ -191,12 +191,12 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    fn expand_global(&self, word: &Word) -> Result<(String, Vec<String>), PlanError> {
+    fn expand_global(&self, word: &Word) -> Result<String, PlanError> {
         let expander = crate::dockerfile::Expander::new(self.dockerfile.directives.escape);
         let expanded = expander
             .word(&word.text, &self.globals)
             .map_err(|error| PlanError::at(&self.dockerfile.source, word.span, error.message))?;
-        Ok((expanded.text, expanded.unset))
+        Ok(expanded.text)
     }
 
     fn resolve_from(&mut self, index: usize) -> Result<(Origin, Option<Platform>), PlanError> {
@@ -205,19 +205,12 @@ impl<'a> Builder<'a> {
         let platform = match &from.platform {
             None => None,
             Some(word) => {
-                let text = self.expand_global(word)?.0;
+                let text = self.expand_global(word)?;
                 let parsed = Platform::parse(&text);
                 Some(parsed.map_err(|error| PlanError::at(source, word.span, error.to_string()))?)
             }
         };
-        let (name, unset) = self.expand_global(&from.image)?;
-        for variable in unset {
-            self.warnings.push(PlanWarning {
-                rule: Some("UndefinedArgInFrom"),
-                message: format!("FROM argument '{variable}' is not declared before the first FROM"),
-                place: Some((source.clone(), from.image.span)),
-            });
-        }
+        let name = self.expand_global(&from.image)?;
         if name.is_empty() {
             let message = format!("base name ({}) should not be blank", from.image.text);
             return Err(PlanError::at(source, from.image.span, message)
@@ -479,7 +472,6 @@ impl<'a> Builder<'a> {
             let hint = suggest(name, declared.iter().copied());
             let hint = hint.map_or_else(String::new, |name| format!(" (did you mean {name:?}?)"));
             self.warnings.push(PlanWarning {
-                rule: None,
                 message: format!("build argument {name:?} is not used: no ARG declares it{hint}"),
                 place: None,
             });

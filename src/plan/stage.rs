@@ -7,13 +7,12 @@ mod run;
 use std::sync::Arc;
 
 use crate::dockerfile::{
-    ArgDecl, CommandLine, Expander, Instruction, InstructionKind, KeyValue, Source, Span, Word,
-    parse_trigger, suggest,
+    ArgDecl, CommandLine, Expander, Instruction, InstructionKind, KeyValue, Source, Span, Word, parse_trigger,
 };
 use crate::image::{ContainerConfig, ImageConfig, Platform};
 
 use super::config;
-use super::error::{PlanError, PlanWarning};
+use super::error::PlanError;
 use super::graph::{
     Base, CopyOrigin, CopyStep, FromStep, StageHistory, StagePlan, Step, StepId, StepKind, WorkdirStep,
 };
@@ -54,7 +53,6 @@ struct Walk<'b, 'a> {
     state: Evaluated,
     /// CMD was set by this stage itself.
     cmd_set: bool,
-    workdir_set: bool,
     /// For step names.
     label: String,
     total: usize,
@@ -224,17 +222,7 @@ impl<'b, 'a> Walk<'b, 'a> {
         if builder.input.several_platforms {
             label.insert_str(0, &format!("{} ", state.platform));
         }
-        Walk {
-            builder,
-            index,
-            state,
-            cmd_set: false,
-            workdir_set: false,
-            label,
-            total,
-            done: 0,
-            triggered: false,
-        }
+        Walk { builder, index, state, cmd_set: false, label, total, done: 0, triggered: false }
     }
 
     /// The step for the base itself. A directory in its place is a layer, and so has its line of
@@ -279,14 +267,6 @@ impl<'b, 'a> Walk<'b, 'a> {
         &mut self.state.image.config
     }
 
-    fn warn(&mut self, source: &Arc<Source>, span: Span, rule: &'static str, message: String) {
-        self.builder.warnings.push(PlanWarning {
-            rule: Some(rule),
-            message,
-            place: Some((source.clone(), span)),
-        });
-    }
-
     fn expander(&self) -> Expander {
         // Triggers were stored by another build, whose escape character is unknown: the default.
         Expander::new(if self.triggered { '\\' } else { self.builder.dockerfile.directives.escape })
@@ -297,20 +277,7 @@ impl<'b, 'a> Walk<'b, 'a> {
             .expander()
             .word(&word.text, &self.state.scope)
             .map_err(|error| PlanError::at(source, word.span_at(source, error.offset), error.message))?;
-        self.warn_undefined(source, word.span, &expanded.unset);
         Ok(expanded.text)
-    }
-
-    fn warn_undefined(&mut self, source: &Arc<Source>, span: Span, unset: &[String]) {
-        for name in unset {
-            if self.state.declared.contains(name) {
-                continue;
-            }
-            let known: Vec<String> = self.state.scope.iter().map(|(name, _)| name.clone()).collect();
-            let hint = suggest(name, known.iter().map(String::as_str));
-            let hint = hint.map_or_else(String::new, |name| format!(" (did you mean ${name}?)"));
-            self.warn(source, span, "UndefinedVar", format!("usage of undefined variable '${name}'{hint}"));
-        }
     }
 
     fn instruction(&mut self, source: &Arc<Source>, instruction: &Instruction) -> Result<(), PlanError> {
@@ -392,7 +359,6 @@ impl<'b, 'a> Walk<'b, 'a> {
         let mut shown = Vec::new();
         for declaration in declarations {
             let name = self.expand(source, &declaration.name)?;
-            self.warn_secret(source, "ARG", &name, declaration.name.span);
             let value = match (self.builder.build_arg(&name), &declaration.default) {
                 (Some(value), _) => Some(value.to_owned()),
                 (None, Some(default)) => Some(self.expand(source, default)?),
@@ -429,7 +395,6 @@ impl<'b, 'a> Walk<'b, 'a> {
             if name.is_empty() {
                 return Err(PlanError::at(source, pair.key.span, "ENV names can not be blank"));
             }
-            self.warn_secret(source, "ENV", name, pair.key.span);
             self.state.scope.set(name, value);
             config::set_env(&mut self.config().env, name, value);
             shown.push_str(&format!(" {name}={value}"));
@@ -449,15 +414,6 @@ impl<'b, 'a> Walk<'b, 'a> {
         }
         self.history(shown, None);
         Ok(())
-    }
-
-    fn warn_secret(&mut self, source: &Arc<Source>, instruction: &str, name: &str, span: Span) {
-        if config::looks_secret(name) {
-            let message = format!(
-                "do not use {instruction} for sensitive data: {name:?} stays readable in the image or its history"
-            );
-            self.warn(source, span, "SecretsUsedInArgOrEnv", message);
-        }
     }
 
     fn with_shell(&self, command: &CommandLine) -> Vec<String> {
@@ -491,11 +447,6 @@ impl<'b, 'a> Walk<'b, 'a> {
         if written.is_empty() {
             return Err(PlanError::at(source, word.span, "WORKDIR needs a path; it expands to nothing"));
         }
-        if !self.workdir_set && !written.starts_with('/') {
-            let message = format!("relative WORKDIR {written:?} depends on what the base image has set");
-            self.warn(source, word.span, "WorkdirRelativePath", message);
-        }
-        self.workdir_set = true;
         let path = join_clean(self.cwd(), &written);
         self.config().working_dir.clone_from(&path);
         let mut made = None;

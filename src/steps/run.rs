@@ -342,7 +342,7 @@ fn check_exit(exit: Exit, step: &RunStep, settings: &RunSettings, report: &Repor
 /// Bytes in the largest binary unit that gives a whole number.
 fn human(bytes: u64) -> String {
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
-    let fitting = units.iter().find(|(shift, _)| bytes > 0 && bytes % (1 << shift) == 0);
+    let fitting = units.iter().find(|(shift, _)| bytes > 0 && bytes.is_multiple_of(1 << shift));
     fitting.map_or_else(|| format!("{bytes} bytes"), |(shift, unit)| format!("{} {unit}", bytes >> shift))
 }
 

@@ -61,24 +61,22 @@ fn stage_name(name: View<'_>, context: &mut Context<'_, '_>) -> Outcome<Word> {
             .help("a stage name begins with a letter and holds only letters, digits, `-`, `_` and `.`"));
     }
     if lower != name.as_str() {
-        context.warn(
-            "StageNameCasing",
-            name.span(),
-            format!("stage name `{}` should be lower case", name.as_str()),
-        );
-    }
-    if matches!(lower.as_str(), "scratch" | "context") {
-        let message = format!("stage name `{lower}` is reserved; a reference to it may not mean this stage");
-        context.warn("ReservedStageName", name.span(), message);
+        let message = format!("Stage name '{}' should be lowercase", name.as_str());
+        context.warn("StageNameCasing", name.span(), message);
     }
     Ok(name.word_as(lower))
 }
 
+/// A FROM in mixed case has a warning of its own already, and gives `AS` no case to follow.
 fn check_as_casing(keyword: View<'_>, r#as: View<'_>, context: &mut Context<'_, '_>) {
-    let is_lower = |view: View<'_>| !view.as_str().chars().any(char::is_uppercase);
-    if is_lower(keyword) != is_lower(r#as) {
-        let message =
-            format!("`{}` and `{}` should be written in the same case", keyword.as_str(), r#as.as_str());
+    let has = |view: View<'_>, is: fn(&u8) -> bool| view.as_str().bytes().all(|byte| is(&byte));
+    let follows = match (has(keyword, u8::is_ascii_lowercase), has(keyword, u8::is_ascii_uppercase)) {
+        (true, _) => has(r#as, u8::is_ascii_lowercase),
+        (_, true) => has(r#as, u8::is_ascii_uppercase),
+        _ => true,
+    };
+    if !follows {
+        let message = format!("'{}' and '{}' keywords' casing do not match", r#as.as_str(), keyword.as_str());
         context.warn("FromAsCasing", r#as.span(), message);
     }
 }

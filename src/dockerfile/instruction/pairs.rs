@@ -4,7 +4,7 @@ use super::super::ast::{ArgDecl, KeyValue, Word};
 use super::super::error::{Outcome, Problem};
 use super::super::text::View;
 use super::super::words::{Expander, Variables};
-use super::{Arguments, Context};
+use super::Arguments;
 
 pub(super) fn args(arguments: &Arguments<'_>, escape: char) -> Outcome<Vec<ArgDecl>> {
     arguments.no_flags()?;
@@ -48,13 +48,13 @@ fn blank_name(keyword: &str, word: View<'_>) -> Problem {
         .help("there is nothing before the `=`; blanks around `=` are not allowed")
 }
 
-pub(super) fn key_values(arguments: &Arguments<'_>, context: &mut Context<'_, '_>) -> Outcome<Vec<KeyValue>> {
+pub(super) fn key_values(arguments: &Arguments<'_>, escape: char) -> Outcome<Vec<KeyValue>> {
     let keyword = arguments.keyword;
     arguments.no_flags()?;
     arguments.required("at least one name=value")?;
-    let words = arguments.text.shell_words(context.escape);
+    let words = arguments.text.shell_words(escape);
     if !words.first().is_some_and(|first| first.as_str().contains('=')) {
-        return legacy(arguments, context).map(|pair| vec![pair]);
+        return legacy(arguments).map(|pair| vec![pair]);
     }
     words
         .into_iter()
@@ -73,7 +73,7 @@ pub(super) fn key_values(arguments: &Arguments<'_>, context: &mut Context<'_, '_
 }
 
 /// `ENV KEY rest of the line`.
-fn legacy(arguments: &Arguments<'_>, context: &mut Context<'_, '_>) -> Outcome<KeyValue> {
+fn legacy(arguments: &Arguments<'_>) -> Outcome<KeyValue> {
     let (key, value) = arguments.text.split_blank();
     let keyword = arguments.keyword;
     if value.is_empty() {
@@ -84,7 +84,5 @@ fn legacy(arguments: &Arguments<'_>, context: &mut Context<'_, '_>) -> Outcome<K
                 key.as_str()
             )));
     }
-    let message = format!("`{keyword} name value` is the legacy form; write `{keyword} name=value`");
-    context.warn("LegacyKeyValueFormat", arguments.span, message);
     Ok(KeyValue { key: key.word(), value: value.word(), legacy: true })
 }

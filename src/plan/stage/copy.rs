@@ -138,7 +138,6 @@ impl Walk<'_, '_> {
                 .expander()
                 .heredoc(&heredoc.body, &self.state.scope)
                 .map_err(|error| PlanError::at(source, heredoc.span, error.message))?;
-            self.warn_undefined(source, heredoc.span, &expanded.unset);
             content = expanded.text;
         }
         Ok(InlineFile { name: heredoc.name.clone(), content })

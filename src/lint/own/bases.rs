@@ -1,0 +1,52 @@
+//! Bases and stages as a whole.
+
+use crate::image::Reference;
+use crate::lint::finding::{Findings, Place};
+use crate::lint::rule as rules;
+use crate::lint::stages::{Base, Stages, same};
+
+pub(super) fn check(stages: &Stages<'_>, findings: &mut Findings<'_>) {
+    for (stage, line) in stages.dockerfile.stages.iter().zip(&stages.froms) {
+        let place = Place::from(&stage.from);
+        if let Base::Image(name) = &line.base {
+            unpinned(stages, name, place, findings);
+        }
+    }
+    unused(stages, findings);
+}
+
+fn unpinned(stages: &Stages<'_>, name: &str, place: Place<'_>, findings: &mut Findings<'_>) {
+    let Ok(reference) = Reference::parse(name) else { return };
+    let context = stages.input.contexts.iter().any(|context| same(context, name));
+    let canonical = reference.to_string();
+    let last = canonical.rsplit('/').next().unwrap_or("");
+    let floating = !last.contains('@') && (!last.contains(':') || last.ends_with(":latest"));
+    if floating && !context {
+        let detail = format!("{name:?} is whatever its publisher made last; name a version or a digest");
+        findings.add(&rules::UNPINNED_BASE, place, detail);
+    }
+}
+
+/// A stage with a name may be somebody's `--target`. One without is there for the next stages only.
+fn unused(stages: &Stages<'_>, findings: &mut Findings<'_>) {
+    let last = stages.dockerfile.stages.len().saturating_sub(1);
+    let mut used = vec![false; last + 1];
+    for (index, line) in stages.froms.iter().enumerate() {
+        if let Base::Stage(base) = line.base {
+            used[base] = true;
+        }
+        for stage in stages.uses(index) {
+            used[stage] = true;
+        }
+    }
+    for stage in &stages.dockerfile.stages {
+        if stage.index != last
+            && stage.name().is_none()
+            && !used[stage.index]
+            && stages.target() != stage.index
+        {
+            let detail = "This stage has no name and no other stage uses it, so it is never built";
+            findings.add(&rules::UNUSED_STAGE, Place::from(&stage.from), detail);
+        }
+    }
+}

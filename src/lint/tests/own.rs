@@ -1,0 +1,290 @@
+//! rbuild's own rules.
+
+use super::*;
+
+/// Names of findings for a stage, without what every test stage has.
+fn names(text: &str) -> Vec<&'static str> {
+    let report = Setup::hints().check(text);
+    report.findings.iter().filter(|one| one.rule.level != Level::Warning).map(|one| one.rule.name).collect()
+}
+
+/// The rule fires for each bad stage body once, and for no good one at all.
+fn table(rule: &str, bad: &[&str], good: &[&str]) {
+    for (body, expected) in bad.iter().map(|body| (body, 1)).chain(good.iter().map(|body| (body, 0))) {
+        let text = format!("FROM x:1\n{body}\n");
+        let found = names(&text);
+        assert_eq!(found.iter().filter(|name| **name == rule).count(), expected, "{rule}: {text}\n{found:?}");
+    }
+}
+
+#[test]
+fn own_rules_are_silent_in_builds() {
+    assert!(Setup::new().found("FROM x:latest\nRUN sudo a\n").is_empty());
+}
+
+#[test]
+fn own_rules_can_be_skipped() {
+    assert!(names("# check=skip=SudoInRun\nFROM x:1\nRUN sudo a\n").is_empty());
+    assert!(names("FROM x:1\n# check=skip=SudoInRun\nRUN sudo a\n").is_empty());
+    assert_eq!(names("FROM x:1\nRUN sudo a\n"), ["SudoInRun"]);
+}
+
+#[test]
+fn apt_update_and_install_belong_together() {
+    table(
+        "AptUpdateAlone",
+        &[
+            "RUN apt-get update\nRUN apt-get install -y a",
+            "RUN apt-get update",
+            "RUN apt-get install -y a",
+            "RUN apt-get upgrade -y",
+        ],
+        &[
+            "RUN apt-get update && apt-get install -y a",
+            "RUN <<E\nset -e\napt-get update\napt-get install -y a\nE",
+            "RUN apt-get install -y ./a.deb",
+            "RUN --mount=type=cache,target=/var/lib/apt apt-get update",
+            "RUN echo apt-get update",
+            "RUN apt-get update && apt-get install -y a\nRUN apt-get install -y b",
+        ],
+    );
+}
+
+#[test]
+fn apt_lists_are_removed_or_mounted() {
+    table(
+        "AptCacheLeft",
+        &["RUN apt-get update && apt-get install -y a"],
+        &[
+            "RUN apt-get update && apt-get install -y a && rm -rf /var/lib/apt/lists/*",
+            "RUN --mount=type=cache,target=/var/lib/apt/lists apt-get update && apt-get install -y a",
+            "RUN --mount=type=tmpfs,target=/var/lib/apt apt-get update && apt-get install -y a",
+        ],
+    );
+    // What is not shipped may be as large as it likes.
+    let builder = "FROM x:1 AS a\nRUN apt-get update && apt-get install -y a\nFROM x:1\nCOPY --from=a /b /\n";
+    assert!(names(builder).is_empty());
+}
+
+#[test]
+fn apt_is_not_left_waiting() {
+    table(
+        "AptAssumeYes",
+        &[
+            "RUN apt-get update && apt-get install a",
+            "RUN apt-get update; apt-get install --no-install-recommends a",
+        ],
+        &[
+            "RUN apt-get update && apt-get install -y a",
+            "RUN apt-get update && apt-get install -qq a",
+            "RUN apt-get update && apt-get -qy install a",
+            "RUN apt-get update && apt-get install --assume-yes a",
+            "RUN apt-get update && yes | apt-get install a",
+            "RUN apt-get clean",
+        ],
+    );
+}
+
+#[test]
+fn apk_leaves_no_index() {
+    table(
+        "ApkIndexLeft",
+        &["RUN apk update && apk add a", "RUN apk add -U a"],
+        &[
+            "RUN apk add --no-cache a",
+            "RUN apk update && apk add a && rm -rf /var/cache/apk/*",
+            "RUN apk add a",
+        ],
+    );
+}
+
+#[test]
+fn downloads_can_be_kept() {
+    table(
+        "CacheMountMissing",
+        &["RUN npm ci", "RUN go build ./...", "RUN cargo build --release"],
+        &[
+            "RUN --mount=type=cache,target=/root/.npm npm ci",
+            "RUN npm ci && npm cache clean --force",
+            "RUN npm test",
+        ],
+    );
+    assert_eq!(rule("CacheMountMissing").map(|rule| rule.level), Some(Level::Info));
+}
+
+#[test]
+fn a_cd_at_the_end_has_no_effect() {
+    table(
+        "CdInRun",
+        &["RUN cd /a", "RUN make && cd /a"],
+        &["RUN cd /a && make", "RUN test -d a || cd /b", "RUN (cd /a; make)"],
+    );
+}
+
+#[test]
+fn dependencies_come_before_sources() {
+    table(
+        "CopyBeforeDependencies",
+        &[
+            "COPY . .\nRUN npm ci",
+            "COPY . /app\nRUN --mount=type=cache,target=/p pip install --no-cache-dir -r requirements.txt",
+            "ADD . .\nRUN apt-get moo && go mod download",
+        ],
+        &[
+            "COPY package.json .\nRUN npm ci\nCOPY . .",
+            "COPY package.json .\nRUN npm ci\nCOPY . .\nRUN npm ci --omit=dev",
+            "COPY . .\nRUN npm install -g tool",
+            "COPY . .\nRUN npm run build",
+            "COPY --from=y . .\nRUN npm ci",
+        ],
+    );
+}
+
+#[test]
+fn scripts_stop_at_the_first_failure() {
+    table(
+        "HeredocWithoutErrexit",
+        &["RUN <<E\na\nb\nE", "RUN bash <<E\na\nb\nE", "RUN <<E\n#!/bin/sh\na\nb\nE", "RUN <<E\na; b\nE"],
+        &[
+            "RUN <<E\nset -e\na\nb\nE",
+            "RUN <<E\nset -euo pipefail\na\nb\nE",
+            "RUN <<E\nset -o errexit\na\nb\nE",
+            "RUN <<E\na\nE",
+            "RUN <<E\na &&\nb\nE",
+            "RUN bash -e <<E\na\nb\nE",
+            "RUN <<E\n#!/bin/sh -e\na\nb\nE",
+            "RUN <<E\n#!/usr/bin/env python3\na\nb\nE",
+            "SHELL [\"/bin/bash\", \"-ec\"]\nRUN <<E\na\nb\nE",
+            "RUN cat <<E >/f\na\nb\nE",
+            "RUN python3 <<E\na\nb\nE",
+        ],
+    );
+}
+
+#[test]
+fn misspelt_directives_are_found() {
+    for (text, count) in [
+        ("# check=skip=StageNameCasin\nFROM x:1\n", 1),
+        ("FROM x:1\n# check=skips=A\nRUN a\n", 1),
+        ("# check=skip=StageNameCasing,SudoInRun,all\nFROM x:1\n", 1),
+        ("# check=skip=all;experimental=all\nFROM x:1\n", 0),
+        ("# check=skip=StageNameCasing\nFROM x:1\n", 0),
+    ] {
+        assert_eq!(names(text).iter().filter(|name| **name == "InvalidCheckOption").count(), count, "{text}");
+    }
+}
+
+#[test]
+fn json_that_is_none_is_found() {
+    table(
+        "MalformedJsonForm",
+        &["RUN ['a']", "CMD [\"a\",]", "VOLUME ['/a']"],
+        &["RUN [ -f a ]", "CMD [\"a\"]", "RUN [\"a\"]"],
+    );
+}
+
+#[test]
+fn pip_keeps_no_downloads() {
+    table(
+        "PipWithoutNoCacheDir",
+        &["RUN pip install a", "RUN python3 -m pip install a"],
+        &[
+            "RUN pip install --no-cache-dir a",
+            "RUN --mount=type=cache,target=/root/.cache/pip pip install a",
+            "ENV PIP_NO_CACHE_DIR=1\nRUN pip install a",
+            "RUN pip install a && rm -rf /root/.cache",
+        ],
+    );
+}
+
+#[test]
+fn files_with_secrets_stay_out() {
+    table(
+        "SecretFileCopied",
+        &[
+            "COPY .env /",
+            "COPY a/id_rsa /k",
+            "ADD .npmrc .",
+            "COPY server.pem /",
+            "COPY .ssh /root/.ssh",
+            "COPY .env.prod /",
+        ],
+        &[
+            "COPY .env.example /",
+            "COPY id_rsa.pub /",
+            "COPY ca-cert.pem /",
+            "COPY --from=y .npmrc /",
+            "COPY a/environment /",
+            "COPY *.pem /",
+        ],
+    );
+}
+
+#[test]
+fn sudo_is_not_needed() {
+    table("SudoInRun", &["RUN sudo a", "RUN x && sudo -u b a"], &["RUN echo sudo", "USER b\nRUN a"]);
+}
+
+#[test]
+fn copy_is_for_plain_files() {
+    table(
+        "AddInsteadOfCopy",
+        &["ADD a.txt /", "ADD . /", "ADD dir/ b.py /"],
+        &[
+            "ADD a.tar.gz /",
+            "ADD rootfs /",
+            "ADD https://h/a.txt /",
+            "ADD git@h:a.git /",
+            "ADD $A /",
+            "ADD *.txt /",
+            "COPY a.txt /",
+            "ADD --unpack=true a.txt /",
+        ],
+    );
+}
+
+#[test]
+fn bases_are_pinned() {
+    for (text, expected) in [
+        ("FROM debian\n", 1),
+        ("FROM debian:latest\n", 1),
+        ("FROM h:5000/debian\n", 1),
+        ("ARG V=latest\nFROM debian:$V\n", 1),
+        ("FROM debian:12\n", 0),
+        ("FROM debian:12 AS debian\nFROM debian\n", 0),
+        ("FROM scratch\n", 0),
+        ("FROM a@sha256:0123456789012345678901234567890123456789012345678901234567890123\n", 0),
+    ] {
+        assert_eq!(names(text).iter().filter(|name| **name == "UnpinnedBase").count(), expected, "{text}");
+    }
+}
+
+#[test]
+fn stages_are_used_or_named() {
+    for (text, expected) in [
+        ("FROM x:1\nFROM x:1\n", 1),
+        ("FROM x:1\nFROM x:1\nCOPY --from=0 a /\n", 0),
+        ("FROM x:1\nFROM x:1\nRUN --mount=from=0,target=/a b\n", 0),
+        ("FROM x:1 AS test\nFROM x:1\n", 0),
+    ] {
+        assert_eq!(names(text).iter().filter(|name| **name == "UnusedStage").count(), expected, "{text}");
+    }
+}
+
+/// The Dockerfile under a heading of a rule's page.
+fn example(page: &str, heading: &str) -> String {
+    let section = page.split(heading).nth(1).unwrap_or_default();
+    let block = section.split("```dockerfile\n").nth(1).unwrap_or_default();
+    block.split("```").next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn the_examples_of_the_pages_are_bad_and_good_as_they_say() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    for rule in RULES.iter().filter(|rule| rule.level != Level::Warning) {
+        let page = std::fs::read_to_string(root.join(rule.url())).unwrap_or_default();
+        assert!(names(&example(&page, "## Bad")).contains(&rule.name), "{}: bad", rule.name);
+        let good = names(&example(&page, "## Good"));
+        assert!(good.is_empty(), "{}: {good:?}", rule.name);
+    }
+}
