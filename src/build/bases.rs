@@ -317,7 +317,7 @@ impl Bases {
             if let Some(result) = &*done {
                 return result.clone();
             }
-            let vertex = bases.events.add(VertexKind::Internal, format!("pull {name}"));
+            let vertex = bases.events.add(VertexKind::Transfer, format!("pull {name}"));
             bases.events.send(Event::Started { vertex });
             let begun = std::time::Instant::now();
             let result = bases.fetch(&found, vertex);

@@ -424,27 +424,10 @@ mod tests {
         for text in [
             "--cache-from x",
             "--cache-to x",
-            "--push",
-            "--load",
             "--provenance",
             "--provenance=true",
             "--sbom",
             "--attest x",
-            "--secret id=x",
-            "--ssh default",
-            "--allow x",
-            "--annotation a=b",
-            "--cgroup-parent x",
-            "--memory 1g",
-            "-m 1g",
-            "--memory-swap 1g",
-            "--cpus 1",
-            "--cpu-shares 1",
-            "--cpu-quota 1",
-            "--cpu-period 1",
-            "--cpuset-cpus 0",
-            "--cpuset-mems 0",
-            "--pids-limit 5",
             "--builder b",
             "--policy p",
             "--squash",
@@ -453,7 +436,7 @@ mod tests {
             let Command::Build(args) = cli.command else { panic!("{text}") };
             let flag = args.later.used().map(|(flag, _)| flag);
             let word = text.split([' ', '=']).next().unwrap_or_default();
-            assert!(flag.is_some_and(|flag| flag == word || word == "-m"), "{text}: {flag:?}");
+            assert_eq!(flag, Some(word), "{text}");
         }
         let cli = parse("build --provenance=false --sbom=false .");
         let Ok(Cli { command: Command::Build(args), .. }) = cli else { panic!("refused") };

@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1.7-labs
-# check=skip=JSONArgsRecommended;error=true
+# check=skip=JSONArgsRecommended,UndefinedVar;error=true
 ARG BASE=ubuntu:24.04
 ARG REGISTRY
 

@@ -259,8 +259,10 @@ fn heredocs_follow_the_joined_instruction() {
 }
 
 #[test]
-fn heredocs_in_files_with_dos_line_ends_are_unix_text() {
-    assert_eq!(run("RUN <<EOF\r\na\r\n\r\nb\r\nEOF\r\n").heredocs[0].body, "a\n\nb\n");
+fn heredocs_in_files_with_dos_line_ends_keep_them_as_buildkit_does() {
+    let text = "RUN <<-EOF\r\n\ta\r\n\r\nb\r\nEOF\r\n";
+    let heredoc = &run(text).heredocs[0];
+    assert_eq!((heredoc.body.as_str(), heredoc.raw.as_str()), ("a\r\n\r\nb\r\n", "\ta\r\n\r\nb\r\n"));
 }
 
 #[test]
