@@ -388,6 +388,8 @@ fn pulled_key(reference: &Reference, platform: &Platform) -> Digest {
 /// Tells directories of files from images among `--build-context` values.
 pub(super) enum NamedContext {
     Files(PathBuf),
+    /// Files from elsewhere: nothing was sent, so ignore files count for nothing.
+    Fetched(PathBuf),
     Image(String),
 }
 
@@ -427,7 +429,7 @@ pub(super) fn plan_kinds(contexts: &BTreeMap<String, NamedContext>) -> PlanConte
         .iter()
         .map(|(name, context)| {
             let kind = match context {
-                NamedContext::Files(_) => crate::plan::ContextKind::Files,
+                NamedContext::Files(_) | NamedContext::Fetched(_) => crate::plan::ContextKind::Files,
                 NamedContext::Image(_) => crate::plan::ContextKind::Image,
             };
             (name.clone(), kind)

@@ -108,7 +108,7 @@ impl<'a> Fetcher<'a> {
             SourceKind::Git(url) => {
                 let scratch = self.directory()?;
                 let (tree, _) = self.checkout(url, false, &scratch)?;
-                Ok(NamedContext::Files(tree))
+                Ok(NamedContext::Fetched(tree))
             }
             SourceKind::Http(url) => {
                 let file = self.download(&url)?;
@@ -124,7 +124,7 @@ impl<'a> Fetcher<'a> {
                         Failure::new(FailureKind::Store, format!("cannot write {}: {error}", name.display()))
                     })?;
                 }
-                Ok(NamedContext::Files(scratch))
+                Ok(NamedContext::Fetched(scratch))
             }
         }
     }

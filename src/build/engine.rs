@@ -272,7 +272,7 @@ impl Engine {
             .iter()
             .filter_map(|(name, context)| match context {
                 NamedContext::Image(location) => Some((name.clone(), location.clone())),
-                NamedContext::Files(_) => None,
+                NamedContext::Files(_) | NamedContext::Fetched(_) => None,
             })
             .collect();
         let mut access = self.options.registries.clone();
@@ -431,9 +431,12 @@ fn contexts(
     let mut contexts: BTreeMap<String, Arc<dyn FileSource>> = BTreeMap::new();
     contexts.insert(String::new(), Arc::new(main));
     for (name, context) in named {
-        if let NamedContext::Files(path) = context {
-            contexts.insert(name.clone(), Arc::new(context::open_named(&path.to_string_lossy(), cwd)?));
-        }
+        let opened = match context {
+            NamedContext::Files(path) => context::open_named(&path.to_string_lossy(), cwd)?,
+            NamedContext::Fetched(path) => context::open_fetched(path)?,
+            NamedContext::Image(_) => continue,
+        };
+        contexts.insert(name.clone(), Arc::new(opened));
     }
     Ok(contexts)
 }

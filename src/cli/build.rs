@@ -35,7 +35,7 @@ pub(super) fn build(session: &Session, args: BuildArgs) -> Result<u8, Stop> {
         write_file(path, id.as_bytes())?;
     }
     if let Some(path) = &args.metadata_file {
-        write_file(path, metadata(&outcome).as_bytes())?;
+        write_file(path, metadata(&outcome, session.env.metadata_warnings).as_bytes())?;
     }
     if args.quiet {
         print(&format!("{id}\n"))?;
@@ -105,7 +105,7 @@ pub(super) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildReques
         cwd: cwd.clone(),
         tags: args.tags.clone(),
         target: input.target.clone().filter(|target| !target.is_empty()),
-        build_args: build_args(&input.build_args)?,
+        build_args: build_args(&input.build_args, env)?,
         labels: each(&input.labels, "--label")?,
         build_contexts: each(&input.build_contexts, "--build-context")?,
         platforms: platforms(input, env),
@@ -139,8 +139,9 @@ pub(super) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildReques
     })
 }
 
-fn build_args(texts: &[String]) -> Result<Vec<(String, String)>, Failure> {
-    let mut out = Vec::new();
+/// Those of Docker's configuration first: what is given explicitly wins.
+fn build_args(texts: &[String], env: &Environment) -> Result<Vec<(String, String)>, Failure> {
+    let mut out = env.config_proxies();
     for text in texts {
         match text.split_once('=') {
             Some(("", _)) => return Err(usage(format!("--build-arg needs NAME=VALUE, got {text:?}"))),
@@ -148,6 +149,12 @@ fn build_args(texts: &[String]) -> Result<Vec<(String, String)>, Failure> {
             None => out.extend(Environment::variable(text).map(|value| (text.clone(), value))),
         }
     }
+    let given: Vec<String> = out.iter().map(|(name, _)| name.to_uppercase()).collect();
+    let mut position = 0;
+    out.retain(|(name, _)| {
+        position += 1;
+        !given.iter().skip(position).any(|later| *later == name.to_uppercase() && later.ends_with("_PROXY"))
+    });
     Ok(out)
 }
 
@@ -235,7 +242,7 @@ fn jobs(jobs: Option<usize>) -> Result<Option<usize>, Failure> {
     if jobs == Some(0) { Err(usage("--jobs needs at least 1")) } else { Ok(jobs) }
 }
 
-fn metadata(outcome: &BuildOutcome) -> String {
+fn metadata(outcome: &BuildOutcome, with_warnings: bool) -> String {
     let mut fields = json!({
         "containerimage.config.digest": outcome.config_digest.to_string(),
         "containerimage.descriptor": outcome.descriptor,
@@ -243,6 +250,10 @@ fn metadata(outcome: &BuildOutcome) -> String {
     });
     if !outcome.names.is_empty() {
         fields["image.name"] = json!(outcome.names.join(","));
+    }
+    if with_warnings {
+        let warnings = outcome.warnings.iter().map(|short| json!({"short": short}));
+        fields["buildx.build.warnings"] = warnings.collect();
     }
     format!("{fields:#}\n")
 }

@@ -26,6 +26,7 @@ pub(super) struct Environment {
     pub progress: Option<String>,
     pub ssh_auth_sock: Option<PathBuf>,
     pub docker_host: Option<String>,
+    pub metadata_warnings: bool,
     pub runtime_dir: Option<PathBuf>,
     pub colour: bool,
     pub stderr_is_terminal: bool,
@@ -58,6 +59,8 @@ impl Environment {
             progress: text("BUILDKIT_PROGRESS"),
             ssh_auth_sock: path("SSH_AUTH_SOCK"),
             docker_host: text("DOCKER_HOST"),
+            metadata_warnings: text("BUILDX_METADATA_WARNINGS")
+                .is_some_and(|value| matches!(value.as_str(), "1" | "true")),
             runtime_dir: path("XDG_RUNTIME_DIR"),
             colour: terminal && text("NO_COLOR").is_none(),
             stderr_is_terminal: terminal,
@@ -108,6 +111,27 @@ impl Environment {
             .or_else(|| self.runtime_dir.as_ref().map(|dir| dir.join("containers/auth.json")));
         let files = docker.into_iter().chain(containers).map(CredentialSource::File);
         Credentials::Sources(text.into_iter().chain(files).collect())
+    }
+
+    /// The proxies that Docker's `config.json` gives every build (`proxies.default`), as build
+    /// arguments. A file that is not there or makes no sense gives none.
+    pub fn config_proxies(&self) -> Vec<(String, String)> {
+        let Some(dir) = &self.docker_config else { return Vec::new() };
+        let Ok(text) = std::fs::read(dir.join("config.json")) else { return Vec::new() };
+        let Ok(config) = serde_json::from_slice::<serde_json::Value>(&text) else { return Vec::new() };
+        [
+            ("httpProxy", "HTTP_PROXY"),
+            ("httpsProxy", "HTTPS_PROXY"),
+            ("noProxy", "NO_PROXY"),
+            ("ftpProxy", "FTP_PROXY"),
+            ("allProxy", "ALL_PROXY"),
+        ]
+        .iter()
+        .filter_map(|(key, name)| {
+            let value = config.pointer(&format!("/proxies/default/{key}"))?.as_str()?;
+            (!value.is_empty()).then(|| ((*name).to_owned(), value.to_owned()))
+        })
+        .collect()
     }
 
     /// Files that say how to reach registries; the first that exists counts.

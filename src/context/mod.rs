@@ -30,5 +30,7 @@ pub use digest::{StatCache, StatKey, file_digests};
 pub use error::ContextError;
 pub use file::{FileInfo, FileKind, FileSource, Missing, Opened, Xattrs};
 pub use local::LocalContext;
-pub use source::{ContextKind, ContextSpec, MainContext, open_main, open_named, open_tree, unpack_archive};
+pub use source::{
+    ContextKind, ContextSpec, MainContext, open_fetched, open_main, open_named, open_tree, unpack_archive,
+};
 pub use stat_cache::FileStatCache;

@@ -91,11 +91,16 @@ pub fn open_main(
 /// Opens a directory that was fetched from elsewhere (a git repository's tree). `-f` names a file in
 /// it; ignore files count for nothing, since nothing is sent (the reference does not read them either).
 pub fn open_tree(tree: &Path, spec: &ContextSpec) -> Result<MainContext, ContextError> {
-    let context = LocalContext::open(tree, IgnoreRules::none())
-        .map_err(|source| ContextError::Read { path: tree.to_owned(), source })?;
+    let context = open_fetched(tree)?;
     let (dockerfile_name, dockerfile) = dockerfile_of(&context, spec)?;
     let kind = ContextKind::Directory;
     Ok(MainContext { context, kind, dockerfile_name, dockerfile, ignore_file: None })
+}
+
+/// Opens a directory that was fetched from elsewhere as a named context.
+pub fn open_fetched(tree: &Path) -> Result<LocalContext, ContextError> {
+    LocalContext::open(tree, IgnoreRules::none())
+        .map_err(|source| ContextError::Read { path: tree.to_owned(), source })
 }
 
 /// Unpacks a tar, compressed or not, into `dest`, which is made.
