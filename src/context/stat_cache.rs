@@ -13,11 +13,12 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::time::ClockId;
 
 use super::digest::{StatCache, StatKey};
+use super::file::FileInfo;
 use crate::digest::Digest;
 
 const MAGIC: &[u8; 8] = b"rbstat\x00\x01";
@@ -30,7 +31,8 @@ const MOST_UNUSED: u8 = 20;
 pub struct FileStatCache {
     file: PathBuf,
     opened: Time,
-    known: HashMap<Vec<u8>, Known>,
+    /// Read when first asked for: builds in which nothing changed never do.
+    known: OnceLock<HashMap<Vec<u8>, Known>>,
     learnt: Mutex<HashMap<Vec<u8>, Entry>>,
 }
 
@@ -64,8 +66,19 @@ impl FileStatCache {
     }
 
     fn open_at(file: &Path, opened: Time) -> Self {
-        let known = std::fs::read(file).ok().and_then(|bytes| decode(&bytes)).unwrap_or_default();
-        FileStatCache { file: file.to_owned(), opened, known, learnt: Mutex::default() }
+        FileStatCache { file: file.to_owned(), opened, known: OnceLock::new(), learnt: Mutex::default() }
+    }
+
+    fn known(&self) -> &HashMap<Vec<u8>, Known> {
+        self.known.get_or_init(|| {
+            std::fs::read(&self.file).ok().and_then(|bytes| decode(&bytes)).unwrap_or_default()
+        })
+    }
+
+    /// Whether any change of the file from the moment on when this cache was opened must show in its
+    /// `stat`.
+    pub fn is_settled(&self, file: &FileInfo) -> bool {
+        settled(file.mtime, self.opened) && settled(file.ctime, self.opened)
     }
 
     /// Writes what was learnt, by a temporary file beside the cache and a rename. Does nothing if
@@ -77,7 +90,7 @@ impl FileStatCache {
         }
         let mut entries: Vec<(&[u8], &Entry, u8)> =
             learnt.iter().map(|(path, entry)| (path.as_slice(), entry, 0)).collect();
-        for (path, known) in self.known.iter().filter(|(path, _)| !learnt.contains_key(*path)) {
+        for (path, known) in self.known().iter().filter(|(path, _)| !learnt.contains_key(*path)) {
             let unused = if known.used_now.load(Ordering::Relaxed) { 0 } else { known.unused + 1 };
             if unused <= MOST_UNUSED {
                 entries.push((path, &known.entry, unused));
@@ -95,7 +108,7 @@ impl FileStatCache {
 
 impl StatCache for FileStatCache {
     fn get(&self, key: &StatKey<'_>) -> Option<Digest> {
-        let known = self.known.get(key.path)?;
+        let known = self.known().get(key.path)?;
         let Entry { dev, ino, size, mtime, ctime, digest } = known.entry;
         let StatKey { path: _, dev: d, ino: i, size: s, mtime: m, ctime: c } = *key;
         if (dev, ino, size, mtime, ctime) != (d, i, s, m, c) {
@@ -260,7 +273,7 @@ mod tests {
         cache.put(&StatKey { path: b"ctime", ctime: (100, 5), ..settled_key }, Digest::of(b""));
         cache.save().expect("saves");
         let next = FileStatCache::open_at(&file, (200, 0));
-        assert_eq!(next.known.keys().collect::<Vec<_>>(), [b"old"]);
+        assert_eq!(next.known().keys().collect::<Vec<_>>(), [b"old"]);
     }
 
     #[test]
@@ -293,8 +306,8 @@ mod tests {
             assert!(decode(&garbled).is_none(), "byte {place}");
         }
         fs::write(&file, b"garbage").expect("write");
-        assert!(FileStatCache::open(&file).known.is_empty());
-        assert!(FileStatCache::open(Path::new("/nonexistent/stat")).known.is_empty());
+        assert!(FileStatCache::open(&file).known().is_empty());
+        assert!(FileStatCache::open(Path::new("/nonexistent/stat")).known().is_empty());
     }
 
     #[test]

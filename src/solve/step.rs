@@ -99,6 +99,23 @@ impl From<layer::LayerError> for StepError {
     }
 }
 
+/// What each source word of a copy selects.
+fn select(copy: &CopyStep, source: &Arc<dyn FileSource>) -> Result<Vec<Selected>, StepError> {
+    let origin = copy.origin.to_string();
+    // The reference compares with relative paths: a pattern with a leading slash matches nothing.
+    let patterns = copy.exclude.iter().filter(|pattern| !pattern.trim_start_matches('!').starts_with('/'));
+    let excluded = PatternSet::new(patterns).map_err(CopyError::from)?;
+    let excluded = (!excluded.is_empty()).then_some(&excluded);
+    let select = |pattern: &String| {
+        Ok(match copy.parents {
+            true => copy::select_parents(pattern, &origin, source.clone(), excluded)?,
+            false => copy::select(pattern, &origin, source.clone(), excluded)?,
+        })
+    };
+    copy.sources.iter().map(select).collect()
+}
+
+type ReadDigests<'r> = &'r dyn Fn(&[FileInfo]) -> Result<Vec<Option<Digest>>, ContextError>;
 type DigestFiles<'s> = Box<dyn Fn(&[FileInfo]) -> Result<Vec<Option<Digest>>, ContextError> + 's>;
 
 /// Whether files that a step saw in place are no longer those its key speaks of.
@@ -173,11 +190,11 @@ impl Run<'_> {
                 mounts.push(MountInput::Nothing);
                 continue;
             };
-            let selected = self.select_one(origin, source)?;
+            let (files, read) = self.files_of(origin)?;
+            let mut selected = copy::select_path(source, &origin.to_string(), files)?;
             let keep_owner = matches!(origin, CopyOrigin::Step(..));
-            let (digest, listing) = selected.digest(&plain_destination(keep_owner));
+            let digest = self.input_digest(origin, &mut selected, &plain_destination(keep_owner), &*read)?;
             if matches!(mount.kind, RunMountKind::Bind { .. }) {
-                self.solver.records.put_pre_image(&digest, &listing)?;
                 let target = mount.target.as_deref().unwrap_or_default();
                 inputs.push(Input { name: format!("mount {target}: {origin}: {source}"), digest });
             }
@@ -236,11 +253,11 @@ impl Run<'_> {
             chmod: copy.chmod.clone(),
             made_up_time: self.solver.now,
         };
-        let mut selected = self.select(copy)?;
+        let (source, read) = self.files_of(&copy.origin)?;
+        let mut selected = select(copy, &source)?;
         let mut inputs = Vec::new();
-        for source in &selected {
-            let (digest, listing) = source.digest(&dest);
-            self.solver.records.put_pre_image(&digest, &listing)?;
+        for source in &mut selected {
+            let digest = self.input_digest(&copy.origin, source, &dest, &*read)?;
             inputs.push(Input { name: format!("{}: {}", copy.origin, source.pattern), digest });
         }
         let remote = self.find_remote(copy, vertex)?;
@@ -258,6 +275,9 @@ impl Run<'_> {
         let key = self.key(step, base, inputs)?;
         if let Some(state) = self.look_up(step, parent, &key)? {
             return Ok(state);
+        }
+        for source in &mut selected {
+            source.read(&*read).map_err(CopyError::from)?;
         }
         let scratch = Arc::new(snapshots.store().temp_dir()?);
         let mut archives = Vec::new();
@@ -294,29 +314,33 @@ impl Run<'_> {
         Ok(all)
     }
 
-    /// What each source word of a copy selects.
-    fn select(&self, copy: &CopyStep) -> Result<Vec<Selected>, StepError> {
-        let (source, digest) = self.files_of(&copy.origin)?;
-        let origin = copy.origin.to_string();
-        // The reference compares with relative paths: a pattern with a leading slash matches nothing.
-        let patterns =
-            copy.exclude.iter().filter(|pattern| !pattern.trim_start_matches('!').starts_with('/'));
-        let excluded = PatternSet::new(patterns).map_err(CopyError::from)?;
-        let excluded = (!excluded.is_empty()).then_some(&excluded);
-        let select = |pattern: &String| {
-            let source = source.clone();
-            Ok(match copy.parents {
-                true => copy::select_parents(pattern, &origin, source, excluded, &*digest)?,
-                false => copy::select(pattern, &origin, source, excluded, &*digest)?,
-            })
+    /// The digest of what was selected. Where the very same files were digested before, told by their
+    /// `stat` alone, nothing is read or looked up file by file.
+    fn input_digest(
+        &self,
+        origin: &CopyOrigin,
+        selected: &mut Selected,
+        dest: &Destination,
+        read: ReadDigests<'_>,
+    ) -> Result<Digest, StepError> {
+        let cache = match (origin, &self.solver.stat_cache) {
+            (CopyOrigin::Context(name), Some(cache)) if name.is_empty() => Some(cache),
+            _ => None,
         };
-        copy.sources.iter().map(select).collect()
-    }
-
-    /// What a path leads to, wildcards or not.
-    fn select_one(&self, origin: &CopyOrigin, path: &str) -> Result<Selected, StepError> {
-        let (source, digest) = self.files_of(origin)?;
-        Ok(copy::select_path(path, &origin.to_string(), source, &*digest)?)
+        let memo = cache.map(|_| selected.stat_digest(dest));
+        if let Some(digest) = memo.map(|memo| self.solver.records.memo(&memo)).transpose()?.flatten() {
+            return Ok(digest);
+        }
+        selected.read(read).map_err(CopyError::from)?;
+        let (digest, listing) = selected.digest(dest);
+        self.solver.records.put_pre_image(&digest, &listing)?;
+        let mut files = selected.selections.iter().flat_map(|selection| &selection.files);
+        if let (Some(memo), Some(cache)) = (memo, cache)
+            && files.all(|file| cache.is_settled(file))
+        {
+            self.solver.records.put_memo(&memo, &digest)?;
+        }
+        Ok(digest)
     }
 
     /// Files of a context or step, and how their content digests are had.

@@ -22,7 +22,8 @@ pub struct Selected {
     pub source: Arc<dyn FileSource>,
     /// What was selected.
     pub selections: Vec<Selection>,
-    /// Content digests of each selection's files, in the same order; `None` for what is no file.
+    /// Content digests of each selection's files, in the same order; `None` for what is no file. Empty
+    /// until [`Selected::read`].
     pub digests: Vec<Vec<Option<Digest>>>,
     /// Where the last selection really lies in the source.
     pub place: Vec<u8>,
@@ -82,8 +83,6 @@ fn missing_text(pattern: &str, origin: &str, missing: &Missing) -> String {
     }
 }
 
-type DigestFiles<'a> = &'a dyn Fn(&[FileInfo]) -> Result<Vec<Option<Digest>>, ContextError>;
-
 /// Finds what a source word selects. A pattern that matches nothing selects nothing; a literal path
 /// that is missing is an error that names its neighbours.
 pub fn select(
@@ -91,21 +90,15 @@ pub fn select(
     origin: &str,
     source: Arc<dyn FileSource>,
     excluded: Option<&PatternSet>,
-    digest: DigestFiles<'_>,
 ) -> Result<Selected, CopyError> {
     let path = paths::clean(pattern.as_bytes());
     let matches = if has_wildcard(&path) { source.glob(&path)? } else { vec![path] };
-    select_all(pattern, matches, origin, source, excluded, digest)
+    select_all(pattern, matches, origin, source, excluded)
 }
 
 /// As [`select`], for a path in which nothing is special.
-pub fn select_path(
-    path: &str,
-    origin: &str,
-    source: Arc<dyn FileSource>,
-    digest: DigestFiles<'_>,
-) -> Result<Selected, CopyError> {
-    select_all(path, vec![paths::clean(path.as_bytes())], origin, source, None, digest)
+pub fn select_path(path: &str, origin: &str, source: Arc<dyn FileSource>) -> Result<Selected, CopyError> {
+    select_all(path, vec![paths::clean(path.as_bytes())], origin, source, None)
 }
 
 fn select_all(
@@ -114,10 +107,8 @@ fn select_all(
     origin: &str,
     source: Arc<dyn FileSource>,
     excluded: Option<&PatternSet>,
-    digest: DigestFiles<'_>,
 ) -> Result<Selected, CopyError> {
     let mut selections = Vec::with_capacity(matches.len());
-    let mut digests = Vec::with_capacity(matches.len());
     let mut place = Vec::new();
     for path in matches {
         let info = resolve(pattern, &path, origin, &*source)?;
@@ -127,10 +118,9 @@ fn select_all(
         let name = path.rsplit(|c| *c == b'/').next().unwrap_or_default().to_vec();
         // What a source word itself names is never excluded; only what lies in a directory can be.
         let files = if is_dir { source.list(&info.path, excluded)? } else { vec![info] };
-        digests.push(digest(&files)?);
         selections.push(Selection { name, is_dir, files, strip });
     }
-    Ok(Selected { pattern: pattern.to_owned(), source, selections, digests, place })
+    Ok(Selected { pattern: pattern.to_owned(), source, selections, digests: Vec::new(), place })
 }
 
 /// Finds what a source word of `COPY --parents` selects: paths below the pivot `/./`, or below the
@@ -140,7 +130,6 @@ pub fn select_parents(
     origin: &str,
     source: Arc<dyn FileSource>,
     excluded: Option<&PatternSet>,
-    digest: DigestFiles<'_>,
 ) -> Result<Selected, CopyError> {
     let (above, below) = pattern.split_once("/./").unwrap_or(("", pattern));
     let (above, below) = (paths::clean(above.as_bytes()), paths::clean(below.as_bytes()));
@@ -167,7 +156,6 @@ pub fn select_parents(
         }
         let files = source.select(&info.path, &wanted, excluded)?;
         let strip = if info.path.is_empty() { 0 } else { info.path.len() + 1 };
-        all.digests.push(digest(&files)?);
         all.selections.push(Selection { name: Vec::new(), is_dir: true, files, strip });
     }
     Ok(all)
@@ -183,6 +171,36 @@ fn resolve(pattern: &str, path: &[u8], origin: &str, source: &dyn FileSource) ->
 }
 
 impl Selected {
+    /// Finds the content digests, unless they are here already.
+    pub fn read(
+        &mut self,
+        digest: &dyn Fn(&[FileInfo]) -> Result<Vec<Option<Digest>>, ContextError>,
+    ) -> Result<(), ContextError> {
+        if self.digests.is_empty() {
+            self.digests =
+                self.selections.iter().map(|selection| digest(&selection.files)).collect::<Result<_, _>>()?;
+        }
+        Ok(())
+    }
+
+    /// A digest of everything `stat` says of the files, and of how they will look in the image. Files
+    /// whose times lie well in the past have the content they had when it was the same.
+    pub fn stat_digest(&self, dest: &Destination) -> Digest {
+        let mut hasher = Hasher::new();
+        hasher.field(b"stat-1");
+        let mut line = Vec::new();
+        for selection in &self.selections {
+            hasher.field(if selection.is_dir { b"dir" } else { b"file" });
+            hasher.field(&selection.name_in_key());
+            for file in &selection.files {
+                line.clear();
+                stat_line(&mut line, dest, selection, file);
+                hasher.field(&line);
+            }
+        }
+        hasher.finish()
+    }
+
     /// The digest of what was selected, as it will look in the image, and the listing it is made
     /// of. Neither modification times nor the place of the source enter.
     pub fn digest(&self, dest: &Destination) -> (Digest, Vec<u8>) {
@@ -203,6 +221,38 @@ impl Selection {
     /// A directory's own name never shows in the image.
     fn name_in_key(&self) -> Vec<u8> {
         if self.is_dir { Vec::new() } else { self.name.clone() }
+    }
+}
+
+fn stat_line(line: &mut Vec<u8>, dest: &Destination, selection: &Selection, file: &FileInfo) {
+    let (kind, detail): (u8, &[u8]) = match &file.kind {
+        FileKind::File { .. } => (0, b""),
+        FileKind::Dir => (1, b""),
+        FileKind::Symlink { target } => (2, target),
+        FileKind::CharDev { .. } => (3, b""),
+        FileKind::BlockDev { .. } => (4, b""),
+        FileKind::Fifo => (5, b""),
+        FileKind::Socket => (6, b""),
+    };
+    let (major, minor) = match file.kind {
+        FileKind::CharDev { major, minor } | FileKind::BlockDev { major, minor } => (major, minor),
+        _ => (0, 0),
+    };
+    let size = if let FileKind::File { size } = file.kind { size } else { 0 };
+    let (mode, (uid, gid)) = (effective_mode(dest, file), effective_owner(dest, file));
+    line.push(kind);
+    for number in [mode, uid, gid, major, minor, file.mtime.1, file.ctime.1] {
+        line.extend_from_slice(&number.to_le_bytes());
+    }
+    for number in
+        [size, file.ino, file.dev, file.nlink, file.mtime.0.cast_unsigned(), file.ctime.0.cast_unsigned()]
+    {
+        line.extend_from_slice(&number.to_le_bytes());
+    }
+    let relative = if selection.is_dir { file.path.get(selection.strip..).unwrap_or_default() } else { b"" };
+    for text in [relative, detail].into_iter().chain(file.xattrs.iter().flat_map(|(a, b)| [&a[..], &b[..]])) {
+        line.extend_from_slice(&(text.len() as u64).to_le_bytes());
+        line.extend_from_slice(text);
     }
 }
 

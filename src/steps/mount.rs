@@ -429,9 +429,8 @@ impl Maker<'_> {
                 let source: Arc<dyn crate::context::FileSource> = Arc::new(
                     super::tree_source::TreeSource::new(self.snapshots.clone(), chain.clone(), tree),
                 );
-                let none = |files: &[FileInfo]| Ok(vec![None; files.len()]);
                 let path = String::from_utf8_lossy(&place.path).into_owned();
-                let selected = copy::select_path(&path, "the cache's source", source, &none)?;
+                let selected = copy::select_path(&path, "the cache's source", source)?;
                 copy_into(&selected, dir, self.snapshots.ids(), true)?;
                 (!place.path.is_empty()).then_some((place.mode, place.uid, place.gid))
             }

@@ -214,8 +214,7 @@ impl Found {
                 let files = LocalContext::open(&tree, IgnoreRules::none())
                     .map_err(|source| ContextError::Read { path: tree, source })
                     .map_err(CopyError::from)?;
-                let none = |infos: &[FileInfo]| Ok(vec![None; infos.len()]);
-                Ok(copy::select_path("/", url, Arc::new(files), &none)?)
+                Ok(copy::select_path("/", url, Arc::new(files))?)
             }
         }
     }
