@@ -29,3 +29,4 @@ pub mod snapshot;
 pub mod solve;
 pub mod steps;
 pub mod store;
+pub mod verify;

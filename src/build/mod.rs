@@ -15,6 +15,7 @@ mod request;
 mod result;
 mod run;
 mod transfer;
+mod validate;
 
 pub use crate::registry::RegistryAccess;
 pub use engine::{Engine, EngineOptions};

@@ -7,6 +7,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use super::copy::{CopyArgs, IndexCommand, LoadArgs};
 use super::registry::{LoginArgs, PullArgs, PushArgs};
+use super::verify::ValidateArgs;
 
 const AFTER: &str = "\
 `rbuild [OPTIONS] PATH` is short for `rbuild build [OPTIONS] PATH`, so `alias docker=rbuild` works for builds.
@@ -87,6 +88,8 @@ pub(super) enum Command {
         #[arg(value_name = "HOST[:PORT]")]
         registry: Option<String>,
     },
+    /// Check every rule of an image's formats, down to the bytes of its layers
+    Validate(ValidateArgs),
     /// Show what this machine allows and how rbuild uses it
     Info,
     /// Print a completion script

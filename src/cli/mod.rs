@@ -14,6 +14,7 @@ mod render;
 mod run;
 mod secret;
 mod values;
+mod verify;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -137,6 +138,7 @@ fn dispatch(cli: Cli, env: Environment, mode: IdMode, user: RealUser) -> Result<
         Command::Index { command } => copy::index(&session, &command),
         Command::Login(args) => registry::login(&session, &args),
         Command::Logout { registry } => registry::logout(&session, registry.as_deref()),
+        Command::Validate(args) => verify::validate(&session, &args),
         Command::Info => run::info(&session),
         Command::Completion { .. } | Command::Version => Ok(0),
     }

@@ -11,6 +11,7 @@ mod error;
 mod gzip;
 mod index;
 mod materialize;
+mod scan;
 mod tar_read;
 mod tar_write;
 mod unpack;
@@ -20,6 +21,8 @@ pub use diff::{NoParent, ParentKind, ParentNode, ParentView, UpperContent, diff_
 pub use entry::{Entry, EntryKind, LayerIndex, Metadata};
 pub use error::LayerError;
 pub use materialize::write_files;
+pub use scan::{Scanned, scan_tar};
+pub use tar_read::{End, Header as TarHeader};
 pub use unpack::{Limits, OnDiskIds, UnpackOptions, Unpacked, read_file, read_index, rebuild_index, unpack};
 pub use write::{
     BlobInfo, ContentSource, Layer, LayerRecord, NoContent, WriteOptions, add_blob, load_index, load_layer,
