@@ -11,6 +11,7 @@ mod indexes;
 mod load;
 mod outputs;
 mod place;
+mod reproduce;
 mod request;
 mod result;
 mod run;
@@ -22,6 +23,7 @@ pub use engine::{Engine, EngineOptions};
 pub use failure::{Failure, FailureKind};
 pub use indexes::IndexChange;
 pub use place::Place;
+pub use reproduce::Reproduced;
 pub use request::{
     Annotation, AnnotationKind, BuildOutcome, BuildRequest, CompressionAlgorithm, CompressionChoice,
     EngineAddress, OutputKind, OutputSpec, PullPolicy, RunNetwork,

@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::build::{
-    Annotation, BuildOutcome, BuildRequest, EngineAddress, Failure, FailureKind, OutputKind, OutputSpec,
-    PullPolicy, RunNetwork,
+    Annotation, BuildOutcome, BuildRequest, Engine, EngineAddress, Failure, FailureKind, OutputKind,
+    OutputSpec, PullPolicy, RunNetwork,
 };
 use crate::event::Events;
 use crate::progress::{self, Mode};
@@ -17,30 +17,48 @@ use super::{Session, Stop, print, secret, values};
 
 /// Builds, and says so in the ways asked for.
 pub(super) fn build(session: &Session, args: BuildArgs) -> Result<u8, Stop> {
+    let work = |engine: &Engine, request: &BuildRequest, events: &Events| {
+        engine.build(request, &mut std::io::stdin(), events, &session.cancel)
+    };
+    let outcome = with_engine(session, &args, work)?;
+    report(&args, &outcome)?;
+    Ok(0)
+}
+
+/// Checks the flags and does something that builds.
+pub(super) fn with_engine<T>(
+    session: &Session,
+    args: &BuildArgs,
+    work: impl FnOnce(&Engine, &BuildRequest, &Events) -> Result<T, Failure>,
+) -> Result<T, Stop> {
     if let Some((flag, help)) = args.later.used() {
         let failure = Failure::new(FailureKind::Unsupported, format!("{flag} is not supported yet"));
         return Err(if help.is_empty() { failure } else { failure.help(help) }.into());
     }
     let mode = progress_mode(args.progress.as_deref(), args.quiet, &session.env)?;
-    let request = request(&args, &session.env)?;
+    let request = request(args, &session.env)?;
     session.watch_signals()?;
     let engine = session.engine()?;
     let renderer = progress::renderer(mode, session.env.colour);
     let events = Events::new(renderer.clone());
-    let result = engine.build(&request, &mut std::io::stdin(), &events, &session.cancel);
+    let result = work(&engine, &request, &events);
     renderer.finish();
-    let outcome = result?;
+    Ok(result?)
+}
+
+/// Says what was built in the ways asked for.
+pub(super) fn report(args: &BuildArgs, outcome: &BuildOutcome) -> Result<(), Stop> {
     let id = outcome.image_id.to_string();
     if let Some(path) = &args.iidfile {
         write_file(path, id.as_bytes())?;
     }
     if let Some(path) = &args.metadata_file {
-        write_file(path, metadata(&outcome).as_bytes())?;
+        write_file(path, metadata(outcome).as_bytes())?;
     }
     if args.quiet {
         print(&format!("{id}\n"))?;
     }
-    Ok(0)
+    Ok(())
 }
 
 /// Shows the graph.
@@ -127,6 +145,7 @@ fn request(args: &BuildArgs, env: &Environment) -> Result<BuildRequest, Failure>
         insecure_registries: input.insecure_registries.clone(),
         outputs: outputs(args)?,
         source_date_epoch: epoch(env)?,
+        reproducible: args.reproducible,
         jobs: jobs(args.jobs)?,
         step_timeout: args.timeout.as_deref().map(values::duration).transpose().map_err(usage)?,
     })

@@ -139,6 +139,8 @@ fn dispatch(cli: Cli, env: Environment, mode: IdMode, user: RealUser) -> Result<
         Command::Login(args) => registry::login(&session, &args),
         Command::Logout { registry } => registry::logout(&session, registry.as_deref()),
         Command::Validate(args) => verify::validate(&session, &args),
+        Command::Diff(args) => verify::diff(&session, &args),
+        Command::VerifyReproducible(args) => verify::reproduce(&session, &args),
         Command::Info => run::info(&session),
         Command::Completion { .. } | Command::Version => Ok(0),
     }

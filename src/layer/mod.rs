@@ -23,7 +23,9 @@ pub use error::LayerError;
 pub use materialize::write_files;
 pub use scan::{Scanned, scan_tar};
 pub use tar_read::{End, Header as TarHeader};
-pub use unpack::{Limits, OnDiskIds, UnpackOptions, Unpacked, read_file, read_index, rebuild_index, unpack};
+pub use unpack::{
+    Limits, OnDiskIds, UnpackOptions, Unpacked, open_plain, read_file, read_index, rebuild_index, unpack,
+};
 pub use write::{
     BlobInfo, ContentSource, Layer, LayerRecord, NoContent, WriteOptions, add_blob, load_index, load_layer,
     recompress, store_index, write_layer,

@@ -115,16 +115,21 @@ pub fn read_file(
     if size > limit {
         return Err(LayerError::Invalid(format!("a file of {size} bytes where at most {limit} are read")));
     }
+    let mut plain = open_plain(store, diff_id)?;
+    io::copy(&mut plain.by_ref().take(offset), &mut io::sink()).map_err(LayerError::Stream)?;
+    let mut content = Vec::new();
+    plain.take(size).read_to_end(&mut content).map_err(LayerError::Stream)?;
+    Ok(content)
+}
+
+/// The uncompressed stream of a layer of the store.
+pub fn open_plain(store: &Store, diff_id: &DiffId) -> Result<Box<dyn Read>, LayerError> {
     let record = load_layer(store, diff_id)?;
     let blobs = record.map(|record| record.blobs).unwrap_or_default();
     let file = blobs.iter().find_map(|blob| store.open_blob(&blob.digest).ok().flatten());
     let file =
         file.ok_or_else(|| LayerError::Invalid(format!("the store has no content for layer {diff_id}")))?;
-    let (_, mut plain) = crate::context::decompress(file).map_err(LayerError::Stream)?;
-    io::copy(&mut plain.by_ref().take(offset), &mut io::sink()).map_err(LayerError::Stream)?;
-    let mut content = Vec::new();
-    plain.take(size).read_to_end(&mut content).map_err(LayerError::Stream)?;
-    Ok(content)
+    Ok(crate::context::decompress(file).map_err(LayerError::Stream)?.1)
 }
 
 /// Hashes and limits what passes.
