@@ -1,6 +1,7 @@
 //! From a request to an image: context, Dockerfile, plan, solve, image, outputs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,13 +9,14 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::cache::Records;
 use crate::cancel::Cancel;
-use crate::context::{self, ContextSpec, FileSource, FileStatCache, MainContext};
-use crate::dockerfile::{self, Dockerfile};
+use crate::context::{self, ContextKind, ContextSpec, FileSource, FileStatCache, MainContext};
+use crate::dockerfile::{self, Dockerfile, InstructionKind};
 use crate::event::{Event, Events, Summary};
 use crate::image::{self, Family, Platform, Reference};
 use crate::layer::OnDiskIds;
 use crate::plan::{self, Base, Plan, PlanInput, Planned, Step, StepKind};
 use crate::registry::RegistryAccess;
+use crate::remote;
 use crate::sandbox::{Native, Sandbox, Ulimit};
 use crate::snapshot::{Chain, SnapshotError, Snapshots};
 use crate::solve::{LocalExecutor, SolveError, Solver, StepError};
@@ -44,6 +46,8 @@ pub struct EngineOptions {
     pub resolv_conf: Vec<u8>,
     /// Registries.
     pub registries: RegistryAccess,
+    /// Where programs are looked for, as `PATH` has it; `None` is the usual places.
+    pub search_path: Option<OsString>,
 }
 
 /// Builds images in one store.
@@ -63,6 +67,8 @@ struct Prepared {
     plans: Vec<(Platform, Plan)>,
     bases: Arc<Bases>,
     warnings: Vec<String>,
+    /// The time that everything gets which this build makes.
+    epoch: Option<i64>,
     _scratch: TempDir,
 }
 
@@ -104,6 +110,7 @@ impl Engine {
         let names = parse_tags(&request.tags)?;
         outputs::check(request)?;
         let prepared = self.prepare(request, stdin, events, cancel)?;
+        let request = &BuildRequest { source_date_epoch: prepared.epoch, ..request.clone() };
         let stat_cache = FileStatCache::open(&self.store.stat_cache_path(&prepared.context_root));
         let stat_cache = Arc::new(stat_cache);
         let mounts = Arc::new(MountSettings::new(request.secrets.clone(), request.ssh.clone()));
@@ -175,6 +182,7 @@ impl Engine {
             bases: Box::new(move |step| base_chain(&bases, step)),
             run: RunSettings { mounts: mounts.clone(), ..self.run_settings(request, plan) },
             now: epoch.unwrap_or_else(now_seconds),
+            same_times: request.reproducible && write.clamp_mtime.is_some(),
             write,
             no_cache: no_cache(request),
             jobs: request.jobs.unwrap_or(DEFAULT_JOBS),
@@ -196,6 +204,10 @@ impl Engine {
         };
         let main = context::open_main(&spec, stdin, scratch.path())?;
         let dockerfile = parse(&main)?;
+        let epoch = match request.source_date_epoch {
+            None if request.reproducible => Some(self.context_time(&main)),
+            given => given,
+        };
         let mut named = BTreeMap::new();
         for (name, value) in &request.build_contexts {
             named.insert(name.to_lowercase(), bases::classify(value, &request.cwd)?);
@@ -213,14 +225,28 @@ impl Engine {
         let platforms = platforms(&request.platforms)?;
         let mut plans = Vec::new();
         for platform in &platforms {
-            let input = plan_input(request, &named, platform, platforms.len() > 1);
+            let mut input = plan_input(request, &named, platform, platforms.len() > 1);
+            if request.source_date_epoch.is_some() || !sets_epoch(&dockerfile) {
+                pass_epoch(epoch, &mut input.build_args);
+            }
             plans.push((platform.clone(), plan_with_bases(&dockerfile, &input, &bases, cancel)?));
         }
         let warnings = report_warnings(&dockerfile, &plans, events);
         let context_root = main.context.root().to_owned();
         let contexts = contexts(main.context, &named, &request.cwd)?;
         let bases = Arc::new(bases);
-        Ok(Prepared { contexts, context_root, plans, bases, warnings, _scratch: scratch })
+        let epoch = plans.iter().find_map(|(_, plan)| plan.source_date_epoch).or(epoch);
+        Ok(Prepared { contexts, context_root, plans, bases, warnings, epoch, _scratch: scratch })
+    }
+
+    /// When the context was committed; 0 where nobody says, since times of files differ from checkout to
+    /// checkout.
+    fn context_time(&self, main: &MainContext) -> i64 {
+        let search_path = self.options.search_path.as_deref();
+        match main.kind {
+            ContextKind::Directory => remote::head_time(main.context.root(), search_path).unwrap_or(0),
+            ContextKind::Archive | ContextKind::DockerfileOnly => 0,
+        }
     }
 
     fn run_settings(&self, request: &BuildRequest, plan: &Plan) -> RunSettings {
@@ -297,7 +323,26 @@ fn platforms(texts: &[String]) -> Result<Vec<Platform>, Failure> {
 }
 
 fn epoch_of(request: &BuildRequest, plan: &Plan) -> Option<i64> {
-    request.source_date_epoch.or(plan.source_date_epoch)
+    plan.source_date_epoch.or(request.source_date_epoch)
+}
+
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
+/// As buildx does, the epoch becomes a build argument, which RUN sees where the stage declares it.
+/// One that is given stays.
+fn pass_epoch(epoch: Option<i64>, build_args: &mut Vec<(String, String)>) {
+    let given = build_args.iter().any(|(name, _)| name == EPOCH);
+    if let Some(epoch) = epoch.filter(|_| !given) {
+        build_args.push((EPOCH.to_owned(), epoch.to_string()));
+    }
+}
+
+/// Whether the Dockerfile itself has an epoch for all stages.
+fn sets_epoch(dockerfile: &Dockerfile) -> bool {
+    dockerfile.global_args.iter().any(|instruction| match &instruction.kind {
+        InstructionKind::Arg(all) => all.iter().any(|one| one.name.text == EPOCH && one.default.is_some()),
+        _ => false,
+    })
 }
 
 fn plan_input(

@@ -165,6 +165,7 @@ impl Session {
             single_id: self.mode == IdMode::SingleId,
             resolv_conf: environment::resolv_conf(),
             registries: self.registries()?,
+            search_path: self.env.path.clone(),
         })?)
     }
 

@@ -208,7 +208,6 @@ fn same_but_random(old: &str, new: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::verify::content::compare;
 
     fn kind(path: &str, old: &[u8], new: &[u8]) -> &'static str {
@@ -219,7 +218,7 @@ mod tests {
     #[test]
     fn usual_causes_are_recognised() {
         let elf = |id: &[u8]| [b"\x7fELF\x02\x01\x01\0", &[0; 40][..], b"\x03\0\0\0GNU\0", id].concat();
-        let tar = |time: &[u8]| [&[b'n'; 136][..], time, &[0; 119][..], b"ustar\0"].concat();
+        let tar = |time: &[u8]| [&[b'n'; 136][..], time, &[0; 120][..], b"ustar\0"].concat();
         for (path, old, new, expected) in [
             (
                 "a.gz",
