@@ -106,6 +106,10 @@ impl Output<'_> {
 
     /// Manifests as this output wants them.
     fn package(&self, default: Family) -> Result<Package, Failure> {
+        // Annotations of layers are part of eStargz; Docker's own manifests have none.
+        let annotated = self.results.built.iter().flat_map(|one| &one.image.layers);
+        let annotated = annotated.map(|layer| &layer.annotations).any(|all| !all.is_empty());
+        let default = if annotated { Family::Oci } else { default };
         let family = match self.spec.oci_types {
             Some(true) => Family::Oci,
             Some(false) => Family::Docker,

@@ -201,6 +201,9 @@ pub struct CompressionChoice {
     pub level: Option<u32>,
     /// Recompress the base's layers as well.
     pub force: bool,
+    /// `estargz`: gzip whose files can be fetched one by one. Layers get entries of its own, and so
+    /// other diff IDs.
+    pub estargz: bool,
 }
 
 /// Layer compression.

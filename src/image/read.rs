@@ -122,6 +122,7 @@ impl ResolvedImage {
                 digest: layer.digest,
                 size: layer.size,
                 compression: layer_compression(&layer.media_type).unwrap_or_default(),
+                annotations: layer.annotations.clone(),
             })
             .collect()
     }

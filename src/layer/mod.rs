@@ -8,6 +8,7 @@
 mod diff;
 pub mod entry;
 mod error;
+pub mod estargz;
 mod gzip;
 mod index;
 mod materialize;
@@ -20,6 +21,7 @@ mod write;
 pub use diff::{NoParent, ParentKind, ParentNode, ParentView, UpperContent, diff_upper};
 pub use entry::{Entry, EntryKind, LayerIndex, Metadata};
 pub use error::LayerError;
+pub use estargz::{Converted, to_estargz};
 pub use materialize::write_files;
 pub use scan::{Scanned, scan_tar};
 pub use tar_read::{End, Header as TarHeader};
@@ -31,5 +33,7 @@ pub use write::{
     recompress, store_index, write_layer,
 };
 
+#[cfg(test)]
+mod estargz_tests;
 #[cfg(test)]
 mod tests;

@@ -69,6 +69,11 @@ impl<R: Read> TarReader<R> {
         TarReader { inner, position: 0, left: 0, pad: 0, ended: false }
     }
 
+    /// The stream that is read.
+    pub fn get_mut(&mut self) -> &mut R {
+        &mut self.inner
+    }
+
     /// The next entry; `None` at the end. What was not read of the last one is skipped.
     pub fn next(&mut self) -> Result<Option<Header>, LayerError> {
         let mut long_name = None;
