@@ -116,10 +116,15 @@ impl Bases {
         self.events.send(Event::Finished { vertex, outcome, elapsed: begun.elapsed() });
         let found = result.map_err(|failure| failure.at(&request.source, request.span))?;
         if !request.platform.accepts(&found.image.platform) {
-            self.events.warn(format!(
-                "{} is for {}, not for {}",
-                request.name, found.image.platform, request.platform
-            ));
+            let at = request.source.location(request.span.start);
+            self.events.send(Event::Warning {
+                message: format!(
+                    "Base image {} was pulled with platform \"{}\", expected \"{}\" for current build",
+                    request.name, found.image.platform, request.platform
+                ),
+                location: Some(format!("{}:{}", request.source.name(), at.line)),
+                rule: Some("InvalidBaseImagePlatform"),
+            });
         }
         Ok(Arc::new(found))
     }

@@ -328,6 +328,6 @@ impl RootTree for ImageFiles {
             .snapshots
             .layer_dir(&self.chain, node.layer)
             .map_err(|error| io::Error::other(error.to_string()))?;
-        Ok(Box::new(crate::fs::open_file_in(&dir, path)?))
+        Ok(Box::new(crate::fs::open_file_in(&dir, node.place(path))?))
     }
 }

@@ -271,11 +271,9 @@ impl Work<'_> {
                 let stored = clean_name(&header.link)?;
                 let (dir, name) = split(&stored);
                 let target = join(&self.directory(dir)?, name);
-                let known =
-                    self.by_path.get(&target).and_then(|at| self.entries.get(*at)).and_then(Option::as_ref);
-                if !known.is_some_and(|entry| !matches!(entry.kind, EntryKind::Dir | EntryKind::Whiteout)) {
+                if !self.can_link(&target) {
                     return Err(invalid(format!(
-                        "{:?} is a hard link to {:?}, which is not a file of this layer",
+                        "{:?} is a hard link to {:?}, which is no file of this layer or of one below",
                         show(path),
                         show(&target)
                     )));
@@ -301,6 +299,34 @@ impl Work<'_> {
                 )));
             }
         })
+    }
+
+    /// Whether a hard link to a path means something: to a file of this layer, or, as engines have it
+    /// that unpack onto a mount of the layers below, to a regular file of those. Where only the entries
+    /// are read, nothing is known of the layers below.
+    fn can_link(&self, target: &[u8]) -> bool {
+        match self.by_path.get(target).and_then(|at| self.entries.get(*at)).and_then(Option::as_ref) {
+            Some(entry) => !matches!(entry.kind, EntryKind::Dir | EntryKind::Whiteout),
+            None if self.root.is_none() => true,
+            None => self.parent.node(target).is_some_and(|node| node.kind == ParentKind::Other),
+        }
+    }
+
+    /// A name for a file of a layer below: a copy, with that file's metadata.
+    fn copy_up(&mut self, root: &Root, target: &[u8], path: &[u8]) -> Result<(), LayerError> {
+        let failed = |error| LayerError::inside("copy up", target, error);
+        let (node, content) = (self.parent.node(target), self.parent.content(target).map_err(failed)?);
+        let (Some(node), Some(mut content)) = (node, content) else {
+            return Err(invalid(format!(
+                "{:?} is a hard link to {:?}, which is no regular file",
+                show(path),
+                show(target)
+            )));
+        };
+        let mut file = root.create_file(path).map_err(failed)?;
+        io::copy(&mut content, &mut file).map_err(failed)?;
+        drop(content);
+        self.apply(path, &node.meta, true)
     }
 
     /// Where a directory really lies: links of this layer and of those below are followed as the
@@ -471,6 +497,10 @@ impl Work<'_> {
             EntryKind::Dir if self.by_path.contains_key(path) => return Ok(kind),
             EntryKind::Dir => {
                 root.make_dir(path).map_err(failed)?;
+                return Ok(kind);
+            }
+            EntryKind::Hardlink(target) if !self.by_path.contains_key(target) => {
+                self.copy_up(root, target, path)?;
                 return Ok(kind);
             }
             EntryKind::Hardlink(target) => {
