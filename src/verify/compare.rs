@@ -208,10 +208,8 @@ fn file_change(old: &Tree, new: &Tree, path: &[u8], times: bool) -> Option<FileC
 fn node_fields(a: &Node, b: &Node, times: bool) -> Vec<String> {
     let mut fields = Vec::new();
     match (&a.kind, &b.kind) {
-        (NodeKind::File { size, digest }, NodeKind::File { size: other_size, digest: other }) => {
-            if size != other_size || digest != other {
-                fields.push("content".to_owned());
-            }
+        (NodeKind::File { .. }, NodeKind::File { .. }) if a.kind != b.kind => {
+            fields.push("content".to_owned())
         }
         (NodeKind::Symlink(old), NodeKind::Symlink(new)) if old != new => fields.push("link target".into()),
         (a, b) if std::mem::discriminant(a) != std::mem::discriminant(b) => fields.push("type".into()),
