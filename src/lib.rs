@@ -30,3 +30,4 @@ pub mod snapshot;
 pub mod solve;
 pub mod steps;
 pub mod store;
+pub mod verify;

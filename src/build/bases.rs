@@ -391,11 +391,15 @@ pub(super) enum NamedContext {
     /// Files from elsewhere: nothing was sent, so ignore files count for nothing.
     Fetched(PathBuf),
     Image(String),
+    Scratch,
 }
 
 /// Classifies a `--build-context` value.
 pub(super) fn classify(value: &str, cwd: &Path) -> Result<NamedContext, Failure> {
     let lower = value.to_ascii_lowercase();
+    if lower == "docker-image://scratch" {
+        return Ok(NamedContext::Scratch);
+    }
     if lower.starts_with("docker-image://") || lower.starts_with("oci-layout://") {
         return Ok(NamedContext::Image(value.to_owned()));
     }
@@ -431,6 +435,7 @@ pub(super) fn plan_kinds(contexts: &BTreeMap<String, NamedContext>) -> PlanConte
             let kind = match context {
                 NamedContext::Files(_) | NamedContext::Fetched(_) => crate::plan::ContextKind::Files,
                 NamedContext::Image(_) => crate::plan::ContextKind::Image,
+                NamedContext::Scratch => crate::plan::ContextKind::Scratch,
             };
             (name.clone(), kind)
         })

@@ -8,13 +8,14 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::cache::Records;
 use crate::cancel::Cancel;
-use crate::context::{self, FileSource, FileStatCache, MainContext};
-use crate::dockerfile::{self, Dockerfile};
+use crate::context::{self, ContextKind, FileSource, FileStatCache, MainContext};
+use crate::dockerfile::{self, Dockerfile, InstructionKind};
 use crate::event::{Event, Events, Summary};
 use crate::image::{self, Family, Platform, Reference};
 use crate::layer::OnDiskIds;
 use crate::plan::{self, Base, Plan, PlanInput, Planned, Step, StepKind};
 use crate::registry::RegistryAccess;
+use crate::remote;
 use crate::sandbox::{Native, Sandbox, Ulimit};
 use crate::snapshot::{Chain, SnapshotError, Snapshots};
 use crate::solve::{LocalExecutor, SolveError, Solver, StepError};
@@ -69,6 +70,8 @@ struct Prepared {
     bases: Arc<Bases>,
     remotes: Arc<Remotes>,
     warnings: Vec<String>,
+    /// The time that everything gets which this build makes.
+    epoch: Option<i64>,
     _scratch: Vec<TempDir>,
 }
 
@@ -78,6 +81,7 @@ pub(super) struct Opened {
     pub(super) dockerfile: Dockerfile,
     pub(super) named: BTreeMap<String, NamedContext>,
     pub(super) build_args: Vec<(String, String)>,
+    pub(super) epoch: Option<i64>,
     pub(super) remotes: Arc<Remotes>,
     /// Where archives and what was fetched lie.
     pub(super) scratch: Vec<TempDir>,
@@ -130,6 +134,7 @@ impl Engine {
         let names = parse_tags(&request.tags)?;
         outputs::check(request)?;
         let prepared = self.prepare(request, stdin, events, cancel)?;
+        let request = &BuildRequest { source_date_epoch: prepared.epoch, ..request.clone() };
         let stat_cache = FileStatCache::open(&self.store.stat_cache_path(&prepared.context_root));
         let stat_cache = Arc::new(stat_cache);
         let mounts = Arc::new(MountSettings::new(request.secrets.clone(), request.ssh.clone()));
@@ -208,6 +213,7 @@ impl Engine {
             bases: Box::new(move |step| base_chain(&bases, step)),
             run: RunSettings { mounts: mounts.clone(), ..self.run_settings(request, plan) },
             now: epoch.unwrap_or_else(now_seconds),
+            same_times: request.reproducible && write.clamp_mtime.is_some(),
             write,
             no_cache: no_cache(request),
             jobs: request.jobs.unwrap_or(DEFAULT_JOBS),
@@ -222,12 +228,15 @@ impl Engine {
         cancel: &Cancel,
     ) -> Result<Prepared, Failure> {
         let opened = self.open_request(request, stdin, events, cancel)?;
-        let Opened { main, dockerfile, named, build_args, remotes, scratch } = opened;
+        let Opened { main, dockerfile, named, build_args, epoch, remotes, scratch } = opened;
         let bases = self.bases(request, &named, events, cancel);
         let platforms = platforms(&request.platforms)?;
         let (mut plans, mut warnings) = (Vec::new(), check::Warnings::default());
         for platform in &platforms {
-            let input = plan_input(request, &build_args, &named, platform, platforms.len() > 1);
+            let mut input = plan_input(request, &build_args, &named, platform, platforms.len() > 1);
+            if request.source_date_epoch.is_some() || !sets_epoch(&dockerfile) {
+                pass_epoch(epoch, &mut input.build_args);
+            }
             let mut configs = plan::BaseConfigs::new();
             let plan = plan_with_bases(&dockerfile, &input, &bases, &mut configs, cancel)?;
             warnings.of_plan(&main, &dockerfile, &input, &configs, &plan, events)?;
@@ -237,7 +246,8 @@ impl Engine {
         let context_root = main.context.root().to_owned();
         let contexts = contexts(main.context, &named, &request.cwd)?;
         let bases = Arc::new(bases);
-        Ok(Prepared { contexts, context_root, plans, bases, remotes, warnings, _scratch: scratch })
+        let epoch = plans.iter().find_map(|(_, plan)| plan.source_date_epoch).or(epoch);
+        Ok(Prepared { contexts, context_root, plans, bases, remotes, warnings, epoch, _scratch: scratch })
     }
 
     /// Reads the context, the Dockerfile and what named contexts are; what lies elsewhere is fetched.
@@ -251,13 +261,17 @@ impl Engine {
         let mut fetch = Fetcher::new(&self.store, self.remotes(request), events, cancel);
         let (main, context_time) = fetch.main(request, stdin)?;
         let dockerfile = parse(&main)?;
+        let epoch = match request.source_date_epoch {
+            None if request.reproducible => Some(context_time.unwrap_or_else(|| self.context_time(&main))),
+            given => given,
+        };
         let mut named = BTreeMap::new();
         for (name, value) in &request.build_contexts {
             named.insert(name.to_lowercase(), fetch.named(value, &request.cwd)?);
         }
         let build_args = with_context_time(&request.build_args, context_time)?;
         let (remotes, scratch) = fetch.finish();
-        Ok(Opened { main, dockerfile, named, build_args, remotes, scratch })
+        Ok(Opened { main, dockerfile, named, build_args, epoch, remotes, scratch })
     }
 
     /// Where the images of a request come from.
@@ -272,7 +286,7 @@ impl Engine {
             .iter()
             .filter_map(|(name, context)| match context {
                 NamedContext::Image(location) => Some((name.clone(), location.clone())),
-                NamedContext::Files(_) | NamedContext::Fetched(_) => None,
+                NamedContext::Files(_) | NamedContext::Fetched(_) | NamedContext::Scratch => None,
             })
             .collect();
         let mut access = self.options.registries.clone();
@@ -287,6 +301,16 @@ impl Engine {
         };
         let options = RemoteOptions { ssh_agent, ..self.options.remotes.clone() };
         Remotes::new(self.store.clone(), options, request.secrets.clone())
+    }
+
+    /// When the context was committed; 0 where nobody says, since times of files differ from checkout to
+    /// checkout.
+    fn context_time(&self, main: &MainContext) -> i64 {
+        let search_path = self.options.remotes.search_path.as_deref();
+        match main.kind {
+            ContextKind::Directory => remote::head_time(main.context.root(), search_path).unwrap_or(0),
+            ContextKind::Archive | ContextKind::DockerfileOnly => 0,
+        }
     }
 
     fn run_settings(&self, request: &BuildRequest, plan: &Plan) -> RunSettings {
@@ -363,7 +387,26 @@ fn platforms(texts: &[String]) -> Result<Vec<Platform>, Failure> {
 }
 
 fn epoch_of(request: &BuildRequest, plan: &Plan) -> Option<i64> {
-    request.source_date_epoch.or(plan.source_date_epoch)
+    plan.source_date_epoch.or(request.source_date_epoch)
+}
+
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
+/// As buildx does, the epoch becomes a build argument, which RUN sees where the stage declares it.
+/// One that is given stays.
+fn pass_epoch(epoch: Option<i64>, build_args: &mut Vec<(String, String)>) {
+    let given = build_args.iter().any(|(name, _)| name == EPOCH);
+    if let Some(epoch) = epoch.filter(|_| !given) {
+        build_args.push((EPOCH.to_owned(), epoch.to_string()));
+    }
+}
+
+/// Whether the Dockerfile itself has an epoch for all stages.
+fn sets_epoch(dockerfile: &Dockerfile) -> bool {
+    dockerfile.global_args.iter().any(|instruction| match &instruction.kind {
+        InstructionKind::Arg(all) => all.iter().any(|one| one.name.text == EPOCH && one.default.is_some()),
+        _ => false,
+    })
 }
 
 /// `SOURCE_DATE_EPOCH=context` is the time of the context's commit, or that its server tells.
@@ -434,7 +477,7 @@ fn contexts(
         let opened = match context {
             NamedContext::Files(path) => context::open_named(&path.to_string_lossy(), cwd)?,
             NamedContext::Fetched(path) => context::open_fetched(path)?,
-            NamedContext::Image(_) => continue,
+            NamedContext::Image(_) | NamedContext::Scratch => continue,
         };
         contexts.insert(name.clone(), Arc::new(opened));
     }

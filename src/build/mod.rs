@@ -13,10 +13,12 @@ mod indexes;
 mod load;
 mod outputs;
 mod place;
+mod reproduce;
 mod request;
 mod result;
 mod run;
 mod transfer;
+mod validate;
 
 pub use crate::registry::RegistryAccess;
 pub use check::{Checked, FixedFile};
@@ -24,6 +26,7 @@ pub use engine::{Engine, EngineOptions};
 pub use failure::{Failure, FailureKind};
 pub use indexes::IndexChange;
 pub use place::Place;
+pub use reproduce::Reproduced;
 pub use request::{
     Annotation, AnnotationKind, BuildOutcome, BuildRequest, CompressionAlgorithm, CompressionChoice,
     EngineAddress, OutputKind, OutputSpec, PullPolicy, RunNetwork,

@@ -115,6 +115,10 @@ impl Output<'_> {
 
     /// Manifests as this output wants them.
     fn package(&self, default: Family) -> Result<Package, Failure> {
+        // Annotations of layers are part of eStargz; Docker's own manifests have none.
+        let annotated = self.results.built.iter().flat_map(|one| &one.image.layers);
+        let annotated = annotated.map(|layer| &layer.annotations).any(|all| !all.is_empty());
+        let default = if annotated { Family::Oci } else { default };
         let family = match self.spec.oci_types {
             Some(true) => Family::Oci,
             Some(false) => Family::Docker,
@@ -365,6 +369,6 @@ impl RootTree for ImageFiles {
             .snapshots
             .layer_dir(&self.chain, node.layer)
             .map_err(|error| io::Error::other(error.to_string()))?;
-        Ok(Box::new(crate::fs::open_file_in(&dir, path)?))
+        Ok(Box::new(crate::fs::open_file_in(&dir, node.place(path))?))
     }
 }

@@ -79,7 +79,11 @@ impl Place {
         let transport = text.split(':').next().unwrap_or_default();
         let known = ["docker", "store", "oci", "oci-layout", "oci-archive", "docker-archive"];
         let foreign = FOREIGN.contains(&transport) && text.contains(':');
-        let placed = text.contains("://") || (known.contains(&transport) && text.contains('/')) || foreign;
+        // Nobody names a repository like this.
+        let clear =
+            ["oci-layout", "oci-archive", "docker-archive"].contains(&transport) && text.contains(':');
+        let placed =
+            text.contains("://") || (known.contains(&transport) && text.contains('/')) || foreign || clear;
         // `store:app` could be the image `store` with the tag `app`; the transport is meant.
         if placed || text.starts_with("store:") {
             return Self::parse(text, cwd);
@@ -163,6 +167,7 @@ mod tests {
         assert_eq!(loose("here:1")?, Place::Store(name("here:1")?));
         assert_eq!(loose("gone:1")?, Place::Registry(name("gone:1")?));
         assert_eq!(loose("oci:./d:1")?, Place::Layout(at("./d"), Some("1".into())));
+        assert_eq!(loose("oci-archive:f.tar")?, Place::OciArchive(at("f.tar"), None));
         Ok(())
     }
 }

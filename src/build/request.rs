@@ -61,6 +61,9 @@ pub struct BuildRequest {
     pub outputs: Vec<OutputSpec>,
     /// `SOURCE_DATE_EPOCH` in seconds, when set.
     pub source_date_epoch: Option<i64>,
+    /// `--reproducible`: without an epoch from elsewhere, that of the context is taken (the commit of
+    /// its git work tree, else 0), and files of contexts get it as their time.
+    pub reproducible: bool,
     /// `BUILDKIT_MULTI_PLATFORM=1`, or an output that says so: an index even for one platform.
     pub multi_platform: bool,
     /// Where engines listen that `--load` may speak to, in order of preference.
@@ -204,6 +207,9 @@ pub struct CompressionChoice {
     pub level: Option<u32>,
     /// Recompress the base's layers as well.
     pub force: bool,
+    /// `estargz`: gzip whose files can be fetched one by one. Layers get entries of its own, and so
+    /// other diff IDs.
+    pub estargz: bool,
 }
 
 /// Layer compression.

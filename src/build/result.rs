@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use crate::digest::DiffId;
 use crate::image::manifest::canonical;
 use crate::image::{self, Assembled, Descriptor, Family, History, Image, Index, LayerRef, Platform};
-use crate::layer::WriteOptions;
+use crate::layer::{self, BlobInfo, WriteOptions};
 use crate::plan::Plan;
 use crate::snapshot::Chain;
 use crate::solve::Solved;
@@ -132,25 +133,41 @@ impl Engine {
         for (position, cell) in chain.cells().iter().enumerate() {
             let finished = cell.finished()?;
             let ours = position >= base_layers;
+            if compression.estargz && (ours || compression.force) {
+                layers.push(self.estargz(&finished.diff_id, compression.level)?);
+                continue;
+            }
             let mut blob = finished.blob;
             if (ours || compression.force) && blob.compression != compression.algorithm {
                 let (_, options) = write_choice(compression, None);
-                blob = crate::layer::recompress(&self.store, &finished.diff_id, &options)?;
+                blob = layer::recompress(&self.store, &finished.diff_id, &options)?;
             }
             layers.push(LayerRef {
                 diff_id: finished.diff_id,
                 digest: blob.digest,
                 size: blob.size,
                 compression: blob.compression,
+                annotations: BTreeMap::new(),
             });
         }
         Ok(Image { config, layers, annotations: BTreeMap::new() })
+    }
+
+    fn estargz(&self, diff_id: &DiffId, level: Option<u32>) -> Result<LayerRef, Failure> {
+        let layer::Converted { diff_id, blob, annotations } = layer::to_estargz(&self.store, diff_id, level)?;
+        let BlobInfo { digest, size, compression } = blob;
+        Ok(LayerRef { diff_id, digest, size, compression, annotations })
     }
 }
 
 /// The first output that says so decides how this build's layers are compressed.
 pub(super) fn write_options(request: &BuildRequest, epoch: Option<i64>) -> (CompressionChoice, WriteOptions) {
-    let default = CompressionChoice { algorithm: CompressionAlgorithm::Gzip, level: None, force: false };
+    let default = CompressionChoice {
+        algorithm: CompressionAlgorithm::Gzip,
+        level: None,
+        force: false,
+        estargz: false,
+    };
     let choice = request.outputs.iter().find_map(|output| output.compression).unwrap_or(default);
     let as_they_are = request.outputs.iter().any(|output| output.rewrite_timestamp == Some(false));
     write_choice(choice, epoch.filter(|_| !as_they_are))

@@ -336,6 +336,9 @@ impl Transfer<'_> {
                 }
             }
             Document::Manifest(manifest) => {
+                manifest.check_foreign().map_err(|error| {
+                    Failure::new(FailureKind::Base, format!("{}: {error}", content.place()))
+                })?;
                 blobs.push(manifest.config);
                 blobs.extend(manifest.layers);
             }

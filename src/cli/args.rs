@@ -8,6 +8,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use super::check::{CallArgs, CheckArgs};
 use super::copy::{CopyArgs, IndexCommand, LoadArgs};
 use super::registry::{LoginArgs, PullArgs, PushArgs};
+use super::verify::{DiffArgs, ReproduceArgs, ValidateArgs};
 
 const AFTER: &str = "\
 `rbuild [OPTIONS] PATH` is short for `rbuild build [OPTIONS] PATH`, so `alias docker=rbuild` works for builds.
@@ -90,6 +91,12 @@ pub(super) enum Command {
         #[arg(value_name = "HOST[:PORT]")]
         registry: Option<String>,
     },
+    /// Check every rule of an image's formats, down to the bytes of its layers
+    Validate(ValidateArgs),
+    /// List the files in which two images of the store differ
+    Diff(DiffArgs),
+    /// Build twice without the cache and explain every difference
+    VerifyReproducible(Box<ReproduceArgs>),
     /// Show what this machine allows and how rbuild uses it
     Info,
     /// Print a completion script
@@ -197,6 +204,10 @@ pub(super) struct BuildArgs {
     /// How many steps may work at once
     #[arg(long, value_name = "N", help_heading = "RUN")]
     pub jobs: Option<usize>,
+    /// Make the same image from the same files anywhere: times are SOURCE_DATE_EPOCH, else the time of
+    /// the context's git commit, else 1970
+    #[arg(long, help_heading = "Output")]
+    pub reproducible: bool,
     #[command(flatten)]
     pub limits: LimitArgs,
     #[command(flatten)]

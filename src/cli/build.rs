@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::build::{
-    Annotation, BuildOutcome, BuildRequest, EngineAddress, Failure, FailureKind, OutputKind, OutputSpec,
-    PullPolicy, RunNetwork,
+    Annotation, BuildOutcome, BuildRequest, Engine, EngineAddress, Failure, FailureKind, OutputKind,
+    OutputSpec, PullPolicy, RunNetwork,
 };
 use crate::event::Events;
 use crate::progress::{self, Mode};
@@ -20,27 +20,45 @@ pub(super) fn build(session: &Session, args: BuildArgs) -> Result<u8, Stop> {
     if let Some(call) = args.call.parse()? {
         return super::check::answer(session, &args, call);
     }
-    refuse_later(&args)?;
+    let work = |engine: &Engine, request: &BuildRequest, events: &Events| {
+        engine.build(request, &mut std::io::stdin(), events, &session.cancel)
+    };
+    let outcome = with_engine(session, &args, work)?;
+    report(session, &args, &outcome)?;
+    Ok(0)
+}
+
+/// Checks the flags and does something that builds.
+pub(super) fn with_engine<T>(
+    session: &Session,
+    args: &BuildArgs,
+    work: impl FnOnce(&Engine, &BuildRequest, &Events) -> Result<T, Failure>,
+) -> Result<T, Stop> {
+    refuse_later(args)?;
     let mode = progress_mode(args.progress.as_deref(), args.quiet, &session.env)?;
-    let request = request(&args, &session.env)?;
+    let request = request(args, &session.env)?;
     session.watch_signals()?;
     let engine = session.engine()?;
     let renderer = progress::renderer(mode, session.env.colour);
     let events = Events::new(renderer.clone());
-    let result = engine.build(&request, &mut std::io::stdin(), &events, &session.cancel);
+    let result = work(&engine, &request, &events);
     renderer.finish();
-    let outcome = result?;
+    Ok(result?)
+}
+
+/// Says what was built in the ways asked for.
+pub(super) fn report(session: &Session, args: &BuildArgs, outcome: &BuildOutcome) -> Result<(), Stop> {
     let id = outcome.image_id.to_string();
     if let Some(path) = &args.iidfile {
         write_file(path, id.as_bytes())?;
     }
     if let Some(path) = &args.metadata_file {
-        write_file(path, metadata(&outcome, session.env.metadata_warnings).as_bytes())?;
+        write_file(path, metadata(outcome, session.env.metadata_warnings).as_bytes())?;
     }
     if args.quiet {
         print(&format!("{id}\n"))?;
     }
-    Ok(0)
+    Ok(())
 }
 
 /// Flags that are not there yet.
@@ -134,6 +152,7 @@ pub(super) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildReques
         insecure_registries: input.insecure_registries.clone(),
         outputs: outputs(args)?,
         source_date_epoch: epoch(env)?,
+        reproducible: args.reproducible,
         jobs: jobs(args.jobs)?,
         step_timeout: args.timeout.as_deref().map(values::duration).transpose().map_err(usage)?,
     })

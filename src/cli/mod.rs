@@ -15,6 +15,7 @@ mod render;
 mod run;
 mod secret;
 mod values;
+mod verify;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -140,6 +141,9 @@ fn dispatch(cli: Cli, env: Environment, mode: IdMode, user: RealUser) -> Result<
         Command::Index { command } => copy::index(&session, &command),
         Command::Login(args) => registry::login(&session, &args),
         Command::Logout { registry } => registry::logout(&session, registry.as_deref()),
+        Command::Validate(args) => verify::validate(&session, &args),
+        Command::Diff(args) => verify::diff(&session, &args),
+        Command::VerifyReproducible(args) => verify::reproduce(&session, &args),
         Command::Info => run::info(&session),
         Command::Completion { .. } | Command::Version => Ok(0),
     }

@@ -176,6 +176,7 @@ pub(super) fn output(text: &str) -> Result<OutputSpec, String> {
     }
     let (mut kind, mut dest, mut tar) = (None, None, true);
     let (mut algorithm, mut level, mut force) = (None, None, false);
+    let mut estargz = false;
     let mut spec = OutputSpec::new(OutputKind::Image, "");
     for part in csv(text)? {
         let (key, value) = part.split_once('=').ok_or_else(|| format!("invalid output option {part:?}"))?;
@@ -184,7 +185,10 @@ pub(super) fn output(text: &str) -> Result<OutputSpec, String> {
             "dest" => dest = Some(value.to_owned()),
             "tar" => tar = boolean(value)?,
             "name" => spec.names.extend(value.split(',').map(str::to_owned)),
-            "compression" => algorithm = Some(compression(value)?),
+            "compression" if value == "estargz" => {
+                (algorithm, estargz) = (Some(CompressionAlgorithm::Gzip), true);
+            }
+            "compression" => (algorithm, estargz) = (Some(compression(value)?), false),
             "compression-level" => {
                 level = Some(value.parse().map_err(|_| format!("invalid compression-level {value:?}"))?)
             }
@@ -253,9 +257,18 @@ pub(super) fn output(text: &str) -> Result<OutputSpec, String> {
     if (spec.push || spec.by_digest) && spec.kind != OutputKind::Image {
         return Err("push goes with type=image or type=registry only".into());
     }
+    if estargz && spec.oci_types == Some(false) {
+        return Err(
+            "compression=estargz needs annotations of layers, which oci-mediatypes=false has none of".into(),
+        );
+    }
     let changes = algorithm.is_some() || level.is_some() || force;
-    spec.compression =
-        changes.then(|| CompressionChoice { algorithm: algorithm.unwrap_or_default(), level, force });
+    spec.compression = changes.then(|| CompressionChoice {
+        algorithm: algorithm.unwrap_or_default(),
+        level,
+        force,
+        estargz,
+    });
     Ok(spec)
 }
 
@@ -345,8 +358,7 @@ fn compression(text: &str) -> Result<CompressionAlgorithm, String> {
         "gzip" => Ok(CompressionAlgorithm::Gzip),
         "zstd" => Ok(CompressionAlgorithm::Zstd),
         "uncompressed" => Ok(CompressionAlgorithm::Uncompressed),
-        "estargz" => Err("compression=estargz is not supported yet".into()),
-        other => Err(format!("unknown compression {other:?}; it is gzip, zstd or uncompressed")),
+        other => Err(format!("unknown compression {other:?}; it is gzip, estargz, zstd or uncompressed")),
     }
 }
 
@@ -404,12 +416,16 @@ mod tests {
         assert_eq!(kind("type=image,name=a:1,push=false"), Ok((OutputKind::Image, String::new())));
         let zstd =
             output("type=oci,dest=x,compression=zstd,compression-level=9").map(|spec| spec.compression);
-        let wanted =
-            CompressionChoice { algorithm: CompressionAlgorithm::Zstd, level: Some(9), force: false };
+        let wanted = CompressionChoice {
+            algorithm: CompressionAlgorithm::Zstd,
+            level: Some(9),
+            force: false,
+            estargz: false,
+        };
         assert_eq!(zstd, Ok(Some(wanted)));
         for (bad, word) in [
             ("type=oci,dst=x", "did you mean"),
-            ("type=oci,compression=estargz", "estargz"),
+            ("type=oci,compression=estargz,oci-mediatypes=false", "estargz"),
             ("type=wat,dest=x", "wat"),
             ("dest=x", "type="),
             ("type=local", "dest"),

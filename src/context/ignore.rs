@@ -212,23 +212,28 @@ impl<'a> PatternWalker<'a> {
 
     /// The rules as seen from the subdirectory `name`.
     pub fn enter(&self, name: &[u8]) -> PatternWalker<'a> {
-        let progress = self
-            .rules
-            .iter()
-            .zip(&self.progress)
-            .map(|(rule, progress)| match progress {
+        let mut verdict = None;
+        let mut hidden = false;
+        let mut progress = Vec::with_capacity(self.rules.len());
+        for (index, (rule, before)) in self.rules.iter().zip(&self.progress).enumerate() {
+            let now = match before {
                 Progress::Live(positions) => {
                     let after_name = rule.automaton.read(positions, name);
-                    if rule.automaton.accepts(&after_name) {
-                        return Progress::Matched;
+                    if rule.is_asked(hidden) && rule.automaton.accepts(&after_name) {
+                        Progress::Matched
+                    } else {
+                        let inside = rule.automaton.read(&after_name, b"/");
+                        if inside.is_empty() { Progress::Dead } else { Progress::Live(inside) }
                     }
-                    let inside = rule.automaton.read(&after_name, b"/");
-                    if inside.is_empty() { Progress::Dead } else { Progress::Live(inside) }
                 }
                 settled => settled.clone(),
-            })
-            .collect::<Vec<_>>();
-        let verdict = progress.iter().rposition(|progress| matches!(progress, Progress::Matched));
+            };
+            if matches!(now, Progress::Matched) {
+                hidden = !rule.negated;
+                verdict = Some(index);
+            }
+            progress.push(now);
+        }
         PatternWalker { rules: self.rules, progress, verdict }
     }
 
@@ -258,11 +263,22 @@ impl<'a> PatternWalker<'a> {
 
     /// The last rule that matches the entry `name` or this directory.
     fn deciding(&self, name: &[u8]) -> Option<usize> {
-        self.rules.iter().zip(&self.progress).rposition(|(rule, progress)| match progress {
-            Progress::Matched => true,
-            Progress::Dead => false,
-            Progress::Live(positions) => rule.automaton.accepts(&rule.automaton.read(positions, name)),
-        })
+        let mut verdict = None;
+        let mut hidden = false;
+        for (index, (rule, progress)) in self.rules.iter().zip(&self.progress).enumerate() {
+            let matches = match progress {
+                Progress::Matched => true,
+                Progress::Dead => false,
+                Progress::Live(positions) => {
+                    rule.is_asked(hidden) && rule.automaton.accepts(&rule.automaton.read(positions, name))
+                }
+            };
+            if matches {
+                hidden = !rule.negated;
+                verdict = Some(index);
+            }
+        }
+        verdict
     }
 }
 
@@ -280,6 +296,13 @@ enum Problem {
 }
 
 impl Rule {
+    /// Whether the rule is looked at: one that hides only while nothing hides yet, a `!` one only while
+    /// something does. What is not looked at has not matched, also not for what lies below
+    /// (moby/patternmatcher, `MatchesUsingParentResults`).
+    fn is_asked(&self, hidden: bool) -> bool {
+        self.negated == hidden
+    }
+
     /// Reads one line; `None` if it is blank.
     fn read(line: &[u8], number: usize) -> Result<Option<Self>, Problem> {
         let text = trim(line);

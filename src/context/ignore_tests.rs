@@ -68,9 +68,9 @@ fn names_and_patterns_may_be_any_bytes() {
 
 #[test]
 fn unicode_blanks_and_carriage_returns_are_trimmed() {
-    let rules = rules("\u{feff}\u{a0}a \r\n\u{2003}!\u{3000}b\u{85}\n");
+    let rules = rules("\u{feff}\u{a0}a \r\n\u{2003}!\u{3000}a/b\u{85}\n");
     assert!(rules.matched(b"a").ignored);
-    assert_eq!(rules.matched(b"b").rule.map(|r| r.line), Some(2));
+    assert_eq!(rules.matched(b"a/b").rule.map(|r| r.line), Some(2));
 }
 
 #[test]
@@ -123,23 +123,25 @@ fn patterns_longer_than_a_machine_word_work() {
     assert!(!rules(&long).matched(("x/".repeat(199) + "a.c").as_bytes()).ignored);
 }
 
-/// The reference's rules written as plainly as possible: every pattern against the path and each of
-/// its parents, the last one that matches decides.
+/// The reference's rules written as plainly as possible: from the top down, each path inherits what
+/// its parent matched; a rule that would change nothing is not asked; the last that matched decides.
 fn slow_ignored(lines: &[String], path: &str) -> bool {
     let names: Vec<&str> = path.split('/').collect();
+    let mut matched = vec![false; lines.len()];
     let mut ignored = false;
-    for line in lines {
-        let (negated, pattern) = match line.strip_prefix('!') {
-            Some(rest) => (true, rest),
-            None => (false, line.as_str()),
-        };
-        let pattern: Vec<char> = pattern.chars().collect();
-        let hit = (1..=names.len()).any(|count| {
-            let prefix: Vec<char> = names[..count].join("/").chars().collect();
-            slow_pattern(&pattern, &prefix)
-        });
-        if hit {
-            ignored = !negated;
+    for count in 1..=names.len() {
+        let prefix: Vec<char> = names[..count].join("/").chars().collect();
+        ignored = false;
+        for (line, matched) in lines.iter().zip(&mut matched) {
+            let (negated, pattern) = match line.strip_prefix('!') {
+                Some(rest) => (true, rest),
+                None => (false, line.as_str()),
+            };
+            let pattern: Vec<char> = pattern.chars().collect();
+            *matched = *matched || (negated == ignored && slow_pattern(&pattern, &prefix));
+            if *matched {
+                ignored = !negated;
+            }
         }
     }
     ignored

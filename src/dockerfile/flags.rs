@@ -6,6 +6,9 @@ use super::source::Span;
 use super::suggest::suggest;
 use super::text::View;
 
+/// Flags whose value may come out empty.
+const MAY_BE_EMPTY: [&str; 6] = ["chown", "chmod", "from", "checksum", "exclude", "platform"];
+
 /// How a flag is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -75,6 +78,8 @@ impl Flags {
                     Some(format!("--{} takes true or false, not `{}`", flag.name, value.text))
                 }
                 (_, Some(value)) if !value.text.is_empty() => None,
+                // As if the flag were not there (BuildKit's).
+                (Kind::Once | Kind::Many, Some(_)) if MAY_BE_EMPTY.contains(&flag.name.as_str()) => None,
                 _ => Some(format!("--{} needs a value: --{}=...", flag.name, flag.name)),
             };
             if let Some(message) = problem {
@@ -91,7 +96,8 @@ impl Flags {
 
     /// All values of a flag.
     pub(super) fn texts(&self, name: &str) -> Vec<Word> {
-        self.flags.iter().filter(|flag| flag.name == name).filter_map(|flag| flag.value.clone()).collect()
+        let values = self.flags.iter().filter(|flag| flag.name == name).filter_map(|flag| flag.value.clone());
+        values.filter(|word| !word.text.is_empty()).collect()
     }
 
     pub(super) fn switch(&self, name: &str) -> Option<bool> {

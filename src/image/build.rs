@@ -17,7 +17,7 @@ use super::platform::Platform;
 
 /// A layer as a manifest needs it. The blob need not be in the store: a base's layer may be known by
 /// its descriptor only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerRef {
     /// Of the uncompressed tar.
     pub diff_id: DiffId,
@@ -27,6 +27,8 @@ pub struct LayerRef {
     pub size: u64,
     /// How the blob is compressed.
     pub compression: CompressionAlgorithm,
+    /// Annotations of its descriptor.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// An image as values.
@@ -101,7 +103,14 @@ pub fn assemble(store: &Store, image: &Image, family: Family) -> Result<Assemble
     let layers: Vec<Descriptor> = image
         .layers
         .iter()
-        .map(|layer| Descriptor::new(family.layer(layer.compression), layer.digest, layer.size))
+        .map(|layer| Descriptor {
+            // Docker's manifests have none.
+            annotations: match family {
+                Family::Oci => layer.annotations.clone(),
+                Family::Docker => BTreeMap::new(),
+            },
+            ..Descriptor::new(family.layer(layer.compression), layer.digest, layer.size)
+        })
         .collect();
     let manifest = canonical(&Manifest {
         schema_version: 2,
@@ -241,6 +250,7 @@ mod tests {
             digest: Digest::of(content),
             size: content.len() as u64,
             compression: CompressionAlgorithm::Uncompressed,
+            annotations: BTreeMap::new(),
         }
     }
 

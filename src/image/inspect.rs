@@ -199,6 +199,7 @@ mod tests {
             digest: store.put_blob(&tar)?,
             size: 1024,
             compression: crate::build::CompressionAlgorithm::Uncompressed,
+            annotations: Default::default(),
         };
         let mut image = Image { layers: vec![layer], ..Image::default() };
         image.config.os = "linux".into();

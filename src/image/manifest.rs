@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::digest::Digest;
 
 use super::config::null_as_default;
-use super::media_type::Family;
+use super::media_type::{Family, is_foreign};
 use super::platform::Platform;
 
 /// The largest manifest or index accepted, in bytes: what many registries allow.
@@ -31,11 +31,20 @@ pub enum ManifestError {
     /// Not JSON, or not of the shape the specification prescribes.
     #[error("the manifest is malformed: {0}")]
     Malformed(#[from] serde_json::Error),
-    /// `schemaVersion` 1 or something else.
-    #[error(
-        "the manifest has schemaVersion {0}; only 2 is supported (push the image again with a newer tool)"
-    )]
+    /// `schemaVersion` is neither 1 nor 2.
+    #[error("the manifest has schemaVersion {0}; only 2 is supported")]
     SchemaVersion(u64),
+    /// What registries held before 2016.
+    #[error(
+        "the image has a manifest of Docker's schema 1, which is not supported: push it again with a newer tool"
+    )]
+    Schema1,
+    /// A layer that registries do not hold.
+    #[error(
+        "layer {0} is non-distributable (foreign, {1}): its content is not in the image, but at {2}; \
+         rbuild does not fetch from there"
+    )]
+    Foreign(Digest, String, String),
     /// It could be read as a manifest and as an index: one digest would name two images.
     #[error("the manifest is ambiguous: it has both \"manifests\" and \"config\" or \"layers\"")]
     Ambiguous,
@@ -231,6 +240,9 @@ impl Document {
             return Err(ManifestError::TooLarge(bytes.len() as u64));
         }
         let shape: Shape = serde_json::from_slice(bytes)?;
+        if shape.schema_version == 1 {
+            return Err(ManifestError::Schema1);
+        }
         if shape.schema_version != 2 {
             return Err(ManifestError::SchemaVersion(shape.schema_version));
         }
@@ -257,6 +269,18 @@ impl Manifest {
         match Document::parse(bytes)? {
             Document::Manifest(manifest) => Ok(*manifest),
             Document::Index(index) => Err(ManifestError::MediaType(index.media_type)),
+        }
+    }
+
+    /// Refuses layers whose content is elsewhere.
+    pub fn check_foreign(&self) -> Result<(), ManifestError> {
+        match self.layers.iter().find(|layer| is_foreign(&layer.media_type)) {
+            None => Ok(()),
+            Some(layer) => {
+                let urls =
+                    if layer.urls.is_empty() { "no known place".into() } else { layer.urls.join(", ") };
+                Err(ManifestError::Foreign(layer.digest, layer.media_type.clone(), urls))
+            }
         }
     }
 

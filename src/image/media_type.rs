@@ -127,6 +127,11 @@ pub fn layer_compression(media_type: &str) -> Option<CompressionAlgorithm> {
     }
 }
 
+/// Whether this is the type of a layer that registries do not hold (foreign, non-distributable).
+pub fn is_foreign(media_type: &str) -> bool {
+    matches!(role(media_type), Some(Role::Foreign(_)))
+}
+
 fn role(media_type: &str) -> Option<Role> {
     ROLES
         .iter()

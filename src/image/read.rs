@@ -122,6 +122,7 @@ impl ResolvedImage {
                 digest: layer.digest,
                 size: layer.size,
                 compression: layer_compression(&layer.media_type).unwrap_or_default(),
+                annotations: layer.annotations.clone(),
             })
             .collect()
     }
@@ -139,6 +140,7 @@ impl ResolvedImage {
 /// Other things are stored as manifests too (charts, signatures); they are no base images.
 fn check_types(manifest: &Manifest) -> Result<(), ManifestError> {
     Family::Oci.retype(&manifest.config.media_type)?;
+    manifest.check_foreign()?;
     match manifest.layers.iter().find(|layer| layer_compression(&layer.media_type).is_none()) {
         None => Ok(()),
         Some(layer) => Err(ManifestError::MediaType(layer.media_type.clone())),

@@ -36,6 +36,11 @@ pub enum ParentKind {
 pub trait ParentView {
     /// What is at a path, links not followed.
     fn node(&self, path: &[u8]) -> Option<ParentNode>;
+
+    /// The bytes of a regular file; `None` where there is none, or where the view knows no content.
+    fn content(&self, _path: &[u8]) -> io::Result<Option<Box<dyn Read + '_>>> {
+        Ok(None)
+    }
 }
 
 /// A parent without anything.

@@ -8,9 +8,11 @@
 mod diff;
 pub mod entry;
 mod error;
+pub mod estargz;
 mod gzip;
 mod index;
 mod materialize;
+mod scan;
 mod tar_read;
 mod tar_write;
 mod unpack;
@@ -19,12 +21,19 @@ mod write;
 pub use diff::{NoParent, ParentKind, ParentNode, ParentView, UpperContent, diff_upper};
 pub use entry::{Entry, EntryKind, LayerIndex, Metadata};
 pub use error::LayerError;
+pub use estargz::{Converted, to_estargz};
 pub use materialize::write_files;
-pub use unpack::{Limits, OnDiskIds, UnpackOptions, Unpacked, read_file, read_index, rebuild_index, unpack};
+pub use scan::{Scanned, scan_tar};
+pub use tar_read::{End, Header as TarHeader};
+pub use unpack::{
+    Limits, OnDiskIds, UnpackOptions, Unpacked, open_plain, read_file, read_index, rebuild_index, unpack,
+};
 pub use write::{
     BlobInfo, ContentSource, Layer, LayerRecord, NoContent, WriteOptions, add_blob, load_index, load_layer,
     recompress, store_index, write_layer,
 };
 
+#[cfg(test)]
+mod estargz_tests;
 #[cfg(test)]
 mod tests;

@@ -11,20 +11,28 @@ const MAX_EXTENSION: u64 = 1 << 20;
 
 /// A header with its extensions applied.
 #[derive(Debug, Clone)]
-pub(super) struct Header {
+pub struct Header {
     /// Name as stored.
     pub path: Vec<u8>,
     /// Link target as stored.
     pub link: Vec<u8>,
-    /// Type flag.
+    /// Type flag (POSIX pax, `typeflag`); `0` where the header has NUL.
     pub flag: u8,
+    /// Permission, setuid, setgid and sticky bits.
     pub mode: u32,
+    /// Owner.
     pub uid: u32,
+    /// Group.
     pub gid: u32,
+    /// Modification time in whole seconds since 1970, rounded towards the past.
     pub mtime: i64,
+    /// Bytes of content; 0 for links, directories and devices.
     pub size: u64,
+    /// Major number of a device.
     pub major: u32,
+    /// Minor number of a device.
     pub minor: u32,
+    /// Extended attributes, sorted by name.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Offset of the content in the stream.
     pub offset: u64,
@@ -37,6 +45,19 @@ pub(super) struct TarReader<R> {
     /// Content and padding of the current entry not read yet.
     left: u64,
     pad: u64,
+    /// A block of zeroes was seen.
+    ended: bool,
+}
+
+/// How an archive ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// With two blocks of zeroes or more.
+    Proper,
+    /// Without them.
+    Missing,
+    /// With something else behind them.
+    Garbage,
 }
 
 fn invalid(text: impl Into<String>) -> LayerError {
@@ -45,7 +66,12 @@ fn invalid(text: impl Into<String>) -> LayerError {
 
 impl<R: Read> TarReader<R> {
     pub fn new(inner: R) -> Self {
-        TarReader { inner, position: 0, left: 0, pad: 0 }
+        TarReader { inner, position: 0, left: 0, pad: 0, ended: false }
+    }
+
+    /// The stream that is read.
+    pub fn get_mut(&mut self) -> &mut R {
+        &mut self.inner
     }
 
     /// The next entry; `None` at the end. What was not read of the last one is skipped.
@@ -57,6 +83,7 @@ impl<R: Read> TarReader<R> {
             self.skip()?;
             let Some(block) = self.block()? else { return Ok(None) };
             if block.iter().all(|byte| *byte == 0) {
+                self.ended = true;
                 return Ok(None);
             }
             check_sum(&block)?;
@@ -137,6 +164,31 @@ impl<R: Read> TarReader<R> {
             minor,
             xattrs,
             offset: self.position,
+        })
+    }
+
+    /// After the last entry: reads to the end of the stream and says whether the archive was ended as
+    /// POSIX wants it, by two blocks of zeroes with nothing but zeroes behind them.
+    pub fn check_end(&mut self) -> Result<End, LayerError> {
+        let mut buffer = [0u8; 64 * 1024];
+        let mut zeroes = if self.ended { BLOCK as u64 } else { 0 };
+        let mut clean = true;
+        loop {
+            match self.inner.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => {
+                    clean &= buffer[..count].iter().all(|byte| *byte == 0);
+                    zeroes += count as u64;
+                    self.position += count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(LayerError::Stream(error)),
+            }
+        }
+        Ok(match (clean, zeroes >= 2 * BLOCK as u64) {
+            (false, _) => End::Garbage,
+            (true, true) => End::Proper,
+            (true, false) => End::Missing,
         })
     }
 

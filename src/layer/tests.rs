@@ -301,7 +301,8 @@ fn truncated_and_garbled_archives_are_errors() {
 #[test]
 fn streams_larger_than_the_limit_are_refused() -> Result<(), Box<dyn std::error::Error>> {
     let dir = tempfile::tempdir()?;
-    let options = UnpackOptions { ids: OnDiskIds::AllToSelf, limits: Limits { entries: 10, bytes: 1000 } };
+    let options =
+        UnpackOptions { ids: OnDiskIds::AllToSelf, limits: Limits { entries: 10, bytes: 1000 }, dots: false };
     let tar = hostile(&[(b"a", b'0', b""), (b"b", b'0', b"")]);
     assert!(unpack(&tar[..], dir.path(), &NoParent, &options).is_err());
     Ok(())

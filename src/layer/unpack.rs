@@ -55,6 +55,8 @@ pub struct UnpackOptions {
     pub ids: OnDiskIds,
     /// Limits.
     pub limits: Limits,
+    /// Names may contain `..` as long as they stay inside: users' archives, not layers.
+    pub dots: bool,
 }
 
 /// A layer that was read.
@@ -117,16 +119,21 @@ pub fn read_file(
     if size > limit {
         return Err(LayerError::Invalid(format!("a file of {size} bytes where at most {limit} are read")));
     }
+    let mut plain = open_plain(store, diff_id)?;
+    io::copy(&mut plain.by_ref().take(offset), &mut io::sink()).map_err(LayerError::Stream)?;
+    let mut content = Vec::new();
+    plain.take(size).read_to_end(&mut content).map_err(LayerError::Stream)?;
+    Ok(content)
+}
+
+/// The uncompressed stream of a layer of the store.
+pub fn open_plain(store: &Store, diff_id: &DiffId) -> Result<Box<dyn Read>, LayerError> {
     let record = load_layer(store, diff_id)?;
     let blobs = record.map(|record| record.blobs).unwrap_or_default();
     let file = blobs.iter().find_map(|blob| store.open_blob(&blob.digest).ok().flatten());
     let file =
         file.ok_or_else(|| LayerError::Invalid(format!("the store has no content for layer {diff_id}")))?;
-    let (_, mut plain) = crate::context::decompress(file).map_err(LayerError::Stream)?;
-    io::copy(&mut plain.by_ref().take(offset), &mut io::sink()).map_err(LayerError::Stream)?;
-    let mut content = Vec::new();
-    plain.take(size).read_to_end(&mut content).map_err(LayerError::Stream)?;
-    Ok(content)
+    Ok(crate::context::decompress(file).map_err(LayerError::Stream)?.1)
 }
 
 /// Hashes and limits what passes.
@@ -160,6 +167,7 @@ fn read(
         parent,
         root,
         ids: options.ids,
+        dots: options.dots,
         entries: Vec::new(),
         by_path: HashMap::new(),
         resolved: HashMap::new(),
@@ -183,6 +191,7 @@ struct Work<'a> {
     parent: &'a dyn ParentView,
     root: Option<&'a Root>,
     ids: OnDiskIds,
+    dots: bool,
     /// In stream order; replaced duplicates become `None`.
     entries: Vec<Option<Entry>>,
     by_path: HashMap<Vec<u8>, usize>,
@@ -200,12 +209,14 @@ fn show(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
 }
 
-/// A stored name without leading slash and `.`; `..` is an attack or a mistake, never a layer.
-fn clean_name(name: &[u8]) -> Result<Vec<u8>, LayerError> {
+/// A stored name without leading slash and `.`; `..` is an attack or a mistake, never a layer, and in an
+/// archive of a user's (`dots`) it must not lead out.
+fn clean_name(name: &[u8], dots: bool) -> Result<Vec<u8>, LayerError> {
     let mut parts: Vec<&[u8]> = Vec::new();
     for part in name.split(|c| *c == b'/') {
         match part {
             b"" | b"." => {}
+            b".." if dots && parts.pop().is_some() => {}
             b".." => return Err(invalid(format!("{:?} contains ..", show(name)))),
             part if part.contains(&0) => return Err(invalid(format!("{:?} contains NUL", show(name)))),
             part => parts.push(part),
@@ -231,7 +242,7 @@ fn implicit() -> Metadata {
 
 impl Work<'_> {
     fn entry(&mut self, header: &Header, content: &mut impl Read) -> Result<(), LayerError> {
-        let stored = clean_name(&header.path)?;
+        let stored = clean_name(&header.path, self.dots)?;
         if stored.is_empty() {
             // The root's own entry: its metadata is not part of a layer's meaning for anybody.
             return Ok(());
@@ -269,14 +280,12 @@ impl Work<'_> {
         Ok(match header.flag {
             b'0' | b'7' => EntryKind::File { size: header.size, digest: None },
             b'1' => {
-                let stored = clean_name(&header.link)?;
+                let stored = clean_name(&header.link, self.dots)?;
                 let (dir, name) = split(&stored);
                 let target = join(&self.directory(dir)?, name);
-                let known =
-                    self.by_path.get(&target).and_then(|at| self.entries.get(*at)).and_then(Option::as_ref);
-                if !known.is_some_and(|entry| !matches!(entry.kind, EntryKind::Dir | EntryKind::Whiteout)) {
+                if !self.can_link(&target) {
                     return Err(invalid(format!(
-                        "{:?} is a hard link to {:?}, which is not a file of this layer",
+                        "{:?} is a hard link to {:?}, which is no file of this layer or of one below",
                         show(path),
                         show(&target)
                     )));
@@ -302,6 +311,34 @@ impl Work<'_> {
                 )));
             }
         })
+    }
+
+    /// Whether a hard link to a path means something: to a file of this layer, or, as engines have it
+    /// that unpack onto a mount of the layers below, to a regular file of those. Where only the entries
+    /// are read, nothing is known of the layers below.
+    fn can_link(&self, target: &[u8]) -> bool {
+        match self.by_path.get(target).and_then(|at| self.entries.get(*at)).and_then(Option::as_ref) {
+            Some(entry) => !matches!(entry.kind, EntryKind::Dir | EntryKind::Whiteout),
+            None if self.root.is_none() => true,
+            None => self.parent.node(target).is_some_and(|node| node.kind == ParentKind::Other),
+        }
+    }
+
+    /// A name for a file of a layer below: a copy, with that file's metadata.
+    fn copy_up(&mut self, root: &Root, target: &[u8], path: &[u8]) -> Result<(), LayerError> {
+        let failed = |error| LayerError::inside("copy up", target, error);
+        let (node, content) = (self.parent.node(target), self.parent.content(target).map_err(failed)?);
+        let (Some(node), Some(mut content)) = (node, content) else {
+            return Err(invalid(format!(
+                "{:?} is a hard link to {:?}, which is no regular file",
+                show(path),
+                show(target)
+            )));
+        };
+        let mut file = root.create_file(path).map_err(failed)?;
+        io::copy(&mut content, &mut file).map_err(failed)?;
+        drop(content);
+        self.apply(path, &node.meta, true)
     }
 
     /// Where a directory really lies: links of this layer and of those below are followed as the
@@ -395,8 +432,11 @@ impl Work<'_> {
             *slot = None;
             return Ok(());
         }
-        *slot = None;
+        let gone = slot.take();
         self.by_path.remove(path);
+        if let Some(Entry { kind: EntryKind::File { .. }, .. }) = &gone {
+            self.pass_on(path, gone);
+        }
         if was_dir {
             self.forget_below(path);
         }
@@ -405,6 +445,26 @@ impl Work<'_> {
             root.remove(path).map_err(|error| LayerError::inside("replace", path, error))?;
         }
         Ok(())
+    }
+
+    /// A file that is replaced lives on under its other names: the first of them takes its place.
+    fn pass_on(&mut self, path: &[u8], gone: Option<Entry>) {
+        let mut heir: Option<Vec<u8>> = None;
+        for entry in self.entries.iter_mut().flatten() {
+            let EntryKind::Hardlink(target) = &mut entry.kind else { continue };
+            if target.as_slice() != path {
+                continue;
+            }
+            match (&heir, &gone) {
+                (Some(first), _) => target.clone_from(first),
+                (None, Some(file)) => {
+                    heir = Some(entry.path.clone());
+                    (entry.kind, entry.offset) = (file.kind.clone(), file.offset);
+                    entry.meta = file.meta.clone();
+                }
+                (None, None) => {}
+            }
+        }
     }
 
     fn forget_below(&mut self, path: &[u8]) {
@@ -473,6 +533,10 @@ impl Work<'_> {
             EntryKind::Dir if self.by_path.contains_key(path) => return Ok(kind),
             EntryKind::Dir => {
                 root.make_dir(path).map_err(failed)?;
+                return Ok(kind);
+            }
+            EntryKind::Hardlink(target) if !self.by_path.contains_key(target) => {
+                self.copy_up(root, target, path)?;
                 return Ok(kind);
             }
             EntryKind::Hardlink(target) => {

@@ -75,7 +75,7 @@ fn clauses(text: &str) -> Option<Vec<Clause>> {
             bits | match letter {
                 'u' => 0o4700,
                 'g' => 0o2070,
-                'o' => 0o1007,
+                'o' => 0o0007,
                 'a' => 0o7777,
                 _ => return None,
             },
@@ -118,15 +118,17 @@ impl Clause {
                 }
             }),
         };
-        // The sticky bit belongs to nobody in particular.
-        let who = if self.letters.contains('t') { self.who | 0o1000 } else { self.who };
+        // The sticky bit belongs to nobody in particular, but least of all to the others alone.
+        let sticky = self.letters.contains('t') && self.who & !0o7 != 0;
+        let who = if sticky { self.who | 0o1000 } else { self.who & !0o1000 };
         let bits = bits & who;
         match self.operator {
             '+' => mode | bits,
             '-' => mode & !bits,
             // As chmod(1): setuid and setgid of a directory stay unless named.
             _ => {
-                let cleared = if is_dir { self.who & 0o777 } else { self.who & !0o1000 };
+                let copies = matches!(self.letters.as_str(), "u" | "g" | "o");
+                let cleared = if is_dir || copies { self.who & 0o777 } else { self.who & !0o1000 };
                 mode & !cleared | bits
             }
         }
@@ -149,10 +151,14 @@ mod tests {
             ("u=rwX,go=rX", 0o700, false, 0o755),
             ("u=rwX,go=rX", 0o600, true, 0o755),
             ("g=u", 0o640, false, 0o660),
+            ("u=g", 0o4755, false, 0o4555),
             ("o=", 0o777, false, 0o770),
             ("u+s", 0o755, false, 0o4755),
             ("g+s", 0o755, true, 0o2755),
             ("+t", 0o777, true, 0o1777),
+            ("o+t", 0o777, true, 0o777),
+            ("u+t", 0o777, true, 0o1777),
+            ("o=rx", 0o1777, true, 0o1775),
             ("u-x+w", 0o555, false, 0o655),
             ("go-rwx", 0o755, true, 0o700),
         ];

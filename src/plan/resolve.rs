@@ -63,6 +63,8 @@ pub enum ContextKind {
     Files,
     /// An image.
     Image,
+    /// Nothing (`docker-image://scratch`).
+    Scratch,
 }
 
 /// An image whose config must be known.
@@ -250,6 +252,7 @@ impl<'a> Builder<'a> {
         match self.input.contexts.iter().find(|(context, _)| same(context)) {
             Some((context, ContextKind::Files)) => Origin::Files(context.clone()),
             Some((context, ContextKind::Image)) => Origin::Image(context.clone()),
+            Some((_, ContextKind::Scratch)) => Origin::Scratch,
             None if name == "scratch" => Origin::Scratch,
             None => Origin::Image(name.to_owned()),
         }

@@ -23,7 +23,7 @@ use super::git_url::{GitUrl, Transport};
 use super::url::without_credentials;
 
 /// Where `git` and `ssh` are looked for when the caller names no path (as Docker's default).
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The most that is kept of what git prints; a list of refs may be long.
 const OUTPUT_LIMIT: u64 = 256 << 20;

@@ -116,8 +116,8 @@ impl Cgroup {
         let wanted = limits.controllers();
         let mut group = Cgroup { dirs: BTreeMap::new() };
         // Where controllers are spread over both versions, those of version 1 have the say.
-        let in_v2 = |name: &&str| controllers.iter().any(|known| known == name);
-        if let Some(base) = unified.filter(|_| wanted.iter().all(|name| in_v2(name))) {
+        let all_in_v2 = wanted.iter().all(|name| controllers.iter().any(|known| known == name));
+        if let Some(base) = unified.filter(|_| all_in_v2) {
             group.make_v2(&base, &name, &wanted, limits)?;
         } else {
             for controller in &wanted {

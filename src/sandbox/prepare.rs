@@ -202,10 +202,8 @@ impl Scratch<'_> {
     /// `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf`, which are mounted and never committed.
     fn etc_files(&self, spec: &ProcessSpec) -> Result<Vec<(CString, CString)>, SandboxError> {
         let dir = self.make_dir("etc")?;
-        let mut hosts = format!(
-            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.0.1\t{}\n",
-            spec.hostname
-        );
+        let mut hosts =
+            format!("127.0.0.1\tlocalhost {}\n::1\tlocalhost ip6-localhost ip6-loopback\n", spec.hostname);
         for (name, address) in &spec.extra_hosts {
             hosts.push_str(&format!("{address}\t{name}\n"));
         }

@@ -1,10 +1,13 @@
 //! Chains of layers whose digests, files and blobs may each still be in the making.
 
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::digest::{ChainId, DiffId};
-use crate::layer::{self, BlobInfo, LayerError, LayerIndex, OnDiskIds, UnpackOptions};
+use crate::layer::{
+    self, BlobInfo, LayerError, LayerIndex, OnDiskIds, ParentNode, ParentView, UnpackOptions,
+};
 use crate::store::{SnapshotId, Store, StoreError};
 
 use super::tree::{Node, NodeKind, Tree};
@@ -314,9 +317,9 @@ impl Snapshots {
         path: &[u8],
         limit: u64,
     ) -> Result<Vec<u8>, SnapshotError> {
-        use std::io::Read as _;
         let NodeKind::File { size, .. } = node.kind else { return Ok(Vec::new()) };
         let Some(cell) = chain.cells.get(node.layer) else { return Ok(Vec::new()) };
+        let path = node.place(path);
         if let Some(id) = cell.snapshot() {
             let dir = self.store.snapshot_dir(&id);
             let mut bytes = Vec::new();
@@ -380,12 +383,43 @@ impl Snapshots {
         let target = dir.path().join("fs");
         std::fs::create_dir(&target).map_err(|source| LayerError::io("create", &target, source))?;
         let options = UnpackOptions { ids: self.ids, ..UnpackOptions::default() };
-        let unpacked = layer::unpack(blob, &target, &*tree, &options)?;
+        let view = Below { snapshots: self, chain: below, tree: &tree };
+        let unpacked = layer::unpack(blob, &target, &view, &options)?;
         if unpacked.diff_id != layer.diff_id {
             return Err(SnapshotError::WrongDiffId { expected: layer.diff_id, actual: unpacked.diff_id });
         }
         layer::store_index(&self.store, &layer.diff_id, &unpacked.index)?;
         cell.lock().complete = Some(Arc::new(unpacked.index));
         Ok(self.store.freeze_snapshot(dir)?)
+    }
+}
+
+/// The layers below one that is unpacked, with the content of their files.
+struct Below<'a> {
+    snapshots: &'a Snapshots,
+    chain: &'a Chain,
+    tree: &'a Tree,
+}
+
+impl ParentView for Below<'_> {
+    fn node(&self, path: &[u8]) -> Option<ParentNode> {
+        self.tree.node(path)
+    }
+
+    fn content(&self, path: &[u8]) -> io::Result<Option<Box<dyn Read + '_>>> {
+        let Some(node) = self.tree.lookup(path) else { return Ok(None) };
+        let NodeKind::File { size, .. } = node.kind else { return Ok(None) };
+        let Some(cell) = self.chain.cells.get(node.layer) else { return Ok(None) };
+        let store = &self.snapshots.store;
+        if let Some(id) = cell.snapshot() {
+            let file = crate::fs::open_file_in(&store.snapshot_dir(&id), node.place(path))?;
+            return Ok(Some(Box::new(file)));
+        }
+        let failed = |error: SnapshotError| io::Error::other(error.to_string());
+        cell.ensure_blob(store).map_err(failed)?;
+        let diff_id = cell.finished().map_err(failed)?.diff_id;
+        let mut plain = layer::open_plain(store, &diff_id).map_err(|error| failed(error.into()))?;
+        io::copy(&mut plain.by_ref().take(node.offset), &mut io::sink())?;
+        Ok(Some(Box::new(plain.take(size))))
     }
 }

@@ -55,6 +55,12 @@ pub enum NodeKind {
 }
 
 impl Node {
+    /// Where its layer has the content: under the first name, where there are several. The name it is
+    /// seen under may have been made by a layer above, as a hard link to this one.
+    pub fn place<'a>(&'a self, path: &'a [u8]) -> &'a [u8] {
+        self.link.as_deref().unwrap_or(path)
+    }
+
     /// Whether it is a directory.
     pub fn is_dir(&self) -> bool {
         self.kind == NodeKind::Dir

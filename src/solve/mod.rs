@@ -52,6 +52,8 @@ pub struct Solver {
     pub run: RunSettings,
     /// Time for what the build makes up, seconds since 1970.
     pub now: i64,
+    /// Files of contexts get that time as well: when they were checked out says nothing about them.
+    pub same_times: bool,
     /// How layers are written.
     pub write: WriteOptions,
     /// Steps whose records are not looked up.

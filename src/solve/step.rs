@@ -279,6 +279,10 @@ impl Run<'_> {
         for source in &mut selected {
             source.read(&*read).map_err(CopyError::from)?;
         }
+        if self.solver.same_times && matches!(copy.origin, CopyOrigin::Context(_)) {
+            let files = selected.iter_mut().flat_map(|one| &mut one.selections).flat_map(|s| &mut s.files);
+            files.for_each(|file| file.mtime = (self.solver.now, 0));
+        }
         let scratch = Arc::new(snapshots.store().temp_dir()?);
         let mut archives = Vec::new();
         if copy.extract {
@@ -374,6 +378,9 @@ impl Run<'_> {
         let parent = base.known_id().transpose()?;
         let definition = match self.solver.write.clamp_mtime {
             None => step.definition(),
+            Some(latest) if self.solver.same_times => {
+                serde_json::json!({"step": step.definition(), "times": latest})
+            }
             Some(latest) => serde_json::json!({"step": step.definition(), "clamp": latest}),
         };
         Ok(Key { definition, inputs, parent, base: base.clone(), keep: true })
@@ -405,10 +412,14 @@ impl Run<'_> {
         &self,
         step: &Step,
         parent: &Chain,
-        entries: Vec<Entry>,
+        mut entries: Vec<Entry>,
         content: impl ContentSource + Send + 'static,
         key: Key,
     ) -> Result<StepState, StepError> {
+        // The recipe has to say what the layer will say.
+        if let Some(latest) = self.solver.write.clamp_mtime {
+            entries.iter_mut().for_each(|entry| entry.meta.mtime = entry.meta.mtime.min(latest));
+        }
         let recipe = copy::recipe(&entries);
         if let Some(recipe) = recipe.filter(|_| !(self.solver.no_cache)(step))
             && let Some(diff) = self.solver.records.memo(&recipe)?

@@ -78,7 +78,7 @@ fn unpack(selected: &Selected, path: &[u8], scratch: &Path) -> Result<Unpacked, 
     let dir = scratch.join(number.to_string());
     let broken = |source| AddError::Broken { name: name.clone(), source };
     std::fs::create_dir(&dir).map_err(|source| broken(LayerError::io("create", &dir, source)))?;
-    let options = UnpackOptions { ids: OnDiskIds::AllToSelf, ..UnpackOptions::default() };
+    let options = UnpackOptions { ids: OnDiskIds::AllToSelf, dots: true, ..UnpackOptions::default() };
     let unpacked =
         layer::unpack(open(&*selected.source, path)?, &dir, &Tree::empty(), &options).map_err(broken)?;
     let implied = unpacked.implied;
@@ -110,7 +110,9 @@ pub fn place(
             if archive.implied.contains(&entry.path) {
                 // A directory that the archive never lists: whatever leads to one there stays.
                 let real = placer.resolve_entry(&join(&path, b""))?;
+                placer.for_root = true;
                 placer.ensure_dir(real.strip_suffix(b"/").unwrap_or(&real))?;
+                placer.for_root = false;
                 moved.insert(entry.path.clone(), path);
                 continue;
             }
@@ -126,6 +128,8 @@ pub fn place(
                 && let Some(real) = moved.get(first)
             {
                 *first = real.clone();
+                // The last header of a file decides about all its names.
+                placer.set_metadata(real, &placed.meta);
             }
             if matches!(placed.kind, EntryKind::File { .. }) {
                 content.insert(path.clone(), archive.dir.join(os_path(&entry.path)));

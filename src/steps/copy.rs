@@ -385,6 +385,9 @@ fn from_selection(flat: &[(&Selected, usize)], (selection, at): Origin, entry: &
         *digest = selected.digests.get(*position).and_then(|all| all.get(at)).copied().flatten();
     }
     let file = selected.selections.get(*position).and_then(|selection| selection.files.get(at));
+    if file.is_some_and(|file| file.kind == FileKind::Socket) {
+        return Bytes::Inline(Arc::from([]));
+    }
     file.map_or(Bytes::None, |file| Bytes::Source(selected.source.clone(), file.path.clone()))
 }
 

@@ -228,7 +228,12 @@ impl Maker<'_> {
             }
             RunMountKind::Secret { id, env, required, mode, uid, gid } => {
                 let Some(secret) = self.settings.secrets.get(id) else {
-                    return if *required { Err(MountError::NoSecret(id.clone())) } else { Ok(None) };
+                    if *required {
+                        return Err(MountError::NoSecret(id.clone()));
+                    }
+                    // The variable is there all the same, as in the reference.
+                    mounted.env.extend(env.iter().map(|name| (name.clone().into_bytes(), Vec::new())));
+                    return Ok(None);
                 };
                 if let Some(name) = env {
                     mounted.env.push((name.clone().into_bytes(), secret.0.to_vec()));

@@ -77,6 +77,8 @@ pub struct Placer<'a> {
     placed: BTreeMap<PathKey, (Entry, Option<Origin>)>,
     /// What is being placed comes out of an archive.
     pub for_archive: bool,
+    /// Directories that have to be made up belong to root, whatever `--chown` says.
+    pub for_root: bool,
 }
 
 /// A path that sorts in walk order.
@@ -98,7 +100,7 @@ impl Ord for PathKey {
 impl<'a> Placer<'a> {
     /// Copies into `tree`.
     pub fn new(tree: &'a Tree, dest: &'a Destination) -> Self {
-        Placer { tree, dest, placed: BTreeMap::new(), for_archive: false }
+        Placer { tree, dest, placed: BTreeMap::new(), for_archive: false, for_root: false }
     }
 
     /// The entries in layer order, each with where its content comes from.
@@ -152,6 +154,13 @@ impl<'a> Placer<'a> {
         self.ensure_parents(&entry.path)?;
         self.insert(entry, origin);
         Ok(())
+    }
+
+    /// Gives what was put at a path other metadata.
+    pub fn set_metadata(&mut self, path: &[u8], meta: &Metadata) {
+        if let Some((entry, _)) = self.placed.get_mut(&PathKey(path.to_vec())) {
+            entry.meta = Metadata { xattrs: entry.meta.xattrs.clone(), ..meta.clone() };
+        }
     }
 
     /// Where an archive's entry really lands: links above it that stand in the image are followed
@@ -276,7 +285,7 @@ impl<'a> Placer<'a> {
     /// A directory nobody described. The reference makes it with the bits of an octal `--chmod`, of
     /// which its umask leaves these; for archives the flag counts for nothing.
     fn made_up(&self) -> Metadata {
-        let (uid, gid) = self.dest.owner.unwrap_or((0, 0));
+        let (uid, gid) = self.dest.owner.filter(|_| !self.for_root).unwrap_or((0, 0));
         let mode = match &self.dest.chmod {
             Some(chmod) if chmod.is_octal() && !self.for_archive => chmod.apply(0o755, true) & 0o755,
             _ => 0o755,
@@ -326,7 +335,9 @@ fn entry_kind(kind: &FileKind) -> EntryKind {
         FileKind::Symlink { target } => EntryKind::Symlink(target.clone()),
         FileKind::CharDev { major, minor } => EntryKind::CharDevice { major: *major, minor: *minor },
         FileKind::BlockDev { major, minor } => EntryKind::BlockDevice { major: *major, minor: *minor },
-        FileKind::Fifo | FileKind::Socket => EntryKind::Fifo,
+        FileKind::Fifo => EntryKind::Fifo,
+        // What the reference makes of one that is named.
+        FileKind::Socket => EntryKind::File { size: 0, digest: None },
     }
 }
 

@@ -195,7 +195,7 @@ impl FileSource for TreeSource {
             .snapshots
             .layer_dir(&self.chain, node.layer)
             .map_err(|error| failed(std::io::Error::other(error.to_string())))?;
-        crate::fs::open_file_in(&dir, path).map(Opened::File).map_err(failed)
+        crate::fs::open_file_in(&dir, node.place(path)).map(Opened::File).map_err(failed)
     }
 
     fn nearest(&self, path: &[u8]) -> Vec<Vec<u8>> {

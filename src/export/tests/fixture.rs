@@ -57,6 +57,7 @@ pub(super) fn layer(
         digest: store.put_blob(&blob)?,
         size: blob.len() as u64,
         compression,
+        annotations: Default::default(),
     })
 }
 

@@ -41,6 +41,7 @@ impl Fixture {
                 digest: Digest::of(&layer),
                 size: 1024,
                 compression: crate::build::CompressionAlgorithm::Uncompressed,
+                annotations: Default::default(),
             }],
             ..Image::default()
         };

@@ -27,8 +27,11 @@ impl Walk<'_, '_> {
         let origin = self.copy_origin(source, copy)?;
         let (mut sources, mut inline, mut shown) = (Vec::new(), Vec::new(), String::from(keyword));
         let mut remote = Vec::new();
-        let chown = copy.flags.chown.as_ref().map(|word| self.expand(source, word)).transpose()?;
-        let chmod = copy.flags.chmod.as_ref().map(|word| self.expand(source, word)).transpose()?;
+        let mut value = |word: &Option<Word>| {
+            let text = word.as_ref().map(|word| self.expand(source, word)).transpose()?;
+            Ok::<_, PlanError>(text.filter(|text| !text.is_empty()))
+        };
+        let (chown, chmod) = (value(&copy.flags.chown)?, value(&copy.flags.chmod)?);
         if copy.flags.parents {
             shown.push_str(" --parents");
         }

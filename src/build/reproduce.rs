@@ -1,0 +1,92 @@
+//! Building twice to see whether the result is the same.
+
+use std::io;
+use std::time::Duration;
+
+use crate::cancel::Cancel;
+use crate::event::Events;
+use crate::image::read::StoreBlobs;
+use crate::image::{Descriptor, Document, Manifest, ResolvedImage};
+use crate::verify::{self, Comparison};
+
+use super::engine::Engine;
+use super::failure::{Failure, FailureKind};
+use super::request::{BuildOutcome, BuildRequest, OutputKind};
+
+/// Without a fixed epoch both builds must not fall into the same second, which would hide every time
+/// that they write.
+const APART: Duration = Duration::from_millis(1100);
+
+/// What two builds of one request made.
+#[derive(Clone, Debug)]
+pub struct Reproduced {
+    /// The second build; it is the one that is named and written.
+    pub outcome: BuildOutcome,
+    /// The first build's manifest or index.
+    pub first: Descriptor,
+    /// For each platform, how its images differ.
+    pub images: Vec<(String, Comparison)>,
+}
+
+impl Reproduced {
+    /// Whether both builds gave the same bytes.
+    pub fn is_same(&self) -> bool {
+        self.first.digest == self.outcome.descriptor.digest
+    }
+}
+
+impl Engine {
+    /// Builds twice, every step executed, and compares the images. Tags and outputs are those of the
+    /// second build.
+    pub fn verify_reproducible(
+        &self,
+        request: &BuildRequest,
+        events: &Events,
+        cancel: &Cancel,
+    ) -> Result<Reproduced, Failure> {
+        if request.context == "-" || request.dockerfile.as_deref() == Some("-") {
+            let message = "standard input cannot be read twice: give a directory and a Dockerfile";
+            return Err(Failure::new(FailureKind::Usage, message));
+        }
+        let second = BuildRequest { no_cache: true, ..request.clone() };
+        let mut first = BuildRequest { tags: Vec::new(), ..second.clone() };
+        for output in &mut first.outputs {
+            // They still say how layers are compressed.
+            output.kind = OutputKind::CacheOnly;
+        }
+        let one = self.build(&first, &mut io::empty(), events, cancel)?;
+        if request.source_date_epoch.is_none() && !request.reproducible {
+            std::thread::sleep(APART);
+        }
+        let two = self.build(&second, &mut io::empty(), events, cancel)?;
+        let (old, new) = (self.images_of(&one.descriptor)?, self.images_of(&two.descriptor)?);
+        let mut images = Vec::new();
+        for (old, new) in old.iter().zip(&new) {
+            images.push((new.platform.to_string(), verify::compare(&self.store, old, new)?));
+        }
+        Ok(Reproduced { first: one.descriptor, outcome: two, images })
+    }
+
+    /// The image of a manifest, or all of an index, from the store.
+    fn images_of(&self, top: &Descriptor) -> Result<Vec<ResolvedImage>, Failure> {
+        let missing = |top: &Descriptor| {
+            Failure::new(FailureKind::Store, format!("the store has no blob {}", top.digest))
+        };
+        let bytes = self.store.read_blob(&top.digest)?.ok_or_else(|| missing(top))?;
+        let bad = |error: crate::image::ManifestError| Failure::new(FailureKind::Store, error.to_string());
+        match Document::parse(&bytes).map_err(bad)? {
+            Document::Index(index) => {
+                let images = index.manifests.iter().filter(|child| !child.is_companion());
+                let lists = images.map(|child| self.images_of(child)).collect::<Result<Vec<_>, _>>()?;
+                Ok(lists.into_iter().flatten().collect())
+            }
+            Document::Manifest(manifest) => {
+                let Manifest { config, .. } = *manifest;
+                let config_bytes = self.store.read_blob(&config.digest)?.ok_or_else(|| missing(&config))?;
+                use crate::image::read::BlobSource as _;
+                let place = StoreBlobs(&self.store).place();
+                Ok(vec![ResolvedImage::new(&place, bytes, config_bytes)?])
+            }
+        }
+    }
+}
