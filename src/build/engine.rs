@@ -63,7 +63,7 @@ struct Prepared {
     plans: Vec<(Platform, Plan)>,
     bases: Arc<Bases>,
     warnings: Vec<String>,
-    _scratch: TempDir,
+    scratch: TempDir,
 }
 
 impl Engine {
@@ -122,7 +122,7 @@ impl Engine {
             steps += plan.steps.iter().filter(|step| !matches!(step.kind, StepKind::From(_))).count();
         }
         // A cache that cannot be written costs time in the next build and nothing else.
-        let _ = stat_cache.save();
+        let _ = stat_cache.save(prepared.scratch.path());
         let with_index = built.len() > 1 || request.multi_platform;
         let package = result::package(self, &built, Family::Oci, &request.annotations, with_index)?;
         let all = outputs::Results { built: &built, with_index, names: &names };
@@ -220,7 +220,7 @@ impl Engine {
         let context_root = main.context.root().to_owned();
         let contexts = contexts(main.context, &named, &request.cwd)?;
         let bases = Arc::new(bases);
-        Ok(Prepared { contexts, context_root, plans, bases, warnings, _scratch: scratch })
+        Ok(Prepared { contexts, context_root, plans, bases, warnings, scratch })
     }
 
     fn run_settings(&self, request: &BuildRequest, plan: &Plan) -> RunSettings {

@@ -119,11 +119,13 @@ impl Collector {
     /// Takes a file away that the store did not put where it is, unless it is young: somebody may be
     /// making it.
     pub fn remove_stray(&self, path: &Path) -> Result<Fate, StoreError> {
-        let young = fs::symlink_metadata(path).and_then(|meta| meta.modified());
-        if young.is_ok_and(|used| used >= self.cutoff) {
-            return Ok(Fate::InUse);
-        }
-        self.remove_broken(path)
+        if self.is_young(path) { Ok(Fate::InUse) } else { self.remove_broken(path) }
+    }
+
+    /// Whether something may be the work of a living process.
+    pub fn is_young(&self, path: &Path) -> bool {
+        let used = fs::symlink_metadata(path).and_then(|meta| meta.modified());
+        used.is_ok_and(|used| used >= self.cutoff)
     }
 
     /// What lies in `tmp` and belongs to no living process.
