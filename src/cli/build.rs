@@ -40,6 +40,7 @@ pub(super) fn build(session: &Session, args: BuildArgs) -> Result<u8, Stop> {
     if args.quiet {
         print(&format!("{id}\n"))?;
     }
+    super::store::after_build(session, engine.store());
     Ok(0)
 }
 

@@ -13,6 +13,7 @@ mod registry;
 mod render;
 mod run;
 mod secret;
+mod store;
 mod values;
 
 use std::io::{self, Write as _};
@@ -137,6 +138,9 @@ fn dispatch(cli: Cli, env: Environment, mode: IdMode, user: RealUser) -> Result<
         Command::Index { command } => copy::index(&session, &command),
         Command::Login(args) => registry::login(&session, &args),
         Command::Logout { registry } => registry::logout(&session, registry.as_deref()),
+        Command::Prune(args) => store::prune(&session, &args),
+        Command::Du(args) => store::du(&session, &args),
+        Command::Fsck(args) => store::fsck(&session, &args),
         Command::Info => run::info(&session),
         Command::Completion { .. } | Command::Version => Ok(0),
     }

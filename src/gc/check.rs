@@ -76,8 +76,16 @@ pub fn check(store: &Store, options: &CheckOptions, cancel: &Cancel) -> Result<C
         strays.extend(listing.strays);
         rooms.insert(room, listing.items);
     }
-    let mut check =
-        Check { store, collector, options, cancel, rooms, bad: BTreeSet::new(), broken: BTreeSet::new(), report };
+    let mut check = Check {
+        store,
+        collector,
+        options,
+        cancel,
+        rooms,
+        bad: BTreeSet::new(),
+        broken: BTreeSet::new(),
+        report,
+    };
     check.permissions();
     check.blobs()?;
     check.layers()?;
@@ -223,7 +231,8 @@ impl Check<'_> {
         for item in self.take(Room::Records) {
             let Some(bytes) = item.read()? else { continue };
             let layer = |digest: &Digest| {
-                (!self.has_layer(digest)).then(|| format!("leads to layer {digest}, which the store does not know"))
+                (!self.has_layer(digest))
+                    .then(|| format!("leads to layer {digest}, which the store does not know"))
             };
             let blob = |digest: &Digest| {
                 (!self.has_blob(digest)).then(|| format!("leads to blob {digest}, which is not in the store"))
@@ -231,7 +240,9 @@ impl Check<'_> {
             let reason = match Content::parse(&bytes) {
                 Content::Step(record) => layer(&record.diff_id.0),
                 Content::Recipe(diff_id) => layer(&diff_id.0),
-                Content::Pulled { manifest, .. } => blob(&manifest).or_else(|| self.without_config(&manifest)),
+                Content::Pulled { manifest, .. } => {
+                    blob(&manifest).or_else(|| self.without_config(&manifest))
+                }
                 Content::Download(digest) => blob(&digest),
                 Content::Garbled => Some("cannot be read".into()),
                 Content::Other => None,
@@ -329,7 +340,11 @@ fn check_blob(item: &Item, promised: Option<u64>, fast: bool, cancel: &Cancel) -
             Ok(0) => {
                 let actual = hasher.finish();
                 let right = item.digest() == Some(actual);
-                return if right { Ok(sum) } else { Err(format!("is damaged: its content is that of {actual}")) };
+                return if right {
+                    Ok(sum)
+                } else {
+                    Err(format!("is damaged: its content is that of {actual}"))
+                };
             }
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,

@@ -23,7 +23,9 @@ pub fn select(survey: &Survey, policy: &Policy, now: SystemTime, free: u64) -> V
         // Unpacked layers that no chain leads to are of no use to anybody.
         let useless = thing.item.room == Room::Snapshots && !policy.filters.iter().any(is_id);
         let idle = now.duration_since(thing.item.used).unwrap_or_default();
-        !thing.named && (meant || policy.means(&thing.item)) && (useless || idle >= policy.age(thing.item.room))
+        !thing.named
+            && (meant || policy.means(&thing.item))
+            && (useless || idle >= policy.age(thing.item.room))
     };
     for at in (0..survey.things.len()).filter(|at| referrers[*at] == 0 && may_go(*at, false)) {
         open.push(Reverse((survey.things[at].item.used, at)));
@@ -62,8 +64,8 @@ pub struct Removed {
 /// What a collection did.
 #[derive(Debug, Default)]
 pub struct Collected {
-    /// What went, as positions in the survey.
-    pub gone: Vec<usize>,
+    /// What went, as positions in the survey, with the bytes it took on disk.
+    pub gone: Vec<(usize, u64)>,
     /// By room.
     pub removed: BTreeMap<Room, Removed>,
     /// Stray files that went.
@@ -82,7 +84,7 @@ impl Collected {
         let entry = self.removed.entry(survey.things[at].item.room).or_default();
         entry.count += 1;
         entry.bytes = entry.bytes.saturating_add(bytes);
-        self.gone.push(at);
+        self.gone.push((at, bytes));
     }
 }
 

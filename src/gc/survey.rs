@@ -133,7 +133,8 @@ impl Survey {
                 let layer = self.link(at, Room::Layers, &record.diff_id.0);
                 self.describe(layer, &record.step);
                 for input in &record.inputs.inputs {
-                    self.link(at, Room::Records, &Records::pre_image_key(&input.digest));
+                    let list = self.link(at, Room::Records, &Records::pre_image_key(&input.digest));
+                    self.describe(list, &format!("files of {}", input.name));
                 }
             }
             Content::Recipe(diff_id) => {
@@ -208,8 +209,7 @@ impl Survey {
 
     fn mark_named(&mut self) {
         let is_name = |thing: &Thing| thing.item.room == Room::Refs;
-        let mut open: Vec<usize> =
-            (0..self.things.len()).filter(|at| is_name(&self.things[*at])).collect();
+        let mut open: Vec<usize> = (0..self.things.len()).filter(|at| is_name(&self.things[*at])).collect();
         while let Some(at) = open.pop() {
             if !std::mem::replace(&mut self.things[at].named, true) {
                 open.extend(self.things[at].uses.clone());

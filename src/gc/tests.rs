@@ -61,7 +61,8 @@ impl Bench {
 
     /// An image of these layers under a name.
     fn image(&self, name: &str, layers: &[(DiffId, BlobInfo)]) -> Result<Descriptor> {
-        let mut config = ImageConfig { architecture: "amd64".into(), os: "linux".into(), ..Default::default() };
+        let mut config =
+            ImageConfig { architecture: "amd64".into(), os: "linux".into(), ..Default::default() };
         config.rootfs.diff_ids = layers.iter().map(|(diff_id, _)| *diff_id).collect();
         config.author = name.into();
         let layers = layers
@@ -171,10 +172,8 @@ fn a_moved_name_frees_what_only_the_old_image_had() -> Result {
 #[test]
 fn every_image_of_a_named_index_stays() -> Result {
     let bench = Bench::new()?;
-    let manifests = vec![
-        bench.image("tmp:1", &[bench.layer("one")?])?,
-        bench.image("tmp:2", &[bench.layer("two")?])?,
-    ];
+    let manifests =
+        vec![bench.image("tmp:1", &[bench.layer("one")?])?, bench.image("tmp:2", &[bench.layer("two")?])?];
     let store = bench.store()?;
     let bytes = crate::image::manifest::canonical(&crate::image::Index::new(manifests))?;
     store.put_blob(&bytes)?;
@@ -299,7 +298,8 @@ fn limits_on_space_take_the_longest_unused_and_no_more_than_needed() -> Result {
     let space = Space { max_used: total - 1, ..Space::default() };
     bench.prune(&Policy { space, ..Policy::default() })?;
     let store = bench.store()?;
-    let left: Vec<bool> = keys.iter().map(|key| store.record(key).is_ok_and(|found| found.is_some())).collect();
+    let left: Vec<bool> =
+        keys.iter().map(|key| store.record(key).is_ok_and(|found| found.is_some())).collect();
     assert_eq!(left, [false, true, true]);
     let now = Survey::take(&store, true)?.total();
     assert!(now < total && now > total / 2, "{now} of {total}");
