@@ -314,6 +314,50 @@ fn a_full_disk_fails_the_build_and_harms_nothing() {
 }
 
 #[test]
+fn a_store_on_a_full_disk_can_be_cleaned() {
+    let test = "a_store_on_a_full_disk_can_be_cleaned";
+    if !ready(test) {
+        return;
+    }
+    if !is_root() || !has("mkfs.ext4") {
+        return skip(test, "only root with mkfs.ext4 can make a small disk");
+    }
+    let lab = Lab::new();
+    let (image, disk) = (lab.path().join("disk.img"), lab.path().join("disk"));
+    fs::create_dir(&disk).expect("mkdir");
+    fs::File::create(&image).and_then(|file| file.set_len(24 << 20)).expect("image");
+    support::tool("mkfs.ext4", &["-q".as_ref(), "-m".as_ref(), "0".as_ref(), image.as_os_str()]);
+    let mounted = Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&disk).output();
+    if !mounted.is_ok_and(|done| done.status.success()) {
+        return skip(test, "this machine does not let tests mount a loop device");
+    }
+    let _small = Small(disk.clone());
+    let case = cases(&lab).into_iter().find(|case| case.name == "stages").expect("case");
+    let store = disk.join("store");
+    let built = support::done(command(&lab, &case, &store, 1).output().expect("rbuild"));
+    assert!(built.code == 0, "{}", built.err);
+    fill(&disk);
+    let run = |words: &[&str]| {
+        support::done(lab.rbuild().env("RBUILD_ROOT", &store).args(words).output().expect("rbuild"))
+    };
+    let pruned = run(&["prune", "-a"]);
+    assert!(pruned.code == 0, "{}", pruned.err);
+    let checked = run(&["fsck"]);
+    assert!(checked.code == 0, "{}{}", checked.out, checked.err);
+    assert!(fs::write(disk.join("more"), vec![0; 100_000]).is_ok(), "nothing was freed");
+}
+
+/// Leaves not a block of a file system.
+fn fill(disk: &Path) {
+    for size in [1 << 20, 4096, 1] {
+        let mut number = 0;
+        while fs::write(disk.join(format!("fill-{size}-{number}")), vec![1; size]).is_ok() {
+            number += 1;
+        }
+    }
+}
+
+#[test]
 fn builds_and_collection_go_on_side_by_side() {
     const BUILDERS: usize = 8;
     if !ready("builds_and_collection_go_on_side_by_side") {

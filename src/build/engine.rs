@@ -419,7 +419,7 @@ fn solve_failure(error: SolveError, cancel: &Cancel) -> Failure {
         _ if no_space => {
             failure.kind = FailureKind::Store;
             failure.help =
-                Some("the disk is full: free some space, or choose another place with --root".into());
+                Some("the disk is full: free some space (`rbuild prune -a` may help), or choose another place with --root".into());
         }
         _ => {}
     }

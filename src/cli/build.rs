@@ -40,7 +40,8 @@ pub(super) fn build(session: &Session, args: BuildArgs) -> Result<u8, Stop> {
     if args.quiet {
         print(&format!("{id}\n"))?;
     }
-    super::store::after_build(session, engine.store());
+    let tell = matches!(mode, Mode::Plain | Mode::Tty);
+    super::store::after_build(session, engine.store(), tell);
     Ok(0)
 }
 

@@ -75,7 +75,7 @@ pub(super) struct FsckArgs {
 }
 
 fn open(session: &Session) -> Result<Store, Stop> {
-    Ok(Store::open(&session.root).map_err(Failure::from)?)
+    Ok(Store::open_to_clean(&session.root).map_err(Failure::from)?)
 }
 
 fn usage(message: impl Into<String>) -> Failure {
@@ -320,10 +320,12 @@ fn verdict(report: &CheckReport, fast: bool) -> String {
     format!("{blobs} blobs ({read}), {layers} layers, {records} records, {names} names: {end}\n")
 }
 
-/// What happens by itself after a build. Only a hint of it is shown, and its failures are nobody's.
-pub(super) fn after_build(session: &Session, store: &Store) {
+/// What happens by itself after a build. Its failures are nobody's; what it freed is told where people
+/// read.
+pub(super) fn after_build(session: &Session, store: &Store, tell: bool) {
     if let Ok(Some(collected)) = gc::automatic(store, &session.cancel)
         && collected.bytes() > 0
+        && tell
     {
         let freed = values::human(collected.bytes());
         eprintln!("rbuild: freed {freed} of the store (at most once a day; see `rbuild du`)");

@@ -64,10 +64,15 @@ impl Store {
     /// comes later marks what it sees with a later time.
     fn cutoff(&self) -> Result<SystemTime, StoreError> {
         let _gate = self.close_gate()?;
-        if let Some(oldest) = temp::living_since(self.root(), self.own_tmp()).into_iter().min() {
+        let living = temp::living_since(self.root(), self.own_tmp());
+        let now = SystemTime::now();
+        // A clock that was set back says nothing about what came first: all of it stays.
+        if living.iter().any(|begun| *begun > now) {
+            return Ok(SystemTime::UNIX_EPOCH);
+        }
+        if let Some(oldest) = living.into_iter().min() {
             return Ok(oldest);
         }
-        let now = SystemTime::now();
         // Files get a time that may be a tick behind: nobody comes in before it has passed.
         std::thread::sleep(TICK);
         Ok(now)
@@ -214,6 +219,20 @@ mod tests {
             assert_eq!(collector.remove(&item)?, expected);
         }
         assert!(builds.has_blob(&seen) && !builds.has_blob(&Digest::of(b"unseen")));
+        Ok(())
+    }
+
+    #[test]
+    fn nothing_goes_while_a_living_process_seems_to_begin_in_the_future() -> Result {
+        let dir = tempfile::tempdir()?;
+        let build = Store::open(dir.path())?;
+        build.put_blob(b"x")?;
+        age(&build, Room::Blobs)?;
+        let lock = File::options().write(true).open(build.own_tmp().join("lock"))?;
+        lock.set_modified(SystemTime::now() + Duration::from_secs(3600))?;
+        let prunes = Store::open(dir.path())?;
+        let collector = prunes.collector(Duration::ZERO)?;
+        assert_eq!(collector.remove(&only(&prunes, Room::Blobs)?)?, Fate::InUse);
         Ok(())
     }
 

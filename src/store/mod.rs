@@ -5,6 +5,7 @@
 //!   version              "1": a store of another version is refused, never converted silently
 //!   lock                 flock: shared while the store is open
 //!   gate                 flock: shared to mark something as used, alone to remove something unused
+//!   spare                space for opening the store to clean it when the disk is full
 //!   collect              flock: alone while collecting or checking; its time: the last collection
 //!   blobs/sha256/HEX     verified blobs: compressed layers, configs, manifests, indexes
 //!   layers/HH/HEX.json   by diff ID: the layer's blobs

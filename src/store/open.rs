@@ -10,6 +10,8 @@ use std::time::SystemTime;
 use super::temp;
 
 const VERSION: &str = "1";
+/// Bytes set aside for a full disk: directories and files of one process, with room to spare.
+const SPARE: usize = 64 * 1024;
 
 /// A failure of the store, with the path it concerns.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +109,7 @@ impl Store {
         gate.unlock().map_err(StoreError::io("unlock", &gate_path))?;
         let (own_tmp, own_lock) = own?;
         temp::bury_the_dead(&root, &own_tmp);
+        keep_spare(&root, &own_tmp);
         Ok(Store(Arc::new(Inner {
             root,
             _lock: lock,
@@ -116,6 +119,17 @@ impl Store {
             fresh_since: SystemTime::now(),
             counter: AtomicU64::new(0),
         })))
+    }
+
+    /// As [`Store::open`], but also where the disk is full: opening takes a little space, and for that
+    /// the store has some to spare. For those who come to remove things.
+    pub fn open_to_clean(root: &Path) -> Result<Self, StoreError> {
+        match Self::open(root) {
+            Err(error) if error.is_no_space() && fs::remove_file(root.join("spare")).is_ok() => {
+                Self::open(root)
+            }
+            other => other,
+        }
     }
 
     /// The store's root directory, for messages.
@@ -145,6 +159,26 @@ impl Store {
     /// A number no other caller in this process has got, for unique names.
     pub(super) fn unique(&self) -> (u32, u64) {
         (std::process::id(), self.0.counter.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// Sets some space aside for [`Store::open_to_clean`].
+fn keep_spare(root: &Path, own_tmp: &Path) {
+    let spare = root.join("spare");
+    if spare.exists() {
+        return;
+    }
+    // Bytes that no file system compresses away or stores as a hole.
+    let mut state = 1u32;
+    let noise: Vec<u8> = (0..SPARE)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        })
+        .collect();
+    let temporary = own_tmp.join("spare");
+    if fs::write(&temporary, noise).and_then(|()| fs::rename(&temporary, &spare)).is_err() {
+        let _ = fs::remove_file(&temporary);
     }
 }
 

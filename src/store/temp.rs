@@ -93,9 +93,15 @@ pub(super) fn leftovers(root: &Path) -> Vec<PathBuf> {
     entries(root).filter(|path| !is_living(path)).collect()
 }
 
-/// When the living processes other than the owner of `own` began.
+/// When the living processes other than the owner of `own` began. Of one that cannot be asked, the
+/// beginning of time.
 pub(super) fn living_since(root: &Path, own: &Path) -> Vec<SystemTime> {
-    let begun = |path: PathBuf| fs::metadata(path.join("lock")).and_then(|meta| meta.modified()).ok();
+    let begun = |path: PathBuf| match fs::metadata(path.join("lock")).and_then(|meta| meta.modified()) {
+        Ok(begun) => Some(begun),
+        // It has ended since.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(_) => Some(SystemTime::UNIX_EPOCH),
+    };
     entries(root).filter(|path| path != own && is_living(path)).filter_map(begun).collect()
 }
 
