@@ -234,6 +234,9 @@ fn unpacked_layers_age_apart_from_the_cache_that_can_do_without_them() -> Result
 fn an_unpacked_layer_that_no_chain_leads_to_goes_at_any_age() -> Result {
     let bench = Bench::new()?;
     bench.unpacked(ChainId::scratch())?;
+    for item in bench.store()?.list(Room::Chains)?.items {
+        std::fs::remove_file(item.path)?;
+    }
     let kept = bench.unpacked(ChainId::scratch())?;
     bench.prune(&Policy::default())?;
     let left = bench.store()?.list(Room::Snapshots)?.items;

@@ -294,6 +294,48 @@ mod tests {
     }
 
     #[test]
+    fn of_two_snapshots_for_a_chain_the_first_stays_and_the_other_goes_with_its_process() -> Result {
+        let dir = tempfile::tempdir()?;
+        let chain = crate::digest::ChainId::scratch();
+        let put = |store: &Store| -> Result<crate::store::SnapshotId> {
+            let temporary = store.temp_dir()?;
+            fs::create_dir(temporary.path().join("fs"))?;
+            let id = store.freeze_snapshot(temporary)?;
+            store.put_chain_snapshot(&chain, &id)?;
+            Ok(id)
+        };
+        let (one, two) = (Store::open(dir.path())?, Store::open(dir.path())?);
+        let (first, second) = (put(&one)?, put(&two)?);
+        assert!(two.snapshot_dir(&second).exists());
+        drop((one, two));
+        let next = Store::open(dir.path())?;
+        assert_eq!(next.chain_snapshot(&chain)?, Some(first));
+        assert!(!next.snapshot_dir(&second).exists());
+        Ok(())
+    }
+
+    #[test]
+    fn a_process_killed_while_noting_a_chain_loses_the_snapshot_only_if_the_chain_was_not_noted() -> Result {
+        let dir = tempfile::tempdir()?;
+        drop(Store::open(dir.path())?);
+        let (dead, chain) = (dir.path().join("tmp/1-dead"), crate::digest::ChainId::scratch());
+        let hex = chain.0.hex();
+        let file = dir.path().join("chains").join(&hex[..2]).join(&hex);
+        fs::create_dir_all(file.parent().ok_or("no parent")?)?;
+        fs::create_dir_all(&dead)?;
+        for id in ["noted", "unnoted"] {
+            fs::create_dir_all(dir.path().join("snapshots").join(id).join("fs"))?;
+            fs::write(dead.join(format!("frozen-{id}")), &hex)?;
+        }
+        fs::write(&file, "noted")?;
+        let _next = Store::open(dir.path())?;
+        assert!(
+            dir.path().join("snapshots/noted").exists() && !dir.path().join("snapshots/unnoted").exists()
+        );
+        Ok(())
+    }
+
+    #[test]
     fn the_snapshots_of_a_killed_process_are_cleared_with_its_temporaries() -> Result {
         let dir = tempfile::tempdir()?;
         drop(Store::open(dir.path())?);

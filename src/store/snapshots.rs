@@ -43,10 +43,39 @@ impl Store {
     }
 
     /// Notes that a snapshot holds the topmost layer of a chain; from then on it outlives this process.
+    /// Where the chain has one already, that stays, since it has the same files, and this one goes with
+    /// this process.
     pub fn put_chain_snapshot(&self, chain: &ChainId, id: &SnapshotId) -> Result<(), StoreError> {
-        // First: what is still noted goes with this process, and nothing may refer to it then.
-        let _ = fs::remove_file(self.frozen_note(id.as_str()));
-        self.write_atomically(&self.fan_out("chains", &chain.0, ""), id.as_str().as_bytes())
+        if self.chain_snapshot(chain)?.is_some() {
+            return Ok(());
+        }
+        // Should this process die on the way, the note leads to the chain that decides.
+        let note = self.frozen_note(id.as_str());
+        if note.exists() {
+            fs::write(&note, chain.0.hex()).map_err(StoreError::io("write", &note))?;
+        }
+        self.put_chain(chain, id)?;
+        if self.chain_snapshot(chain)?.as_ref() == Some(id) {
+            let _ = fs::remove_file(&note);
+        }
+        Ok(())
+    }
+
+    /// Of several processes at once the first wins.
+    fn put_chain(&self, chain: &ChainId, id: &SnapshotId) -> Result<(), StoreError> {
+        let path = self.fan_out("chains", &chain.0, "");
+        let temporary = self.temp_path();
+        fs::write(&temporary, id.as_str()).map_err(StoreError::io("write", &path))?;
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
+        }
+        let linked = fs::hard_link(&temporary, &path).is_ok();
+        // What is there may lead nowhere, and not every file system knows hard links.
+        if !linked && self.chain_snapshot(chain)?.is_none() {
+            return self.rename_into_place(&temporary, &path);
+        }
+        let _ = fs::remove_file(&temporary);
+        Ok(())
     }
 
     /// The layer directory of a snapshot.

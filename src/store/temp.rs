@@ -5,10 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use crate::digest::Digest;
+
 use super::open::{Store, StoreError, open_lock};
 
-/// Begins the name of an empty file in a process's directory that stands for a snapshot nothing
-/// refers to yet. The rest is the snapshot's ID.
+/// Begins the name of a file in a process's directory that stands for a snapshot nothing refers to yet.
+/// The rest is the snapshot's ID. Its content, if any, is the chain that is about to refer to it.
 const FROZEN: &str = "frozen-";
 
 /// A private directory of the store; removed on drop.
@@ -80,12 +82,24 @@ pub(super) fn remove_own(root: &Path, own: &Path) {
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
         if let Some(id) = name.strip_prefix(FROZEN) {
-            let _ = remove_tree(&root.join("snapshots").join(id));
+            if !is_referred_to(root, id, &entry.path()) {
+                let _ = remove_tree(&root.join("snapshots").join(id));
+            }
         } else if name.starts_with("dead-") {
             remove_own(root, &entry.path());
         }
     }
     let _ = remove_tree(own);
+}
+
+/// Whether the chain that a snapshot's note names does lead to it.
+fn is_referred_to(root: &Path, id: &str, note: &Path) -> bool {
+    let chain = fs::read_to_string(note).ok().and_then(|hex| Digest::from_hex(&hex));
+    chain.is_some_and(|chain| {
+        let hex = chain.hex();
+        let path = root.join("chains").join(&hex[..2]).join(&hex);
+        fs::read_to_string(path).is_ok_and(|content| content == id)
+    })
 }
 
 /// What lies in `tmp` and belongs to no living process. Certain only while the gate is held alone.
