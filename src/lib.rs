@@ -18,6 +18,7 @@ pub mod dockerfile;
 pub mod event;
 pub mod export;
 pub mod fs;
+pub mod gc;
 pub mod image;
 pub mod layer;
 pub mod lint;

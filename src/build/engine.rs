@@ -158,7 +158,7 @@ impl Engine {
             steps += plan.steps.iter().filter(|step| !matches!(step.kind, StepKind::From(_))).count();
         }
         // A cache that cannot be written costs time in the next build and nothing else.
-        let _ = stat_cache.save();
+        let _ = self.keep_stats(&stat_cache);
         let with_index = built.len() > 1 || request.multi_platform;
         let package = result::package(self, &built, Family::Oci, &request.annotations, with_index)?;
         let complete = !only_pushed || built.iter().all(|one| one.chain.is_here(&self.store));
@@ -292,6 +292,14 @@ impl Engine {
         let mut access = self.options.registries.clone();
         access.insecure.extend(request.insecure_registries.iter().cloned());
         Bases::new(&self.store, events, cancel, request.pull, access, images, &request.cwd)
+    }
+
+    fn keep_stats(&self, stats: &FileStatCache) -> std::io::Result<()> {
+        if !stats.learnt_something() {
+            return Ok(());
+        }
+        let scratch = self.store.temp_dir().map_err(std::io::Error::other)?;
+        stats.save(scratch.path())
     }
 
     fn remotes(&self, request: &BuildRequest) -> Remotes {
@@ -528,7 +536,7 @@ fn solve_failure(error: SolveError, cancel: &Cancel) -> Failure {
         _ if no_space => {
             failure.kind = FailureKind::Store;
             failure.help =
-                Some("the disk is full: free some space, or choose another place with --root".into());
+                Some("the disk is full: free some space (`rbuild prune -a` may help), or choose another place with --root".into());
         }
         _ => {}
     }

@@ -77,7 +77,7 @@ impl std::error::Error for Failure {}
 pub(super) fn store_failure(error: &dyn std::error::Error, no_space: bool) -> Failure {
     let failure = Failure::new(FailureKind::Store, error.to_string());
     if no_space {
-        return failure.help("the disk is full: free some space, or choose another place with --root");
+        return failure.help("the disk is full: free some space (`rbuild prune -a` may help), or choose another place with --root");
     }
     failure
 }

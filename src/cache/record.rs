@@ -35,11 +35,7 @@ impl Records {
     /// The record of a key. What cannot be read or parsed is a miss.
     pub fn get(&self, key: &CacheKey) -> Result<Option<Record>, StoreError> {
         let Some(bytes) = self.store.record(&key.0)? else { return Ok(None) };
-        let record = serde_json::from_slice(&bytes).ok();
-        if record.is_some() {
-            self.store.touch_record(&key.0);
-        }
-        Ok(record)
+        Ok(serde_json::from_slice(&bytes).ok())
     }
 
     /// Keeps a record.
@@ -50,7 +46,7 @@ impl Records {
 
     /// Keeps the list of what an input digest was made of, unless it is here already.
     pub fn put_pre_image(&self, digest: &Digest, listing: &[u8]) -> Result<(), StoreError> {
-        let key = pre_image_key(digest);
+        let key = Self::pre_image_key(digest);
         if self.store.record(&key)?.is_some() {
             return Ok(());
         }
@@ -62,8 +58,16 @@ impl Records {
 
     /// What an input digest was made of: one line for each file.
     pub fn pre_image(&self, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
-        let packed = self.store.record(&pre_image_key(digest))?;
+        let packed = self.store.record(&Self::pre_image_key(digest))?;
         Ok(packed.and_then(|bytes| zstd::decode_all(&*bytes).ok()))
+    }
+
+    /// The key under which [`Records::put_pre_image`] keeps a list.
+    pub(crate) fn pre_image_key(digest: &Digest) -> Digest {
+        let mut hasher = Hasher::new();
+        hasher.field(b"pre-image");
+        hasher.field(digest.raw());
+        hasher.finish()
     }
 
     /// A small value remembered under a digest of what determines it.
@@ -76,13 +80,6 @@ impl Records {
     pub fn put_memo(&self, key: &Digest, value: &Digest) -> Result<(), StoreError> {
         self.store.put_record(key, value.raw())
     }
-}
-
-fn pre_image_key(digest: &Digest) -> Digest {
-    let mut hasher = Hasher::new();
-    hasher.field(b"pre-image");
-    hasher.field(digest.raw());
-    hasher.finish()
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::check::{CallArgs, CheckArgs};
 use super::copy::{CopyArgs, IndexCommand, LoadArgs};
 use super::registry::{LoginArgs, PullArgs, PushArgs};
 use super::verify::{DiffArgs, ReproduceArgs, ValidateArgs};
+use super::store::{DuArgs, FsckArgs, PruneArgs};
 
 const AFTER: &str = "\
 `rbuild [OPTIONS] PATH` is short for `rbuild build [OPTIONS] PATH`, so `alias docker=rbuild` works for builds.
@@ -97,6 +98,12 @@ pub(super) enum Command {
     Diff(DiffArgs),
     /// Build twice without the cache and explain every difference
     VerifyReproducible(Box<ReproduceArgs>),
+    /// Remove from the store what is not needed
+    Prune(PruneArgs),
+    /// Show what the store takes
+    Du(DuArgs),
+    /// Check the store for damage
+    Fsck(FsckArgs),
     /// Show what this machine allows and how rbuild uses it
     Info,
     /// Print a completion script
@@ -370,10 +377,12 @@ pub(super) enum SaveFormat {
     Oci,
 }
 
-/// `rbuild -t x .` and `rbuild buildx build .` become `rbuild build ...`.
+/// `rbuild -t x .` and `rbuild buildx build .` become `rbuild build ...`; `buildx prune`, `buildx du` and
+/// `builder prune` lose their first word.
 pub(super) fn normalize(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut args: Vec<OsString> = args.collect();
-    if args.get(1).is_some_and(|arg| arg == "buildx") && args.get(2).is_some_and(|arg| arg == "build") {
+    let word = |at: usize| args.get(at).and_then(|arg| arg.to_str()).unwrap_or_default();
+    if matches!((word(1), word(2)), ("buildx", "build" | "prune" | "du") | ("builder", "prune")) {
         args.remove(1);
         return args;
     }
@@ -452,6 +461,15 @@ mod tests {
         let cli = parse("build --provenance=false --sbom=false .");
         let Ok(Cli { command: Command::Build(args), .. }) = cli else { panic!("refused") };
         assert_eq!(args.later.used(), None);
+    }
+
+    #[test]
+    fn words_of_docker_for_pruning_are_understood() {
+        for text in ["prune -af", "builder prune --keep-storage 1g", "buildx prune --filter until=24h -f"] {
+            let cli = parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert!(matches!(cli.command, Command::Prune(_)), "{text}");
+        }
+        assert!(matches!(parse("buildx du --verbose").map(|cli| cli.command), Ok(Command::Du(_))));
     }
 
     #[test]

@@ -43,7 +43,10 @@ pub(super) fn with_engine<T>(
     let events = Events::new(renderer.clone());
     let result = work(&engine, &request, &events);
     renderer.finish();
-    Ok(result?)
+    let tell = matches!(mode, Mode::Plain | Mode::Tty);
+    let done = result?;
+    super::store::after_build(session, engine.store(), tell);
+    Ok(done)
 }
 
 /// Says what was built in the ways asked for.

@@ -14,6 +14,7 @@ mod registry;
 mod render;
 mod run;
 mod secret;
+mod store;
 mod values;
 mod verify;
 
@@ -144,6 +145,9 @@ fn dispatch(cli: Cli, env: Environment, mode: IdMode, user: RealUser) -> Result<
         Command::Validate(args) => verify::validate(&session, &args),
         Command::Diff(args) => verify::diff(&session, &args),
         Command::VerifyReproducible(args) => verify::reproduce(&session, &args),
+        Command::Prune(args) => store::prune(&session, &args),
+        Command::Du(args) => store::du(&session, &args),
+        Command::Fsck(args) => store::fsck(&session, &args),
         Command::Info => run::info(&session),
         Command::Completion { .. } | Command::Version => Ok(0),
     }

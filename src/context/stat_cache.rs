@@ -81,9 +81,14 @@ impl FileStatCache {
         settled(file.mtime, self.opened) && settled(file.ctime, self.opened)
     }
 
-    /// Writes what was learnt, by a temporary file beside the cache and a rename. Does nothing if
-    /// nothing was learnt.
-    pub fn save(&self) -> io::Result<()> {
+    /// Whether [`save`](Self::save) has anything to write.
+    pub fn learnt_something(&self) -> bool {
+        !self.learnt.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Writes what was learnt, by a temporary file in `scratch`, a directory of the same file system,
+    /// and a rename. Does nothing if nothing was learnt.
+    pub fn save(&self, scratch: &Path) -> io::Result<()> {
         let learnt = self.learnt.lock().unwrap_or_else(PoisonError::into_inner);
         if learnt.is_empty() {
             return Ok(());
@@ -98,8 +103,7 @@ impl FileStatCache {
         }
         entries.sort_unstable_by_key(|(path, ..)| *path);
         let bytes = encode(self.opened, &entries);
-        let directory = self.file.parent().filter(|dir| !dir.as_os_str().is_empty());
-        let mut temporary = tempfile::NamedTempFile::new_in(directory.unwrap_or(Path::new(".")))?;
+        let mut temporary = tempfile::NamedTempFile::new_in(scratch)?;
         temporary.write_all(&bytes)?;
         temporary.persist(&self.file).map_err(|error| error.error)?;
         Ok(())
@@ -231,7 +235,7 @@ mod tests {
         let cache = FileStatCache::open_at(&file, (100, 5));
         cache.put(&key(b"a", (99, 1)), Digest::of(b"a"));
         cache.put(&key(b"b\xff", (98, 1)), Digest::of(b"b"));
-        cache.save().expect("saves");
+        cache.save(dir.path()).expect("saves");
         (dir, file)
     }
 
@@ -271,7 +275,7 @@ mod tests {
             cache.put(&key(path, mtime), Digest::of(b""));
         }
         cache.put(&StatKey { path: b"ctime", ctime: (100, 5), ..settled_key }, Digest::of(b""));
-        cache.save().expect("saves");
+        cache.save(dir.path()).expect("saves");
         let next = FileStatCache::open_at(&file, (200, 0));
         assert_eq!(next.known().keys().collect::<Vec<_>>(), [b"old"]);
     }
@@ -289,7 +293,7 @@ mod tests {
             let files = context.list(b"", None).expect("lists");
             let digests = file_digests(&context, &files, Some(&cache)).expect("digests");
             assert_eq!(digests, [Some(Digest::of(text.as_bytes()))]);
-            cache.save().expect("saves");
+            cache.save(dir.path()).expect("saves");
         }
     }
 
@@ -312,12 +316,12 @@ mod tests {
 
     #[test]
     fn entries_nobody_asks_for_are_dropped_in_the_end() {
-        let (_dir, file) = stored();
+        let (dir, file) = stored();
         for round in 0..=i64::from(MOST_UNUSED) {
             let cache = FileStatCache::open_at(&file, (200 + round, 0));
             assert!(cache.get(&key(b"a", (99, 1))).is_some());
             cache.put(&key(b"new", (round, 1)), Digest::of(b""));
-            cache.save().expect("saves");
+            cache.save(dir.path()).expect("saves");
         }
         let cache = FileStatCache::open_at(&file, (300, 0));
         assert!(cache.get(&key(b"a", (99, 1))).is_some());

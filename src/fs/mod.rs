@@ -6,6 +6,8 @@
 
 mod copy;
 mod root;
+mod space;
 
 pub use copy::{copy_layer, copy_metadata};
 pub use root::{Root, TreeEntry, is_overlay_private, open_file_in};
+pub use space::disk_space;

@@ -6,10 +6,13 @@ use crate::digest::Digest;
 use crate::store::Store;
 
 use super::config::ImageConfig;
-use super::manifest::Descriptor;
+use super::manifest::{Descriptor, Document};
 use super::platform::Platform;
 use super::read::{ReadError, ResolvedImage, StoreBlobs, from_store};
 use super::reference::Reference;
+
+/// Indexes nest no deeper than this.
+const MAX_DEPTH: u32 = 4;
 
 /// One line of `history`, newest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,7 +158,25 @@ pub fn name_in_store(store: &Store, name: &Reference, descriptor: &Descriptor) -
         what: format!("record of {name}"),
         source,
     })?;
+    use_all(store, &descriptor.digest, MAX_DEPTH);
     Ok(store.put_reference(&name.clone().with_default_tag().to_string(), &bytes)?)
+}
+
+/// Marks all of an image as used, so that a collection which looked at the names before does not take
+/// it. What is missing or no document is for others to find.
+fn use_all(store: &Store, digest: &Digest, depth: u32) {
+    let Ok(Some(bytes)) = store.read_blob(digest) else { return };
+    match Document::parse(&bytes) {
+        Ok(Document::Index(index)) if depth > 0 => {
+            index.manifests.iter().for_each(|child| use_all(store, &child.digest, depth - 1));
+        }
+        Ok(Document::Manifest(manifest)) => {
+            manifest.layers.iter().chain([&manifest.config]).for_each(|blob| {
+                store.has_blob(&blob.digest);
+            });
+        }
+        _ => {}
+    }
 }
 
 fn layer_bytes(image: &ResolvedImage) -> u64 {

@@ -272,6 +272,11 @@ pub fn load_index(store: &Store, diff_id: &DiffId) -> Result<Option<Arc<LayerInd
     Ok(bytes.and_then(|bytes| index::parse(&bytes)).map(Arc::new))
 }
 
+/// Whether bytes are the entries of a layer, whole.
+pub fn is_index(bytes: &[u8]) -> bool {
+    index::parse(bytes).is_some()
+}
+
 /// Writes a layer that is in the store in another compression.
 pub fn recompress(store: &Store, diff_id: &DiffId, options: &WriteOptions) -> Result<BlobInfo, LayerError> {
     let record = load_layer(store, diff_id)?;

@@ -36,7 +36,8 @@ pub fn known(store: &Store, blob: &Digest) -> Result<Vec<Origin>, StoreError> {
     Ok(serde_json::from_slice(&bytes).unwrap_or_default())
 }
 
-fn key(blob: &Digest) -> Digest {
+/// The record under which the places of a blob are kept.
+pub(crate) fn key(blob: &Digest) -> Digest {
     let mut hasher = Hasher::new();
     hasher.field(b"blob-origins");
     hasher.field(blob.raw());

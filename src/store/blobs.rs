@@ -32,14 +32,15 @@ impl Store {
         self.root().join("blobs/sha256").join(digest.hex())
     }
 
-    /// Whether the blob is here.
+    /// Whether the blob is here. If so, it stays while this process lives.
     pub fn has_blob(&self, digest: &Digest) -> bool {
-        self.blob_path(digest).exists()
+        self.use_now(&self.blob_path(digest))
     }
 
     /// Opens a blob; `None` where it is not here.
     pub fn open_blob(&self, digest: &Digest) -> Result<Option<File>, StoreError> {
         let path = self.blob_path(digest);
+        self.use_now(&path);
         match File::open(&path) {
             Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -49,7 +50,7 @@ impl Store {
 
     /// Reads a small blob (a config or manifest) whole; `None` where it is not here.
     pub fn read_blob(&self, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
-        super::files::read(&self.blob_path(digest))
+        self.read_used(&self.blob_path(digest))
     }
 
     /// Stores bytes and gives their digest.
@@ -104,7 +105,7 @@ impl BlobWriter {
 
     fn keep(&mut self, digest: &Digest) -> Result<(), StoreError> {
         let target = self.store.blob_path(digest);
-        if target.exists() {
+        if self.store.use_now(&target) {
             return Ok(());
         }
         self.store.rename_into_place(&self.path, &target)?;

@@ -11,7 +11,7 @@ use super::open::{Store, StoreError};
 impl Store {
     /// Reads the record of a cache key; `None` where there is none.
     pub fn record(&self, key: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
-        read(&self.record_path(key))
+        self.read_used(&self.record_path(key))
     }
 
     /// Writes the record of a cache key, replacing an earlier one.
@@ -21,15 +21,12 @@ impl Store {
 
     /// Notes that a record was used now (collection goes by last use).
     pub fn touch_record(&self, key: &Digest) {
-        let now = std::time::SystemTime::now();
-        if let Ok(file) = fs::OpenOptions::new().append(true).open(self.record_path(key)) {
-            let _ = file.set_modified(now);
-        }
+        self.use_now(&self.record_path(key));
     }
 
     /// The description of a layer.
     pub fn layer(&self, diff_id: &DiffId) -> Result<Option<Vec<u8>>, StoreError> {
-        read(&self.fan_out("layers", &diff_id.0, ".json"))
+        self.read_used(&self.fan_out("layers", &diff_id.0, ".json"))
     }
 
     /// Writes the description of a layer.
@@ -39,7 +36,7 @@ impl Store {
 
     /// The entries of a layer, in the form `layer/` gave them.
     pub fn layer_index(&self, diff_id: &DiffId) -> Result<Option<Vec<u8>>, StoreError> {
-        read(&self.fan_out("index", &diff_id.0, ""))
+        self.read_used(&self.fan_out("index", &diff_id.0, ""))
     }
 
     /// Writes the entries of a layer.
@@ -83,13 +80,17 @@ impl Store {
     /// Where the stat cache of a context root is kept.
     pub fn stat_cache_path(&self, context_root: &Path) -> PathBuf {
         let digest = Digest::of(context_root.as_os_str().as_encoded_bytes());
-        self.root().join("stat").join(digest.hex())
+        let path = self.root().join("stat").join(digest.hex());
+        self.use_now(&path);
+        path
     }
 
     /// Where the copy of a git repository is kept, by the digest of what identifies it. Its user locks
     /// it.
     pub fn git_cache_path(&self, key: &Digest) -> PathBuf {
-        self.root().join("git").join(key.hex())
+        let path = self.root().join("git").join(key.hex());
+        self.use_now(&path);
+        path
     }
 
     fn record_path(&self, key: &Digest) -> PathBuf {
@@ -125,6 +126,13 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Reads a small file and marks it as used.
+    pub(super) fn read_used(&self, path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+        if self.use_now(path) { read(path) } else { Ok(None) }
+    }
+}
+
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     match fs::read(path) {
         Ok(content) => Ok(Some(content)),
@@ -134,7 +142,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
 }
 
 /// Percent-encodes everything but letters, digits, `.`, `-` and `_`, so that a name is one file name.
-fn encode_name(name: &str) -> String {
+pub(super) fn encode_name(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
     for (at, byte) in name.bytes().enumerate() {
         let plain = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') || (byte == b'.' && at > 0);
@@ -147,7 +155,7 @@ fn encode_name(name: &str) -> String {
     out
 }
 
-fn decode_name(encoded: &str) -> Option<String> {
+pub(super) fn decode_name(encoded: &str) -> Option<String> {
     let mut out = Vec::with_capacity(encoded.len());
     let mut bytes = encoded.bytes();
     while let Some(byte) = bytes.next() {

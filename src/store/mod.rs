@@ -3,7 +3,10 @@
 //! ```text
 //! ROOT/
 //!   version              "1": a store of another version is refused, never converted silently
-//!   lock                 flock: shared while building, exclusive for collection
+//!   lock                 flock: shared while the store is open
+//!   gate                 flock: shared to mark something as used, alone to remove something unused
+//!   spare                space for opening the store to clean it when the disk is full
+//!   collect              flock: alone while collecting or checking; its time: the last collection
 //!   blobs/sha256/HEX     verified blobs: compressed layers, configs, manifests, indexes
 //!   layers/HH/HEX.json   by diff ID: the layer's blobs
 //!   index/HH/HEX         by diff ID: the entries of the layer
@@ -19,15 +22,23 @@
 //!
 //! Promises: a side effect becomes visible by one atomic rename and is immutable from then on; a
 //! killed process leaves only things under `tmp/`, which the next process clears. What is unreadable
-//! or short is treated as absent. Must never interpret what it stores beyond this.
+//! or short is treated as absent. What a process has seen stays while it lives. Modification times say
+//! when something was last used. Must never interpret what it stores beyond this; `gc/` does.
 
 mod blobs;
+mod collect;
 mod files;
+mod gate;
+mod inventory;
 mod mounts;
 mod open;
 mod snapshots;
+mod temp;
 
 pub use blobs::{BlobWriter, IngestError};
+pub use collect::{Collector, Fate};
+pub use inventory::{Item, Listing, Room};
 pub use mounts::CacheDir;
-pub use open::{Store, StoreError, TempDir};
+pub use open::{Store, StoreError};
 pub use snapshots::SnapshotId;
+pub use temp::TempDir;

@@ -37,6 +37,8 @@ impl Store {
         let name = format!("{}.{number}", key.hex());
         let mounts = self.root().join("mounts");
         let lock_path = mounts.join(format!("{name}.lock"));
+        // Collection removes an unused lock with its directory: nobody may hold one that is gone.
+        let gate = self.enter()?;
         let lock = open_lock(&lock_path)?;
         let locked = if exclusive { lock.try_lock() } else { lock.try_lock_shared() };
         match locked {
@@ -44,7 +46,9 @@ impl Store {
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", &lock_path)(error).into()),
         }
+        drop(gate);
         let dir = mounts.join(name);
+        self.use_now(&dir);
         let path = dir.join("fs");
         if !path.is_dir() {
             let temporary = self.temp_dir()?;

@@ -1,12 +1,17 @@
-//! Opening a store, its locks and its temporary directories.
+//! Opening a store and its locks.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use super::temp;
 
 const VERSION: &str = "1";
+/// Bytes set aside for a full disk: directories and files of one process, with room to spare.
+const SPARE: usize = 64 * 1024;
 
 /// A failure of the store, with the path it concerns.
 #[derive(Debug, thiserror::Error)]
@@ -29,8 +34,8 @@ pub enum StoreError {
         /// What its version file says.
         found: String,
     },
-    /// Another process holds the store exclusively.
-    #[error("the store {} is in use by another rbuild process; try again when it has ended", path.display())]
+    /// Another process collects or checks.
+    #[error("the store {} is being pruned or checked by another rbuild process; try again when it has ended", path.display())]
     Busy {
         /// The store's root.
         path: PathBuf,
@@ -57,20 +62,22 @@ pub struct Store(Arc<Inner>);
 struct Inner {
     root: PathBuf,
     _lock: File,
+    gate: Mutex<File>,
     own_tmp: PathBuf,
     _own_tmp_lock: File,
+    fresh_since: SystemTime,
     counter: AtomicU64,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let _ = remove_tree(&self.own_tmp);
+        temp::remove_own(&self.root, &self.own_tmp);
     }
 }
 
 impl Store {
-    /// Opens the store at `root`, making it if there is none, and holds it shared: other builds may
-    /// go on, a collection waits. Temporaries of dead processes are cleared.
+    /// Opens the store at `root`, making it if there is none, and holds it shared: other processes may
+    /// go on. Temporaries of dead processes are cleared.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         fs::create_dir_all(root).map_err(StoreError::io("create", root))?;
         let root = fs::canonicalize(root).map_err(StoreError::io("open", root))?;
@@ -95,15 +102,34 @@ impl Store {
         let lock_path = root.join("lock");
         let lock = open_lock(&lock_path)?;
         lock.lock_shared().map_err(StoreError::io("lock", &lock_path))?;
-        clear_dead_temporaries(&root.join("tmp"));
-        let (own_tmp, own_lock) = make_own_tmp(&root.join("tmp"))?;
+        let gate_path = root.join("gate");
+        let gate = open_lock(&gate_path)?;
+        gate.lock().map_err(StoreError::io("lock", &gate_path))?;
+        let own = temp::make_own(&root);
+        gate.unlock().map_err(StoreError::io("unlock", &gate_path))?;
+        let (own_tmp, own_lock) = own?;
+        temp::bury_the_dead(&root, &own_tmp);
+        keep_spare(&root, &own_tmp);
         Ok(Store(Arc::new(Inner {
             root,
             _lock: lock,
+            gate: Mutex::new(gate),
             own_tmp,
             _own_tmp_lock: own_lock,
+            fresh_since: SystemTime::now(),
             counter: AtomicU64::new(0),
         })))
+    }
+
+    /// As [`Store::open`], but also where the disk is full: opening takes a little space, and for that
+    /// the store has some to spare. For those who come to remove things.
+    pub fn open_to_clean(root: &Path) -> Result<Self, StoreError> {
+        match Self::open(root) {
+            Err(error) if error.is_no_space() && fs::remove_file(root.join("spare")).is_ok() => {
+                Self::open(root)
+            }
+            other => other,
+        }
     }
 
     /// The store's root directory, for messages.
@@ -111,12 +137,17 @@ impl Store {
         &self.0.root
     }
 
-    /// A new, empty, private directory that disappears when the value is dropped, or, should this
-    /// process die, when the next one opens the store. On the same file system as the rest.
-    pub fn temp_dir(&self) -> Result<TempDir, StoreError> {
-        let path = self.temp_path();
-        fs::create_dir(&path).map_err(StoreError::io("create", &path))?;
-        Ok(TempDir { path, _store: self.clone() })
+    pub(super) fn gate_file(&self) -> &Mutex<File> {
+        &self.0.gate
+    }
+
+    /// What was made or marked as used since then, this process need not mark again.
+    pub(super) fn fresh_since(&self) -> SystemTime {
+        self.0.fresh_since
+    }
+
+    pub(super) fn own_tmp(&self) -> &Path {
+        &self.0.own_tmp
     }
 
     /// A fresh name in this process's temporary directory.
@@ -131,23 +162,23 @@ impl Store {
     }
 }
 
-/// A private directory of the store; removed on drop.
-#[derive(Debug)]
-pub struct TempDir {
-    path: PathBuf,
-    _store: Store,
-}
-
-impl TempDir {
-    /// Its path.
-    pub fn path(&self) -> &Path {
-        &self.path
+/// Sets some space aside for [`Store::open_to_clean`].
+fn keep_spare(root: &Path, own_tmp: &Path) {
+    let spare = root.join("spare");
+    if spare.exists() {
+        return;
     }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        let _ = remove_tree(&self.path);
+    // Bytes that no file system compresses away or stores as a hole.
+    let mut state = 1u32;
+    let noise: Vec<u8> = (0..SPARE)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        })
+        .collect();
+    let temporary = own_tmp.join("spare");
+    if fs::write(&temporary, noise).and_then(|()| fs::rename(&temporary, &spare)).is_err() {
+        let _ = fs::remove_file(&temporary);
     }
 }
 
@@ -156,20 +187,37 @@ fn check_version(root: &Path) -> Result<(), StoreError> {
     match fs::read_to_string(&path) {
         Ok(found) if found.trim() == VERSION => Ok(()),
         Ok(found) => Err(StoreError::Version { path: root.to_owned(), found: found.trim().to_owned() }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let foreign = fs::read_dir(root)
-                .map_err(StoreError::io("read", root))?
-                .flatten()
-                .any(|entry| !matches!(entry.file_name().to_str(), Some("lost+found" | "lock")));
-            if foreign {
-                return Err(StoreError::Version { path: root.to_owned(), found: "none".into() });
-            }
-            let temporary = root.join(format!("version.{}", std::process::id()));
-            fs::write(&temporary, VERSION).map_err(StoreError::io("write", &temporary))?;
-            fs::rename(&temporary, &path).map_err(StoreError::io("write", &path))
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make_version(root, &path),
         Err(error) => Err(StoreError::io("read", &path)(error)),
     }
+}
+
+/// Declares an empty directory a store. Others may be doing so at this moment, and one that was killed
+/// may have left its part.
+fn make_version(root: &Path, path: &Path) -> Result<(), StoreError> {
+    let names: Vec<String> = fs::read_dir(root)
+        .map_err(StoreError::io("read", root))?
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    if path.exists() {
+        return check_version(root);
+    }
+    let ours = |name: &str| matches!(name, "lost+found" | "lock") || name.starts_with("version.");
+    if names.iter().any(|name| !ours(name)) {
+        return Err(StoreError::Version { path: root.to_owned(), found: "none".into() });
+    }
+    let temporary = root.join(format!("version.{}", std::process::id()));
+    let made = fs::write(&temporary, VERSION).and_then(|()| fs::rename(&temporary, path));
+    if let Err(error) = made
+        && !path.exists()
+    {
+        return Err(StoreError::io("write", path)(error));
+    }
+    for name in names.iter().filter(|name| name.starts_with("version.")) {
+        let _ = fs::remove_file(root.join(name));
+    }
+    Ok(())
 }
 
 pub(super) fn open_lock(path: &Path) -> Result<File, StoreError> {
@@ -179,70 +227,4 @@ pub(super) fn open_lock(path: &Path) -> Result<File, StoreError> {
         .write(true)
         .open(path)
         .map_err(StoreError::io("open", path))
-}
-
-/// Makes `tmp/PID-RANDOM/` with a locked file inside: the lock tells the living from the dead.
-fn make_own_tmp(tmp: &Path) -> Result<(PathBuf, File), StoreError> {
-    let unique = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| since.as_nanos());
-    let hidden = tmp.join(format!(".new-{}-{unique:x}", std::process::id()));
-    fs::create_dir(&hidden).map_err(StoreError::io("create", &hidden))?;
-    let lock_path = hidden.join("lock");
-    let lock = open_lock(&lock_path)?;
-    lock.lock().map_err(StoreError::io("lock", &lock_path))?;
-    // The rename comes after the lock, so that no other process can see the directory unlocked.
-    let own = tmp.join(format!("{}-{unique:x}", std::process::id()));
-    fs::rename(&hidden, &own).map_err(StoreError::io("rename", &hidden))?;
-    Ok((own, lock))
-}
-
-fn clear_dead_temporaries(tmp: &Path) {
-    let Ok(entries) = fs::read_dir(tmp) else { return };
-    for entry in entries.flatten() {
-        let path = entry.path();
-        let name = entry.file_name();
-        if name.as_encoded_bytes().starts_with(b".new-") && !older_than_an_hour(&path) {
-            continue;
-        }
-        let dead = match File::open(path.join("lock")) {
-            Ok(lock) => !matches!(lock.try_lock(), Err(TryLockError::WouldBlock)),
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
-        };
-        if dead {
-            let _ = remove_tree(&path);
-        }
-    }
-}
-
-fn older_than_an_hour(path: &Path) -> bool {
-    fs::symlink_metadata(path)
-        .and_then(|meta| meta.modified())
-        .ok()
-        .and_then(|time| time.elapsed().ok())
-        .is_some_and(|age| age.as_secs() > 3600)
-}
-
-/// Removes a tree even where its directories lack write or search permission, which layers of
-/// unprivileged builds may contain.
-pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(_) => {
-            open_up(path);
-            fs::remove_dir_all(path)
-        }
-    }
-}
-
-fn open_up(path: &Path) {
-    use std::os::unix::fs::PermissionsExt as _;
-    let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
-    let Ok(entries) = fs::read_dir(path) else { return };
-    for entry in entries.flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            open_up(&entry.path());
-        }
-    }
 }

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use crate::digest::ChainId;
 
-use super::open::{Store, StoreError, TempDir};
+use super::open::{Store, StoreError};
+use super::temp::TempDir;
 
 /// Names a snapshot inside a store. Only ever made by the store: letters, digits and dashes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -35,15 +36,46 @@ impl fmt::Display for SnapshotId {
 impl Store {
     /// The snapshot holding the topmost layer of a chain, if it was unpacked or executed here.
     pub fn chain_snapshot(&self, chain: &ChainId) -> Result<Option<SnapshotId>, StoreError> {
-        let content = super::files::read(&self.fan_out("chains", &chain.0, ""))?;
+        let content = self.read_used(&self.fan_out("chains", &chain.0, ""))?;
         let id =
             content.and_then(|bytes| String::from_utf8(bytes).ok()).and_then(|text| SnapshotId::parse(&text));
-        Ok(id.filter(|id| self.snapshot_dir(id).is_dir()))
+        Ok(id.filter(|id| self.use_now(&self.root().join("snapshots").join(id.as_str()))))
     }
 
-    /// Notes that a snapshot holds the topmost layer of a chain.
+    /// Notes that a snapshot holds the topmost layer of a chain; from then on it outlives this process.
+    /// Where the chain has one already, that stays, since it has the same files, and this one goes with
+    /// this process.
     pub fn put_chain_snapshot(&self, chain: &ChainId, id: &SnapshotId) -> Result<(), StoreError> {
-        self.write_atomically(&self.fan_out("chains", &chain.0, ""), id.as_str().as_bytes())
+        if self.chain_snapshot(chain)?.is_some() {
+            return Ok(());
+        }
+        // Should this process die on the way, the note leads to the chain that decides.
+        let note = self.frozen_note(id.as_str());
+        if note.exists() {
+            fs::write(&note, chain.0.hex()).map_err(StoreError::io("write", &note))?;
+        }
+        self.put_chain(chain, id)?;
+        if self.chain_snapshot(chain)?.as_ref() == Some(id) {
+            let _ = fs::remove_file(&note);
+        }
+        Ok(())
+    }
+
+    /// Of several processes at once the first wins.
+    fn put_chain(&self, chain: &ChainId, id: &SnapshotId) -> Result<(), StoreError> {
+        let path = self.fan_out("chains", &chain.0, "");
+        let temporary = self.temp_path();
+        fs::write(&temporary, id.as_str()).map_err(StoreError::io("write", &path))?;
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
+        }
+        let linked = fs::hard_link(&temporary, &path).is_ok();
+        // What is there may lead nowhere, and not every file system knows hard links.
+        if !linked && self.chain_snapshot(chain)?.is_none() {
+            return self.rename_into_place(&temporary, &path);
+        }
+        let _ = fs::remove_file(&temporary);
+        Ok(())
     }
 
     /// The layer directory of a snapshot.
@@ -51,13 +83,16 @@ impl Store {
         self.root().join("snapshots").join(id.as_str()).join("fs")
     }
 
-    /// Turns `dir/fs` into a snapshot by one rename of `dir`. From then on it is immutable.
+    /// Turns `dir/fs` into a snapshot by one rename of `dir`. From then on it is immutable. It goes with
+    /// this process unless a chain is noted for it.
     pub fn freeze_snapshot(&self, dir: TempDir) -> Result<SnapshotId, StoreError> {
         let (pid, number) = self.unique();
         let nanos = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |since| since.as_nanos());
         let id = SnapshotId(format!("{nanos:x}-{pid:x}-{number:x}"));
+        let note = self.frozen_note(id.as_str());
+        fs::write(&note, []).map_err(StoreError::io("write", &note))?;
         let target = self.root().join("snapshots").join(id.as_str());
         fs::rename(dir.path(), &target).map_err(StoreError::io("rename", &target))?;
         Ok(id)
@@ -67,14 +102,8 @@ impl Store {
     pub fn remove_dir(&self, path: &Path) -> Result<(), StoreError> {
         remove(path).map_err(StoreError::io("remove", path))
     }
-
-    /// Removes a snapshot's directory; used when a layer turned out to be of no use.
-    pub fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), StoreError> {
-        let path = self.root().join("snapshots").join(id.as_str());
-        remove(&path).map_err(StoreError::io("remove", &path))
-    }
 }
 
 fn remove(path: &Path) -> io::Result<()> {
-    super::open::remove_tree(path)
+    super::temp::remove_tree(path)
 }

@@ -1,0 +1,357 @@
+//! Looking for damage: `rbuild fsck`.
+//!
+//! Referrers are listed before what they refer to is looked for, and whoever adds to a store does it
+//! the other way round: a build that goes on meanwhile is no damage.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rayon::prelude::*;
+
+use crate::cancel::Cancel;
+use crate::digest::{Digest, Hasher};
+use crate::image::Descriptor;
+use crate::layer::{LayerRecord, is_index};
+use crate::registry::origins;
+use crate::store::{Collector, Fate, Item, Room, SnapshotId, Store, StoreError};
+
+use super::content::{self, Content, Parts};
+
+const READ_SIZE: usize = 256 * 1024;
+/// An index nests no deeper; see `build::transfer`.
+const MAX_DEPTH: u32 = 5;
+
+/// How to check.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct CheckOptions {
+    /// Take away what is broken.
+    pub repair: bool,
+    /// Trust the content of blobs that have the right size.
+    pub fast: bool,
+    /// How long to wait for a collection to end.
+    pub wait: Duration,
+}
+
+/// Something wrong.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Finding {
+    /// In plain words.
+    pub what: String,
+    /// Where.
+    pub path: PathBuf,
+    /// It was put right.
+    pub repaired: bool,
+}
+
+/// What a check found.
+#[derive(Debug, Default)]
+pub struct CheckReport {
+    /// Everything that is wrong.
+    pub findings: Vec<Finding>,
+    /// How many things were looked at, by room.
+    pub looked_at: BTreeMap<Room, usize>,
+    /// Bytes of blobs that were read.
+    pub bytes_read: u64,
+}
+
+impl CheckReport {
+    /// Whether the store is whole, now.
+    pub fn is_clean(&self) -> bool {
+        self.findings.iter().all(|finding| finding.repaired)
+    }
+}
+
+/// Checks a whole store. Stops early, with what was found so far, when cancelled.
+pub fn check(store: &Store, options: &CheckOptions, cancel: &Cancel) -> Result<CheckReport, StoreError> {
+    let collector = store.collector(options.wait)?;
+    let mut rooms = BTreeMap::new();
+    let mut report = CheckReport::default();
+    let mut strays = Vec::new();
+    for room in Room::ALL {
+        let listing = store.list(room)?;
+        report.looked_at.insert(room, listing.items.len());
+        strays.extend(listing.strays);
+        rooms.insert(room, listing.items);
+    }
+    let mut check = Check {
+        store,
+        collector,
+        options,
+        cancel,
+        rooms,
+        bad: BTreeSet::new(),
+        broken: BTreeSet::new(),
+        report,
+    };
+    check.permissions();
+    check.blobs()?;
+    check.layers()?;
+    check.directories()?;
+    check.records()?;
+    check.names()?;
+    strays.extend(check.collector.leftovers()?);
+    for stray in strays {
+        check.stray(stray)?;
+    }
+    Ok(check.report)
+}
+
+struct Check<'a> {
+    store: &'a Store,
+    collector: Collector,
+    options: &'a CheckOptions,
+    cancel: &'a Cancel,
+    rooms: BTreeMap<Room, Vec<Item>>,
+    /// Blobs that are not what their names say.
+    bad: BTreeSet<Digest>,
+    /// Layers whose description is of no use.
+    broken: BTreeSet<Digest>,
+    report: CheckReport,
+}
+
+impl Check<'_> {
+    fn take(&mut self, room: Room) -> Vec<Item> {
+        self.rooms.remove(&room).unwrap_or_default()
+    }
+
+    /// Notes something wrong, and takes it away if that was asked for.
+    fn wrong(&mut self, path: PathBuf, what: String) -> Result<(), StoreError> {
+        let repaired = self.options.repair && self.collector.remove_broken(&path)? != Fate::InUse;
+        self.report.findings.push(Finding { what, path, repaired });
+        Ok(())
+    }
+
+    fn permissions(&mut self) {
+        for (path, reason) in self.collector.wrong_permissions(self.options.repair) {
+            let what = format!("the directory {}: {reason}", path.display());
+            let repaired = self.options.repair && !reason.contains("cannot be changed");
+            self.report.findings.push(Finding { what, path, repaired });
+        }
+    }
+
+    /// Sizes that layers promise for their blobs.
+    fn promised(&self) -> Result<BTreeMap<Digest, u64>, StoreError> {
+        let mut sizes = BTreeMap::new();
+        for item in self.rooms.get(&Room::Layers).into_iter().flatten() {
+            let layer = item.read()?.and_then(|bytes| content::layer(&bytes));
+            for blob in layer.map(|layer| layer.blobs).unwrap_or_default() {
+                sizes.insert(blob.digest, blob.size);
+            }
+        }
+        Ok(sizes)
+    }
+
+    fn blobs(&mut self) -> Result<(), StoreError> {
+        let promised = self.promised()?;
+        let items = self.take(Room::Blobs);
+        let (fast, cancel) = (self.options.fast, self.cancel);
+        let results: Vec<(Item, Result<u64, String>)> = items
+            .into_par_iter()
+            .filter(|_| !cancel.is_cancelled())
+            .map(|item| {
+                let size = item.digest().and_then(|digest| promised.get(&digest).copied());
+                let result = check_blob(&item, size, fast, cancel);
+                (item, result)
+            })
+            .collect();
+        for (item, result) in results {
+            match result {
+                Ok(read) => self.report.bytes_read += read,
+                Err(reason) => {
+                    self.bad.extend(item.digest());
+                    self.wrong(item.path, format!("blob sha256:{} {reason}", item.name))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn has_blob(&self, digest: &Digest) -> bool {
+        !self.bad.contains(digest) && self.store.is_there(Room::Blobs, &digest.hex())
+    }
+
+    fn has_layer(&self, digest: &Digest) -> bool {
+        !self.broken.contains(digest) && self.store.is_there(Room::Layers, &digest.hex())
+    }
+
+    fn layers(&mut self) -> Result<(), StoreError> {
+        for item in self.take(Room::Layers) {
+            let Some(bytes) = item.read()? else { continue };
+            let reason = match content::layer(&bytes) {
+                None => "its description cannot be read",
+                Some(layer) if self.lacks_blob(&layer) => "none of its blobs is in the store",
+                Some(_) => continue,
+            };
+            self.broken.extend(item.digest());
+            self.wrong(item.path, format!("layer sha256:{}: {reason}", item.name))?;
+        }
+        for item in self.take(Room::Index) {
+            let Some(bytes) = item.read()? else { continue };
+            if !is_index(&bytes) {
+                self.wrong(item.path, format!("the list of files of layer sha256:{} is damaged", item.name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Layers of base images are described before they are fetched; only of those written here the
+    /// size of the tar is known.
+    fn lacks_blob(&self, layer: &LayerRecord) -> bool {
+        layer.uncompressed_size > 0 && !layer.blobs.iter().any(|blob| self.has_blob(&blob.digest))
+    }
+
+    fn directories(&mut self) -> Result<(), StoreError> {
+        for item in self.take(Room::Chains) {
+            let Some(bytes) = item.read()? else { continue };
+            let id = String::from_utf8(bytes).ok().and_then(|text| SnapshotId::parse(&text));
+            let reason = match id {
+                None => "cannot be read".to_owned(),
+                Some(id) if !self.store.is_there(Room::Snapshots, id.as_str()) => {
+                    format!("leads to the unpacked layer {id}, which is not there")
+                }
+                Some(_) => continue,
+            };
+            self.wrong(item.path, format!("the note for the layers sha256:{} {reason}", item.name))?;
+        }
+        for room in [Room::Snapshots, Room::Mounts] {
+            let what = if room == Room::Snapshots { "unpacked layer" } else { "cache mount" };
+            for item in self.take(room) {
+                if item.path.is_dir() && !item.path.join("fs").is_dir() {
+                    self.wrong(item.path, format!("the {what} {} is empty", item.name))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn records(&mut self) -> Result<(), StoreError> {
+        for item in self.take(Room::Records) {
+            let Some(bytes) = item.read()? else { continue };
+            let layer = |digest: &Digest| {
+                (!self.has_layer(digest))
+                    .then(|| format!("leads to layer {digest}, which the store does not know"))
+            };
+            let blob = |digest: &Digest| {
+                (!self.has_blob(digest)).then(|| format!("leads to blob {digest}, which is not in the store"))
+            };
+            let reason = match Content::parse(&bytes) {
+                Content::Step(record) => layer(&record.diff_id.0),
+                Content::Recipe(diff_id) => layer(&diff_id.0),
+                Content::Pulled { manifest, .. } => {
+                    blob(&manifest).or_else(|| self.without_config(&manifest))
+                }
+                Content::Download(digest) => blob(&digest),
+                Content::Garbled => Some("cannot be read".into()),
+                Content::Other => None,
+            };
+            if let Some(reason) = reason {
+                self.wrong(item.path, format!("the cache record {} {reason}", &item.name[..12]))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn without_config(&self, manifest: &Digest) -> Option<String> {
+        match Parts::read(self.store, manifest) {
+            Ok(Some(Ok(parts))) => {
+                let config = parts.config.filter(|config| !self.has_blob(config))?;
+                Some(format!("leads to config {config}, which is not in the store"))
+            }
+            _ => Some(format!("leads to {manifest}, which is no manifest")),
+        }
+    }
+
+    fn names(&mut self) -> Result<(), StoreError> {
+        for item in self.take(Room::Refs) {
+            let Some(bytes) = item.read()? else { continue };
+            let reason = match serde_json::from_slice::<Descriptor>(&bytes) {
+                Err(_) => Some("what it means cannot be read".to_owned()),
+                Ok(descriptor) => self.lack(&descriptor.digest, 0)?,
+            };
+            if let Some(reason) = reason {
+                self.wrong(item.path, format!("the image {}: {reason}", item.name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What an image lacks. Layers may be left in the registry they came from.
+    fn lack(&self, digest: &Digest, depth: u32) -> Result<Option<String>, StoreError> {
+        if !self.has_blob(digest) {
+            return Ok(Some(format!("its manifest {digest} is not in the store")));
+        }
+        let parts = match Parts::read(self.store, digest)? {
+            Some(Ok(parts)) => parts,
+            Some(Err(error)) => return Ok(Some(format!("{digest}: {error}"))),
+            None => return Ok(None),
+        };
+        if depth < MAX_DEPTH {
+            for document in &parts.documents {
+                if let Some(lack) = self.lack(document, depth + 1)? {
+                    return Ok(Some(lack));
+                }
+            }
+        }
+        let blobs = parts.config.iter().chain(parts.layers.iter().map(|(layer, _)| layer));
+        for blob in blobs {
+            if !self.has_blob(blob) && !self.is_elsewhere(blob) {
+                return Ok(Some(format!("its blob {blob} is not in the store")));
+            }
+        }
+        Ok(None)
+    }
+
+    fn is_elsewhere(&self, blob: &Digest) -> bool {
+        self.store.is_there(Room::Records, &origins::key(blob).hex())
+    }
+
+    fn stray(&mut self, path: PathBuf) -> Result<(), StoreError> {
+        // It may have been a file on its way to its name.
+        if self.collector.is_young(&path) || std::fs::symlink_metadata(&path).is_err() {
+            return Ok(());
+        }
+        let what = format!("{} does not belong there", path.display());
+        self.wrong(path, what)
+    }
+}
+
+/// Bytes read of a blob, or what is wrong with it.
+fn check_blob(item: &Item, promised: Option<u64>, fast: bool, cancel: &Cancel) -> Result<u64, String> {
+    let cannot = |error: io::Error| format!("cannot be read: {error}");
+    let mut file = match File::open(&item.path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        other => other.map_err(cannot)?,
+    };
+    let size = file.metadata().map_err(cannot)?.len();
+    if let Some(promised) = promised.filter(|promised| *promised != size) {
+        return Err(format!("has {size} bytes instead of {promised}"));
+    }
+    if fast {
+        return if size == 0 && promised != Some(0) { Err("is empty".into()) } else { Ok(0) };
+    }
+    let mut hasher = Hasher::new();
+    let mut buffer = vec![0; READ_SIZE];
+    let mut sum = 0;
+    while !cancel.is_cancelled() {
+        let count = match file.read(&mut buffer) {
+            Ok(0) => {
+                let actual = hasher.finish();
+                let right = item.digest() == Some(actual);
+                return if right {
+                    Ok(sum)
+                } else {
+                    Err(format!("is damaged: its content is that of {actual}"))
+                };
+            }
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(cannot(error)),
+        };
+        hasher.update(&buffer[..count]);
+        sum += count as u64;
+    }
+    Ok(sum)
+}

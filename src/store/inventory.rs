@@ -1,0 +1,228 @@
+//! What there is in a store: names, sizes, last uses. Looking does not count as use.
+
+use std::collections::HashSet;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::digest::{ChainId, DiffId, Digest};
+
+use super::SnapshotId;
+use super::files::{decode_name, read};
+use super::open::{Store, StoreError};
+
+/// One kind of things. Their order is that of references: what stands later refers to nothing
+/// before it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Room {
+    /// Image names.
+    Refs,
+    /// Cache records.
+    Records,
+    /// Which snapshot tops a chain.
+    Chains,
+    /// Descriptions of layers.
+    Layers,
+    /// Entries of layers.
+    Index,
+    /// Unpacked layers.
+    Snapshots,
+    /// Layers, configs, manifests.
+    Blobs,
+    /// Directories of cache mounts.
+    Mounts,
+    /// Copies of git repositories.
+    Git,
+    /// What is known of the files of build contexts.
+    Stat,
+}
+
+impl Room {
+    /// All of them.
+    pub const ALL: [Room; 10] = [
+        Room::Refs,
+        Room::Records,
+        Room::Chains,
+        Room::Layers,
+        Room::Index,
+        Room::Snapshots,
+        Room::Blobs,
+        Room::Mounts,
+        Room::Git,
+        Room::Stat,
+    ];
+
+    /// Its directory below the store's root.
+    pub fn dir(self) -> &'static str {
+        match self {
+            Room::Refs => "refs",
+            Room::Records => "records",
+            Room::Chains => "chains",
+            Room::Layers => "layers",
+            Room::Index => "index",
+            Room::Snapshots => "snapshots",
+            Room::Blobs => "blobs/sha256",
+            Room::Mounts => "mounts",
+            Room::Git => "git",
+            Room::Stat => "stat",
+        }
+    }
+
+    fn fans_out(self) -> bool {
+        matches!(self, Room::Records | Room::Chains | Room::Layers | Room::Index)
+    }
+
+    fn holds_directories(self) -> bool {
+        matches!(self, Room::Snapshots | Room::Mounts | Room::Git)
+    }
+
+    /// The name of a thing by its file name; `None` for what the store did not put there.
+    fn name(self, file: &str) -> Option<String> {
+        let hex = |text: &str| Digest::from_hex(text).map(|digest| digest.hex());
+        match self {
+            Room::Refs => decode_name(file),
+            Room::Layers => hex(file.strip_suffix(".json")?),
+            Room::Snapshots => SnapshotId::parse(file).map(|id| id.to_string()),
+            Room::Mounts => {
+                let (key, number) = file.split_once('.')?;
+                number.parse::<u32>().ok()?;
+                hex(key).map(|_| file.to_owned())
+            }
+            _ => hex(file),
+        }
+    }
+}
+
+/// One thing of a store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Item {
+    /// What it is.
+    pub room: Room,
+    /// Its name: digits of a digest, the ID of a snapshot, an image name, `HEX.N` of a cache mount.
+    pub name: String,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Bytes it takes on disk; 0 for directories, see [`Item::measure`].
+    pub size: u64,
+    /// When it was last used.
+    pub used: SystemTime,
+}
+
+impl Item {
+    /// Its name as a digest, for the rooms that go by digests.
+    pub fn digest(&self) -> Option<Digest> {
+        Digest::from_hex(&self.name)
+    }
+
+    /// Bytes it takes on disk, of directories with all in them; hard links count once.
+    pub fn measure(&self) -> u64 {
+        if self.room.holds_directories() { measure(&self.path, &mut HashSet::new()) } else { self.size }
+    }
+
+    /// Its content; `None` where it has gone since.
+    pub fn read(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        read(&self.path)
+    }
+}
+
+/// The things of one room.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Things, sorted by name.
+    pub items: Vec<Item>,
+    /// What the store did not put there, or a killed process left half made.
+    pub strays: Vec<PathBuf>,
+}
+
+impl Store {
+    /// Lists a room.
+    pub fn list(&self, room: Room) -> Result<Listing, StoreError> {
+        let mut listing = Listing::default();
+        let dir = self.root().join(room.dir());
+        if !room.fans_out() {
+            list_dir(room, &dir, None, &mut listing)?;
+        } else {
+            for entry in fs::read_dir(&dir).map_err(StoreError::io("read", &dir))?.flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                match name.len() == 2 && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    true => list_dir(room, &entry.path(), Some(&name), &mut listing)?,
+                    false => listing.strays.push(entry.path()),
+                }
+            }
+        }
+        listing.items.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(listing)
+    }
+
+    /// Reads a small blob without counting as use; `None` where it is not here.
+    pub fn peek_blob(&self, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        read(&self.blob_path(digest))
+    }
+
+    /// Whether a thing is there; not a use. Of directories, whether they are whole.
+    pub fn is_there(&self, room: Room, name: &str) -> bool {
+        let Some(digest) = Digest::from_hex(name) else {
+            let dir = self.root().join(room.dir()).join(name);
+            return if room.holds_directories() { dir.join("fs").is_dir() } else { dir.exists() };
+        };
+        match room {
+            Room::Records => self.fan_out("records", &digest, "").exists(),
+            Room::Chains => self.fan_out("chains", &ChainId(digest).0, "").exists(),
+            Room::Layers => self.fan_out("layers", &DiffId(digest).0, ".json").exists(),
+            Room::Index => self.fan_out("index", &digest, "").exists(),
+            room => self.root().join(room.dir()).join(name).exists(),
+        }
+    }
+}
+
+/// `fan` is the directory's name where names of things must begin with it.
+fn list_dir(room: Room, dir: &Path, fan: Option<&str>, listing: &mut Listing) -> Result<(), StoreError> {
+    let entries = match fs::read_dir(dir) {
+        // `git` is made when it is first needed.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(StoreError::io("read", dir))?,
+    };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        // What has gone meanwhile is not there.
+        let Ok(meta) = entry.metadata() else { continue };
+        let file = entry.file_name().to_string_lossy().into_owned();
+        if room == Room::Mounts && is_mount_lock(&file) {
+            continue;
+        }
+        let fits = meta.is_dir() == room.holds_directories() && !meta.is_symlink();
+        let name = room.name(&file).filter(|name| fits && fan.is_none_or(|fan| name.starts_with(fan)));
+        match (name, meta.modified()) {
+            (Some(name), Ok(used)) => {
+                let size = if meta.is_dir() { 0 } else { on_disk(&meta) };
+                listing.items.push(Item { room, name, path, size, used });
+            }
+            _ => listing.strays.push(path),
+        }
+    }
+    Ok(())
+}
+
+fn is_mount_lock(file: &str) -> bool {
+    file.strip_suffix(".lock").is_some_and(|name| Room::Mounts.name(name).is_some())
+}
+
+fn on_disk(meta: &Metadata) -> u64 {
+    // POSIX counts blocks of 512 bytes, whatever the file system's own.
+    meta.blocks().saturating_mul(512)
+}
+
+pub(super) fn measure(path: &Path, seen: &mut HashSet<(u64, u64)>) -> u64 {
+    let Ok(meta) = fs::symlink_metadata(path) else { return 0 };
+    if meta.nlink() > 1 && !meta.is_dir() && !seen.insert((meta.dev(), meta.ino())) {
+        return 0;
+    }
+    let mut sum = on_disk(&meta);
+    if meta.is_dir() {
+        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+            sum = sum.saturating_add(measure(&entry.path(), seen));
+        }
+    }
+    sum
+}
