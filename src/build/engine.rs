@@ -15,10 +15,11 @@ use crate::image::{self, Family, Platform, Reference};
 use crate::layer::OnDiskIds;
 use crate::plan::{self, Base, Plan, PlanInput, Planned, Step, StepKind};
 use crate::registry::RegistryAccess;
-use crate::sandbox::{Native, Sandbox, Ulimit};
+use crate::sandbox::{Native, NetworkHelper, Sandbox, Ulimit};
 use crate::snapshot::{Chain, SnapshotError, Snapshots};
 use crate::solve::{LocalExecutor, SolveError, Solver, StepError};
 use crate::steps::mount::MountSettings;
+use crate::steps::network::BuildNetwork;
 use crate::steps::run::{RunError, RunSettings};
 use crate::store::{Store, TempDir};
 
@@ -42,6 +43,8 @@ pub struct EngineOptions {
     pub single_id: bool,
     /// Content of `/etc/resolv.conf` for RUN.
     pub resolv_conf: Vec<u8>,
+    /// Programs that connect RUN's own network, the best first; without any, RUN uses this machine's.
+    pub network_helpers: Vec<NetworkHelper>,
     /// Registries.
     pub registries: RegistryAccess,
 }
@@ -63,6 +66,8 @@ struct Prepared {
     plans: Vec<(Platform, Plan)>,
     bases: Arc<Bases>,
     warnings: Vec<String>,
+    /// One for all platforms.
+    network: Arc<BuildNetwork>,
     _scratch: TempDir,
 }
 
@@ -173,7 +178,11 @@ impl Engine {
             contexts: prepared.contexts.clone(),
             stat_cache: Some(stat_cache.clone()),
             bases: Box::new(move |step| base_chain(&bases, step)),
-            run: RunSettings { mounts: mounts.clone(), ..self.run_settings(request, plan) },
+            run: RunSettings {
+                mounts: mounts.clone(),
+                network: prepared.network.clone(),
+                ..self.run_settings(request, plan)
+            },
             now: epoch.unwrap_or_else(now_seconds),
             write,
             no_cache: no_cache(request),
@@ -220,7 +229,20 @@ impl Engine {
         let context_root = main.context.root().to_owned();
         let contexts = contexts(main.context, &named, &request.cwd)?;
         let bases = Arc::new(bases);
-        Ok(Prepared { contexts, context_root, plans, bases, warnings, _scratch: scratch })
+        Ok(Prepared {
+            contexts,
+            context_root,
+            plans,
+            bases,
+            warnings,
+            network: self.network(),
+            _scratch: scratch,
+        })
+    }
+
+    /// A network that costs nothing until a process needs it.
+    pub(super) fn network(&self) -> Arc<BuildNetwork> {
+        Arc::new(BuildNetwork::new(self.options.network_helpers.clone()))
     }
 
     fn run_settings(&self, request: &BuildRequest, plan: &Plan) -> RunSettings {
@@ -238,6 +260,7 @@ impl Engine {
             hostname: plan.hostname.clone(),
             no_overlay: Arc::default(),
             mounts: Arc::default(),
+            network: Arc::default(),
         }
     }
 }

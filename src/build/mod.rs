@@ -23,7 +23,7 @@ pub use indexes::IndexChange;
 pub use place::Place;
 pub use request::{
     Annotation, AnnotationKind, BuildOutcome, BuildRequest, CompressionAlgorithm, CompressionChoice,
-    EngineAddress, OutputKind, OutputSpec, PullPolicy, RunNetwork,
+    EngineAddress, HOST_GATEWAY, OutputKind, OutputSpec, PullPolicy, RunNetwork,
 };
 pub use run::RunRequest;
 

@@ -23,6 +23,7 @@ use clap::Parser as _;
 use crate::build::{Engine, EngineOptions, Failure, FailureKind, RegistryAccess};
 use crate::cancel::Cancel;
 use crate::registry::Settings;
+use crate::sandbox::NetworkHelper;
 use crate::sandbox::userns::{EnterRequest, Entered, IdMode, RealUser, enter};
 
 use args::{Cli, Command};
@@ -160,6 +161,7 @@ impl Session {
             root: self.root.clone(),
             single_id: self.mode == IdMode::SingleId,
             resolv_conf: environment::resolv_conf(),
+            network_helpers: NetworkHelper::find(self.env.path.as_deref()),
             registries: self.registries()?,
         })?)
     }

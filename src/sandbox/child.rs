@@ -10,6 +10,7 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
     UnmountFlags,
 };
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::prepare::{LAST_CAPABILITY, Overlay, Plan, Prepared};
 use super::syscalls::{self, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
@@ -19,6 +20,7 @@ use super::syscalls::{self, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSU
 #[repr(u8)]
 pub(super) enum Stage {
     Start,
+    Network,
     Propagation,
     Overlay,
     Root,
@@ -42,8 +44,9 @@ pub(super) enum Stage {
 }
 
 /// Words for the stages, in order.
-pub(super) const STAGES: [&str; 21] = [
+pub(super) const STAGES: [&str; 22] = [
     "start the process",
+    "enter the network namespace",
     "make the mount namespace private",
     super::spec::OVERLAY_STAGE,
     "open the root file system",
@@ -144,6 +147,10 @@ fn set_up(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
         syscalls::exit_now(1);
     }
     rustix::process::setsid().at(Stage::Start)?;
+    if let Some(namespace) = &plan.network {
+        // Before /sys is mounted, which shows the network of its mounter.
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).at(Stage::Network)?;
+    }
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change(c"/", private).at(Stage::Propagation)?;
     let root = mount_root(plan)?;

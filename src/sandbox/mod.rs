@@ -9,6 +9,7 @@ mod cgroup;
 mod child;
 mod emulation;
 mod native;
+mod network;
 mod prepare;
 mod probe;
 mod seccomp;
@@ -19,6 +20,7 @@ pub mod userns;
 
 pub use emulation::obstacle;
 pub use native::Native;
+pub use network::{NetworkHelper, UserNetwork, outward_address};
 pub use probe::{Facts, overlay_works, probe};
 pub use spec::{
     Exit, Limits, Mount, MountKind, Network, OutputSink, ProcessSpec, ProcessUser, RootFs, Sandbox,

@@ -2,9 +2,11 @@
 
 use std::ffi::CString;
 use std::fs::{self, Permissions};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use libc::{c_char, sock_filter};
 
@@ -94,6 +96,8 @@ pub(super) struct Plan {
     pub filter: Option<Vec<sock_filter>>,
     pub masked: bool,
     pub loopback: bool,
+    /// A network namespace to enter.
+    pub network: Option<Arc<OwnedFd>>,
     pub gid_tty: bool,
     pub terminal: bool,
     /// Candidates for the program, tried in order.
@@ -145,7 +149,7 @@ pub(super) fn plan(
         | libc::CLONE_NEWUTS
         | libc::CLONE_NEWIPC
         | libc::CLONE_NEWCGROUP;
-    if spec.network == Network::None {
+    if matches!(spec.network, Network::None) {
         namespaces |= libc::CLONE_NEWNET;
     }
     Ok(Plan {
@@ -169,7 +173,11 @@ pub(super) fn plan(
         capabilities: sandboxed.then_some(DEFAULT_CAPABILITIES & permitted),
         filter: sandboxed.then(seccomp::default_filter),
         masked: sandboxed,
-        loopback: spec.network == Network::None,
+        loopback: matches!(spec.network, Network::None),
+        network: match &spec.network {
+            Network::Joined(namespace) => Some(namespace.clone()),
+            Network::Host | Network::None => None,
+        },
         gid_tty: !single_id,
         terminal: spec.stdio == Stdio::Terminal,
         programs,

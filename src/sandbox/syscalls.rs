@@ -189,6 +189,46 @@ pub(super) fn close_on_exec_from_3() -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, CLOEXEC) }).map(drop)
 }
 
+/// Gives descriptors the wanted numbers, which must come right behind the standard streams and in
+/// order, and closes all others behind those.
+pub(super) fn keep_only<const N: usize>(wanted: [(i32, i32); N]) -> Result<(), Errno> {
+    /// Above any number wanted, so that no source is overwritten before it was moved.
+    const AWAY: i32 = 100;
+    let mut moved = [0; N];
+    for (at, (from, _)) in wanted.into_iter().enumerate() {
+        // SAFETY: numbers only; nothing in this process uses the descriptors afterwards.
+        let copy = unsafe { libc::syscall(libc::SYS_fcntl, from, libc::F_DUPFD_CLOEXEC, AWAY) };
+        moved[at] = check(copy)? as i32;
+    }
+    let mut first_free = 3;
+    for ((_, to), from) in wanted.into_iter().zip(moved) {
+        // SAFETY: as above.
+        check(unsafe { libc::syscall(libc::SYS_dup3, from, to, libc::O_CLOEXEC) })?;
+        first_free = to + 1;
+    }
+    // SAFETY: as above.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first_free, u32::MAX, 0) }).map(drop)
+}
+
+/// Writes one byte to a descriptor known by its number only.
+pub(super) fn write_byte(fd: i32) -> Result<(), Errno> {
+    // SAFETY: the buffer has the length given.
+    check(unsafe { libc::syscall(libc::SYS_write, fd, c"y".as_ptr(), 1) }).map(drop)
+}
+
+/// Reads from a descriptor known by its number until there is no other end.
+pub(super) fn wait_for_end(fd: i32) {
+    let mut byte = [0u8; 1];
+    loop {
+        // SAFETY: the buffer has the length given.
+        match check(unsafe { libc::syscall(libc::SYS_read, fd, byte.as_mut_ptr(), 1) }) {
+            Ok(count) if count > 0 => {}
+            Err(Errno::INTR) => {}
+            _ => return,
+        }
+    }
+}
+
 /// Executes a program; comes back only with an error.
 pub(super) fn exec(path: &CStr, argv: &[*const libc::c_char], env: &[*const libc::c_char]) -> Errno {
     // SAFETY: both arrays end with a null pointer and their strings are alive (made by `prepare`).
