@@ -15,7 +15,7 @@ use crate::image::{self, Family, Platform, Reference};
 use crate::layer::OnDiskIds;
 use crate::plan::{self, Base, Plan, PlanInput, Planned, Step, StepKind};
 use crate::registry::RegistryAccess;
-use crate::sandbox::{Native, NetworkHelper, Sandbox, Ulimit};
+use crate::sandbox::{Native, NetworkHelper, PrivateIds, Sandbox, Ulimit};
 use crate::snapshot::{Chain, SnapshotError, Snapshots};
 use crate::solve::{LocalExecutor, SolveError, Solver, StepError};
 use crate::steps::mount::MountSettings;
@@ -41,6 +41,9 @@ pub struct EngineOptions {
     pub root: PathBuf,
     /// Only one user ID is mapped.
     pub single_id: bool,
+    /// RUN gets users and groups of its own: its root is not this machine's. Only for root, since
+    /// others are in a user namespace anyway.
+    pub private_ids: bool,
     /// Content of `/etc/resolv.conf` for RUN.
     pub resolv_conf: Vec<u8>,
     /// Programs that connect RUN's own network, the best first; without any, RUN uses this machine's.
@@ -54,6 +57,7 @@ pub struct Engine {
     pub(super) store: Store,
     pub(super) snapshots: Snapshots,
     pub(super) sandbox: Arc<dyn Sandbox>,
+    ids: Option<PrivateIds>,
     pub(super) options: EngineOptions,
 }
 
@@ -77,8 +81,12 @@ impl Engine {
         let store = Store::open(&options.root)?;
         let ids = if options.single_id { OnDiskIds::AllToSelf } else { OnDiskIds::Keep };
         let snapshots = Snapshots::new(store.clone(), ids);
-        let sandbox = Arc::new(Native::new(options.single_id));
-        Ok(Engine { store, snapshots, sandbox, options })
+        let ids = if options.private_ids { Some(private_ids()?) } else { None };
+        let sandbox = match &ids {
+            Some(ids) => Native::with_ids(ids.clone()),
+            None => Native::new(options.single_id),
+        };
+        Ok(Engine { store, snapshots, sandbox: Arc::new(sandbox), ids, options })
     }
 
     /// The store.
@@ -242,7 +250,7 @@ impl Engine {
 
     /// A network that costs nothing until a process needs it.
     pub(super) fn network(&self) -> Arc<BuildNetwork> {
-        Arc::new(BuildNetwork::new(self.options.network_helpers.clone()))
+        Arc::new(BuildNetwork::new(self.options.network_helpers.clone(), self.ids.clone()))
     }
 
     fn run_settings(&self, request: &BuildRequest, plan: &Plan) -> RunSettings {
@@ -263,6 +271,13 @@ impl Engine {
             network: Arc::default(),
         }
     }
+}
+
+fn private_ids() -> Result<PrivateIds, Failure> {
+    PrivateIds::new().map_err(|error| {
+        let text = format!("cannot make a user namespace for RUN: {error}");
+        Failure::new(FailureKind::Sandbox, text).help("build without --userns=private")
+    })
 }
 
 fn now_seconds() -> i64 {

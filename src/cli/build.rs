@@ -24,7 +24,7 @@ pub(super) fn build(session: &Session, args: BuildArgs) -> Result<u8, Stop> {
     let mode = progress_mode(args.progress.as_deref(), args.quiet, &session.env)?;
     let request = request(&args, &session.env)?;
     session.watch_signals()?;
-    let engine = session.engine()?;
+    let engine = session.engine_with(args.userns)?;
     let renderer = progress::renderer(mode, session.env.colour);
     let events = Events::new(renderer.clone());
     let result = engine.build(&request, &mut std::io::stdin(), &events, &session.cancel);

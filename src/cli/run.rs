@@ -34,7 +34,7 @@ pub(super) fn run(session: &Session, args: RunArgs) -> Result<u8, Stop> {
     if !request.terminal {
         session.watch_signals()?;
     }
-    let engine = session.engine()?;
+    let engine = session.engine_with(args.userns)?;
     let code = engine.run(&request, &|text| eprintln!("rbuild: {text}"), &session.cancel)?;
     Ok(u8::try_from(code & 0xff).unwrap_or(1))
 }
@@ -45,7 +45,7 @@ fn network(helpers: &[NetworkHelper]) -> String {
         return "RUN uses the host's network: neither pasta (package passt) nor slirp4netns is installed"
             .into();
     }
-    match UserNetwork::start(helpers) {
+    match UserNetwork::start(helpers, None) {
         Ok(network) => format!("RUN has its own, by {}", network.program().display()),
         Err(error) => format!("RUN uses the host's network: {error}"),
     }

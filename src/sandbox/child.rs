@@ -2,9 +2,9 @@
 //! the restrictions. Nothing in here allocates, locks or unwinds.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd as _, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
@@ -13,6 +13,7 @@ use rustix::mount::{
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::prepare::{LAST_CAPABILITY, Overlay, Plan, Prepared};
+use super::private;
 use super::syscalls::{self, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
 
 /// Where setting up failed: the index goes through the pipe, the parent turns it into words.
@@ -23,6 +24,7 @@ pub(super) enum Stage {
     Network,
     Propagation,
     Overlay,
+    MappedOverlay,
     Root,
     Proc,
     Sys,
@@ -36,6 +38,7 @@ pub(super) enum Stage {
     Limits,
     Cwd,
     CwdOutside,
+    PrivateIds,
     Capabilities,
     Filter,
     Identity,
@@ -44,11 +47,12 @@ pub(super) enum Stage {
 }
 
 /// Words for the stages, in order.
-pub(super) const STAGES: [&str; 22] = [
+pub(super) const STAGES: [&str; 24] = [
     "start the process",
     "enter the network namespace",
     "make the mount namespace private",
     super::spec::OVERLAY_STAGE,
+    "mount the layers with the owners of a private user namespace (Linux 6.15 or newer is needed)",
     "open the root file system",
     "mount /proc",
     "mount /sys",
@@ -62,6 +66,7 @@ pub(super) const STAGES: [&str; 22] = [
     "set resource limits",
     "change to the working directory",
     "change to the working directory: it leads outside the root file system",
+    "enter the private user namespace",
     "drop capabilities",
     "install the system call filter",
     "change user and group",
@@ -161,7 +166,7 @@ fn set_up(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
         make_point(root.as_fd(), path, *is_file).at(Stage::Dev)?;
     }
     for (source, target) in &plan.etc {
-        bind(source, root.as_fd(), target, 0, false).or_else(missing_is_fine).at(Stage::Etc)?;
+        bind(plan, source, root.as_fd(), target, 0, false).or_else(missing_is_fine).at(Stage::Etc)?;
     }
     write_secrets(plan).at(Stage::Mounts)?;
     for (target, is_dir, mount) in &plan.mounts {
@@ -188,6 +193,13 @@ fn set_up(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
 fn enter(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
     for (resource, soft, hard) in &plan.limits {
         syscalls::set_limit(*resource, *soft, *hard).at(Stage::Limits)?;
+    }
+    if let Some(ids) = &plan.ids {
+        private::become_root_of(ids.as_fd()).at(Stage::PrivateIds)?;
+        if plan.loopback {
+            // One that belongs to the user namespace: its root may use it fully.
+            private::new_network().at(Stage::Loopback)?;
+        }
     }
     rustix::process::umask(Mode::from_raw_mode(0o022));
     make_cwd(plan)?;
@@ -242,12 +254,12 @@ fn missing_is_fine(errno: Errno) -> Result<(), Errno> {
 /// Mounts the root and gives a descriptor of it.
 fn mount_root(plan: &Plan) -> Result<OwnedFd, Failure> {
     match (&plan.overlay, &plan.directory) {
-        (Some(stack), _) => overlay(stack, root_attributes(plan), plan.legacy).at(Stage::Overlay)?,
+        (Some(stack), _) => {
+            let stage = if plan.ids.is_some() { Stage::MappedOverlay } else { Stage::Overlay };
+            overlay(stack, root_attributes(plan), plan).at(stage)?;
+        }
         (None, Some(directory)) => {
-            let flags = OpenTreeFlags::OPEN_TREE_CLONE
-                | OpenTreeFlags::AT_RECURSIVE
-                | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-            let tree = rustix::mount::open_tree(CWD, directory.as_c_str(), flags).at(Stage::Root)?;
+            let tree = host_tree(plan, directory, true).at(Stage::Root)?;
             if root_attributes(plan) != 0 {
                 syscalls::mount_setattr(tree.as_fd(), root_attributes(plan), true).at(Stage::Root)?;
             }
@@ -259,9 +271,16 @@ fn mount_root(plan: &Plan) -> Result<OwnedFd, Failure> {
     rustix::fs::openat(CWD, plan.root_point.as_c_str(), flags, Mode::empty()).at(Stage::Root)
 }
 
-fn overlay(stack: &Overlay, attributes: u64, legacy: bool) -> Result<(), Errno> {
+fn overlay(stack: &Overlay, attributes: u64, plan: &Plan) -> Result<(), Errno> {
+    if let Some(ids) = &plan.ids {
+        // overlayfs makes files of its own as whoever mounts it, who must exist inside.
+        syscalls::act_on_files_as(private::FIRST)?;
+        let mounted = overlay_with_owners(stack, attributes, ids.as_fd());
+        syscalls::act_on_files_as(0)?;
+        return mounted;
+    }
     let Some((dir, options)) = &stack.option_string else { return overlay_by_layers(stack, attributes) };
-    if !legacy {
+    if !plan.legacy {
         match overlay_by_layers(stack, attributes) {
             Err(Errno::INVAL | Errno::NOSYS) => {}
             result => return result,
@@ -295,10 +314,46 @@ fn overlay_by_layers(stack: &Overlay, attributes: u64) -> Result<(), Errno> {
         // What is lost in a crash of the machine is a layer that was never finished.
         rustix::mount::fsconfig_set_flag(&fs, c"volatile")?;
     }
-    rustix::mount::fsconfig_create(&fs)?;
+    attach_overlay(&fs, stack, attributes)
+}
+
+/// Each layer is mounted so that it shows the owners that processes have; overlayfs passes them on.
+fn overlay_with_owners(stack: &Overlay, attributes: u64, ids: BorrowedFd<'_>) -> Result<(), Errno> {
+    let fs = rustix::mount::fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for lower in &stack.lowers {
+        let tree = private::mapped_tree(lower, ids, false)?;
+        rustix::mount::fsconfig_set_fd(&fs, c"lowerdir+", &tree)?;
+        // A mount that is attached nowhere goes with its descriptor, and overlayfs makes its copies
+        // later: these are closed by the exec only.
+        let _ = tree.into_raw_fd();
+    }
+    rustix::mount::fsconfig_set_flag(&fs, c"userxattr")?;
+    if stack.upper.is_some() {
+        let (dir, upper, work) = stack.upper_names.as_ref().ok_or(Errno::INVAL)?;
+        let tree = private::mapped_tree(dir, ids, false)?;
+        for (key, name) in [(c"upperdir", upper), (c"workdir", work)] {
+            let dir = private::inside_tree(tree.as_fd(), name)?;
+            rustix::mount::fsconfig_set_fd(&fs, key, &dir)?;
+        }
+        let _ = tree.into_raw_fd();
+        rustix::mount::fsconfig_set_flag(&fs, c"volatile")?;
+    }
+    attach_overlay(&fs, stack, attributes)
+}
+
+fn attach_overlay(fs: &OwnedFd, stack: &Overlay, attributes: u64) -> Result<(), Errno> {
+    rustix::mount::fsconfig_create(fs)?;
     let attributes = MountAttrFlags::from_bits_retain(attributes as u32);
-    let mount = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    let mount = rustix::mount::fsmount(fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
     attach(mount.as_fd(), CWD, &stack.point, true)
+}
+
+/// A copy of a mount of this machine, with owners as the process shall see them.
+fn host_tree(plan: &Plan, source: &CStr, recursive: bool) -> Result<OwnedFd, Errno> {
+    match &plan.ids {
+        Some(ids) => private::mapped_tree(source, ids.as_fd(), recursive),
+        None => clone_tree(CWD, source, recursive),
+    }
 }
 
 /// Puts a detached mount at a path relative to `dir`.
@@ -338,13 +393,14 @@ fn new_fs(
 }
 
 fn bind(
+    plan: &Plan,
     source: &CStr,
     root: BorrowedFd<'_>,
     target: &CStr,
     attributes: u64,
     recursive: bool,
 ) -> Result<(), Errno> {
-    let tree = clone_tree(CWD, source, recursive)?;
+    let tree = host_tree(plan, source, recursive)?;
     if attributes != 0 {
         syscalls::mount_setattr(tree.as_fd(), attributes, recursive)?;
     }
@@ -373,15 +429,19 @@ fn mount_sys(root: BorrowedFd<'_>) -> Result<(), Failure> {
     match new_fs(c"sysfs", &[], attributes) {
         Ok(sys) => attach_inside(sys.as_fd(), root, c"sys").at(Stage::Sys),
         // A user namespace that does not own the network namespace gets the host's view, read-only.
-        Err(Errno::PERM) => bind(c"/sys", root, c"sys", attributes, true).at(Stage::Sys),
+        Err(Errno::PERM) => {
+            let tree = clone_tree(CWD, c"/sys", true).at(Stage::Sys)?;
+            syscalls::mount_setattr(tree.as_fd(), attributes, true).at(Stage::Sys)?;
+            attach_inside(tree.as_fd(), root, c"sys").at(Stage::Sys)
+        }
         Err(errno) => Err((Stage::Sys, errno)),
     }
 }
 
 fn mount_dev(plan: &Plan, root: BorrowedFd<'_>) -> Result<(), Failure> {
-    let dev = new_fs(c"tmpfs", &[], MOUNT_ATTR_NOSUID | root_attributes(plan)).at(Stage::Dev)?;
+    let dev =
+        new_fs(c"tmpfs", &plan.dev_options, MOUNT_ATTR_NOSUID | root_attributes(plan)).at(Stage::Dev)?;
     let dir = dev.as_fd();
-    rustix::fs::chmodat(dir, c".", Mode::from_raw_mode(0o755), AtFlags::empty()).at(Stage::Dev)?;
     attach_inside(dir, root, c"dev").at(Stage::Dev)?;
     for (name, host) in DEVICES {
         device(dir, name, host).at(Stage::Dev)?;
@@ -457,8 +517,8 @@ fn mount_pts(plan: &Plan, dev: BorrowedFd<'_>) -> Result<(), Errno> {
     rustix::mount::fsconfig_set_flag(&fs, c"newinstance").or(Ok(()))?;
     rustix::mount::fsconfig_set_string(&fs, c"ptmxmode", c"0666")?;
     rustix::mount::fsconfig_set_string(&fs, c"mode", c"0620")?;
-    if plan.gid_tty {
-        rustix::mount::fsconfig_set_string(&fs, c"gid", c"5")?;
+    if let Some(group) = &plan.gid_tty {
+        rustix::mount::fsconfig_set_string(&fs, c"gid", group.as_c_str())?;
     }
     rustix::mount::fsconfig_create(&fs)?;
     let flags = MountAttrFlags::from_bits_retain((MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC) as u32);
@@ -477,10 +537,15 @@ fn device(dev: BorrowedFd<'_>, name: &CStr, host: &CStr) -> Result<(), Errno> {
 fn mount_one(plan: &Plan, root: BorrowedFd<'_>, target: &CStr, mount: &Prepared) -> Result<(), Errno> {
     let safe = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
     match mount {
-        Prepared::Device { source } => bind(source, root, target, MOUNT_ATTR_NOSUID, false),
+        Prepared::Device { source } => {
+            // Not with other owners: no file system of device nodes can do that.
+            let tree = clone_tree(CWD, source, false)?;
+            syscalls::mount_setattr(tree.as_fd(), MOUNT_ATTR_NOSUID, false)?;
+            attach_inside(tree.as_fd(), root, target)
+        }
         Prepared::Bind { source, readonly } => {
             let attributes = safe | if *readonly { MOUNT_ATTR_RDONLY } else { 0 };
-            bind(source, root, target, attributes, true)
+            bind(plan, source, root, target, attributes, true)
         }
         Prepared::Tmpfs { options } => {
             let fs = new_fs(c"tmpfs", options, safe)?;
@@ -488,7 +553,7 @@ fn mount_one(plan: &Plan, root: BorrowedFd<'_>, target: &CStr, mount: &Prepared)
         }
         Prepared::Overlay { overlay: stack, inside, readonly } => {
             let attributes = safe | if *readonly { MOUNT_ATTR_RDONLY } else { 0 };
-            overlay(stack, attributes, plan.legacy)?;
+            overlay(stack, attributes, plan)?;
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let top = rustix::fs::openat(CWD, stack.point.as_c_str(), flags, Mode::empty())?;
             let source = if inside.is_empty() { top } else { open_inside(top.as_fd(), inside)? };
@@ -499,6 +564,9 @@ fn mount_one(plan: &Plan, root: BorrowedFd<'_>, target: &CStr, mount: &Prepared)
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let dir = rustix::fs::openat(CWD, plan.secrets_point.as_c_str(), flags, Mode::empty())?;
             let tree = clone_tree(&dir, file.name.as_c_str(), false)?;
+            if let Some(ids) = &plan.ids {
+                syscalls::map_owners(tree.as_fd(), ids.as_fd(), false)?;
+            }
             syscalls::mount_setattr(tree.as_fd(), safe | MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOEXEC, false)?;
             attach_inside(tree.as_fd(), root, target)
         }

@@ -11,6 +11,7 @@ mod emulation;
 mod native;
 mod network;
 mod prepare;
+mod private;
 mod probe;
 mod seccomp;
 mod spec;
@@ -21,6 +22,7 @@ pub mod userns;
 pub use emulation::obstacle;
 pub use native::Native;
 pub use network::{NetworkHelper, UserNetwork, outward_address};
+pub use private::PrivateIds;
 pub use probe::{Facts, overlay_works, probe};
 pub use spec::{
     Exit, Limits, Mount, MountKind, Network, OutputSink, ProcessSpec, ProcessUser, RootFs, Sandbox,

@@ -16,6 +16,7 @@ use crate::event::Stream;
 use super::cgroup::{Cgroup, Hits};
 use super::child::{self, STAGES, Stage, Streams};
 use super::prepare::{self, Plan};
+use super::private::PrivateIds;
 use super::spec::{Exit, Limits, OutputSink, ProcessSpec, Sandbox, SandboxError, Stdio};
 use super::syscalls::{self, Cloned};
 use super::terminal::Terminal;
@@ -31,12 +32,18 @@ pub struct Native {
     permitted: u64,
     single_id: bool,
     legacy: bool,
+    ids: Option<PrivateIds>,
 }
 
 impl Native {
     /// `single_id` says that the user namespace knows one user and one group only.
     pub fn new(single_id: bool) -> Self {
-        Native { permitted: prepare::permitted(), single_id, legacy: false }
+        Native { permitted: prepare::permitted(), single_id, legacy: false, ids: None }
+    }
+
+    /// For root: processes run with these IDs instead of this machine's.
+    pub fn with_ids(ids: PrivateIds) -> Self {
+        Native { ids: Some(ids), ..Native::new(false) }
     }
 
     /// As on a kernel that does not take overlay layers one by one.
@@ -53,7 +60,7 @@ impl Sandbox for Native {
         output: &dyn OutputSink,
         cancel: &Cancel,
     ) -> Result<Exit, SandboxError> {
-        let plan = prepare::plan(spec, self.permitted, self.single_id, self.legacy)?;
+        let plan = prepare::plan(spec, self.permitted, self.single_id, self.legacy, self.ids.as_ref())?;
         if self.single_id && (spec.user.uid != 0 || spec.user.gid != 0) {
             return Err(SandboxError::Setup {
                 stage: format!("run as user {}:{}", spec.user.uid, spec.user.gid),
@@ -72,7 +79,11 @@ impl Sandbox for Native {
     }
 
     fn describe(&self) -> String {
-        let ids = if self.single_id { "one user and group" } else { "all users and groups" };
+        let ids = match (&self.ids, self.single_id) {
+            (Some(_), _) => "all users and groups, private ones",
+            (None, true) => "one user and group",
+            (None, false) => "all users and groups",
+        };
         format!("native (namespaces, overlayfs, capabilities, seccomp; {ids})")
     }
 }

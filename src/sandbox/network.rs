@@ -19,6 +19,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{WaitId, WaitIdOptions};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use super::private::PrivateIds;
 use super::syscalls::{self, Cloned};
 
 /// How long a helper may take to configure the namespace.
@@ -105,11 +106,11 @@ pub struct UserNetwork {
 
 impl UserNetwork {
     /// Makes a namespace and connects it with the first helper that works. The error is that of the
-    /// last one.
-    pub fn start(helpers: &[NetworkHelper]) -> Result<Self, String> {
+    /// last one. Processes with other IDs than this machine's need to say which.
+    pub fn start(helpers: &[NetworkHelper], ids: Option<&PrivateIds>) -> Result<Self, String> {
         let mut last = "neither pasta nor slirp4netns is installed".to_owned();
         for helper in helpers {
-            match Self::start_with(helper) {
+            match Self::start_with(helper, ids) {
                 Ok(network) => return Ok(network),
                 Err(error) => last = format!("{}: {error}", helper.program.display()),
             }
@@ -117,8 +118,8 @@ impl UserNetwork {
         Err(last)
     }
 
-    fn start_with(helper: &NetworkHelper) -> io::Result<Self> {
-        let keeper = Keeper::start()?;
+    fn start_with(helper: &NetworkHelper, ids: Option<&PrivateIds>) -> io::Result<Self> {
+        let keeper = Keeper::start(ids.map(PrivateIds::network).transpose()?)?;
         let path = PathBuf::from(format!("/proc/{}/ns/net", keeper.pid));
         let namespace = Arc::new(OwnedFd::from(File::open(&path)?));
         let mut log = File::from(rustix::fs::memfd_create("network", rustix::fs::MemfdFlags::CLOEXEC)?);
@@ -236,14 +237,15 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn start() -> io::Result<Self> {
+    /// Holds `network`, or a new one.
+    fn start(network: Option<OwnedFd>) -> io::Result<Self> {
         let (life_read, life) = pipe_with(PipeFlags::CLOEXEC)?;
         let (ready, ready_write) = pipe_with(PipeFlags::CLOEXEC)?;
-        let namespaces = libc::CLONE_NEWNET | libc::CLONE_NEWPID;
+        let own = if network.is_none() { libc::CLONE_NEWNET } else { 0 };
         // SAFETY: the child runs `keep`, which neither allocates, locks nor unwinds, and never returns.
         let cloned = unsafe {
-            match syscalls::clone_process(namespaces) {
-                Ok(Cloned::Child) => keep(&life_read, &ready_write),
+            match syscalls::clone_process(libc::CLONE_NEWPID | own) {
+                Ok(Cloned::Child) => keep(network.as_ref(), &life_read, &ready_write),
                 other => other,
             }
         };
@@ -283,11 +285,14 @@ impl Drop for Keeper {
 
 /// The keeper's life. Without capabilities it is harmless, and helpers that dropped theirs may look
 /// at it.
-fn keep(life: &OwnedFd, ready: &OwnedFd) -> ! {
+fn keep(network: Option<&OwnedFd>, life: &OwnedFd, ready: &OwnedFd) -> ! {
     const LIFE: i32 = 3;
     const READY: i32 = 4;
     let set_up = || -> Result<(), rustix::io::Errno> {
-        syscalls::loopback_up()?;
+        match network {
+            Some(network) => move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?,
+            None => syscalls::loopback_up()?,
+        }
         // Locks and pipes of the parent must not live on in here.
         syscalls::keep_only([(life.as_raw_fd(), LIFE), (ready.as_raw_fd(), READY)])?;
         rustix::process::setsid()?;

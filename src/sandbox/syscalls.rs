@@ -82,8 +82,11 @@ pub(super) const MOUNT_ATTR_NOEXEC: u64 = 8;
 
 /// Sets attributes on a mount that a descriptor refers to, and on those below it if asked.
 pub(super) fn mount_setattr(mount: BorrowedFd<'_>, set: u64, recursive: bool) -> Result<(), Errno> {
+    set_attributes(mount, &MountAttr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 }, recursive)
+}
+
+fn set_attributes(mount: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> Result<(), Errno> {
     const AT_RECURSIVE: libc::c_int = 0x8000;
-    let attr = MountAttr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };
     let flags = libc::AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string, attr outlives the call and has the size given.
     check(unsafe {
@@ -92,11 +95,22 @@ pub(super) fn mount_setattr(mount: BorrowedFd<'_>, set: u64, recursive: bool) ->
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attr,
+            std::ptr::from_ref(attr),
             std::mem::size_of::<MountAttr>(),
         )
     })
     .map(drop)
+}
+
+/// Shows the owners of files in a mount, which must be attached nowhere, inside a user namespace.
+pub(super) fn map_owners(
+    mount: BorrowedFd<'_>,
+    namespace: BorrowedFd<'_>,
+    recursive: bool,
+) -> Result<(), Errno> {
+    const IDMAP: u64 = 0x0010_0000;
+    let userns_fd = u64::try_from(namespace.as_raw_fd()).map_err(|_| Errno::BADF)?;
+    set_attributes(mount, &MountAttr { attr_set: IDMAP, attr_clr: 0, propagation: 0, userns_fd }, recursive)
 }
 
 /// `prctl` with plain numbers.
@@ -159,6 +173,17 @@ pub(super) fn set_capabilities(set: u64) -> Result<(), Errno> {
     let data = [half(set), half(set >> 32)];
     // SAFETY: version 3 takes a header and two data elements.
     check(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) }).map(drop)
+}
+
+/// Makes new files of this thread belong to a user and its group, all capabilities kept.
+pub(super) fn act_on_files_as(id: u32) -> Result<(), Errno> {
+    let capabilities = permitted_capabilities()?;
+    for call in [libc::SYS_setfsgid, libc::SYS_setfsuid] {
+        // SAFETY: numbers only. The result is the ID before, never an error.
+        unsafe { libc::syscall(call, id) };
+    }
+    // Leaving ID 0 takes some of them out of the effective set.
+    set_capabilities(capabilities)
 }
 
 /// Installs a system call filter for this thread and what it becomes.

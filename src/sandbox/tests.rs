@@ -400,7 +400,7 @@ fn networks(test: &str) -> Vec<UserNetwork> {
     let helpers = NetworkHelper::find(path.as_deref());
     let mut networks = Vec::new();
     for helper in &helpers {
-        match UserNetwork::start(std::slice::from_ref(helper)) {
+        match UserNetwork::start(std::slice::from_ref(helper), None) {
             Ok(network) => networks.push(network),
             Err(error) => println!("SKIPPED {test}: {error}"),
         }
@@ -469,6 +469,6 @@ fn a_helper_that_fails_says_why_and_leaves_nothing() {
     fs::write(&program, "#!/bin/sh\necho warming up\necho no such luck >&2\nexit 1\n").expect("write");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("chmod");
     let helpers = NetworkHelper::find(Some(lab.dir.path().as_os_str()));
-    let error = UserNetwork::start(&helpers).err().unwrap_or_default();
+    let error = UserNetwork::start(&helpers, None).err().unwrap_or_default();
     assert!(error.contains("pasta") && error.ends_with("no such luck"), "{error}");
 }

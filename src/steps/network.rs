@@ -6,7 +6,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::build::{HOST_GATEWAY, RunNetwork};
-use crate::sandbox::{Network, NetworkHelper, UserNetwork, outward_address};
+use crate::sandbox::{Network, NetworkHelper, PrivateIds, UserNetwork, outward_address};
 
 type Starting = JoinHandle<Result<UserNetwork, String>>;
 
@@ -14,6 +14,7 @@ type Starting = JoinHandle<Result<UserNetwork, String>>;
 #[derive(Debug, Default)]
 pub struct BuildNetwork {
     helpers: Vec<NetworkHelper>,
+    ids: Option<PrivateIds>,
     starting: Mutex<Option<Starting>>,
     started: OnceLock<Result<UserNetwork, String>>,
 }
@@ -31,8 +32,9 @@ pub struct Connection {
 
 impl BuildNetwork {
     /// With these programs, the best first; without any, processes are on this machine's network.
-    pub fn new(helpers: Vec<NetworkHelper>) -> Self {
-        BuildNetwork { helpers, ..Self::default() }
+    /// `ids` are those that the processes have, where they are not this machine's.
+    pub fn new(helpers: Vec<NetworkHelper>, ids: Option<PrivateIds>) -> Self {
+        BuildNetwork { helpers, ids, ..Self::default() }
     }
 
     /// Starts it in the background if `wanted` needs it and nobody did so yet: other preparations
@@ -43,8 +45,8 @@ impl BuildNetwork {
         }
         let mut starting = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
         if starting.is_none() && self.started.get().is_none() {
-            let helpers = self.helpers.clone();
-            let start = move || UserNetwork::start(&helpers);
+            let (helpers, ids) = (self.helpers.clone(), self.ids.clone());
+            let start = move || UserNetwork::start(&helpers, ids.as_ref());
             // Without a thread it is started by the first one that waits for it.
             *starting = std::thread::Builder::new().name("network".into()).spawn(start).ok();
         }
@@ -90,7 +92,7 @@ impl BuildNetwork {
             let thread = self.starting.lock().unwrap_or_else(PoisonError::into_inner).take();
             let started = match thread.map(JoinHandle::join) {
                 Some(Ok(started)) => started,
-                _ => UserNetwork::start(&self.helpers),
+                _ => UserNetwork::start(&self.helpers, self.ids.as_ref()),
             };
             started.inspect_err(|why| {
                 notice(format!(
