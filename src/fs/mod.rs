@@ -8,4 +8,7 @@ mod copy;
 mod root;
 
 pub use copy::{copy_layer, copy_metadata};
-pub use root::{Root, TreeEntry, is_overlay_private, open_file_in};
+pub use root::{
+    NODE_RECORD, OWNER_RECORD, Root, TreeEntry, is_overlay_private, is_record, open_file_in, owner_record,
+    parse_node_record, parse_owner_record,
+};

@@ -117,7 +117,7 @@ impl Cgroup {
         let mut group = Cgroup { dirs: BTreeMap::new() };
         // Where controllers are spread over both versions, those of version 1 have the say.
         let in_v2 = |name: &&str| controllers.iter().any(|known| known == name);
-        if let Some(base) = unified.filter(|_| wanted.iter().all(|name| in_v2(&name))) {
+        if let Some(base) = unified.filter(|_| wanted.iter().all(in_v2)) {
             group.make_v2(&base, &name, &wanted, limits)?;
         } else {
             for controller in &wanted {

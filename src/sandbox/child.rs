@@ -117,6 +117,8 @@ pub(super) struct Streams<'a> {
     pub go: BorrowedFd<'a>,
     /// Takes the failing stage and its errno; closed by a successful exec.
     pub error: BorrowedFd<'a>,
+    /// Takes the number of the descriptor where the filter asks.
+    pub listener: BorrowedFd<'a>,
 }
 
 /// The child's whole life.
@@ -201,6 +203,9 @@ fn enter(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
             private::new_network().at(Stage::Loopback)?;
         }
     }
+    if let Some((user, group)) = &plan.own_id {
+        private::rename_only_id(user, group).at(Stage::Identity)?;
+    }
     rustix::process::umask(Mode::from_raw_mode(0o022));
     make_cwd(plan)?;
     let _ = syscalls::new_session_keyring();
@@ -216,8 +221,17 @@ fn enter(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
     }
     // Without no_new_privs, which would break setuid programs, the filter needs CAP_SYS_ADMIN:
     // it goes in before the capabilities go out. It allows what follows.
-    if let Some(filter) = &plan.filter {
-        syscalls::set_filter(filter).at(Stage::Filter)?;
+    match &plan.filter {
+        Some(filter) if plan.asks => {
+            let listener = syscalls::set_asking_filter(filter).at(Stage::Filter)?;
+            rustix::io::write(streams.listener, &listener.to_le_bytes()).at(Stage::Filter)?;
+            // Until the parent has it, nobody would answer.
+            if rustix::io::read(streams.go, &mut [0u8; 1]).at(Stage::Filter)? != 1 {
+                syscalls::exit_now(1);
+            }
+        }
+        Some(filter) => syscalls::set_filter(filter).at(Stage::Filter)?,
+        None => {}
     }
     syscalls::set_identity(plan.uid, plan.gid, &plan.groups, plan.set_groups).at(Stage::Identity)?;
     if let Some(keep) = plan.capabilities.filter(|_| plan.uid == 0) {

@@ -15,6 +15,7 @@ mod private;
 mod probe;
 mod seccomp;
 mod spec;
+mod supervisor;
 mod syscalls;
 mod terminal;
 pub mod userns;

@@ -100,6 +100,10 @@ pub(super) struct Plan {
     pub set_groups: bool,
     pub capabilities: Option<u64>,
     pub filter: Option<Vec<sock_filter>>,
+    /// The filter asks the parent about some calls.
+    pub asks: bool,
+    /// Maps of one user and one group to those there are, for a program that is not root.
+    pub own_id: Option<(CString, CString)>,
     pub masked: bool,
     pub loopback: bool,
     /// A network namespace to enter.
@@ -155,6 +159,7 @@ pub(super) fn plan(
     let (argv, env) = (pointers(&argv_strings), pointers(&env_strings));
     let strings = argv_strings.into_iter().chain(env_strings).collect();
     let sandboxed = spec.security == Security::Sandbox;
+    let asks = single_id && spec.user.uid == 0;
     let mut namespaces = libc::CLONE_NEWNS
         | libc::CLONE_NEWPID
         | libc::CLONE_NEWUTS
@@ -169,7 +174,7 @@ pub(super) fn plan(
         directory,
         root_point: c_path(&root_point)?,
         etc,
-        mounts: prepare_mounts(&scratch, &mounts, root_id)?,
+        mounts: prepare_mounts(&scratch, &mounts, root_id, single_id)?,
         secrets_point: c_path(&scratch.make_dir("secrets")?)?,
         dev_points: dev_points(&mounts)?,
         dev_options: tmpfs_options(None, 0o755, root_id)?,
@@ -183,7 +188,18 @@ pub(super) fn plan(
         groups: spec.user.groups.clone(),
         set_groups: !single_id,
         capabilities: sandboxed.then_some(DEFAULT_CAPABILITIES & permitted),
-        filter: sandboxed.then(seccomp::default_filter),
+        filter: match (sandboxed, asks) {
+            (_, true) => Some(seccomp::single_id_filter(!sandboxed)),
+            (true, false) => Some(seccomp::default_filter()),
+            (false, false) => None,
+        },
+        asks,
+        own_id: if single_id && (spec.user.uid, spec.user.gid) != (0, 0) {
+            let map = |id: u32| c_string(format!("{id} 0 1").as_bytes(), "an ID");
+            Some((map(spec.user.uid)?, map(spec.user.gid)?))
+        } else {
+            None
+        },
         masked: sandboxed,
         loopback: matches!(spec.network, Network::None),
         network: match &spec.network {
@@ -294,6 +310,7 @@ fn prepare_mounts(
     scratch: &Scratch<'_>,
     mounts: &[&super::spec::Mount],
     root_id: u32,
+    single_id: bool,
 ) -> Result<Vec<(CString, bool, Prepared)>, SandboxError> {
     let files = scratch.make_dir("files")?;
     let mut out = Vec::new();
@@ -327,15 +344,18 @@ fn prepare_mounts(
                     name: c_string(number.to_string().as_bytes(), "a name")?,
                     content: content.clone(),
                     mode: *mode,
-                    uid: *uid,
-                    gid: *gid,
+                    // With one ID only, everything is everybody's.
+                    uid: if single_id { 0 } else { *uid },
+                    gid: if single_id { 0 } else { *gid },
                 },
             },
             MountKind::File { content, mode, uid, gid } => {
                 let path = files.join(number.to_string());
                 scratch.write(&path, content, *mode)?;
-                let owned = std::os::unix::fs::chown(&path, Some(*uid), Some(*gid));
-                owned.map_err(|error| SandboxError::setup("set the owner of a mounted file", error))?;
+                if !single_id {
+                    let owned = std::os::unix::fs::chown(&path, Some(*uid), Some(*gid));
+                    owned.map_err(|error| SandboxError::setup("set the owner of a mounted file", error))?;
+                }
                 Prepared::Bind { source: c_path(&path)?, readonly: true }
             }
         };

@@ -64,6 +64,21 @@ pub(super) fn become_root_of(namespace: BorrowedFd<'_>) -> Result<(), Errno> {
     syscalls::set_identity(0, 0, &[], true)
 }
 
+/// Enters a user namespace in which this process's only IDs have other numbers.
+pub(super) fn rename_only_id(user_map: &CStr, group_map: &CStr) -> Result<(), Errno> {
+    // SAFETY: a user namespace says nothing about memory or descriptors.
+    unsafe { unshare_unsafe(UnshareFlags::NEWUSER) }?;
+    for (file, text) in [
+        (c"/proc/self/setgroups", c"deny"),
+        (c"/proc/self/uid_map", user_map),
+        (c"/proc/self/gid_map", group_map),
+    ] {
+        let file = rustix::fs::openat(CWD, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+        rustix::io::write(&file, text.to_bytes())?;
+    }
+    Ok(())
+}
+
 /// Changes to a new network namespace with a working loopback device.
 pub(super) fn new_network() -> Result<(), Errno> {
     // SAFETY: a network namespace says nothing about memory or descriptors.

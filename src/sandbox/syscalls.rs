@@ -197,6 +197,92 @@ pub(super) fn set_filter(program: &[libc::sock_filter]) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, 0, &raw const filter) }).map(drop)
 }
 
+/// Installs a system call filter that asks for some calls; gives the descriptor where it asks.
+pub(super) fn set_asking_filter(program: &[libc::sock_filter]) -> Result<i32, Errno> {
+    const SET_MODE_FILTER: libc::c_uint = 1;
+    const NEW_LISTENER: libc::c_ulong = 1 << 3;
+    let filter = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(|_| Errno::INVAL)?,
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: the kernel copies the program during the call and does not write to it.
+    check(unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, NEW_LISTENER, &raw const filter) })
+        .map(|fd| fd as i32)
+}
+
+/// Takes a copy of a descriptor of another process.
+pub(super) fn copy_descriptor(process: BorrowedFd<'_>, number: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: numbers only; the result is a new descriptor that nobody else owns.
+    unsafe {
+        let fd = check(libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0))?;
+        Ok(OwnedFd::from_raw_fd(fd as i32))
+    }
+}
+
+/// `struct seccomp_notif` (linux/seccomp.h).
+#[repr(C)]
+#[derive(Default)]
+pub(super) struct Notification {
+    pub id: u64,
+    pub pid: u32,
+    flags: u32,
+    pub number: i32,
+    arch: u32,
+    instruction: u64,
+    pub args: [u64; 6],
+}
+
+/// `struct seccomp_notif_resp`.
+#[repr(C)]
+struct Response {
+    id: u64,
+    value: i64,
+    error: i32,
+    flags: u32,
+}
+
+/// Waits for the next call that a filter asks about.
+pub(super) fn next_notification(listener: BorrowedFd<'_>) -> Result<Notification, Errno> {
+    const RECEIVE: u64 = 0xc050_2100;
+    let mut asked = Notification::default();
+    // SAFETY: the request is for this structure, which is zeroed as the kernel wants it.
+    check(libc::c_long::from(unsafe { libc::ioctl(listener.as_raw_fd(), RECEIVE as _, &raw mut asked) }))?;
+    Ok(asked)
+}
+
+fn respond(listener: BorrowedFd<'_>, response: &Response) -> Result<(), Errno> {
+    const SEND: u64 = 0xc018_2101;
+    // SAFETY: the request is for this structure, which the kernel only reads.
+    check(libc::c_long::from(unsafe {
+        libc::ioctl(listener.as_raw_fd(), SEND as _, std::ptr::from_ref(response))
+    }))
+    .map(drop)
+}
+
+/// Makes a call return 0, or fail.
+pub(super) fn answer_notification(
+    listener: BorrowedFd<'_>,
+    id: u64,
+    error: Option<Errno>,
+) -> Result<(), Errno> {
+    let error = error.map_or(0, |errno| -errno.raw_os_error());
+    respond(listener, &Response { id, value: 0, error, flags: 0 })
+}
+
+/// Lets the kernel execute a call.
+pub(super) fn continue_notification(listener: BorrowedFd<'_>, id: u64) -> Result<(), Errno> {
+    const CONTINUE: u32 = 1;
+    respond(listener, &Response { id, value: 0, error: 0, flags: CONTINUE })
+}
+
+/// Fails if the process that made a call is gone, so that its number may be another's.
+pub(super) fn still_asked(listener: BorrowedFd<'_>, id: u64) -> Result<(), Errno> {
+    const ID_VALID: u64 = 0x4008_2102;
+    // SAFETY: the request is for a number, which the kernel only reads.
+    check(libc::c_long::from(unsafe { libc::ioctl(listener.as_raw_fd(), ID_VALID as _, &raw const id) }))
+        .map(drop)
+}
+
 /// Sets a resource limit.
 pub(super) fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
     let limit = [soft, hard];

@@ -162,7 +162,15 @@ impl Job<'_> {
             }
         };
         let tree = self.snapshots.tree(self.parent)?;
-        let (entries, content) = layer::diff_upper(&self.snapshots.store().snapshot_dir(&snapshot), &*tree)?;
+        let owners = match self.snapshots.ids() {
+            layer::OnDiskIds::Keep => layer::Owners::OnDisk,
+            layer::OnDiskIds::AllToSelf => {
+                let user = resolve_user(&self.step.user, self.parent, self.snapshots)?;
+                layer::Owners::Recorded(user.uid, user.gid)
+            }
+        };
+        let dir = self.snapshots.store().snapshot_dir(&snapshot);
+        let (entries, content) = layer::diff_upper(&dir, &*tree, owners)?;
         Ok(Ran { snapshot, entries: LayerIndex { entries }, content })
     }
 
@@ -345,7 +353,7 @@ fn check_exit(exit: Exit, step: &RunStep, settings: &RunSettings, report: &Repor
 /// Bytes in the largest binary unit that gives a whole number.
 fn human(bytes: u64) -> String {
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
-    let fitting = units.iter().find(|(shift, _)| bytes > 0 && bytes % (1 << shift) == 0);
+    let fitting = units.iter().find(|(shift, _)| bytes > 0 && bytes.is_multiple_of(1 << shift));
     fitting.map_or_else(|| format!("{bytes} bytes"), |(shift, unit)| format!("{} {unit}", bytes >> shift))
 }
 
