@@ -8,6 +8,7 @@
 mod cgroup;
 mod child;
 mod emulation;
+mod identity;
 mod native;
 mod network;
 mod prepare;

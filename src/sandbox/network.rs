@@ -212,7 +212,10 @@ fn last_words(log: &mut File) -> String {
     let mut text = Vec::new();
     let read = log.seek(SeekFrom::Start(0)).and_then(|_| log.take(MOST).read_to_end(&mut text));
     let text = String::from_utf8_lossy(&text);
-    let last = text.lines().map(str::trim).rfind(|line| !line.is_empty() && !line.contains("syslog") && !line.starts_with("WARNING"));
+    let last = text
+        .lines()
+        .map(str::trim)
+        .rfind(|line| !line.is_empty() && !line.contains("syslog") && !line.starts_with("WARNING"));
     match (read, last) {
         (Ok(_), Some(line)) => line.to_owned(),
         _ => "it ended without a word".into(),

@@ -112,21 +112,23 @@ pub(super) fn default_filter() -> Vec<sock_filter> {
     program
 }
 
-/// Changes of identity, which an only ID allows no other way than to itself.
+/// Identities, which an only ID allows no other way than its own.
 const IDENTITY: &[c_long] = numbers![
-    SYS_setuid SYS_setgid SYS_setreuid SYS_setregid SYS_setresuid SYS_setresgid SYS_setgroups
-    SYS_setfsuid SYS_setfsgid
+    SYS_setuid SYS_setgid SYS_setreuid SYS_setregid SYS_setresuid SYS_setresgid SYS_setgroups SYS_getuid
+    SYS_geteuid SYS_getgid SYS_getegid SYS_getresuid SYS_getresgid SYS_getgroups
 ];
+/// Identities that nobody looks at again.
+const IGNORED: &[c_long] = numbers![SYS_setfsuid SYS_setfsgid];
 #[cfg(target_arch = "x86_64")]
 const OWNERS: &[c_long] = numbers![SYS_fchown SYS_fchownat SYS_chown SYS_lchown SYS_mknod SYS_mknodat];
 #[cfg(target_arch = "aarch64")]
 const OWNERS: &[c_long] = numbers![SYS_fchown SYS_fchownat SYS_mknodat];
 
-/// The filter for root where there is one ID only: changes of identity seem to work, those of owners
-/// are asked about. With `all`, everything else is allowed.
+/// The filter for root where there is one ID only: calls about identities and owners are
+/// asked about. With `all`, everything else is allowed.
 pub(super) fn single_id_filter(all: bool) -> Vec<sock_filter> {
     let mut program = head();
-    for (calls, action) in [(IDENTITY, ERRNO), (OWNERS, ASK)] {
+    for (calls, action) in [(IGNORED, ERRNO), (IDENTITY, ASK), (OWNERS, ASK)] {
         for call in calls {
             program.push(op(JUMP_EQUAL, *call as u32, 0, 1));
             program.push(op(RETURN, action, 0, 0));
@@ -287,11 +289,12 @@ mod tests {
     }
 
     #[test]
-    fn with_one_id_changes_of_identity_seem_to_work_and_owners_are_asked_about() {
+    fn with_one_id_identities_and_owners_are_asked_about() {
         for all in [false, true] {
             let program = single_id_filter(all);
             let call = |number: c_long| run(&program, AUDIT_ARCH, number as u32, 0);
-            assert_eq!(call(libc::SYS_setresuid), ERRNO);
+            assert_eq!(call(libc::SYS_setresuid), ASK);
+            assert_eq!(call(libc::SYS_setfsuid), ERRNO);
             assert_eq!(call(libc::SYS_fchownat), ASK);
             assert_eq!(call(libc::SYS_read), ALLOW);
             assert_eq!(call(libc::SYS_mount) == ALLOW, all);

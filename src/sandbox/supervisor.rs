@@ -1,6 +1,6 @@
 //! Where one ID is all there is: answers the system calls that need more of them.
 //!
-//! A filter sends `chown` and `mknod` of the process here. The intended owner, or device, is written
+//! A filter sends `chown`, `mknod` and calls about identities here. The intended owner, or device, is written
 //! to the file as an extended attribute, from which the layer gets it, and the process is told that
 //! it worked. Everything is done with the rights of the process's own user namespace and relative to
 //! its own root, so a race between looking at an argument and using it can only hit files that the
@@ -19,6 +19,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::fs::{NODE_RECORD, OWNER_RECORD, owner_record, parse_owner_record};
 
+use super::identity::{Census, Process, Reply};
 use super::syscalls::{self, Notification};
 
 /// Leaves an owner as it is.
@@ -27,7 +28,7 @@ const PATH_MAX: usize = 4096;
 
 /// Answers until `listener` has nobody left to ask or `stop` has no other end.
 pub(super) fn supervise(listener: &OwnedFd, stop: &OwnedFd) {
-    let Ok(supervisor) = Supervisor::new() else { return };
+    let Ok(mut supervisor) = Supervisor::new() else { return };
     loop {
         let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
         match poll(&mut fds, None) {
@@ -42,17 +43,19 @@ pub(super) fn supervise(listener: &OwnedFd, stop: &OwnedFd) {
         {
             // An error means that the process is gone.
             let _ = match supervisor.answer(listener.as_fd(), &asked) {
-                Ok(Answer::Done) => syscalls::answer_notification(listener.as_fd(), asked.id, None),
+                Ok(Answer::Value(value)) => {
+                    syscalls::answer_notification(listener.as_fd(), asked.id, Ok(value))
+                }
                 Ok(Answer::Native) => syscalls::continue_notification(listener.as_fd(), asked.id),
-                Err(errno) => syscalls::answer_notification(listener.as_fd(), asked.id, Some(errno)),
+                Err(errno) => syscalls::answer_notification(listener.as_fd(), asked.id, Err(errno)),
             };
         }
     }
 }
 
 enum Answer {
-    /// It worked.
-    Done,
+    /// What the call returns.
+    Value(i64),
     /// The kernel shall do it.
     Native,
 }
@@ -65,6 +68,7 @@ struct Target {
 struct Supervisor {
     /// This machine's, whatever the root of this thread is at the moment.
     proc: OwnedFd,
+    census: Census,
 }
 
 impl Supervisor {
@@ -75,10 +79,10 @@ impl Supervisor {
         // what a process names.
         unsafe { unshare_unsafe(UnshareFlags::FS) }?;
         rustix::process::umask(Mode::empty());
-        Ok(Supervisor { proc })
+        Ok(Supervisor { proc, census: Census::default() })
     }
 
-    fn answer(&self, listener: BorrowedFd<'_>, asked: &Notification) -> Result<Answer, Errno> {
+    fn answer(&mut self, listener: BorrowedFd<'_>, asked: &Notification) -> Result<Answer, Errno> {
         let call = libc::c_long::from(asked.number);
         let arg = |at: usize| asked.args[at];
         let ids = |at: usize| (arg(at) as u32, arg(at + 1) as u32);
@@ -100,8 +104,88 @@ impl Supervisor {
             }
             #[cfg(target_arch = "x86_64")]
             libc::SYS_mknod => self.mknod(listener, asked, libc::AT_FDCWD, arg(0), arg(1) as u32, arg(2)),
-            _ => Err(Errno::NOSYS),
+            _ => self.identity(listener, asked),
         }
+    }
+
+    fn identity(&mut self, listener: BorrowedFd<'_>, asked: &Notification) -> Result<Answer, Errno> {
+        let call = libc::c_long::from(asked.number);
+        let line = self.line(asked.pid);
+        syscalls::still_asked(listener, asked.id)?;
+        let mut who = self.census.of(line.iter().copied());
+        match who.get(call) {
+            Some(Reply::Value(value)) => return Ok(Answer::Value(value)),
+            Some(Reply::Three(ids)) => {
+                for (id, address) in ids.into_iter().zip(asked.args) {
+                    self.store(asked.pid, address, &id.to_ne_bytes())?;
+                }
+                return Ok(Answer::Value(0));
+            }
+            Some(Reply::Groups(groups)) => {
+                let room = asked.args[0] as i32;
+                if room != 0 {
+                    if usize::try_from(room).map_err(|_| Errno::INVAL)? < groups.len() {
+                        return Err(Errno::INVAL);
+                    }
+                    let bytes: Vec<u8> = groups.iter().flat_map(|id| id.to_ne_bytes()).collect();
+                    self.store(asked.pid, asked.args[1], &bytes)?;
+                }
+                return Ok(Answer::Value(groups.len() as i64));
+            }
+            None => {}
+        }
+        if call == libc::SYS_setgroups {
+            who.set_groups(self.groups(asked.pid, asked.args[0], asked.args[1])?)?;
+        } else {
+            let args = [asked.args[0] as u32, asked.args[1] as u32, asked.args[2] as u32];
+            who.set(call, args).ok_or(Errno::NOSYS)??;
+        }
+        let process = line.first().copied().ok_or(Errno::SRCH)?;
+        self.census.set(process, who);
+        Ok(Answer::Value(0))
+    }
+
+    fn groups(&self, pid: u32, count: u64, address: u64) -> Result<Vec<u32>, Errno> {
+        /// NGROUPS_MAX (linux/limits.h).
+        const MOST: u64 = 65_536;
+        if count > MOST {
+            return Err(Errno::INVAL);
+        }
+        let memory = File::from(self.of(pid, "mem", OFlags::RDONLY)?);
+        let mut bytes = vec![0u8; count as usize * 4];
+        memory.read_exact_at(&mut bytes, address).map_err(|_| Errno::FAULT)?;
+        let ids = bytes.chunks_exact(4).filter_map(|four| Some(u32::from_ne_bytes(four.try_into().ok()?)));
+        Ok(ids.collect())
+    }
+
+    fn store(&self, pid: u32, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+        let memory = File::from(self.of(pid, "mem", OFlags::WRONLY)?);
+        memory.write_all_at(bytes, address).map_err(|_| Errno::FAULT)
+    }
+
+    fn text(&self, pid: u32, name: &str) -> String {
+        let file = self.of(pid, name, OFlags::RDONLY).map(File::from);
+        file.ok().and_then(|file| io::read_to_string(file).ok()).unwrap_or_default()
+    }
+
+    /// The process of a thread and those above it.
+    fn line(&self, thread: u32) -> Vec<Process> {
+        const LONGEST: usize = 64;
+        let mut line = Vec::new();
+        let status = self.text(thread, "status");
+        let group = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
+        let mut pid = group.and_then(|number| number.trim().parse().ok()).unwrap_or(thread);
+        while pid > 1 && line.len() < LONGEST {
+            // PID (NAME) STATE PPID ..., the 22nd being when it started (proc(5)).
+            let stat = self.text(pid, "stat");
+            let Some((_, rest)) = stat.rsplit_once(") ") else { break };
+            let fields: Vec<&str> = rest.split(' ').collect();
+            let number = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok());
+            let (Some(parent), Some(start)) = (number(1), number(19)) else { break };
+            line.push((pid, start));
+            pid = parent as u32;
+        }
+        line
     }
 
     /// Does to the file what `chown` does besides changing the owner, and writes the owner down.
@@ -112,12 +196,16 @@ impl Supervisor {
         target: &Target,
         (uid, gid): (u32, u32),
     ) -> Result<Answer, Errno> {
+        let who = self.census.of(self.line(asked.pid));
         syscalls::still_asked(listener, asked.id)?;
+        if !who.may_give(uid, gid) {
+            return Err(Errno::PERM);
+        }
         let stat = rustix::fs::fstat(&target.path)?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         if !matches!(kind, FileType::RegularFile | FileType::Directory) {
             // No attribute of ours can be put there; its owner stays root.
-            return Ok(Answer::Done);
+            return Ok(Answer::Value(0));
         }
         let file = self.reopen(target)?;
         // Takes setuid bits and file capabilities away.
@@ -127,7 +215,7 @@ impl Supervisor {
         let record = owner_record(either(uid, old_uid), either(gid, old_gid));
         match rustix::fs::fsetxattr(&file, OWNER_RECORD, record.as_bytes(), XattrFlags::empty()) {
             // A file system without such attributes is none that becomes a layer.
-            Ok(()) | Err(Errno::OPNOTSUPP) => Ok(Answer::Done),
+            Ok(()) | Err(Errno::OPNOTSUPP) => Ok(Answer::Value(0)),
             Err(errno) => Err(errno),
         }
     }
@@ -162,7 +250,7 @@ impl Supervisor {
         let file = rustix::fs::openat2(&base, &path, flags, mode, ResolveFlags::NO_MAGICLINKS)?;
         let record = format!("{letter} {}:{}", libc::major(device), libc::minor(device));
         rustix::fs::fsetxattr(&file, NODE_RECORD, record.as_bytes(), XattrFlags::empty())?;
-        Ok(Answer::Done)
+        Ok(Answer::Value(0))
     }
 
     fn of(&self, pid: u32, name: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
@@ -244,11 +332,7 @@ impl Supervisor {
 
     fn umask(&self, pid: u32) -> u32 {
         const USUAL: u32 = 0o022;
-        let read = || -> io::Result<String> {
-            let file = File::from(self.of(pid, "status", OFlags::RDONLY)?);
-            io::read_to_string(file)
-        };
-        let text = read().unwrap_or_default();
+        let text = self.text(pid, "status");
         let line = text.lines().find_map(|line| line.strip_prefix("Umask:"));
         line.and_then(|digits| u32::from_str_radix(digits.trim(), 8).ok()).unwrap_or(USUAL)
     }

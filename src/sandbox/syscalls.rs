@@ -259,14 +259,17 @@ fn respond(listener: BorrowedFd<'_>, response: &Response) -> Result<(), Errno> {
     .map(drop)
 }
 
-/// Makes a call return 0, or fail.
+/// Makes a call return a value, or fail.
 pub(super) fn answer_notification(
     listener: BorrowedFd<'_>,
     id: u64,
-    error: Option<Errno>,
+    result: Result<i64, Errno>,
 ) -> Result<(), Errno> {
-    let error = error.map_or(0, |errno| -errno.raw_os_error());
-    respond(listener, &Response { id, value: 0, error, flags: 0 })
+    let (value, error) = match result {
+        Ok(value) => (value, 0),
+        Err(errno) => (0, -errno.raw_os_error()),
+    };
+    respond(listener, &Response { id, value, error, flags: 0 })
 }
 
 /// Lets the kernel execute a call.
