@@ -59,7 +59,7 @@ pub(super) fn info(session: &Session) -> Result<u8, Stop> {
         IdMode::Root => "root: image owners are kept as they are".to_owned(),
         IdMode::SubIds => format!("rootless, user {} with subordinate IDs", session.user.uid),
         IdMode::SingleId => format!(
-            "rootless, user {} with one ID only: RUN works as root, files of other owners belong to you on disk; \
+            "rootless, user {} with one ID only: other owners are written down, not real (see docs/security.md); \
              add ranges to /etc/subuid and /etc/subgid and install newuidmap to lift this",
             session.user.uid
         ),
