@@ -9,6 +9,7 @@ mod cgroup;
 mod child;
 mod emulation;
 mod identity;
+mod mounts;
 mod native;
 mod network;
 mod prepare;
