@@ -16,10 +16,11 @@ use crate::layer::OnDiskIds;
 use crate::plan::{self, Base, Plan, PlanInput, Planned, Step, StepKind};
 use crate::registry::RegistryAccess;
 use crate::remote;
-use crate::sandbox::{Native, Sandbox, Ulimit};
+use crate::sandbox::{Native, NetworkHelper, PrivateIds, Sandbox, Ulimit};
 use crate::snapshot::{Chain, SnapshotError, Snapshots};
 use crate::solve::{LocalExecutor, SolveError, Solver, StepError};
 use crate::steps::mount::{MountSettings, SshSource};
+use crate::steps::network::BuildNetwork;
 use crate::steps::remote::{RemoteOptions, Remotes};
 use crate::steps::run::{RunError, RunSettings};
 use crate::store::{Store, TempDir};
@@ -44,8 +45,13 @@ pub struct EngineOptions {
     pub root: PathBuf,
     /// Only one user ID is mapped.
     pub single_id: bool,
+    /// RUN gets users and groups of its own: its root is not this machine's. Only for root, since
+    /// others are in a user namespace anyway.
+    pub private_ids: bool,
     /// Content of `/etc/resolv.conf` for RUN.
     pub resolv_conf: Vec<u8>,
+    /// Programs that connect RUN's own network, the best first; without any, RUN uses this machine's.
+    pub network_helpers: Vec<NetworkHelper>,
     /// Registries.
     pub registries: RegistryAccess,
     /// Downloads and git repositories.
@@ -57,6 +63,7 @@ pub struct Engine {
     pub(super) store: Store,
     pub(super) snapshots: Snapshots,
     pub(super) sandbox: Arc<dyn Sandbox>,
+    ids: Option<PrivateIds>,
     pub(super) options: EngineOptions,
 }
 
@@ -72,6 +79,8 @@ struct Prepared {
     warnings: Vec<String>,
     /// The time that everything gets which this build makes.
     epoch: Option<i64>,
+    /// One for all platforms.
+    network: Arc<BuildNetwork>,
     _scratch: Vec<TempDir>,
 }
 
@@ -102,8 +111,12 @@ impl Engine {
         let store = Store::open(&options.root)?;
         let ids = if options.single_id { OnDiskIds::AllToSelf } else { OnDiskIds::Keep };
         let snapshots = Snapshots::new(store.clone(), ids);
-        let sandbox = Arc::new(Native::new(options.single_id));
-        Ok(Engine { store, snapshots, sandbox, options })
+        let ids = if options.private_ids { Some(private_ids()?) } else { None };
+        let sandbox = match &ids {
+            Some(ids) => Native::with_ids(ids.clone()),
+            None => Native::new(options.single_id),
+        };
+        Ok(Engine { store, snapshots, sandbox: Arc::new(sandbox), ids, options })
     }
 
     /// The store.
@@ -211,7 +224,11 @@ impl Engine {
             remotes: prepared.remotes.clone(),
             stat_cache: Some(stat_cache.clone()),
             bases: Box::new(move |step| base_chain(&bases, step)),
-            run: RunSettings { mounts: mounts.clone(), ..self.run_settings(request, plan) },
+            run: RunSettings {
+                mounts: mounts.clone(),
+                network: prepared.network.clone(),
+                ..self.run_settings(request, plan)
+            },
             now: epoch.unwrap_or_else(now_seconds),
             same_times: request.reproducible && write.clamp_mtime.is_some(),
             write,
@@ -247,7 +264,17 @@ impl Engine {
         let contexts = contexts(main.context, &named, &request.cwd)?;
         let bases = Arc::new(bases);
         let epoch = plans.iter().find_map(|(_, plan)| plan.source_date_epoch).or(epoch);
-        Ok(Prepared { contexts, context_root, plans, bases, remotes, warnings, epoch, _scratch: scratch })
+        Ok(Prepared {
+            contexts,
+            context_root,
+            plans,
+            bases,
+            remotes,
+            warnings,
+            epoch,
+            network: self.network(),
+            _scratch: scratch,
+        })
     }
 
     /// Reads the context, the Dockerfile and what named contexts are; what lies elsewhere is fetched.
@@ -321,6 +348,11 @@ impl Engine {
         }
     }
 
+    /// A network that costs nothing until a process needs it.
+    pub(super) fn network(&self) -> Arc<BuildNetwork> {
+        Arc::new(BuildNetwork::new(self.options.network_helpers.clone(), self.ids.clone()))
+    }
+
     fn run_settings(&self, request: &BuildRequest, plan: &Plan) -> RunSettings {
         RunSettings {
             extra_hosts: request.add_hosts.clone(),
@@ -336,8 +368,16 @@ impl Engine {
             hostname: plan.hostname.clone(),
             no_overlay: Arc::default(),
             mounts: Arc::default(),
+            network: Arc::default(),
         }
     }
+}
+
+fn private_ids() -> Result<PrivateIds, Failure> {
+    PrivateIds::new().map_err(|error| {
+        let text = format!("cannot make a user namespace for RUN: {error}");
+        Failure::new(FailureKind::Sandbox, text).help("build without --userns=private")
+    })
 }
 
 fn now_seconds() -> i64 {

@@ -29,7 +29,7 @@ pub use place::Place;
 pub use reproduce::Reproduced;
 pub use request::{
     Annotation, AnnotationKind, BuildOutcome, BuildRequest, CompressionAlgorithm, CompressionChoice,
-    EngineAddress, OutputKind, OutputSpec, PullPolicy, RunNetwork,
+    EngineAddress, HOST_GATEWAY, OutputKind, OutputSpec, PullPolicy, RunNetwork,
 };
 pub use run::RunRequest;
 

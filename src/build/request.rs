@@ -47,7 +47,7 @@ pub struct BuildRequest {
     pub secrets: BTreeMap<String, Secret>,
     /// `--ssh`, by id.
     pub ssh: BTreeMap<String, SshSource>,
-    /// `--add-host name:ip`, split.
+    /// `--add-host name:ip`, split; the address may be [`HOST_GATEWAY`].
     pub add_hosts: Vec<(String, String)>,
     /// `--ulimit name=soft[:hard]`, split.
     pub ulimits: Vec<(String, u64, u64)>,
@@ -121,6 +121,9 @@ pub enum PullPolicy {
     /// Never speak to a registry.
     Never,
 }
+
+/// The address that `--add-host` takes for the machine that builds.
+pub const HOST_GATEWAY: &str = "host-gateway";
 
 /// Network of RUN.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

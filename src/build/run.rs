@@ -5,10 +5,11 @@ use crate::event::Stream;
 use crate::image::{Platform, Reference, ResolvedImage, from_store};
 use crate::layer::{self, BlobInfo};
 use crate::sandbox::{
-    Exit, Limits, Network, OutputSink, ProcessSpec, ProcessUser, RootFs, SandboxError, Security, Stdio,
+    Exit, Limits, OutputSink, ProcessSpec, ProcessUser, RootFs, SandboxError, Security, Stdio,
 };
 use crate::snapshot::{Chain, LayerCell, PlainRoot};
 use crate::steps::accounts;
+use crate::steps::network::Connection;
 
 use super::engine::Engine;
 use super::failure::{Failure, FailureKind};
@@ -43,8 +44,13 @@ impl OutputSink for Unused {
 }
 
 impl Engine {
-    /// Runs a process and gives its exit code.
-    pub fn run(&self, request: &RunRequest, cancel: &Cancel) -> Result<i32, Failure> {
+    /// Runs a process and gives its exit code. `notice` is told what the user should know of how.
+    pub fn run(
+        &self,
+        request: &RunRequest,
+        notice: &dyn Fn(String),
+        cancel: &Cancel,
+    ) -> Result<i32, Failure> {
         let usage = |text: String| Failure::new(FailureKind::Usage, text);
         let name =
             Reference::parse(&request.image).map_err(|error| usage(error.to_string()))?.with_default_tag();
@@ -53,6 +59,9 @@ impl Engine {
                 .help("build it with `rbuild -t NAME .`; `rbuild images` lists what is there"));
         };
         let chain = self.chain_of(&image)?;
+        let network = self.network();
+        network.begin(request.network);
+        let connect = || network.connect(request.network, &self.options.resolv_conf, &[], notice);
         let dir = self.store.temp_dir()?;
         let scratch = self.store.temp_dir()?;
         let (upper, work) = (dir.path().join("fs"), dir.path().join("work"));
@@ -60,13 +69,13 @@ impl Engine {
             std::fs::create_dir(path).map_err(|source| layer::LayerError::io("create", path, source))?;
         }
         let root = RootFs::Overlay { lowers: self.snapshots.lowers(&chain)?, upper, work };
-        let spec = self.process(request, &image, &chain, root, scratch.path())?;
+        let spec = self.process(request, &image, &chain, connect(), root, scratch.path())?;
         let mut ended = self.sandbox.run(&spec, &Unused, cancel);
         if ended.as_ref().is_err_and(SandboxError::is_no_overlay) {
             let plain = PlainRoot::make(&self.snapshots, &chain, &[])?;
             let again = self.store.temp_dir()?;
-            let spec =
-                self.process(request, &image, &chain, RootFs::Directory(plain.path()), again.path())?;
+            let root = RootFs::Directory(plain.path());
+            let spec = self.process(request, &image, &chain, connect(), root, again.path())?;
             ended = self.sandbox.run(&spec, &Unused, cancel);
         }
         match ended {
@@ -100,6 +109,7 @@ impl Engine {
         request: &RunRequest,
         image: &ResolvedImage,
         chain: &Chain,
+        connection: Connection,
         root: RootFs,
         scratch: &std::path::Path,
     ) -> Result<ProcessSpec, Failure> {
@@ -153,10 +163,10 @@ impl Engine {
             hostname: image.manifest_digest.short(),
             root,
             mounts: Vec::new(),
-            network: if request.network == RunNetwork::None { Network::None } else { Network::Host },
+            network: connection.network,
             security: Security::Sandbox,
-            extra_hosts: Vec::new(),
-            resolv_conf: self.options.resolv_conf.clone(),
+            extra_hosts: connection.extra_hosts,
+            resolv_conf: connection.resolv_conf,
             shm_size: 64 << 20,
             ulimits: Vec::new(),
             limits: Limits::default(),

@@ -73,14 +73,18 @@ impl Records {
     /// A small value remembered under a digest of what determines it.
     pub fn memo(&self, key: &Digest) -> Result<Option<Digest>, StoreError> {
         let bytes = self.store.record(key)?;
-        Ok(bytes.and_then(|bytes| <[u8; 32]>::try_from(bytes.as_slice()).ok()).map(Digest::from_raw))
+        let raw = bytes.as_deref().and_then(|bytes| bytes.strip_prefix(MEMO_MARK));
+        Ok(raw.and_then(|raw| <[u8; 32]>::try_from(raw).ok()).map(Digest::from_raw))
     }
 
     /// Remembers a small value.
     pub fn put_memo(&self, key: &Digest, value: &Digest) -> Result<(), StoreError> {
-        self.store.put_record(key, value.raw())
+        self.store.put_record(key, &[MEMO_MARK, value.raw()].concat())
     }
 }
+
+/// Tells a memo from the other values of 32 bytes that are kept as records.
+const MEMO_MARK: &[u8] = b"memo:";
 
 #[cfg(test)]
 mod tests {
@@ -110,6 +114,18 @@ mod tests {
         let digest = Digest::of(b"files");
         records.put_pre_image(&digest, b"f 644 0:0 a\n")?;
         assert_eq!(records.pre_image(&digest)?.as_deref(), Some(&b"f 644 0:0 a\n"[..]));
+        Ok(())
+    }
+
+    #[test]
+    fn memos_are_no_recipes_of_layers() -> Result<(), Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        let store = Store::open(dir.path())?;
+        let records = Records::new(store.clone());
+        let (key, value) = (Digest::of(b"key"), Digest::of(b"value"));
+        records.put_memo(&key, &value)?;
+        assert_eq!(records.memo(&key)?, Some(value));
+        assert_ne!(store.record(&key)?.map(|bytes| bytes.len()), Some(32));
         Ok(())
     }
 }

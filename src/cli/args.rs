@@ -8,8 +8,8 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use super::check::{CallArgs, CheckArgs};
 use super::copy::{CopyArgs, IndexCommand, LoadArgs};
 use super::registry::{LoginArgs, PullArgs, PushArgs};
-use super::verify::{DiffArgs, ReproduceArgs, ValidateArgs};
 use super::store::{DuArgs, FsckArgs, PruneArgs};
+use super::verify::{DiffArgs, ReproduceArgs, ValidateArgs};
 
 const AFTER: &str = "\
 `rbuild [OPTIONS] PATH` is short for `rbuild build [OPTIONS] PATH`, so `alias docker=rbuild` works for builds.
@@ -193,6 +193,9 @@ pub(super) struct BuildArgs {
     /// An SSH agent for RUN --mount=type=ssh: default, or ID=SOCKET, or ID=KEY[,KEY]
     #[arg(long = "ssh", value_name = "ID[=SOCKET|KEY]", help_heading = "RUN")]
     pub ssh: Vec<String>,
+    /// User namespace of RUN where root builds: host (none), or private, in which root is nobody outside
+    #[arg(long, value_name = "MODE", value_enum, default_value = "host", help_heading = "RUN")]
+    pub userns: Userns,
     /// What the Dockerfile may ask for: network.host, security.insecure, device[=NAME]
     #[arg(long = "allow", value_name = "ENTITLEMENT", help_heading = "RUN")]
     pub allow: Vec<String>,
@@ -308,6 +311,13 @@ pub(super) struct PlanArgs {
     pub format: PlanFormat,
 }
 
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Userns {
+    #[default]
+    Host,
+    Private,
+}
+
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PlanFormat {
     Text,
@@ -341,6 +351,9 @@ pub(super) struct RunArgs {
     /// default, host or none
     #[arg(long, value_name = "MODE", default_value = "default")]
     pub network: String,
+    /// host (none), or private: root inside is nobody outside
+    #[arg(long, value_name = "MODE", value_enum, default_value = "host")]
+    pub userns: Userns,
     /// Name of the image
     pub image: String,
     /// Command instead of the image's

@@ -38,7 +38,7 @@ pub(super) fn with_engine<T>(
     let mode = progress_mode(args.progress.as_deref(), args.quiet, &session.env)?;
     let request = request(args, &session.env)?;
     session.watch_signals()?;
-    let engine = session.engine()?;
+    let engine = session.engine_with(args.userns)?;
     let renderer = progress::renderer(mode, session.env.colour);
     let events = Events::new(renderer.clone());
     let result = work(&engine, &request, &events);

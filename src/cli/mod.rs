@@ -26,10 +26,11 @@ use clap::Parser as _;
 use crate::build::{Engine, EngineOptions, Failure, FailureKind, RegistryAccess};
 use crate::cancel::Cancel;
 use crate::registry::Settings;
+use crate::sandbox::NetworkHelper;
 use crate::sandbox::userns::{EnterRequest, Entered, IdMode, RealUser, enter};
 use crate::steps::remote::RemoteOptions;
 
-use args::{Cli, Command};
+use args::{Cli, Command, Userns};
 use environment::Environment;
 
 /// Everything a command works with.
@@ -167,10 +168,17 @@ impl Session {
     }
 
     fn engine(&self) -> Result<Engine, Stop> {
+        self.engine_with(Userns::Host)
+    }
+
+    /// An engine whose RUN gets a user namespace as asked for. Ordinary users are in one already.
+    fn engine_with(&self, userns: Userns) -> Result<Engine, Stop> {
         Ok(Engine::open(EngineOptions {
             root: self.root.clone(),
+            private_ids: userns == Userns::Private && self.mode == IdMode::Root,
             single_id: self.mode == IdMode::SingleId,
             resolv_conf: environment::resolv_conf(),
+            network_helpers: NetworkHelper::find(self.env.path.as_deref()),
             registries: self.registries()?,
             remotes: RemoteOptions {
                 proxy: self.env.proxy(),

@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 
 use crate::build::RunRequest;
 use crate::sandbox::userns::IdMode;
-use crate::sandbox::{overlay_works, probe};
+use crate::sandbox::{NetworkHelper, UserNetwork, overlay_works, probe};
 
 use super::args::RunArgs;
 use super::{Session, Stop, build, print, values};
@@ -34,9 +34,21 @@ pub(super) fn run(session: &Session, args: RunArgs) -> Result<u8, Stop> {
     if !request.terminal {
         session.watch_signals()?;
     }
-    let engine = session.engine()?;
-    let code = engine.run(&request, &session.cancel)?;
+    let engine = session.engine_with(args.userns)?;
+    let code = engine.run(&request, &|text| eprintln!("rbuild: {text}"), &session.cancel)?;
     Ok(u8::try_from(code & 0xff).unwrap_or(1))
+}
+
+/// What the default network of RUN is. Asking is starting: what a helper needs shows no other way.
+fn network(helpers: &[NetworkHelper]) -> String {
+    if helpers.is_empty() {
+        return "RUN uses the host's network: neither pasta (package passt) nor slirp4netns is installed"
+            .into();
+    }
+    match UserNetwork::start(helpers, None) {
+        Ok(network) => format!("RUN has its own, by {}", network.program().display()),
+        Err(error) => format!("RUN uses the host's network: {error}"),
+    }
 }
 
 /// Says what this machine allows and how it is used.
@@ -47,7 +59,7 @@ pub(super) fn info(session: &Session) -> Result<u8, Stop> {
         IdMode::Root => "root: image owners are kept as they are".to_owned(),
         IdMode::SubIds => format!("rootless, user {} with subordinate IDs", session.user.uid),
         IdMode::SingleId => format!(
-            "rootless, user {} with one ID only: RUN works as root, files of other owners belong to you on disk; \
+            "rootless, user {} with one ID only: other owners are written down, not real (see docs/security.md); \
              add ranges to /etc/subuid and /etc/subgid and install newuidmap to lift this",
             session.user.uid
         ),
@@ -60,12 +72,13 @@ pub(super) fn info(session: &Session) -> Result<u8, Stop> {
     let yes_no = |yes: bool| if yes { "yes" } else { "no" };
     print(&format!(
         "Version:    {}\nStore:      {}\nIDs:        {ids}\nSnapshots:  {overlay}\nSandbox:    native\n\
-         Seccomp:    {}\nCgroups:    {}\nKernel:     {}\nNetwork:    RUN uses the host's network, or none\n",
+         Seccomp:    {}\nCgroups:    {}\nKernel:     {}\nNetwork:    {}\n",
         env!("CARGO_PKG_VERSION"),
         engine.store().root().display(),
         yes_no(facts.seccomp),
         facts.cgroups,
         facts.kernel,
+        network(&NetworkHelper::find(session.env.path.as_deref())),
     ))?;
     Ok(0)
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::build::{
-    Annotation, AnnotationKind, CompressionAlgorithm, CompressionChoice, Limits, OutputKind, OutputSpec,
+    Annotation, AnnotationKind, CompressionAlgorithm, CompressionChoice, HOST_GATEWAY, Limits, OutputKind,
+    OutputSpec,
 };
 use crate::dockerfile::suggest;
 use crate::image::Platform;
@@ -53,9 +54,8 @@ pub(super) fn add_host(text: &str) -> Result<(String, String), String> {
     let bad = || format!("bad format for add-host: {text:?} (write HOST:IP)");
     let (host, address) = text.split_once('=').or_else(|| text.split_once(':')).ok_or_else(bad)?;
     let address = address.trim_start_matches('[').trim_end_matches(']');
-    // RUN shares the network of this machine, which therefore is its own gateway.
-    let address = if address == "host-gateway" { "127.0.0.1" } else { address };
-    if host.is_empty() || address.parse::<std::net::IpAddr>().is_err() {
+    let known = address == HOST_GATEWAY || address.parse::<std::net::IpAddr>().is_ok();
+    if host.is_empty() || !known {
         return Err(bad());
     }
     Ok((host.to_owned(), address.to_owned()))
@@ -468,7 +468,7 @@ mod tests {
         assert_eq!(add_host("a=[::1]"), Ok(("a".into(), "::1".into())));
         assert_eq!(add_host("a:::1"), Ok(("a".into(), "::1".into())));
         assert!(add_host("a").is_err() && add_host("a:b").is_err());
-        assert_eq!(add_host("a:host-gateway"), Ok(("a".into(), "127.0.0.1".into())));
+        assert_eq!(add_host("a:host-gateway"), Ok(("a".into(), "host-gateway".into())));
         assert_eq!(ulimit("nofile=1:2"), Ok(("nofile".into(), 1, 2)));
         assert_eq!(ulimit("core=-1"), Ok(("core".into(), u64::MAX, u64::MAX)));
         assert!(ulimit("nofile=3:2").is_err() && ulimit("nofile").is_err());

@@ -9,5 +9,8 @@ mod root;
 mod space;
 
 pub use copy::{copy_layer, copy_metadata};
-pub use root::{Root, TreeEntry, is_overlay_private, open_file_in};
+pub use root::{
+    NODE_RECORD, OWNER_RECORD, Root, TreeEntry, is_overlay_private, is_record, open_file_in, owner_record,
+    parse_node_record, parse_owner_record,
+};
 pub use space::disk_space;

@@ -70,6 +70,35 @@ pub fn is_overlay_private(name: &[u8]) -> bool {
     name.starts_with(b"user.overlay.") || name.starts_with(b"trusted.overlay.")
 }
 
+/// Where a file's intended owner is written down if there is only one ID on disk: `UID:GID`, each of
+/// them 4294967295 where it was never set.
+pub const OWNER_RECORD: &str = "user.rbuild.owner";
+/// Where an empty file says that it stands for a device: `c MAJOR:MINOR` or `b MAJOR:MINOR`.
+pub const NODE_RECORD: &str = "user.rbuild.node";
+
+/// Whether an extended attribute is one of rbuild's own records, which no image has.
+pub fn is_record(name: &[u8]) -> bool {
+    name.starts_with(b"user.rbuild.")
+}
+
+/// The value of [`OWNER_RECORD`].
+pub fn owner_record(uid: u32, gid: u32) -> String {
+    format!("{uid}:{gid}")
+}
+
+/// User and group of a value of [`OWNER_RECORD`].
+pub fn parse_owner_record(value: &[u8]) -> Option<(u32, u32)> {
+    let (uid, gid) = std::str::from_utf8(value).ok()?.split_once(':')?;
+    Some((uid.parse().ok()?, gid.parse().ok()?))
+}
+
+/// Whether it is a block device, and the numbers, of a value of [`NODE_RECORD`].
+pub fn parse_node_record(value: &[u8]) -> Option<(bool, u32, u32)> {
+    let (letter, numbers) = std::str::from_utf8(value).ok()?.split_once(' ')?;
+    let (major, minor) = numbers.split_once(':')?;
+    Some((letter == "b", major.parse().ok()?, minor.parse().ok()?))
+}
+
 fn os(path: &[u8]) -> &OsStr {
     OsStr::from_bytes(path)
 }

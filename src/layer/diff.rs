@@ -6,7 +6,10 @@ use std::path::Path;
 
 use rustix::fs::FileType;
 
-use crate::fs::{Root, TreeEntry, is_overlay_private};
+use crate::fs::{
+    NODE_RECORD, OWNER_RECORD, Root, TreeEntry, is_overlay_private, is_record, parse_node_record,
+    parse_owner_record,
+};
 
 use super::entry::{Entry, EntryKind, Metadata};
 use super::error::LayerError;
@@ -64,14 +67,28 @@ impl ContentSource for UpperContent {
     }
 }
 
+/// Who owns the files of an upper directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owners {
+    /// Whom the file system names.
+    OnDisk,
+    /// All belong to one ID on disk. The owner is the one written down with a file; else, for files of
+    /// the layers below, the one it has there; else this user and group, who wrote it.
+    Recorded(u32, u32),
+}
+
 /// Lists what a frozen upper directory changes. Sockets are left out, as image layers have none.
-pub fn diff_upper(upper: &Path, parent: &dyn ParentView) -> Result<(Vec<Entry>, UpperContent), LayerError> {
+pub fn diff_upper(
+    upper: &Path,
+    parent: &dyn ParentView,
+    owners: Owners,
+) -> Result<(Vec<Entry>, UpperContent), LayerError> {
     let root = Root::open(upper).map_err(|error| LayerError::io("open", upper, error))?;
     let files = root.walk().map_err(|error| LayerError::io("list", upper, error))?;
     let mut entries = Vec::with_capacity(files.len());
     let mut links = HashMap::new();
     for file in &files {
-        diff_one(&root, file, parent, &mut links, &mut entries)?;
+        diff_one(&root, file, parent, owners, &mut links, &mut entries)?;
     }
     Ok((drop_untouched(entries, parent), UpperContent { root }))
 }
@@ -82,6 +99,7 @@ fn diff_one(
     root: &Root,
     file: &TreeEntry,
     parent: &dyn ParentView,
+    owners: Owners,
     links: &mut Links,
     entries: &mut Vec<Entry>,
 ) -> Result<(), LayerError> {
@@ -116,7 +134,9 @@ fn diff_one(
         && raw.iter().any(|(name, value)| {
             is_overlay_private(name) && name.ends_with(b".opaque") && value.as_slice() == b"y"
         });
-    let meta = metadata(file, raw);
+    let owner = owner(file, &kind, &raw, parent, owners);
+    let kind = if owners == Owners::OnDisk { kind } else { recorded_node(kind, &raw) };
+    let meta = metadata(file, raw, owner);
     let kind = hardlink(file, kind, links);
     entries.push(Entry { path: path.clone(), kind, meta, offset: 0 });
     if opaque && parent.node(&path).is_some_and(|node| node.kind == ParentKind::Dir) {
@@ -150,7 +170,46 @@ fn hardlink(file: &TreeEntry, kind: EntryKind, links: &mut Links) -> EntryKind {
     }
 }
 
-fn metadata(file: &TreeEntry, raw: Vec<(Vec<u8>, Vec<u8>)>) -> Metadata {
+fn attribute<'a>(raw: &'a [(Vec<u8>, Vec<u8>)], wanted: &str) -> Option<&'a [u8]> {
+    raw.iter().find(|(name, _)| name == wanted.as_bytes()).map(|(_, value)| value.as_slice())
+}
+
+fn owner(
+    file: &TreeEntry,
+    kind: &EntryKind,
+    raw: &[(Vec<u8>, Vec<u8>)],
+    parent: &dyn ParentView,
+    owners: Owners,
+) -> (u32, u32) {
+    let Owners::Recorded(user, group) = owners else { return (file.stat.stx_uid, file.stat.stx_gid) };
+    // overlayfs marks what it copied up; a directory of the same name is the same directory unless it
+    // is opaque.
+    let ends = |end: &[u8]| raw.iter().any(|(name, _)| is_overlay_private(name) && name.ends_with(end));
+    let same = ends(b".origin") || (*kind == EntryKind::Dir && !ends(b".opaque"));
+    let below = if same { parent.node(&file.path) } else { None };
+    let below = below.filter(|node| (node.kind == ParentKind::Dir) == (*kind == EntryKind::Dir));
+    let (user, group) = below.map_or((user, group), |node| (node.meta.uid, node.meta.gid));
+    let set = |id: u32, otherwise: u32| if id == u32::MAX { otherwise } else { id };
+    match attribute(raw, OWNER_RECORD).and_then(parse_owner_record) {
+        Some((uid, gid)) => (set(uid, user), set(gid, group)),
+        None => (user, group),
+    }
+}
+
+/// An empty file that says so is a device.
+fn recorded_node(kind: EntryKind, raw: &[(Vec<u8>, Vec<u8>)]) -> EntryKind {
+    match (&kind, attribute(raw, NODE_RECORD).and_then(parse_node_record)) {
+        (EntryKind::File { size: 0, .. }, Some((true, major, minor))) => {
+            EntryKind::BlockDevice { major, minor }
+        }
+        (EntryKind::File { size: 0, .. }, Some((false, major, minor))) => {
+            EntryKind::CharDevice { major, minor }
+        }
+        _ => kind,
+    }
+}
+
+fn metadata(file: &TreeEntry, raw: Vec<(Vec<u8>, Vec<u8>)>, (uid, gid): (u32, u32)) -> Metadata {
     let xattrs = raw
         .into_iter()
         .filter(|(name, _)| belongs_in_images(name))
@@ -159,18 +218,13 @@ fn metadata(file: &TreeEntry, raw: Vec<(Vec<u8>, Vec<u8>)>) -> Metadata {
             (name, value)
         })
         .collect();
-    Metadata {
-        mode: file.mode(),
-        uid: file.stat.stx_uid,
-        gid: file.stat.stx_gid,
-        mtime: file.stat.stx_mtime.tv_sec,
-        xattrs,
-    }
+    Metadata { mode: file.mode(), uid, gid, mtime: file.stat.stx_mtime.tv_sec, xattrs }
 }
 
 /// Extended attributes that an image carries: file capabilities and what users set.
 pub(super) fn belongs_in_images(name: &[u8]) -> bool {
-    name == b"security.capability" || (name.starts_with(b"user.") && !is_overlay_private(name))
+    name == b"security.capability"
+        || (name.starts_with(b"user.") && !is_overlay_private(name) && !is_record(name))
 }
 
 /// File capabilities set inside a user namespace name its root; an image must not (linux

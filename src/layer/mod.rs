@@ -18,7 +18,7 @@ mod tar_write;
 mod unpack;
 mod write;
 
-pub use diff::{NoParent, ParentKind, ParentNode, ParentView, UpperContent, diff_upper};
+pub use diff::{NoParent, Owners, ParentKind, ParentNode, ParentView, UpperContent, diff_upper};
 pub use entry::{Entry, EntryKind, LayerIndex, Metadata};
 pub use error::LayerError;
 pub use estargz::{Converted, to_estargz};

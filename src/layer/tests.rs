@@ -178,7 +178,7 @@ fn unpacked_layers_give_their_entries_back() -> Result<(), LayerError> {
         return Ok(());
     }
     let (dir, unpacked) = unpack_entries(sample())?;
-    let (again, content) = diff_upper(dir.path(), &Everything)?;
+    let (again, content) = diff_upper(dir.path(), &Everything, super::diff::Owners::OnDisk)?;
     let strip = |entries: &[Entry]| {
         let mut all: Vec<_> = entries
             .iter()

@@ -1,26 +1,30 @@
 //! From the new process to the program: namespaces are there, now the file system, the identity and
 //! the restrictions. Nothing in here allocates, locks or unwinds.
 
-use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::fs::{CWD, Mode};
 use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
-    UnmountFlags,
-};
+use rustix::mount::{MountPropagationFlags, UnmountFlags};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::prepare::{LAST_CAPABILITY, Overlay, Plan, Prepared};
-use super::syscalls::{self, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
+use super::mounts::{
+    bind, make_point, make_points, mask, mount_dev, mount_one, mount_proc, mount_root, mount_sys,
+    open_inside, write_secrets,
+};
+use super::prepare::{LAST_CAPABILITY, Plan};
+use super::private;
+use super::syscalls;
 
 /// Where setting up failed: the index goes through the pipe, the parent turns it into words.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(super) enum Stage {
     Start,
+    Network,
     Propagation,
     Overlay,
+    MappedOverlay,
     Root,
     Proc,
     Sys,
@@ -34,6 +38,7 @@ pub(super) enum Stage {
     Limits,
     Cwd,
     CwdOutside,
+    PrivateIds,
     Capabilities,
     Filter,
     Identity,
@@ -42,10 +47,12 @@ pub(super) enum Stage {
 }
 
 /// Words for the stages, in order.
-pub(super) const STAGES: [&str; 21] = [
+pub(super) const STAGES: [&str; 24] = [
     "start the process",
+    "enter the network namespace",
     "make the mount namespace private",
     super::spec::OVERLAY_STAGE,
+    "mount the layers with the owners of a private user namespace (Linux 6.15 or newer is needed)",
     "open the root file system",
     "mount /proc",
     "mount /sys",
@@ -59,45 +66,12 @@ pub(super) const STAGES: [&str; 21] = [
     "set resource limits",
     "change to the working directory",
     "change to the working directory: it leads outside the root file system",
+    "enter the private user namespace",
     "drop capabilities",
     "install the system call filter",
     "change user and group",
     "set up the standard streams",
     "exec",
-];
-
-/// Docker's list of files that say too much.
-const MASKED: [&CStr; 10] = [
-    c"proc/asound",
-    c"proc/acpi",
-    c"proc/kcore",
-    c"proc/keys",
-    c"proc/latency_stats",
-    c"proc/timer_list",
-    c"proc/timer_stats",
-    c"proc/sched_debug",
-    c"proc/scsi",
-    c"sys/firmware",
-];
-const MASKED_MORE: [&CStr; 2] = [c"proc/interrupts", c"sys/devices/virtual/powercap"];
-/// Docker's list of files that may be read only.
-const READ_ONLY: [&CStr; 5] = [c"proc/bus", c"proc/fs", c"proc/irq", c"proc/sys", c"proc/sysrq-trigger"];
-
-const DEVICES: [(&CStr, &CStr); 6] = [
-    (c"null", c"/dev/null"),
-    (c"zero", c"/dev/zero"),
-    (c"full", c"/dev/full"),
-    (c"random", c"/dev/random"),
-    (c"urandom", c"/dev/urandom"),
-    (c"tty", c"/dev/tty"),
-];
-const DEV_LINKS: [(&CStr, &CStr); 6] = [
-    (c"/proc/self/fd", c"fd"),
-    (c"/proc/self/fd/0", c"stdin"),
-    (c"/proc/self/fd/1", c"stdout"),
-    (c"/proc/self/fd/2", c"stderr"),
-    (c"pts/ptmx", c"ptmx"),
-    (c"/proc/kcore", c"core"),
 ];
 
 /// The child's descriptors.
@@ -109,6 +83,8 @@ pub(super) struct Streams<'a> {
     pub go: BorrowedFd<'a>,
     /// Takes the failing stage and its errno; closed by a successful exec.
     pub error: BorrowedFd<'a>,
+    /// Takes the number of the descriptor where the filter asks.
+    pub listener: BorrowedFd<'a>,
 }
 
 /// The child's whole life.
@@ -124,9 +100,9 @@ pub(super) fn live(plan: &Plan, streams: &Streams<'_>) -> ! {
     syscalls::exit_now(127)
 }
 
-type Failure = (Stage, Errno);
+pub(super) type Failure = (Stage, Errno);
 
-trait At<T> {
+pub(super) trait At<T> {
     fn at(self, stage: Stage) -> Result<T, Failure>;
 }
 
@@ -144,6 +120,10 @@ fn set_up(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
         syscalls::exit_now(1);
     }
     rustix::process::setsid().at(Stage::Start)?;
+    if let Some(namespace) = &plan.network {
+        // Before /sys is mounted, which shows the network of its mounter.
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).at(Stage::Network)?;
+    }
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change(c"/", private).at(Stage::Propagation)?;
     let root = mount_root(plan)?;
@@ -154,7 +134,7 @@ fn set_up(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
         make_point(root.as_fd(), path, *is_file).at(Stage::Dev)?;
     }
     for (source, target) in &plan.etc {
-        bind(source, root.as_fd(), target, 0, false).or_else(missing_is_fine).at(Stage::Etc)?;
+        bind(plan, source, root.as_fd(), target, 0, false).or_else(missing_is_fine).at(Stage::Etc)?;
     }
     write_secrets(plan).at(Stage::Mounts)?;
     for (target, is_dir, mount) in &plan.mounts {
@@ -182,6 +162,16 @@ fn enter(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
     for (resource, soft, hard) in &plan.limits {
         syscalls::set_limit(*resource, *soft, *hard).at(Stage::Limits)?;
     }
+    if let Some(ids) = &plan.ids {
+        private::become_root_of(ids.as_fd()).at(Stage::PrivateIds)?;
+        if plan.loopback {
+            // One that belongs to the user namespace: its root may use it fully.
+            private::new_network().at(Stage::Loopback)?;
+        }
+    }
+    if let Some((user, group)) = &plan.own_id {
+        private::rename_only_id(user, group).at(Stage::Identity)?;
+    }
     rustix::process::umask(Mode::from_raw_mode(0o022));
     make_cwd(plan)?;
     let _ = syscalls::new_session_keyring();
@@ -197,8 +187,17 @@ fn enter(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
     }
     // Without no_new_privs, which would break setuid programs, the filter needs CAP_SYS_ADMIN:
     // it goes in before the capabilities go out. It allows what follows.
-    if let Some(filter) = &plan.filter {
-        syscalls::set_filter(filter).at(Stage::Filter)?;
+    match &plan.filter {
+        Some(filter) if plan.asks => {
+            let listener = syscalls::set_asking_filter(filter).at(Stage::Filter)?;
+            rustix::io::write(streams.listener, &listener.to_le_bytes()).at(Stage::Filter)?;
+            // Until the parent has it, nobody would answer.
+            if rustix::io::read(streams.go, &mut [0u8; 1]).at(Stage::Filter)? != 1 {
+                syscalls::exit_now(1);
+            }
+        }
+        Some(filter) => syscalls::set_filter(filter).at(Stage::Filter)?,
+        None => {}
     }
     syscalls::set_identity(plan.uid, plan.gid, &plan.groups, plan.set_groups).at(Stage::Identity)?;
     if let Some(keep) = plan.capabilities.filter(|_| plan.uid == 0) {
@@ -230,335 +229,6 @@ fn enter(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
 fn missing_is_fine(errno: Errno) -> Result<(), Errno> {
     // An image may have a link that leads nowhere in place of /etc/resolv.conf.
     if matches!(errno, Errno::NOENT | Errno::NOTDIR) { Ok(()) } else { Err(errno) }
-}
-
-/// Mounts the root and gives a descriptor of it.
-fn mount_root(plan: &Plan) -> Result<OwnedFd, Failure> {
-    match (&plan.overlay, &plan.directory) {
-        (Some(stack), _) => overlay(stack, root_attributes(plan), plan.legacy).at(Stage::Overlay)?,
-        (None, Some(directory)) => {
-            let flags = OpenTreeFlags::OPEN_TREE_CLONE
-                | OpenTreeFlags::AT_RECURSIVE
-                | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-            let tree = rustix::mount::open_tree(CWD, directory.as_c_str(), flags).at(Stage::Root)?;
-            if root_attributes(plan) != 0 {
-                syscalls::mount_setattr(tree.as_fd(), root_attributes(plan), true).at(Stage::Root)?;
-            }
-            attach(tree.as_fd(), CWD, &plan.root_point, true).at(Stage::Root)?;
-        }
-        (None, None) => return Err((Stage::Root, Errno::INVAL)),
-    }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::openat(CWD, plan.root_point.as_c_str(), flags, Mode::empty()).at(Stage::Root)
-}
-
-fn overlay(stack: &Overlay, attributes: u64, legacy: bool) -> Result<(), Errno> {
-    let Some((dir, options)) = &stack.option_string else { return overlay_by_layers(stack, attributes) };
-    if !legacy {
-        match overlay_by_layers(stack, attributes) {
-            Err(Errno::INVAL | Errno::NOSYS) => {}
-            result => return result,
-        }
-    }
-    rustix::process::chdir(dir.as_c_str())?;
-    let mut flags = rustix::mount::MountFlags::empty();
-    if attributes & MOUNT_ATTR_NODEV != 0 {
-        flags |= rustix::mount::MountFlags::NODEV;
-    }
-    rustix::mount::mount(c"overlay", stack.point.as_c_str(), c"overlay", flags, options.as_c_str())
-}
-
-/// A process may make device nodes, as package managers do, but nothing it makes can be opened:
-/// there is no device cgroup here that would tell harmless devices from the disks of this machine.
-fn root_attributes(plan: &Plan) -> u64 {
-    if plan.masked { MOUNT_ATTR_NODEV } else { 0 }
-}
-
-fn overlay_by_layers(stack: &Overlay, attributes: u64) -> Result<(), Errno> {
-    let fs = rustix::mount::fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for lower in &stack.lowers {
-        rustix::mount::fsconfig_set_string(&fs, c"lowerdir+", lower.as_c_str())?;
-    }
-    // The same attribute names with and without a user namespace; it also turns off renames and
-    // partial copies that a layer could not express.
-    rustix::mount::fsconfig_set_flag(&fs, c"userxattr")?;
-    if let Some((upper, work)) = &stack.upper {
-        rustix::mount::fsconfig_set_string(&fs, c"upperdir", upper.as_c_str())?;
-        rustix::mount::fsconfig_set_string(&fs, c"workdir", work.as_c_str())?;
-        // What is lost in a crash of the machine is a layer that was never finished.
-        rustix::mount::fsconfig_set_flag(&fs, c"volatile")?;
-    }
-    rustix::mount::fsconfig_create(&fs)?;
-    let attributes = MountAttrFlags::from_bits_retain(attributes as u32);
-    let mount = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-    attach(mount.as_fd(), CWD, &stack.point, true)
-}
-
-/// Puts a detached mount at a path relative to `dir`.
-fn attach(mount: BorrowedFd<'_>, dir: impl AsFd, target: &CStr, follow: bool) -> Result<(), Errno> {
-    let mut flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    if follow {
-        flags |= MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
-    }
-    rustix::mount::move_mount(mount, c"", dir, target, flags)
-}
-
-/// Opens a path inside the root without ever leaving it, whatever links say meanwhile.
-fn open_inside(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
-}
-
-/// Puts a detached mount on what a path inside the root leads to.
-fn attach_inside(mount: BorrowedFd<'_>, root: BorrowedFd<'_>, target: &CStr) -> Result<(), Errno> {
-    let point = open_inside(root, target)?;
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    rustix::mount::move_mount(mount, c"", &point, c"", flags)
-}
-
-fn new_fs(
-    kind: &CStr,
-    options: &[(std::ffi::CString, std::ffi::CString)],
-    attributes: u64,
-) -> Result<OwnedFd, Errno> {
-    let fs = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for (key, value) in options {
-        rustix::mount::fsconfig_set_string(&fs, key.as_c_str(), value.as_c_str())?;
-    }
-    rustix::mount::fsconfig_create(&fs)?;
-    let flags = MountAttrFlags::from_bits_retain(attributes as u32);
-    rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, flags)
-}
-
-fn bind(
-    source: &CStr,
-    root: BorrowedFd<'_>,
-    target: &CStr,
-    attributes: u64,
-    recursive: bool,
-) -> Result<(), Errno> {
-    let tree = clone_tree(CWD, source, recursive)?;
-    if attributes != 0 {
-        syscalls::mount_setattr(tree.as_fd(), attributes, recursive)?;
-    }
-    attach_inside(tree.as_fd(), root, target)
-}
-
-fn clone_tree(dir: impl AsFd, path: &CStr, recursive: bool) -> Result<OwnedFd, Errno> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    if path.is_empty() {
-        flags |= OpenTreeFlags::AT_EMPTY_PATH;
-    }
-    if recursive {
-        flags |= OpenTreeFlags::AT_RECURSIVE;
-    }
-    rustix::mount::open_tree(dir, path, flags)
-}
-
-fn mount_proc(root: BorrowedFd<'_>) -> Result<(), Failure> {
-    let attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-    let proc = new_fs(c"proc", &[], attributes).at(Stage::Proc)?;
-    attach_inside(proc.as_fd(), root, c"proc").at(Stage::Proc)
-}
-
-fn mount_sys(root: BorrowedFd<'_>) -> Result<(), Failure> {
-    let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-    match new_fs(c"sysfs", &[], attributes) {
-        Ok(sys) => attach_inside(sys.as_fd(), root, c"sys").at(Stage::Sys),
-        // A user namespace that does not own the network namespace gets the host's view, read-only.
-        Err(Errno::PERM) => bind(c"/sys", root, c"sys", attributes, true).at(Stage::Sys),
-        Err(errno) => Err((Stage::Sys, errno)),
-    }
-}
-
-fn mount_dev(plan: &Plan, root: BorrowedFd<'_>) -> Result<(), Failure> {
-    let dev = new_fs(c"tmpfs", &[], MOUNT_ATTR_NOSUID | root_attributes(plan)).at(Stage::Dev)?;
-    let dir = dev.as_fd();
-    rustix::fs::chmodat(dir, c".", Mode::from_raw_mode(0o755), AtFlags::empty()).at(Stage::Dev)?;
-    attach_inside(dir, root, c"dev").at(Stage::Dev)?;
-    for (name, host) in DEVICES {
-        device(dir, name, host).at(Stage::Dev)?;
-    }
-    for (target, name) in DEV_LINKS {
-        rustix::fs::symlinkat(target, dir, name).at(Stage::Dev)?;
-    }
-    for name in [c"pts", c"shm", c"mqueue"] {
-        rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(0o755)).at(Stage::Dev)?;
-    }
-    let safe = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-    mount_pts(plan, dir).at(Stage::Dev)?;
-    let shm = new_fs(c"tmpfs", &plan.shm_options, safe).at(Stage::Dev)?;
-    attach(shm.as_fd(), dir, c"shm", false).at(Stage::Dev)?;
-    if let Ok(queue) = new_fs(c"mqueue", &[], safe) {
-        attach(queue.as_fd(), dir, c"mqueue", false).at(Stage::Dev)?;
-    }
-    Ok(())
-}
-
-/// Makes a mount point in the new `/dev`; one that is there already is fine.
-fn make_point(root: BorrowedFd<'_>, path: &CStr, is_file: bool) -> Result<(), Errno> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    if is_file {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
-        return rustix::fs::openat2(root, path, flags, Mode::from_raw_mode(0o644), resolve).map(drop);
-    }
-    // Everything above the last component was made by us in this very tree.
-    match rustix::fs::mkdirat(root, path, Mode::from_raw_mode(0o755)) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(errno) => Err(errno),
-    }
-}
-
-/// Makes the mount point of a mount inside another one, whose content nobody could prepare. In the
-/// root file system itself all points exist.
-fn make_points(root: BorrowedFd<'_>, target: &CStr, is_dir: bool) -> Result<(), Errno> {
-    const LONGEST: usize = 4096;
-    let bytes = target.to_bytes();
-    let mut name = [0u8; LONGEST];
-    if bytes.len() >= LONGEST {
-        return Err(Errno::NAMETOOLONG);
-    }
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let mut above = open_inside(root, c".")?;
-    let mut start = 0;
-    while start < bytes.len() {
-        let end = bytes[start..].iter().position(|c| *c == b'/').map_or(bytes.len(), |at| start + at);
-        name[..end].copy_from_slice(&bytes[..end]);
-        name[end] = 0;
-        let path = CStr::from_bytes_with_nul(&name[..=end]).map_err(|_| Errno::INVAL)?;
-        match open_inside(root, path) {
-            Ok(found) => above = found,
-            Err(Errno::NOENT) => {
-                let last = CStr::from_bytes_with_nul(&name[start..=end]).map_err(|_| Errno::INVAL)?;
-                if end == bytes.len() && !is_dir {
-                    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-                    return rustix::fs::openat2(&above, last, flags, Mode::from_raw_mode(0o644), resolve)
-                        .map(drop);
-                }
-                rustix::fs::mkdirat(&above, last, Mode::from_raw_mode(0o755))?;
-                above = open_inside(root, path)?;
-            }
-            Err(errno) => return Err(errno),
-        }
-        start = end + 1;
-    }
-    Ok(())
-}
-
-fn mount_pts(plan: &Plan, dev: BorrowedFd<'_>) -> Result<(), Errno> {
-    let fs = rustix::mount::fsopen(c"devpts", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    rustix::mount::fsconfig_set_flag(&fs, c"newinstance").or(Ok(()))?;
-    rustix::mount::fsconfig_set_string(&fs, c"ptmxmode", c"0666")?;
-    rustix::mount::fsconfig_set_string(&fs, c"mode", c"0620")?;
-    if plan.gid_tty {
-        rustix::mount::fsconfig_set_string(&fs, c"gid", c"5")?;
-    }
-    rustix::mount::fsconfig_create(&fs)?;
-    let flags = MountAttrFlags::from_bits_retain((MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC) as u32);
-    let pts = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, flags)?;
-    attach(pts.as_fd(), dev, c"pts", false)
-}
-
-/// Binds one of the machine's own device nodes: the directory it appears in lets no other be opened.
-fn device(dev: BorrowedFd<'_>, name: &CStr, host: &CStr) -> Result<(), Errno> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    drop(rustix::fs::openat(dev, name, flags, Mode::from_raw_mode(0o666))?);
-    let tree = clone_tree(CWD, host, false)?;
-    attach(tree.as_fd(), dev, name, false)
-}
-
-fn mount_one(plan: &Plan, root: BorrowedFd<'_>, target: &CStr, mount: &Prepared) -> Result<(), Errno> {
-    let safe = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
-    match mount {
-        Prepared::Device { source } => bind(source, root, target, MOUNT_ATTR_NOSUID, false),
-        Prepared::Bind { source, readonly } => {
-            let attributes = safe | if *readonly { MOUNT_ATTR_RDONLY } else { 0 };
-            bind(source, root, target, attributes, true)
-        }
-        Prepared::Tmpfs { options } => {
-            let fs = new_fs(c"tmpfs", options, safe)?;
-            attach_inside(fs.as_fd(), root, target)
-        }
-        Prepared::Overlay { overlay: stack, inside, readonly } => {
-            let attributes = safe | if *readonly { MOUNT_ATTR_RDONLY } else { 0 };
-            overlay(stack, attributes, plan.legacy)?;
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let top = rustix::fs::openat(CWD, stack.point.as_c_str(), flags, Mode::empty())?;
-            let source = if inside.is_empty() { top } else { open_inside(top.as_fd(), inside)? };
-            let tree = clone_tree(&source, c"", false)?;
-            attach_inside(tree.as_fd(), root, target)
-        }
-        Prepared::Secret { file } => {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let dir = rustix::fs::openat(CWD, plan.secrets_point.as_c_str(), flags, Mode::empty())?;
-            let tree = clone_tree(&dir, file.name.as_c_str(), false)?;
-            syscalls::mount_setattr(tree.as_fd(), safe | MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOEXEC, false)?;
-            attach_inside(tree.as_fd(), root, target)
-        }
-    }
-}
-
-/// Writes secrets to a file system in memory that only this mount namespace has: they never touch a
-/// disk, and nothing is left of them when the process ends.
-fn write_secrets(plan: &Plan) -> Result<(), Errno> {
-    let secret = |mount: &Prepared| matches!(mount, Prepared::Secret { .. });
-    if !plan.mounts.iter().any(|(_, _, mount)| secret(mount)) {
-        return Ok(());
-    }
-    let fs = new_fs(c"tmpfs", &[], MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)?;
-    attach(fs.as_fd(), CWD, &plan.secrets_point, true)?;
-    for (_, _, mount) in &plan.mounts {
-        let Prepared::Secret { file } = mount else { continue };
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let handle = rustix::fs::openat(&fs, file.name.as_c_str(), flags, Mode::from_raw_mode(0o600))?;
-        let mut rest = file.content.as_slice();
-        while !rest.is_empty() {
-            let count = rustix::io::write(&handle, rest)?;
-            rest = rest.get(count..).unwrap_or_default();
-        }
-        if (file.uid, file.gid) != (0, 0) {
-            let (uid, gid) = (Uid::from_raw(file.uid), Gid::from_raw(file.gid));
-            rustix::fs::fchown(&handle, Some(uid), Some(gid))?;
-        }
-        rustix::fs::fchmod(&handle, Mode::from_raw_mode(file.mode))?;
-    }
-    Ok(())
-}
-
-fn mask(root: BorrowedFd<'_>) -> Result<(), Failure> {
-    for path in MASKED.iter().chain(&MASKED_MORE) {
-        mask_one(root, path).at(Stage::Masking)?;
-    }
-    let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-    for path in READ_ONLY {
-        let point = match open_inside(root, path) {
-            Ok(point) => point,
-            Err(Errno::NOENT) => continue,
-            Err(errno) => return Err((Stage::Masking, errno)),
-        };
-        let tree = clone_tree(&point, c"", true).at(Stage::Masking)?;
-        syscalls::mount_setattr(tree.as_fd(), attributes, true).at(Stage::Masking)?;
-        attach_inside(tree.as_fd(), root, path).at(Stage::Masking)?;
-    }
-    Ok(())
-}
-
-/// Files disappear behind `/dev/null`, directories behind an empty file system.
-fn mask_one(root: BorrowedFd<'_>, path: &CStr) -> Result<(), Errno> {
-    let point = match open_inside(root, path) {
-        Ok(point) => point,
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return Ok(()),
-        Err(errno) => return Err(errno),
-    };
-    let stat = rustix::fs::fstat(&point)?;
-    let cover = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-        new_fs(c"tmpfs", &[], MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)?
-    } else {
-        // This machine's own node: the one inside could be something else by now (CVE-2025-31133).
-        clone_tree(CWD, c"/dev/null", false)?
-    };
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    rustix::mount::move_mount(&cover, c"", &point, c"", flags)
 }
 
 /// Makes and enters the working directory, and makes sure that it is inside (CVE-2024-21626).

@@ -8,17 +8,24 @@
 mod cgroup;
 mod child;
 mod emulation;
+mod identity;
+mod mounts;
 mod native;
+mod network;
 mod prepare;
+mod private;
 mod probe;
 mod seccomp;
 mod spec;
+mod supervisor;
 mod syscalls;
 mod terminal;
 pub mod userns;
 
 pub use emulation::obstacle;
 pub use native::Native;
+pub use network::{NetworkHelper, UserNetwork, outward_address};
+pub use private::PrivateIds;
 pub use probe::{Facts, overlay_works, probe};
 pub use spec::{
     Exit, Limits, Mount, MountKind, Network, OutputSink, ProcessSpec, ProcessUser, RootFs, Sandbox,

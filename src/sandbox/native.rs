@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -16,7 +17,9 @@ use crate::event::Stream;
 use super::cgroup::{Cgroup, Hits};
 use super::child::{self, STAGES, Stage, Streams};
 use super::prepare::{self, Plan};
+use super::private::PrivateIds;
 use super::spec::{Exit, Limits, OutputSink, ProcessSpec, Sandbox, SandboxError, Stdio};
+use super::supervisor;
 use super::syscalls::{self, Cloned};
 use super::terminal::Terminal;
 
@@ -31,12 +34,18 @@ pub struct Native {
     permitted: u64,
     single_id: bool,
     legacy: bool,
+    ids: Option<PrivateIds>,
 }
 
 impl Native {
     /// `single_id` says that the user namespace knows one user and one group only.
     pub fn new(single_id: bool) -> Self {
-        Native { permitted: prepare::permitted(), single_id, legacy: false }
+        Native { permitted: prepare::permitted(), single_id, legacy: false, ids: None }
+    }
+
+    /// For root: processes run with these IDs instead of this machine's.
+    pub fn with_ids(ids: PrivateIds) -> Self {
+        Native { ids: Some(ids), ..Native::new(false) }
     }
 
     /// As on a kernel that does not take overlay layers one by one.
@@ -53,14 +62,7 @@ impl Sandbox for Native {
         output: &dyn OutputSink,
         cancel: &Cancel,
     ) -> Result<Exit, SandboxError> {
-        let plan = prepare::plan(spec, self.permitted, self.single_id, self.legacy)?;
-        if self.single_id && (spec.user.uid != 0 || spec.user.gid != 0) {
-            return Err(SandboxError::Setup {
-                stage: format!("run as user {}:{}", spec.user.uid, spec.user.gid),
-                source: Errno::INVAL.into(),
-                hint: single_id_hint(),
-            });
-        }
+        let plan = prepare::plan(spec, self.permitted, self.single_id, self.legacy, self.ids.as_ref())?;
         let cgroup = if spec.limits.is_none() { None } else { Some(Cgroup::make(&spec.limits)?) };
         let mut running = Running::start(spec, &plan, cgroup.as_ref())?;
         let result = running.watch(spec, output, cancel);
@@ -72,7 +74,11 @@ impl Sandbox for Native {
     }
 
     fn describe(&self) -> String {
-        let ids = if self.single_id { "one user and group" } else { "all users and groups" };
+        let ids = match (&self.ids, self.single_id) {
+            (Some(_), _) => "all users and groups, private ones",
+            (None, true) => "one user and group",
+            (None, false) => "all users and groups",
+        };
         format!("native (namespaces, overlayfs, capabilities, seccomp; {ids})")
     }
 }
@@ -91,18 +97,35 @@ fn blame_limits(exit: Exit, hits: Hits, limits: &Limits) -> Exit {
     }
 }
 
-fn single_id_hint() -> String {
-    "; only one user ID is mapped here, so a RUN can be root only. Give this user subordinate IDs \
-     (/etc/subuid, /etc/subgid) and install newuidmap and newgidmap to lift this"
-        .into()
-}
-
 /// A child and the ends of its pipes.
 struct Running {
     pidfd: OwnedFd,
     output: Vec<(Stream, OwnedFd)>,
     error: OwnedFd,
     terminal: Option<Terminal>,
+    supervisor: Option<Supervision>,
+}
+
+/// A thread that answers the child's calls until `stop` is closed.
+struct Supervision {
+    thread: JoinHandle<()>,
+    stop: OwnedFd,
+}
+
+impl Supervision {
+    fn start(listener: OwnedFd) -> Result<Self, SandboxError> {
+        let (stop_read, stop) = pipe()?;
+        let thread = std::thread::Builder::new()
+            .name("supervisor".into())
+            .spawn(move || supervisor::supervise(&listener, &stop_read))
+            .map_err(|error| SandboxError::setup("start a thread", error))?;
+        Ok(Supervision { thread, stop })
+    }
+
+    fn end(self) {
+        drop(self.stop);
+        let _ = self.thread.join();
+    }
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd), SandboxError> {
@@ -113,6 +136,7 @@ impl Running {
     fn start(spec: &ProcessSpec, plan: &Plan, cgroup: Option<&Cgroup>) -> Result<Self, SandboxError> {
         let (go_read, go_write) = pipe()?;
         let (error_read, error_write) = pipe()?;
+        let (listener_read, listener_write) = pipe()?;
         let mut terminal = None;
         let mut output = Vec::new();
         let child_ends: [OwnedFd; 3] = match spec.stdio {
@@ -144,6 +168,7 @@ impl Running {
             stderr: child_ends[2].as_fd(),
             go: go_read.as_fd(),
             error: error_write.as_fd(),
+            listener: listener_write.as_fd(),
         };
         // SAFETY: the child runs `live`, which neither allocates, locks nor unwinds, and never returns.
         let cloned = unsafe {
@@ -162,8 +187,8 @@ impl Running {
             Err(errno) => return Err(namespace_error(errno)),
         };
         drop(child_ends);
-        drop(error_write);
-        let mut running = Running { pidfd, output, error: error_read, terminal };
+        drop((error_write, listener_write));
+        let mut running = Running { pidfd, output, error: error_read, terminal, supervisor: None };
         if let Some(error) = cgroup.and_then(|cgroup| cgroup.add(pid).err()) {
             // Without a word from here the child ends by itself; it is collected either way.
             drop(go_write);
@@ -172,7 +197,27 @@ impl Running {
         }
         // A failure here means that the child is gone already; the error pipe tells why.
         let _ = rustix::io::write(&go_write, b"g");
+        if plan.asks
+            && let Err(error) = running.supervise(&listener_read, &go_write)
+        {
+            drop(go_write);
+            return running.reap(Err(error)).map(|_| running);
+        }
         Ok(running)
+    }
+
+    /// Fetches the descriptor where the child's filter asks, and has it answered.
+    fn supervise(&mut self, number: &OwnedFd, go: &OwnedFd) -> Result<(), SandboxError> {
+        let mut bytes = [0u8; 4];
+        if !matches!(rustix::io::read(number, &mut bytes), Ok(4)) {
+            // It ended before: the error pipe tells why.
+            return Ok(());
+        }
+        let listener = syscalls::copy_descriptor(self.pidfd.as_fd(), i32::from_le_bytes(bytes))
+            .map_err(|errno| SandboxError::setup("supervise system calls", errno))?;
+        self.supervisor = Some(Supervision::start(listener)?);
+        let _ = rustix::io::write(go, b"g");
+        Ok(())
     }
 
     /// Carries output until the process ends, is cancelled or runs out of time.
@@ -256,6 +301,9 @@ impl Running {
             }
         };
         self.terminal = None;
+        if let Some(supervisor) = self.supervisor.take() {
+            supervisor.end();
+        }
         if let Some(exit) = watched? {
             return Ok(exit);
         }

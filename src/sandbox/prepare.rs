@@ -2,12 +2,15 @@
 
 use std::ffi::CString;
 use std::fs::{self, Permissions};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use libc::{c_char, sock_filter};
 
+use super::private::{self, PrivateIds};
 use super::spec::{MountKind, Network, ProcessSpec, RootFs, SandboxError, Security, Stdio, Ulimit};
 use super::{seccomp, syscalls};
 
@@ -17,6 +20,8 @@ pub(super) const DEFAULT_CAPABILITIES: u64 = 0xa804_25fb;
 /// Highest capability number that exists today, and room for more: dropping unknown ones is an error
 /// that is ignored.
 pub(super) const LAST_CAPABILITY: u32 = 63;
+/// The group of terminals, everywhere.
+const GROUP_TTY: u32 = 5;
 /// Where programs are looked for when the environment has no PATH (as Docker's default).
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -48,6 +53,8 @@ pub(super) enum Prepared {
 pub(super) struct Overlay {
     pub lowers: Vec<CString>,
     pub upper: Option<(CString, CString)>,
+    /// The same as a directory and two names in it, if they have one in common.
+    pub upper_names: Option<(CString, CString, CString)>,
     /// The same as one option string, with lowers relative to a directory, for kernels that do not
     /// take layers one by one (before Linux 6.7). Absent where it would be too long.
     pub option_string: Option<(CString, CString)>,
@@ -80,6 +87,7 @@ pub(super) struct Plan {
     /// Mount points below `/dev`, which is made anew for each run: parents first, and whether each
     /// is a file.
     pub dev_points: Vec<(CString, bool)>,
+    pub dev_options: Vec<(CString, CString)>,
     pub shm_options: Vec<(CString, CString)>,
     pub hostname: Vec<u8>,
     pub cwd: CString,
@@ -92,9 +100,18 @@ pub(super) struct Plan {
     pub set_groups: bool,
     pub capabilities: Option<u64>,
     pub filter: Option<Vec<sock_filter>>,
+    /// The filter asks the parent about some calls.
+    pub asks: bool,
+    /// Maps of one user and one group to those there are, for a program that is not root.
+    pub own_id: Option<(CString, CString)>,
     pub masked: bool,
     pub loopback: bool,
-    pub gid_tty: bool,
+    /// A network namespace to enter.
+    pub network: Option<Arc<OwnedFd>>,
+    /// Who owns terminals, outside.
+    pub gid_tty: Option<CString>,
+    /// The user namespace whose root starts the program.
+    pub ids: Option<Arc<OwnedFd>>,
     pub terminal: bool,
     /// Candidates for the program, tried in order.
     pub programs: Vec<CString>,
@@ -112,12 +129,13 @@ fn c_path(path: &Path) -> Result<CString, SandboxError> {
     c_string(path.as_os_str().as_bytes(), "a path")
 }
 
-/// Makes the plan. `permitted` are the capabilities this process has.
+/// Makes the plan. `permitted` are the capabilities this process has; the process runs with `ids`.
 pub(super) fn plan(
     spec: &ProcessSpec,
     permitted: u64,
     single_id: bool,
     legacy: bool,
+    ids: Option<&PrivateIds>,
 ) -> Result<Plan, SandboxError> {
     let scratch = Scratch { dir: &spec.scratch };
     let mut mounts: Vec<&super::spec::Mount> = spec.mounts.iter().collect();
@@ -133,6 +151,7 @@ pub(super) fn plan(
         }
         RootFs::Directory(path) => (None, Some(c_path(path)?)),
     };
+    let root_id = ids.map_or(0, |_| private::FIRST);
     let (argv_strings, env_strings, programs) = program(spec)?;
     let pointers = |strings: &[CString]| -> Vec<*const c_char> {
         strings.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
@@ -140,12 +159,13 @@ pub(super) fn plan(
     let (argv, env) = (pointers(&argv_strings), pointers(&env_strings));
     let strings = argv_strings.into_iter().chain(env_strings).collect();
     let sandboxed = spec.security == Security::Sandbox;
+    let asks = single_id && spec.user.uid == 0;
     let mut namespaces = libc::CLONE_NEWNS
         | libc::CLONE_NEWPID
         | libc::CLONE_NEWUTS
         | libc::CLONE_NEWIPC
         | libc::CLONE_NEWCGROUP;
-    if spec.network == Network::None {
+    if matches!(spec.network, Network::None) {
         namespaces |= libc::CLONE_NEWNET;
     }
     Ok(Plan {
@@ -154,10 +174,11 @@ pub(super) fn plan(
         directory,
         root_point: c_path(&root_point)?,
         etc,
-        mounts: prepare_mounts(&scratch, &mounts)?,
+        mounts: prepare_mounts(&scratch, &mounts, root_id, single_id)?,
         secrets_point: c_path(&scratch.make_dir("secrets")?)?,
         dev_points: dev_points(&mounts)?,
-        shm_options: tmpfs_options(Some(spec.shm_size), 0o1777)?,
+        dev_options: tmpfs_options(None, 0o755, root_id)?,
+        shm_options: tmpfs_options(Some(spec.shm_size), 0o1777, root_id)?,
         hostname: spec.hostname.clone().into_bytes(),
         cwd: c_string(&spec.cwd, "the working directory")?,
         cwd_parts: cwd_parts(&spec.cwd)?,
@@ -167,10 +188,30 @@ pub(super) fn plan(
         groups: spec.user.groups.clone(),
         set_groups: !single_id,
         capabilities: sandboxed.then_some(DEFAULT_CAPABILITIES & permitted),
-        filter: sandboxed.then(seccomp::default_filter),
+        filter: match (sandboxed, asks) {
+            (_, true) => Some(seccomp::single_id_filter(!sandboxed)),
+            (true, false) => Some(seccomp::default_filter()),
+            (false, false) => None,
+        },
+        asks,
+        own_id: if single_id && (spec.user.uid, spec.user.gid) != (0, 0) {
+            let map = |id: u32| c_string(format!("{id} 0 1").as_bytes(), "an ID");
+            Some((map(spec.user.uid)?, map(spec.user.gid)?))
+        } else {
+            None
+        },
         masked: sandboxed,
-        loopback: spec.network == Network::None,
-        gid_tty: !single_id,
+        loopback: matches!(spec.network, Network::None),
+        network: match &spec.network {
+            Network::Joined(namespace) => Some(namespace.clone()),
+            Network::Host | Network::None => None,
+        },
+        gid_tty: if single_id {
+            None
+        } else {
+            Some(c_string((root_id + GROUP_TTY).to_string().as_bytes(), "an ID")?)
+        },
+        ids: ids.map(PrivateIds::namespace),
         terminal: spec.stdio == Stdio::Terminal,
         programs,
         _strings: strings,
@@ -266,6 +307,8 @@ fn below(root: &Path, target: &[u8]) -> Option<PathBuf> {
 fn prepare_mounts(
     scratch: &Scratch<'_>,
     mounts: &[&super::spec::Mount],
+    root_id: u32,
+    single_id: bool,
 ) -> Result<Vec<(CString, bool, Prepared)>, SandboxError> {
     let files = scratch.make_dir("files")?;
     let mut out = Vec::new();
@@ -276,7 +319,9 @@ fn prepare_mounts(
                 Prepared::Bind { source: c_path(source)?, readonly: *readonly }
             }
             MountKind::Device { source } => Prepared::Device { source: c_path(source)? },
-            MountKind::Tmpfs { size, mode } => Prepared::Tmpfs { options: tmpfs_options(*size, *mode)? },
+            MountKind::Tmpfs { size, mode } => {
+                Prepared::Tmpfs { options: tmpfs_options(*size, *mode, root_id)? }
+            }
             MountKind::Overlay { lowers, upper, inside, .. } => {
                 let point = scratch.make_dir(&format!("mount{number}"))?;
                 // Without an upper directory the kernel wants two layers at least.
@@ -297,15 +342,18 @@ fn prepare_mounts(
                     name: c_string(number.to_string().as_bytes(), "a name")?,
                     content: content.clone(),
                     mode: *mode,
-                    uid: *uid,
-                    gid: *gid,
+                    // With one ID only, everything is everybody's.
+                    uid: if single_id { 0 } else { *uid },
+                    gid: if single_id { 0 } else { *gid },
                 },
             },
             MountKind::File { content, mode, uid, gid } => {
                 let path = files.join(number.to_string());
                 scratch.write(&path, content, *mode)?;
-                let owned = std::os::unix::fs::chown(&path, Some(*uid), Some(*gid));
-                owned.map_err(|error| SandboxError::setup("set the owner of a mounted file", error))?;
+                if !single_id {
+                    let owned = std::os::unix::fs::chown(&path, Some(*uid), Some(*gid));
+                    owned.map_err(|error| SandboxError::setup("set the owner of a mounted file", error))?;
+                }
                 Prepared::Bind { source: c_path(&path)?, readonly: true }
             }
         };
@@ -321,9 +369,22 @@ fn overlay(lowers: &[&Path], upper: Option<(&Path, &Path)>, point: &Path) -> Res
     Ok(Overlay {
         lowers: lowers.iter().map(|path| c_path(path)).collect::<Result<_, _>>()?,
         upper: upper.map(|(upper, work)| Ok((c_path(upper)?, c_path(work)?))).transpose()?,
+        upper_names: upper.map(|(upper, work)| siblings(upper, work)).transpose()?.flatten(),
         option_string: option_string(lowers, upper)?,
         point: c_path(point)?,
     })
+}
+
+fn siblings(upper: &Path, work: &Path) -> Result<Option<(CString, CString, CString)>, SandboxError> {
+    let (Some(dir), Some(upper_name), Some(work_name)) =
+        (upper.parent(), upper.file_name(), work.file_name())
+    else {
+        return Ok(None);
+    };
+    if work.parent() != Some(dir) {
+        return Ok(None);
+    }
+    Ok(Some((c_path(dir)?, c_path(Path::new(upper_name))?, c_path(Path::new(work_name))?)))
 }
 
 fn option_string(
@@ -379,8 +440,17 @@ fn dev_points(mounts: &[&super::spec::Mount]) -> Result<Vec<(CString, bool)>, Sa
     Ok(points)
 }
 
-fn tmpfs_options(size: Option<u64>, mode: u32) -> Result<Vec<(CString, CString)>, SandboxError> {
+/// `root_id` is what the process's root is outside, where these are mounted.
+fn tmpfs_options(
+    size: Option<u64>,
+    mode: u32,
+    root_id: u32,
+) -> Result<Vec<(CString, CString)>, SandboxError> {
     let mut options = vec![(c"mode".to_owned(), c_string(format!("{mode:o}").as_bytes(), "a mode")?)];
+    if root_id != 0 {
+        let owner = c_string(root_id.to_string().as_bytes(), "an ID")?;
+        options.extend([(c"uid".to_owned(), owner.clone()), (c"gid".to_owned(), owner)]);
+    }
     if let Some(size) = size.filter(|size| *size > 0) {
         options.push((c"size".to_owned(), c_string(size.to_string().as_bytes(), "a size")?));
     }

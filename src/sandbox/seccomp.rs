@@ -82,6 +82,8 @@ const AUDIT_ARCH: u32 = 0xc000_00b7;
 // linux/seccomp.h and linux/bpf_common.h.
 const ALLOW: u32 = 0x7fff_0000;
 const ERRNO: u32 = 0x0005_0000;
+/// User notification.
+const ASK: u32 = 0x7fc0_0000;
 const LOAD: u16 = 0x20;
 const JUMP_EQUAL: u16 = 0x15;
 const JUMP_GREATER_EQUAL: u16 = 0x35;
@@ -105,16 +107,52 @@ fn op(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
 
 /// The filter for Docker's default set of capabilities.
 pub(super) fn default_filter() -> Vec<sock_filter> {
-    let mut program = vec![
+    let mut program = head();
+    program.extend(rest());
+    program
+}
+
+/// Identities, which an only ID allows no other way than its own.
+const IDENTITY: &[c_long] = numbers![
+    SYS_setuid SYS_setgid SYS_setreuid SYS_setregid SYS_setresuid SYS_setresgid SYS_setgroups SYS_getuid
+    SYS_geteuid SYS_getgid SYS_getegid SYS_getresuid SYS_getresgid SYS_getgroups
+];
+/// Identities that nobody looks at again.
+const IGNORED: &[c_long] = numbers![SYS_setfsuid SYS_setfsgid];
+#[cfg(target_arch = "x86_64")]
+const OWNERS: &[c_long] = numbers![SYS_fchown SYS_fchownat SYS_chown SYS_lchown SYS_mknod SYS_mknodat];
+#[cfg(target_arch = "aarch64")]
+const OWNERS: &[c_long] = numbers![SYS_fchown SYS_fchownat SYS_mknodat];
+
+/// The filter for root where there is one ID only: calls about identities and owners are
+/// asked about. With `all`, everything else is allowed.
+pub(super) fn single_id_filter(all: bool) -> Vec<sock_filter> {
+    let mut program = head();
+    for (calls, action) in [(IGNORED, ERRNO), (IDENTITY, ASK), (OWNERS, ASK)] {
+        for call in calls {
+            program.push(op(JUMP_EQUAL, *call as u32, 0, 1));
+            program.push(op(RETURN, action, 0, 0));
+        }
+    }
+    program.extend(if all { vec![op(RETURN, ALLOW, 0, 0)] } else { rest() });
+    program
+}
+
+/// Leaves the number of the call loaded.
+fn head() -> Vec<sock_filter> {
+    vec![
         op(LOAD, OFFSET_ARCH, 0, 0),
         op(JUMP_EQUAL, AUDIT_ARCH, 1, 0),
         op(RETURN, ERRNO | libc::ENOSYS as u32, 0, 0),
         op(LOAD, OFFSET_NUMBER, 0, 0),
         op(JUMP_GREATER_EQUAL, X32, 0, 1),
         op(RETURN, ERRNO | libc::ENOSYS as u32, 0, 0),
-        op(JUMP_EQUAL, libc::SYS_clone3 as u32, 0, 1),
-        op(RETURN, ERRNO | libc::ENOSYS as u32, 0, 0),
-    ];
+    ]
+}
+
+fn rest() -> Vec<sock_filter> {
+    let mut program =
+        vec![op(JUMP_EQUAL, libc::SYS_clone3 as u32, 0, 1), op(RETURN, ERRNO | libc::ENOSYS as u32, 0, 0)];
     program.extend(conditional(libc::SYS_clone, &[op(JUMP_ANY_BIT, CLONE_NAMESPACES, 0, 1)], false));
     program.extend(conditional(libc::SYS_socket, &[op(JUMP_EQUAL, AF_VSOCK, 0, 1)], false));
     let personalities: Vec<sock_filter> = PERSONALITIES
@@ -248,5 +286,18 @@ mod tests {
         assert_eq!(call(9999, 0), enosys);
         assert_eq!(run(&program, 0x4000_0003, 1, 0), enosys);
         assert_eq!(run(&program, AUDIT_ARCH, X32 | 1, 0), enosys);
+    }
+
+    #[test]
+    fn with_one_id_identities_and_owners_are_asked_about() {
+        for all in [false, true] {
+            let program = single_id_filter(all);
+            let call = |number: c_long| run(&program, AUDIT_ARCH, number as u32, 0);
+            assert_eq!(call(libc::SYS_setresuid), ASK);
+            assert_eq!(call(libc::SYS_setfsuid), ERRNO);
+            assert_eq!(call(libc::SYS_fchownat), ASK);
+            assert_eq!(call(libc::SYS_read), ALLOW);
+            assert_eq!(call(libc::SYS_mount) == ALLOW, all);
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! What to run and where, and how it ended.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cancel::Cancel;
@@ -152,10 +154,12 @@ impl MountKind {
 }
 
 /// Network of a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Network {
     /// That of this machine.
     Host,
+    /// A network namespace that exists already; see [`super::UserNetwork`].
+    Joined(Arc<OwnedFd>),
     /// Loopback only.
     None,
 }

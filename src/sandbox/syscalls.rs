@@ -82,8 +82,11 @@ pub(super) const MOUNT_ATTR_NOEXEC: u64 = 8;
 
 /// Sets attributes on a mount that a descriptor refers to, and on those below it if asked.
 pub(super) fn mount_setattr(mount: BorrowedFd<'_>, set: u64, recursive: bool) -> Result<(), Errno> {
+    set_attributes(mount, &MountAttr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 }, recursive)
+}
+
+fn set_attributes(mount: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> Result<(), Errno> {
     const AT_RECURSIVE: libc::c_int = 0x8000;
-    let attr = MountAttr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };
     let flags = libc::AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string, attr outlives the call and has the size given.
     check(unsafe {
@@ -92,11 +95,22 @@ pub(super) fn mount_setattr(mount: BorrowedFd<'_>, set: u64, recursive: bool) ->
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attr,
+            std::ptr::from_ref(attr),
             std::mem::size_of::<MountAttr>(),
         )
     })
     .map(drop)
+}
+
+/// Shows the owners of files in a mount, which must be attached nowhere, inside a user namespace.
+pub(super) fn map_owners(
+    mount: BorrowedFd<'_>,
+    namespace: BorrowedFd<'_>,
+    recursive: bool,
+) -> Result<(), Errno> {
+    const IDMAP: u64 = 0x0010_0000;
+    let userns_fd = u64::try_from(namespace.as_raw_fd()).map_err(|_| Errno::BADF)?;
+    set_attributes(mount, &MountAttr { attr_set: IDMAP, attr_clr: 0, propagation: 0, userns_fd }, recursive)
 }
 
 /// `prctl` with plain numbers.
@@ -161,6 +175,17 @@ pub(super) fn set_capabilities(set: u64) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) }).map(drop)
 }
 
+/// Makes new files of this thread belong to a user and its group, all capabilities kept.
+pub(super) fn act_on_files_as(id: u32) -> Result<(), Errno> {
+    let capabilities = permitted_capabilities()?;
+    for call in [libc::SYS_setfsgid, libc::SYS_setfsuid] {
+        // SAFETY: numbers only. The result is the ID before, never an error.
+        unsafe { libc::syscall(call, id) };
+    }
+    // Leaving ID 0 takes some of them out of the effective set.
+    set_capabilities(capabilities)
+}
+
 /// Installs a system call filter for this thread and what it becomes.
 pub(super) fn set_filter(program: &[libc::sock_filter]) -> Result<(), Errno> {
     const SET_MODE_FILTER: libc::c_uint = 1;
@@ -170,6 +195,95 @@ pub(super) fn set_filter(program: &[libc::sock_filter]) -> Result<(), Errno> {
     };
     // SAFETY: the kernel copies the program during the call and does not write to it.
     check(unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, 0, &raw const filter) }).map(drop)
+}
+
+/// Installs a system call filter that asks for some calls; gives the descriptor where it asks.
+pub(super) fn set_asking_filter(program: &[libc::sock_filter]) -> Result<i32, Errno> {
+    const SET_MODE_FILTER: libc::c_uint = 1;
+    const NEW_LISTENER: libc::c_ulong = 1 << 3;
+    let filter = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(|_| Errno::INVAL)?,
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: the kernel copies the program during the call and does not write to it.
+    check(unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, NEW_LISTENER, &raw const filter) })
+        .map(|fd| fd as i32)
+}
+
+/// Takes a copy of a descriptor of another process.
+pub(super) fn copy_descriptor(process: BorrowedFd<'_>, number: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: numbers only; the result is a new descriptor that nobody else owns.
+    unsafe {
+        let fd = check(libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0))?;
+        Ok(OwnedFd::from_raw_fd(fd as i32))
+    }
+}
+
+/// `struct seccomp_notif` (linux/seccomp.h).
+#[repr(C)]
+#[derive(Default)]
+pub(super) struct Notification {
+    pub id: u64,
+    pub pid: u32,
+    flags: u32,
+    pub number: i32,
+    arch: u32,
+    instruction: u64,
+    pub args: [u64; 6],
+}
+
+/// `struct seccomp_notif_resp`.
+#[repr(C)]
+struct Response {
+    id: u64,
+    value: i64,
+    error: i32,
+    flags: u32,
+}
+
+/// Waits for the next call that a filter asks about.
+pub(super) fn next_notification(listener: BorrowedFd<'_>) -> Result<Notification, Errno> {
+    const RECEIVE: u64 = 0xc050_2100;
+    let mut asked = Notification::default();
+    // SAFETY: the request is for this structure, which is zeroed as the kernel wants it.
+    check(libc::c_long::from(unsafe { libc::ioctl(listener.as_raw_fd(), RECEIVE as _, &raw mut asked) }))?;
+    Ok(asked)
+}
+
+fn respond(listener: BorrowedFd<'_>, response: &Response) -> Result<(), Errno> {
+    const SEND: u64 = 0xc018_2101;
+    // SAFETY: the request is for this structure, which the kernel only reads.
+    check(libc::c_long::from(unsafe {
+        libc::ioctl(listener.as_raw_fd(), SEND as _, std::ptr::from_ref(response))
+    }))
+    .map(drop)
+}
+
+/// Makes a call return a value, or fail.
+pub(super) fn answer_notification(
+    listener: BorrowedFd<'_>,
+    id: u64,
+    result: Result<i64, Errno>,
+) -> Result<(), Errno> {
+    let (value, error) = match result {
+        Ok(value) => (value, 0),
+        Err(errno) => (0, -errno.raw_os_error()),
+    };
+    respond(listener, &Response { id, value, error, flags: 0 })
+}
+
+/// Lets the kernel execute a call.
+pub(super) fn continue_notification(listener: BorrowedFd<'_>, id: u64) -> Result<(), Errno> {
+    const CONTINUE: u32 = 1;
+    respond(listener, &Response { id, value: 0, error: 0, flags: CONTINUE })
+}
+
+/// Fails if the process that made a call is gone, so that its number may be another's.
+pub(super) fn still_asked(listener: BorrowedFd<'_>, id: u64) -> Result<(), Errno> {
+    const ID_VALID: u64 = 0x4008_2102;
+    // SAFETY: the request is for a number, which the kernel only reads.
+    check(libc::c_long::from(unsafe { libc::ioctl(listener.as_raw_fd(), ID_VALID as _, &raw const id) }))
+        .map(drop)
 }
 
 /// Sets a resource limit.
@@ -187,6 +301,46 @@ pub(super) fn close_on_exec_from_3() -> Result<(), Errno> {
     const CLOEXEC: libc::c_uint = 4;
     // SAFETY: numbers only.
     check(unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, CLOEXEC) }).map(drop)
+}
+
+/// Gives descriptors the wanted numbers, which must come right behind the standard streams and in
+/// order, and closes all others behind those.
+pub(super) fn keep_only<const N: usize>(wanted: [(i32, i32); N]) -> Result<(), Errno> {
+    /// Above any number wanted, so that no source is overwritten before it was moved.
+    const AWAY: i32 = 100;
+    let mut moved = [0; N];
+    for (at, (from, _)) in wanted.into_iter().enumerate() {
+        // SAFETY: numbers only; nothing in this process uses the descriptors afterwards.
+        let copy = unsafe { libc::syscall(libc::SYS_fcntl, from, libc::F_DUPFD_CLOEXEC, AWAY) };
+        moved[at] = check(copy)? as i32;
+    }
+    let mut first_free = 3;
+    for ((_, to), from) in wanted.into_iter().zip(moved) {
+        // SAFETY: as above.
+        check(unsafe { libc::syscall(libc::SYS_dup3, from, to, libc::O_CLOEXEC) })?;
+        first_free = to + 1;
+    }
+    // SAFETY: as above.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first_free, u32::MAX, 0) }).map(drop)
+}
+
+/// Writes one byte to a descriptor known by its number only.
+pub(super) fn write_byte(fd: i32) -> Result<(), Errno> {
+    // SAFETY: the buffer has the length given.
+    check(unsafe { libc::syscall(libc::SYS_write, fd, c"y".as_ptr(), 1) }).map(drop)
+}
+
+/// Reads from a descriptor known by its number until there is no other end.
+pub(super) fn wait_for_end(fd: i32) {
+    let mut byte = [0u8; 1];
+    loop {
+        // SAFETY: the buffer has the length given.
+        match check(unsafe { libc::syscall(libc::SYS_read, fd, byte.as_mut_ptr(), 1) }) {
+            Ok(count) if count > 0 => {}
+            Err(Errno::INTR) => {}
+            _ => return,
+        }
+    }
 }
 
 /// Executes a program; comes back only with an error.

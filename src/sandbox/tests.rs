@@ -52,7 +52,7 @@ impl Lab {
         fs::copy(busybox, lower.join("bin/busybox")).expect("copy");
         for applet in [
             "sh", "ls", "cat", "id", "echo", "sleep", "mount", "env", "stat", "readlink", "ip", "umask",
-            "unshare", "touch", "rm", "mkdir", "grep", "kill", "hostname", "wc", "df", "ps",
+            "unshare", "touch", "rm", "mkdir", "grep", "kill", "hostname", "wc", "df", "ps", "nc",
         ] {
             symlink("busybox", lower.join("bin").join(applet)).expect("link");
         }
@@ -392,4 +392,83 @@ fn limits_are_set() {
     let mut spec = lab.spec("ulimit -n; df /dev/shm | grep -c 1024");
     spec.ulimits = vec![Ulimit { name: "nofile".into(), soft: 123, hard: 456 }];
     assert_eq!(lab.run_spec(&spec).1, ["123", "1"]);
+}
+
+/// Networks by each helper that is installed and works here.
+fn networks(test: &str) -> Vec<UserNetwork> {
+    let path = std::env::var_os("PATH");
+    let helpers = NetworkHelper::find(path.as_deref());
+    let mut networks = Vec::new();
+    for helper in &helpers {
+        match UserNetwork::start(std::slice::from_ref(helper), None) {
+            Ok(network) => networks.push(network),
+            Err(error) => println!("SKIPPED {test}: {error}"),
+        }
+    }
+    if helpers.is_empty() {
+        println!("SKIPPED {test}: neither pasta nor slirp4netns is installed");
+    }
+    networks
+}
+
+#[test]
+fn a_network_of_ones_own_has_addresses_and_routes() {
+    let test = "a_network_of_ones_own_has_addresses_and_routes";
+    let Some(lab) = Lab::new(test) else { return };
+    for network in networks(test) {
+        let mut spec = lab.spec("ip -o addr show eth0; ip route; ls /sys/class/net; ip addr show lo");
+        spec.network = Network::Joined(network.namespace());
+        let (exit, out) = lab.run_spec(&spec);
+        assert!(matches!(exit, Ok(Exit::Code(0))), "{exit:?} {out:?}");
+        let text = out.join("\n");
+        for expected in ["inet 10.0.2.100/24", "default via 10.0.2.2 dev eth0", "inet 127.0.0.1"] {
+            assert!(text.contains(expected), "{expected:?} not in {text}");
+        }
+        let devices: Vec<&String> =
+            out.iter().filter(|line| ["eth0", "lo"].contains(&line.as_str())).collect();
+        assert_eq!(devices, ["eth0", "lo"], "{text}");
+    }
+}
+
+#[test]
+fn a_network_of_ones_own_does_not_reach_this_machines_loopback() {
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixListener};
+    let test = "a_network_of_ones_own_does_not_reach_this_machines_loopback";
+    let Some(lab) = Lab::new(test) else { return };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listener");
+    let port = listener.local_addr().expect("address").port();
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    let name = format!("rbuild-probe-{port}");
+    let address = SocketAddr::from_abstract_name(&name).expect("address");
+    let _socket = UnixListener::bind_addr(&address).expect("abstract socket");
+    let script = format!(
+        "for at in 127.0.0.1 127.0.0.53 10.0.2.2 10.0.2.3 10.0.2.100 ::1; do
+           nc -w 1 $at {port} </dev/null >/dev/null 2>&1 && echo reached $at
+         done
+         grep -o {name} /proc/net/unix
+         true"
+    );
+    let mut spec = lab.spec(&script);
+    // The probe itself works: on the host's network both are there.
+    assert_eq!(lab.run_spec(&spec).1.join(" "), format!("reached 127.0.0.1 {name}"));
+    for network in networks(test) {
+        spec.scratch = tempfile::Builder::new().tempdir_in(lab.dir.path()).expect("scratch").keep();
+        spec.network = Network::Joined(network.namespace());
+        let (exit, out) = lab.run_spec(&spec);
+        assert!(matches!(exit, Ok(Exit::Code(0))), "{exit:?}");
+        assert_eq!(out, [""; 0], "by {}", network.program().display());
+    }
+}
+
+#[test]
+fn a_helper_that_fails_says_why_and_leaves_nothing() {
+    let test = "a_helper_that_fails_says_why_and_leaves_nothing";
+    let Some(lab) = Lab::new(test) else { return };
+    let program = lab.dir.path().join("pasta");
+    fs::write(&program, "#!/bin/sh\necho warming up\necho no such luck >&2\nexit 1\n").expect("write");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("chmod");
+    let helpers = NetworkHelper::find(Some(lab.dir.path().as_os_str()));
+    let error = UserNetwork::start(&helpers, None).err().unwrap_or_default();
+    assert!(error.contains("pasta") && error.ends_with("no such luck"), "{error}");
 }

@@ -9,6 +9,7 @@ pub mod copy;
 pub mod device;
 pub mod identity;
 pub mod mount;
+pub mod network;
 pub mod place;
 pub mod redact;
 pub mod remote;

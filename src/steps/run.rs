@@ -11,8 +11,8 @@ use crate::event::{Event, Events, Stream, VertexId};
 use crate::layer::{self, Entry, EntryKind, LayerIndex, Metadata};
 use crate::plan::RunStep;
 use crate::sandbox::{
-    Exit, Limits, Mount, MountKind, Network, OutputSink, ProcessSpec, ProcessUser, RootFs, Sandbox,
-    SandboxError, Security, Stdio, Ulimit,
+    Exit, Limits, Mount, MountKind, OutputSink, ProcessSpec, ProcessUser, RootFs, Sandbox, SandboxError,
+    Security, Stdio, Ulimit,
 };
 use crate::snapshot::{Chain, PlainRoot, SnapshotError, Snapshots, Tree};
 use crate::store::{SnapshotId, StoreError};
@@ -20,6 +20,7 @@ use crate::store::{SnapshotId, StoreError};
 use super::device::{self, DeviceError};
 use super::identity::IdentityError;
 use super::mount::{Maker, MountError, MountInput, MountSettings, Mounted, Secret};
+use super::network::BuildNetwork;
 use super::redact;
 
 /// Lines of output kept for the error message of a failing step.
@@ -28,7 +29,7 @@ const TAIL_LINES: usize = 20;
 /// What a `RUN` needs besides its step: the same for all steps of a build.
 #[derive(Clone, Debug, Default)]
 pub struct RunSettings {
-    /// `--add-host`.
+    /// `--add-host`; an address may be [`crate::build::HOST_GATEWAY`].
     pub extra_hosts: Vec<(String, String)>,
     /// Content of `/etc/resolv.conf`.
     pub resolv_conf: Vec<u8>,
@@ -46,6 +47,8 @@ pub struct RunSettings {
     pub no_overlay: Arc<AtomicBool>,
     /// What `--mount` works with.
     pub mounts: Arc<MountSettings>,
+    /// The network of steps that ask for none in particular.
+    pub network: Arc<BuildNetwork>,
 }
 
 /// Why a `RUN` gave no layer.
@@ -143,6 +146,7 @@ impl Job<'_> {
         if let Some(obstacle) = crate::sandbox::obstacle(&platform.os, &platform.architecture) {
             return Err(RunError::Foreign(obstacle));
         }
+        self.settings.network.begin(self.step.network);
         let no_overlay = &self.settings.no_overlay;
         let snapshot = if no_overlay.load(Ordering::Relaxed) {
             self.on_a_copy()?
@@ -158,7 +162,15 @@ impl Job<'_> {
             }
         };
         let tree = self.snapshots.tree(self.parent)?;
-        let (entries, content) = layer::diff_upper(&self.snapshots.store().snapshot_dir(&snapshot), &*tree)?;
+        let owners = match self.snapshots.ids() {
+            layer::OnDiskIds::Keep => layer::Owners::OnDisk,
+            layer::OnDiskIds::AllToSelf => {
+                let user = resolve_user(&self.step.user, self.parent, self.snapshots)?;
+                layer::Owners::Recorded(user.uid, user.gid)
+            }
+        };
+        let dir = self.snapshots.store().snapshot_dir(&snapshot);
+        let (entries, content) = layer::diff_upper(&dir, &*tree, owners)?;
         Ok(Ran { snapshot, entries: LayerIndex { entries }, content })
     }
 
@@ -238,6 +250,9 @@ impl Job<'_> {
                 gid: 0,
             },
         });
+        let notice = |text: String| self.report.events.warn(text);
+        let (resolv_conf, extra_hosts) = (&settings.resolv_conf, &settings.extra_hosts);
+        let connection = settings.network.connect(step.network, resolv_conf, extra_hosts, &notice);
         Ok(ProcessSpec {
             argv: step.argv.iter().map(|arg| arg.clone().into_bytes()).collect(),
             env,
@@ -246,14 +261,10 @@ impl Job<'_> {
             hostname: settings.hostname.clone(),
             root,
             mounts: scripts.chain(mounted.mounts.iter().cloned()).chain(devices.mounts).collect(),
-            network: if step.network == crate::build::RunNetwork::None {
-                Network::None
-            } else {
-                Network::Host
-            },
+            network: connection.network,
             security: if step.insecure { Security::Insecure } else { Security::Sandbox },
-            extra_hosts: settings.extra_hosts.clone(),
-            resolv_conf: settings.resolv_conf.clone(),
+            extra_hosts: connection.extra_hosts,
+            resolv_conf: connection.resolv_conf,
             shm_size: settings.shm_size,
             ulimits: settings.ulimits.clone(),
             limits: settings.limits.clone(),

@@ -1,0 +1,134 @@
+//! The network of RUN where nothing else is asked for: one for all steps of a build, made when the
+//! first of them needs it.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::build::{HOST_GATEWAY, RunNetwork};
+use crate::sandbox::{Network, NetworkHelper, PrivateIds, UserNetwork, outward_address};
+
+type Starting = JoinHandle<Result<UserNetwork, String>>;
+
+/// Starts the network of a build at most once, and ends it when dropped.
+#[derive(Debug, Default)]
+pub struct BuildNetwork {
+    helpers: Vec<NetworkHelper>,
+    ids: Option<PrivateIds>,
+    starting: Mutex<Option<Starting>>,
+    started: OnceLock<Result<UserNetwork, String>>,
+}
+
+/// What a process gets.
+#[derive(Debug)]
+pub struct Connection {
+    /// For its description.
+    pub network: Network,
+    /// Content of its `/etc/resolv.conf`.
+    pub resolv_conf: Vec<u8>,
+    /// Names for its `/etc/hosts`.
+    pub extra_hosts: Vec<(String, String)>,
+}
+
+impl BuildNetwork {
+    /// With these programs, the best first; without any, processes are on this machine's network.
+    /// `ids` are those that the processes have, where they are not this machine's.
+    pub fn new(helpers: Vec<NetworkHelper>, ids: Option<PrivateIds>) -> Self {
+        BuildNetwork { helpers, ids, ..Self::default() }
+    }
+
+    /// Starts it in the background if `wanted` needs it and nobody did so yet: other preparations
+    /// go on meanwhile.
+    pub fn begin(&self, wanted: RunNetwork) {
+        if wanted != RunNetwork::Default || self.helpers.is_empty() || self.started.get().is_some() {
+            return;
+        }
+        let mut starting = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
+        if starting.is_none() && self.started.get().is_none() {
+            let (helpers, ids) = (self.helpers.clone(), self.ids.clone());
+            let start = move || UserNetwork::start(&helpers, ids.as_ref());
+            // Without a thread it is started by the first one that waits for it.
+            *starting = std::thread::Builder::new().name("network".into()).spawn(start).ok();
+        }
+    }
+
+    /// The network as `wanted`, complete. `notice` is told once where the host's network has to
+    /// stand in.
+    pub fn connect(
+        &self,
+        wanted: RunNetwork,
+        resolv_conf: &[u8],
+        extra_hosts: &[(String, String)],
+        notice: &dyn Fn(String),
+    ) -> Connection {
+        let own = match wanted {
+            RunNetwork::Default => self.started(notice).ok(),
+            RunNetwork::Host | RunNetwork::None => None,
+        };
+        let network = match (wanted, own) {
+            (RunNetwork::None, _) => Network::None,
+            (_, Some(own)) => Network::Joined(own.namespace()),
+            (_, None) => Network::Host,
+        };
+        let gateway = match network {
+            Network::Host => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            // What serves the neighbourhood may be reached, loopback services not. A machine without
+            // neighbours has no address that leads to it.
+            _ => outward_address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        };
+        let host = |(name, address): &(String, String)| {
+            let address = if address == HOST_GATEWAY { gateway.to_string() } else { address.clone() };
+            (name.clone(), address)
+        };
+        Connection {
+            resolv_conf: own.map_or_else(|| resolv_conf.to_vec(), |own| own.resolv_conf(resolv_conf)),
+            extra_hosts: extra_hosts.iter().map(host).collect(),
+            network,
+        }
+    }
+
+    fn started(&self, notice: &dyn Fn(String)) -> Result<&UserNetwork, &String> {
+        let start = || {
+            let thread = self.starting.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let started = match thread.map(JoinHandle::join) {
+                Some(Ok(started)) => started,
+                _ => UserNetwork::start(&self.helpers, self.ids.as_ref()),
+            };
+            started.inspect_err(|why| {
+                notice(format!(
+                    "RUN uses this machine's network, its loopback services included: {why} (install passt or \
+                     slirp4netns, or choose --network=host or none)"
+                ));
+            })
+        };
+        self.started.get_or_init(start).as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+
+    #[test]
+    fn without_helpers_there_is_one_notice() {
+        let network = BuildNetwork::default();
+        let said = RefCell::new(Vec::new());
+        let notice = |text: String| said.borrow_mut().push(text);
+        let hosts = [("up".to_owned(), HOST_GATEWAY.to_owned()), ("db".to_owned(), "192.0.2.7".to_owned())];
+        for wanted in [RunNetwork::Host, RunNetwork::None] {
+            let _ = network.connect(wanted, b"x", &hosts, &notice);
+        }
+        assert_eq!(said.borrow().len(), 0);
+        for _ in 0..2 {
+            network.begin(RunNetwork::Default);
+            let made = network.connect(RunNetwork::Default, b"x", &hosts, &notice);
+            assert!(matches!(made.network, Network::Host));
+            assert_eq!(made.resolv_conf, b"x");
+            assert_eq!(made.extra_hosts[0].1, "127.0.0.1");
+            assert_eq!(made.extra_hosts[1].1, "192.0.2.7");
+        }
+        assert_eq!(said.borrow().len(), 1);
+        assert!(said.borrow()[0].contains("passt"));
+    }
+}

@@ -1,0 +1,151 @@
+//! `--userns=private`: root in RUN is nobody outside, and images come out the same.
+
+mod support;
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use support::{Lab, base, is_root, skip};
+
+/// `None`, saying why, where it cannot be tried.
+fn lab(test: &str) -> Option<Lab> {
+    if base("busybox").is_none() {
+        skip(test, "tests/setup has not made the base images");
+        return None;
+    }
+    if !is_root() {
+        skip(test, "needs root");
+        return None;
+    }
+    let lab = Lab::new();
+    let context = lab.context(&[("Dockerfile", "FROM busybox\nRUN true\n")]);
+    let mut args = vec!["build".to_owned(), "--userns=private".into(), "--network=none".into()];
+    args.extend(lab.bases());
+    args.push(context.display().to_string());
+    let ended = lab.run(&args);
+    if ended.err.contains("Linux 6.15 or newer is needed") {
+        skip(test, "this kernel does not stack layers with mapped owners");
+        return None;
+    }
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    Some(lab)
+}
+
+const OWNERS: &str = "FROM busybox AS other
+RUN mkdir /o && echo o > /o/f && chown -R 7:8 /o
+FROM busybox
+RUN mkdir -m 750 /d && echo x > /d/f && chown 1000:70000 /d/f && chmod 6755 /d/f && chown 4000000:3 /d
+RUN ln -s f /d/link && chown -h 11:12 /d/link && mkfifo /d/fifo && chown 13:14 /d/fifo
+RUN echo y >> /d/g && chown 5:6 /d/g && mv /home/app /home/moved && chmod 711 /home/moved && touch /home/moved/by-root
+RUN --mount=type=cache,target=/c,uid=5 --mount=type=tmpfs,target=/t --mount=type=secret,id=s,uid=9 \\
+    --mount=type=bind,from=other,source=/o,target=/b \\
+    stat -c '%n %u:%g %a' /c /t /run/secrets/s /b/f /etc/hosts > /seen && echo z > /c/z && echo z > /t/z
+RUN --network=none busybox nc -w 1 -l -p 80; ip addr show lo | grep -q 127.0.0.1
+USER app
+WORKDIR /w/w
+RUN id > /tmp/id && ! touch /d/no 2>/dev/null
+";
+
+#[test]
+fn owners_are_the_same_as_without() {
+    let Some(lab) = lab("owners_are_the_same_as_without") else { return };
+    let secret = lab.out("secret");
+    fs::write(&secret, "x").expect("write");
+    let secret = format!("--secret=id=s,src={}", secret.display());
+    let context = lab.context(&[("Dockerfile", OWNERS)]);
+    let of = |mode: &str| {
+        let userns = format!("--userns={mode}");
+        let image = lab.build_image(&context, &[&userns, &secret, "--no-cache"]);
+        let paths = [
+            "/d",
+            "/d/f",
+            "/d/g",
+            "/d/link",
+            "/d/fifo",
+            "/home/moved",
+            "/home/moved/by-root",
+            "/w/w",
+            "/bin/sh",
+        ];
+        let owners: Vec<String> = paths.iter().map(|path| format!("{path} {}", image.owner(path))).collect();
+        (owners.join("\\n"), image.text("/seen"), image.text("/tmp/id"))
+    };
+    let private = of("private");
+    assert_eq!(private, of("host"));
+    assert!(private.0.contains("/d/f 6755 1000:70000"), "{}", private.0);
+    assert!(private.1.contains("/b/f 7:8 644") && private.1.contains("/etc/hosts 0:0 644"), "{}", private.1);
+}
+
+#[test]
+fn root_inside_is_nobody_outside() {
+    let test = "root_inside_is_nobody_outside";
+    let Some(lab) = lab(test) else { return };
+    let marker = (4_000_000 + std::process::id()).to_string();
+    let context = lab.context(&[("Dockerfile", &format!("FROM busybox\nRUN sleep {marker}\n"))]);
+    let mut command = lab.rbuild();
+    command.args(["build", "--userns=private"]).args(lab.bases()).arg(&context);
+    let mut child = command.spawn().expect("spawn");
+    let uid = wait_for_uid(&marker);
+    let _ = child.kill();
+    let _ = child.wait();
+    assert!(uid >= 1 << 31, "the process runs as {uid}");
+    // It may not make device nodes, and says so.
+    let context = lab.context(&[("Dockerfile", "FROM busybox\nRUN mknod /n c 1 3\n")]);
+    let mut args = vec!["build".to_owned(), "--progress=plain".into(), "--userns=private".into()];
+    args.extend(lab.bases());
+    args.push(context.display().to_string());
+    let ended = lab.run(&args);
+    assert!(ended.code == 1 && ended.err.contains("not permitted"), "{}", ended.err);
+}
+
+/// The real user of a running `sleep MARKER`.
+fn wait_for_uid(marker: &str) -> u32 {
+    let begun = Instant::now();
+    loop {
+        for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+            let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let words: Vec<&[u8]> = command.split(|c| *c == 0).collect();
+            if words.first() != Some(&&b"sleep"[..]) || !words.contains(&marker.as_bytes()) {
+                continue;
+            }
+            let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+            if let Some(uid) = line.and_then(|line| line.split_whitespace().next()?.parse().ok()) {
+                return uid;
+            }
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "the step never ran");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The number of setxattr(2), which perl has no name for.
+const SETXATTR: u32 = if cfg!(target_arch = "aarch64") { 5 } else { 188 };
+
+#[test]
+fn file_capabilities_work_and_stay() {
+    let test = "file_capabilities_work_and_stay";
+    let Some(lab) = lab(test) else { return };
+    if base("debian").is_none() {
+        return skip(test, "tests/setup has not made the Debian base");
+    }
+    // Revision 2, effective, cap_net_raw permitted: 0x02000001, 1 << 13 (linux/capability.h).
+    let set = format!(
+        "perl -e '$v = pack(\"V5\", 0x02000001, 1 << 13, 0, 0, 0); $p = \"/capped\"; $n = \"security.capability\"; \
+         syscall({SETXATTR}, $p, $n, $v, 20, 0) == 0 or die $!'"
+    );
+    let dockerfile = format!(
+        "FROM debian\nRUN cp /bin/grep /capped && {set}\nRUN mv /capped /moved\nUSER 1000\n\
+         RUN /moved CapEff /proc/self/status > /tmp/caps\n"
+    );
+    let context = lab.context(&[("Dockerfile", &dockerfile)]);
+    let image = lab.build_image(&context, &["--userns=private", "--network=none"]);
+    assert_eq!(image.text("/tmp/caps").trim(), "CapEff:\t0000000000002000");
+    let value = std::process::Command::new("getfattr")
+        .args(["--only-values", "-n", "security.capability", "--absolute-names"])
+        .arg(image.at("/moved"))
+        .output();
+    if let Ok(value) = value {
+        assert_eq!(value.stdout.len(), 20, "revision 2, as images have it");
+    }
+}
