@@ -127,7 +127,11 @@ pub(super) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildReques
         tags: args.tags.clone(),
         target: input.target.clone().filter(|target| !target.is_empty()),
         build_args: build_args(&input.build_args, env)?,
-        labels: each(&input.labels, "--label")?,
+        labels: input
+            .labels
+            .iter()
+            .map(|text| values::label(text).map_err(usage))
+            .collect::<Result<_, _>>()?,
         build_contexts: each(&input.build_contexts, "--build-context")?,
         platforms: platforms(input, env),
         annotations: annotations(&args.annotations)?,

@@ -49,6 +49,11 @@ pub(super) fn pair(text: &str, flag: &str) -> Result<(String, String), String> {
     }
 }
 
+/// `NAME=VALUE`, or `NAME` for a label without a value.
+pub(super) fn label(text: &str) -> Result<(String, String), String> {
+    if text.contains('=') { pair(text, "--label") } else { Ok((text.to_owned(), String::new())) }
+}
+
 /// `HOST:IP` or `HOST=IP`; IPv6 with or without brackets.
 pub(super) fn add_host(text: &str) -> Result<(String, String), String> {
     let bad = || format!("bad format for add-host: {text:?} (write HOST:IP)");

@@ -112,11 +112,6 @@ impl Flags {
             .filter_map(|flag| Some((known.iter().find(|(name, _)| *name == flag.name)?.0, flag.span)))
             .collect()
     }
-
-    /// Where the first flag stands, if there is any.
-    pub(super) fn first_span(&self) -> Option<Span> {
-        self.flags.first().map(|flag| flag.span)
-    }
 }
 
 fn switch(value: &str) -> Option<bool> {

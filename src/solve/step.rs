@@ -99,13 +99,19 @@ impl From<layer::LayerError> for StepError {
     }
 }
 
-/// What each source word of a copy selects.
-fn select(copy: &CopyStep, source: &Arc<dyn FileSource>) -> Result<Vec<Selected>, StepError> {
-    let origin = copy.origin.to_string();
+/// What `--exclude` takes out.
+fn excluded(copy: &CopyStep) -> Result<Option<PatternSet>, StepError> {
     // The reference compares with relative paths: a pattern with a leading slash matches nothing.
     let patterns = copy.exclude.iter().filter(|pattern| !pattern.trim_start_matches('!').starts_with('/'));
     let excluded = PatternSet::new(patterns).map_err(CopyError::from)?;
-    let excluded = (!excluded.is_empty()).then_some(&excluded);
+    Ok((!excluded.is_empty()).then_some(excluded))
+}
+
+/// What each source word of a copy selects.
+fn select(copy: &CopyStep, source: &Arc<dyn FileSource>) -> Result<Vec<Selected>, StepError> {
+    let origin = copy.origin.to_string();
+    let excluded = excluded(copy)?;
+    let excluded = excluded.as_ref();
     let select = |pattern: &String| {
         Ok(match copy.parents {
             true => copy::select_parents(pattern, &origin, source.clone(), excluded)?,
@@ -191,7 +197,7 @@ impl Run<'_> {
                 continue;
             };
             let (files, read) = self.files_of(origin)?;
-            let mut selected = copy::select_path(source, &origin.to_string(), files)?;
+            let mut selected = copy::select_path(source, &origin.to_string(), files, None)?;
             let keep_owner = matches!(origin, CopyOrigin::Step(..));
             let digest = self.input_digest(origin, &mut selected, &plain_destination(keep_owner), &*read)?;
             if matches!(mount.kind, RunMountKind::Bind { .. }) {
@@ -220,7 +226,7 @@ impl Run<'_> {
         let tree = snapshots.tree(parent)?;
         let owner = match workdir.user.as_str() {
             "" | "root" | "0" => (0, 0),
-            user => accounts(snapshots, parent, &tree)?.owner(user)?,
+            user => accounts(snapshots, parent, &tree)?.workdir_owner(user),
         };
         let index = workdir::entries(&tree, workdir.path.as_bytes(), owner, self.solver.now)?;
         self.write_entries(step, parent, index.entries, NoContent, key)
@@ -282,6 +288,8 @@ impl Run<'_> {
         if self.solver.same_times && matches!(copy.origin, CopyOrigin::Context(_)) {
             let files = selected.iter_mut().flat_map(|one| &mut one.selections).flat_map(|s| &mut s.files);
             files.for_each(|file| file.mtime = (self.solver.now, 0));
+            let selections = selected.iter_mut().flat_map(|one| &mut one.selections);
+            selections.for_each(|selection| selection.dir_mtime = None);
         }
         let scratch = Arc::new(snapshots.store().temp_dir()?);
         let mut archives = Vec::new();
@@ -290,10 +298,12 @@ impl Run<'_> {
                 archives.extend(crate::steps::add::unpack_archives(source, scratch.path())?);
             }
         }
+        let excluded = excluded(copy)?;
         for (number, found) in remote.iter().enumerate() {
             let dir = scratch.path().join(format!("remote{number}"));
             std::fs::create_dir(&dir).map_err(|source| layer::LayerError::io("create", &dir, source))?;
-            let mut files = found.files(&self.solver.remotes, &dir, &self.solver.cancel)?;
+            let mut files =
+                found.files(&self.solver.remotes, &dir, excluded.as_ref(), &self.solver.cancel)?;
             if copy.extract_remote {
                 archives.extend(crate::steps::add::unpack_archives(&mut files, scratch.path())?);
             }

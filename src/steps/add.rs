@@ -9,7 +9,7 @@ use crate::layer::{self, Entry, EntryKind, LayerError, OnDiskIds, UnpackOptions}
 use crate::snapshot::Tree;
 
 use super::copy::{CopyError, Selected, Unpacked};
-use super::place::{Destination, PlaceError, Placer, join};
+use super::place::{Destination, Origin, PlaceError, Placer, join};
 
 /// Why an archive cannot be added.
 #[derive(Debug, thiserror::Error)]
@@ -93,13 +93,13 @@ fn unpack(selected: &Selected, path: &[u8], scratch: &Path) -> Result<Unpacked, 
 
 /// Places the entries of archives below the destination, which is always a directory. Links that
 /// already stand in the image are followed inside its root; a directory entry replaces one.
-/// Gives the host path of each file's content by its path in the layer.
+/// Gives the host path of each file's content by its number as [`Origin::Unpacked`].
 pub fn place(
     placer: &mut Placer<'_>,
     dest: &Destination,
     archives: &[Unpacked],
-) -> Result<HashMap<Vec<u8>, PathBuf>, PlaceError> {
-    let mut content = HashMap::new();
+) -> Result<Vec<PathBuf>, PlaceError> {
+    let mut content = Vec::new();
     for archive in archives {
         placer.for_archive = true;
         let target = placer.resolve_dest()?;
@@ -131,11 +131,13 @@ pub fn place(
                 // The last header of a file decides about all its names.
                 placer.set_metadata(real, &placed.meta);
             }
+            let mut origin = None;
             if matches!(placed.kind, EntryKind::File { .. }) {
-                content.insert(path.clone(), archive.dir.join(os_path(&entry.path)));
+                origin = Some(Origin::Unpacked(content.len()));
+                content.push(archive.dir.join(os_path(&entry.path)));
             }
             moved.insert(entry.path.clone(), path);
-            placer.put(placed, None)?;
+            placer.put(placed, origin)?;
         }
     }
     Ok(content)

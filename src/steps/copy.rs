@@ -97,8 +97,13 @@ pub fn select(
 }
 
 /// As [`select`], for a path in which nothing is special.
-pub fn select_path(path: &str, origin: &str, source: Arc<dyn FileSource>) -> Result<Selected, CopyError> {
-    select_all(path, vec![paths::clean(path.as_bytes())], origin, source, None)
+pub fn select_path(
+    path: &str,
+    origin: &str,
+    source: Arc<dyn FileSource>,
+    excluded: Option<&PatternSet>,
+) -> Result<Selected, CopyError> {
+    select_all(path, vec![paths::clean(path.as_bytes())], origin, source, excluded)
 }
 
 fn select_all(
@@ -114,11 +119,12 @@ fn select_all(
         let info = resolve(pattern, &path, origin, &*source)?;
         let is_dir = info.kind == FileKind::Dir;
         let strip = if info.path.is_empty() { 0 } else { info.path.len() + 1 };
+        let dir_mtime = is_dir.then_some(info.mtime.0);
         place.clone_from(&info.path);
         let name = path.rsplit(|c| *c == b'/').next().unwrap_or_default().to_vec();
         // What a source word itself names is never excluded; only what lies in a directory can be.
         let files = if is_dir { source.list(&info.path, excluded)? } else { vec![info] };
-        selections.push(Selection { name, is_dir, files, strip });
+        selections.push(Selection { name, is_dir, files, strip, dir_mtime });
     }
     Ok(Selected { pattern: pattern.to_owned(), source, selections, digests: Vec::new(), place })
 }
@@ -156,7 +162,7 @@ pub fn select_parents(
         }
         let files = source.select(&info.path, &wanted, excluded)?;
         let strip = if info.path.is_empty() { 0 } else { info.path.len() + 1 };
-        all.selections.push(Selection { name: Vec::new(), is_dir: true, files, strip });
+        all.selections.push(Selection { name: Vec::new(), is_dir: true, files, strip, dir_mtime: None });
     }
     Ok(all)
 }
@@ -368,18 +374,19 @@ pub fn layer(
     for (mut entry, origin) in placer.finish() {
         origins.push(match origin {
             _ if !matches!(entry.kind, EntryKind::File { .. }) => Bytes::None,
-            None => archived.get(&entry.path).map_or(Bytes::None, |path| Bytes::Local(path.clone())),
-            Some((selection, _)) if selection >= of_selected => inline
+            None => Bytes::None,
+            Some(Origin::Unpacked(at)) => archived.get(at).cloned().map_or(Bytes::None, Bytes::Local),
+            Some(Origin::Selected(selection, _)) if selection >= of_selected => inline
                 .get(selection - of_selected)
                 .map_or(Bytes::None, |file| Bytes::Inline(file.content.clone())),
-            Some(origin) => from_selection(&flat, origin, &mut entry),
+            Some(Origin::Selected(selection, at)) => from_selection(&flat, selection, at, &mut entry),
         });
         entries.push(entry);
     }
     Ok(CopyLayer { entries, content: CopyContent { origins } })
 }
 
-fn from_selection(flat: &[(&Selected, usize)], (selection, at): Origin, entry: &mut Entry) -> Bytes {
+fn from_selection(flat: &[(&Selected, usize)], selection: usize, at: usize, entry: &mut Entry) -> Bytes {
     let Some((selected, position)) = flat.get(selection) else { return Bytes::None };
     if let EntryKind::File { digest, .. } = &mut entry.kind {
         *digest = selected.digests.get(*position).and_then(|all| all.get(at)).copied().flatten();
@@ -405,7 +412,7 @@ fn inline_selection(file: &Inline, mtime: i64) -> Selection {
         ctime: (0, 0),
         xattrs: Vec::new(),
     };
-    Selection { name: file.name.clone(), is_dir: false, files: vec![info], strip: 0 }
+    Selection { name: file.name.clone(), is_dir: false, files: vec![info], strip: 0, dir_mtime: None }
 }
 
 /// A digest of the very bytes a layer will have: two copies with the same recipe give the same

@@ -95,8 +95,19 @@ impl Accounts {
                 (line.uid, line.gid)
             }
         };
-        let gid = group.map_or(Ok(default_gid), |group| self.group_id(group))?;
+        let gid = match group {
+            Some(group) => self.group_id(group)?,
+            // `user:`, the group left out, is root's in the reference.
+            None if text.contains(':') => 0,
+            None => default_gid,
+        };
         Ok((uid, gid))
+    }
+
+    /// The owner of a directory that `WORKDIR` makes: of a `USER` that the image does not know, root
+    /// (BuildKit looks names up in the image's files and takes 0 where they have none).
+    pub fn workdir_owner(&self, user: &str) -> (u32, u32) {
+        self.owner(user).unwrap_or((0, 0))
     }
 
     fn group_id(&self, group: &str) -> Result<u32, IdentityError> {
@@ -177,6 +188,7 @@ mod tests {
         assert_eq!(owner("1"), Ok((1, 1)));
         assert_eq!(owner("1:2"), Ok((1, 2)));
         assert_eq!(owner("app"), Ok((1000, 1001)));
+        assert_eq!(owner("app:"), Ok((1000, 0)));
         assert_eq!(owner("app:extra"), Ok((1000, 2000)));
         assert_eq!(owner("5:extra"), Ok((5, 2000)));
         assert_eq!(owner("ghost"), Err(IdentityError::NoUser("ghost".into())));

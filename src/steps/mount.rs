@@ -435,7 +435,7 @@ impl Maker<'_> {
                     super::tree_source::TreeSource::new(self.snapshots.clone(), chain.clone(), tree),
                 );
                 let path = String::from_utf8_lossy(&place.path).into_owned();
-                let selected = copy::select_path(&path, "the cache's source", source)?;
+                let selected = copy::select_path(&path, "the cache's source", source, None)?;
                 copy_into(&selected, dir, self.snapshots.ids(), true)?;
                 (!place.path.is_empty()).then_some((place.mode, place.uid, place.gid))
             }

@@ -22,6 +22,8 @@ pub struct Selection {
     pub files: Vec<FileInfo>,
     /// How many bytes of each file's path lie above the selection (with the slash).
     pub strip: usize,
+    /// When a selected directory itself was changed, seconds since 1970; a new destination is as old.
+    pub dir_mtime: Option<i64>,
 }
 
 /// The destination and what is done to the files on the way.
@@ -41,8 +43,14 @@ pub struct Destination {
     pub made_up_time: i64,
 }
 
-/// Where an entry's content comes from: selection and position in its files.
-pub type Origin = (usize, usize);
+/// Where the content of an entry comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A file of a selection, both by number.
+    Selected(usize, usize),
+    /// A file out of an archive, by its number among those.
+    Unpacked(usize),
+}
 
 /// What cannot be placed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -75,6 +83,7 @@ pub struct Placer<'a> {
     tree: &'a Tree,
     dest: &'a Destination,
     placed: BTreeMap<PathKey, (Entry, Option<Origin>)>,
+    has_links: bool,
     /// What is being placed comes out of an archive.
     pub for_archive: bool,
     /// Directories that have to be made up belong to root, whatever `--chown` says.
@@ -100,12 +109,43 @@ impl Ord for PathKey {
 impl<'a> Placer<'a> {
     /// Copies into `tree`.
     pub fn new(tree: &'a Tree, dest: &'a Destination) -> Self {
-        Placer { tree, dest, placed: BTreeMap::new(), for_archive: false, for_root: false }
+        Placer { tree, dest, placed: BTreeMap::new(), has_links: false, for_archive: false, for_root: false }
     }
 
     /// The entries in layer order, each with where its content comes from.
-    pub fn finish(self) -> Vec<(Entry, Option<Origin>)> {
+    pub fn finish(mut self) -> Vec<(Entry, Option<Origin>)> {
+        self.lead_links();
         self.placed.into_values().collect()
+    }
+
+    /// Of the names of one file, the first in layer order has to be the file, or nobody could unpack the
+    /// others.
+    fn lead_links(&mut self) {
+        let mut first: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
+        for (key, (entry, _)) in &self.placed {
+            if let EntryKind::Hardlink(target) = &entry.kind
+                && path_order(&key.0, target).is_lt()
+            {
+                first.entry(target.clone()).or_insert_with(|| key.0.clone());
+            }
+        }
+        for (target, leader) in first {
+            let Some((file, origin)) = self.placed.remove(&PathKey(target.clone())) else { continue };
+            self.pass_on(&target, file, origin, &leader);
+        }
+    }
+
+    /// Makes `heir`, one of the links to `target`, the file, and all others, the old one among them, links
+    /// to it.
+    fn pass_on(&mut self, target: &[u8], file: Entry, origin: Option<Origin>, heir: &[u8]) {
+        for (entry, _) in self.placed.values_mut() {
+            if matches!(&entry.kind, EntryKind::Hardlink(to) if to == target) {
+                entry.kind = EntryKind::Hardlink(heir.to_vec());
+            }
+        }
+        let link = Entry { kind: EntryKind::Hardlink(heir.to_vec()), ..file.clone() };
+        self.placed.insert(PathKey(target.to_vec()), (link, None));
+        self.placed.insert(PathKey(heir.to_vec()), (Entry { path: heir.to_vec(), ..file }, origin));
     }
 
     /// Places all selections, in order; later ones win where they meet.
@@ -159,7 +199,8 @@ impl<'a> Placer<'a> {
     /// Gives what was put at a path other metadata.
     pub fn set_metadata(&mut self, path: &[u8], meta: &Metadata) {
         if let Some((entry, _)) = self.placed.get_mut(&PathKey(path.to_vec())) {
-            entry.meta = Metadata { xattrs: entry.meta.xattrs.clone(), ..meta.clone() };
+            let mode = if matches!(entry.kind, EntryKind::Symlink(_)) { entry.meta.mode } else { meta.mode };
+            entry.meta = Metadata { mode, xattrs: entry.meta.xattrs.clone(), ..meta.clone() };
         }
     }
 
@@ -196,7 +237,13 @@ impl<'a> Placer<'a> {
         selection: &Selection,
         target: &[u8],
     ) -> Result<(), PlaceError> {
+        let made = self.existing(target).is_none();
         self.ensure_dir(target)?;
+        if let (true, Some(mtime)) = (made, selection.dir_mtime)
+            && let Some((entry, _)) = self.placed.get_mut(&PathKey(target.to_vec()))
+        {
+            entry.meta.mtime = mtime;
+        }
         let mut links: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
         for (at, file) in selection.files.iter().enumerate() {
             let relative = file.path.get(selection.strip..).unwrap_or_default();
@@ -219,7 +266,7 @@ impl<'a> Placer<'a> {
                 _ => entry_kind(&file.kind),
             };
             let meta = self.metadata(file);
-            self.insert(Entry { path, kind, meta, offset: 0 }, Some((position, at)));
+            self.insert(Entry { path, kind, meta, offset: 0 }, Some(Origin::Selected(position, at)));
         }
         Ok(())
     }
@@ -252,7 +299,10 @@ impl<'a> Placer<'a> {
         }
         self.ensure_parents(&path)?;
         let meta = self.metadata(file);
-        self.insert(Entry { path, kind: entry_kind(&file.kind), meta, offset: 0 }, Some((position, 0)));
+        self.insert(
+            Entry { path, kind: entry_kind(&file.kind), meta, offset: 0 },
+            Some(Origin::Selected(position, 0)),
+        );
         Ok(())
     }
 
@@ -263,8 +313,24 @@ impl<'a> Placer<'a> {
         }
     }
 
+    /// A file that is replaced lives on under its other names.
     fn insert(&mut self, entry: Entry, origin: Option<Origin>) {
+        if matches!(entry.kind, EntryKind::Hardlink(_)) {
+            self.has_links = true;
+        } else if self.has_links && self.placed.contains_key(&PathKey(entry.path.clone())) {
+            self.save_from_loss(&entry.path);
+        }
         self.placed.insert(PathKey(entry.path.clone()), (entry, origin));
+    }
+
+    fn save_from_loss(&mut self, path: &[u8]) {
+        let to_it = |entry: &Entry| matches!(&entry.kind, EntryKind::Hardlink(to) if to == path);
+        let heir = self.placed.values().find(|(entry, _)| to_it(entry)).map(|(entry, _)| entry.path.clone());
+        if let Some(heir) = heir
+            && let Some((file, origin)) = self.placed.remove(&PathKey(path.to_vec()))
+        {
+            self.pass_on(path, file, origin, &heir);
+        }
     }
 
     fn placed_dir(&self, path: &[u8]) -> bool {

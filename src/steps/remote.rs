@@ -200,11 +200,13 @@ impl Found {
         hasher.finish()
     }
 
-    /// Its files as something that was selected; a commit is checked out below `dir`.
+    /// Its files as something that was selected; a commit is checked out below `dir`, and `excluded`
+    /// says what of it does not count.
     pub fn files(
         &self,
         remotes: &Remotes,
         dir: &Path,
+        excluded: Option<&PatternSet>,
         cancel: &Cancel,
     ) -> Result<Selected, RemoteFilesError> {
         match self {
@@ -214,7 +216,7 @@ impl Found {
                 let files = LocalContext::open(&tree, IgnoreRules::none())
                     .map_err(|source| ContextError::Read { path: tree, source })
                     .map_err(CopyError::from)?;
-                Ok(copy::select_path("/", url, Arc::new(files))?)
+                Ok(copy::select_path("/", url, Arc::new(files), excluded)?)
             }
         }
     }
@@ -250,7 +252,13 @@ fn download_selected(url: &str, file: &HttpFile) -> Selected {
     Selected {
         pattern: url.to_owned(),
         source,
-        selections: vec![Selection { name: name.clone(), is_dir: false, files: vec![info], strip: 0 }],
+        selections: vec![Selection {
+            name: name.clone(),
+            is_dir: false,
+            files: vec![info],
+            strip: 0,
+            dir_mtime: None,
+        }],
         digests: vec![vec![Some(file.digest)]],
         place: name,
     }

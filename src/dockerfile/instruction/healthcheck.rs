@@ -27,10 +27,8 @@ pub(super) fn parse(arguments: &Arguments<'_>, context: &mut Context<'_, '_>) ->
         if !rest.is_empty() {
             return Err(Problem::new(rest.span(), "HEALTHCHECK NONE takes no arguments"));
         }
-        return match flags.first_span() {
-            Some(span) => Err(Problem::new(span, "HEALTHCHECK NONE takes no flags")),
-            None => Ok(Healthcheck::None),
-        };
+        // Its flags are not even looked at (BuildKit's parseHealthcheck).
+        return Ok(Healthcheck::None);
     }
     if !form.as_str().eq_ignore_ascii_case("CMD") {
         let problem = Problem::new(form.span(), format!("unknown form `{}` of HEALTHCHECK", form.as_str()));

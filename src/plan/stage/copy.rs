@@ -58,7 +58,7 @@ impl Walk<'_, '_> {
             }
         }
         let dest = self.expand(source, &copy.dest)?;
-        let dest_is_dir = dest.is_empty() || dest == "." || dest.ends_with('/');
+        let dest_is_dir = dest.is_empty() || dest == "." || dest.ends_with('/') || dest.ends_with("/.");
         shown.push_str(&format!("{heredocs} {dest} # buildkit"));
         let chmod = match (&copy.flags.chmod, chmod) {
             (Some(word), Some(text)) => {
