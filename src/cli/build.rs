@@ -167,7 +167,7 @@ pub(super) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildReques
 
 /// Those of Docker's configuration first: what is given explicitly wins.
 fn build_args(texts: &[String], env: &Environment) -> Result<Vec<(String, String)>, Failure> {
-    let mut out = env.config_proxies();
+    let mut out = Vec::new();
     for text in texts {
         match text.split_once('=') {
             Some(("", _)) => return Err(usage(format!("--build-arg needs NAME=VALUE, got {text:?}"))),
@@ -175,12 +175,9 @@ fn build_args(texts: &[String], env: &Environment) -> Result<Vec<(String, String
             None => out.extend(Environment::variable(text).map(|value| (text.clone(), value))),
         }
     }
-    let given: Vec<String> = out.iter().map(|(name, _)| name.to_uppercase()).collect();
-    let mut position = 0;
-    out.retain(|(name, _)| {
-        position += 1;
-        !given.iter().skip(position).any(|later| *later == name.to_uppercase() && later.ends_with("_PROXY"))
-    });
+    let mut configured = env.config_proxies();
+    configured.retain(|(name, _)| !out.iter().any(|(given, _)| given.eq_ignore_ascii_case(name)));
+    out.extend(configured);
     Ok(out)
 }
 

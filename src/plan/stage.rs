@@ -358,7 +358,8 @@ impl<'b, 'a> Walk<'b, 'a> {
     fn arg(&mut self, source: &Arc<Source>, declarations: &[ArgDecl]) -> Result<(), PlanError> {
         let mut shown = Vec::new();
         for declaration in declarations {
-            let name = self.expand(source, &declaration.name)?;
+            // A name is taken as it stands, quotes and dollar signs included (BuildKit's dispatchArg).
+            let name = declaration.name.text.clone();
             let value = match (self.builder.build_arg(&name), &declaration.default) {
                 (Some(value), _) => Some(value.to_owned()),
                 (None, Some(default)) => Some(self.expand(source, default)?),

@@ -1,9 +1,8 @@
 //! Names and values: `ARG`, `ENV`, `LABEL`.
 
-use super::super::ast::{ArgDecl, KeyValue, Word};
+use super::super::ast::{ArgDecl, KeyValue};
 use super::super::error::{Outcome, Problem};
 use super::super::text::View;
-use super::super::words::{Expander, Variables};
 use super::Arguments;
 
 pub(super) fn args(arguments: &Arguments<'_>, escape: char) -> Outcome<Vec<ArgDecl>> {
@@ -21,26 +20,9 @@ pub(super) fn args(arguments: &Arguments<'_>, escape: char) -> Outcome<Vec<ArgDe
             if name.is_empty() {
                 return Err(blank_name("ARG", word));
             }
-            Ok(ArgDecl { name: unquoted(name, escape), default })
+            Ok(ArgDecl { name: name.word(), default })
         })
         .collect()
-}
-
-/// A name may be quoted though nothing calls for it. One that holds variables is left as written.
-fn unquoted(name: View<'_>, escape: char) -> Word {
-    struct Nothing;
-    impl Variables for Nothing {
-        fn get(&self, _: &str) -> Option<std::borrow::Cow<'_, str>> {
-            None
-        }
-    }
-    if name.as_str().contains('$') {
-        return name.word();
-    }
-    match Expander::new(escape).word(name.as_str(), &Nothing) {
-        Ok(plain) => name.word_as(plain.text),
-        Err(_) => name.word(),
-    }
 }
 
 fn blank_name(keyword: &str, word: View<'_>) -> Problem {

@@ -1,5 +1,6 @@
 //! `RUN`: its flags, its command with here-documents, and what history says of it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::build::RunNetwork;
@@ -25,11 +26,18 @@ impl Walk<'_, '_> {
         let mounts = self.mounts(source, &run.mounts)?;
         let network = self.run_network(source, run)?;
         let (argv, scripts) = self.run_command(run);
-        // Both cases are set; one that is declared comes with the others.
-        let proxies = self.builder.input.build_args.iter().filter(|(name, _)| is_proxy(name));
+        // Both cases are set, of two that are given the lower one; one that is declared comes with the
+        // others.
+        let mut given: Vec<_> =
+            self.builder.input.build_args.iter().filter(|(name, _)| is_proxy(name)).collect();
+        given.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let proxies: BTreeMap<_, _> =
+            given.into_iter().map(|(name, value)| (name.to_uppercase(), value)).collect();
         let proxy_env = proxies
+            .into_iter()
             .flat_map(|(name, value)| {
-                [(name.to_uppercase(), value.clone()), (name.to_lowercase(), value.clone())]
+                let lower = name.to_lowercase();
+                [(name, value.clone()), (lower, value.clone())]
             })
             .filter(|(name, _)| self.state.scope.value(name).is_none())
             .collect();
