@@ -330,7 +330,7 @@ fn arg_takes_names_with_or_without_default() {
         .collect();
     assert_eq!(
         got,
-        [("a", None), ("b", Some("")), ("c", Some("\"x y\"")), ("d", Some("$a")), ("e", Some("f"))]
+        [("a", None), ("b", Some("")), ("c", Some("\"x y\"")), ("d", Some("$a")), ("'e'", Some("f"))]
     );
 }
 
