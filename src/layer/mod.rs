@@ -5,12 +5,17 @@
 //! the same entries give the same digests whatever the thread count, machine or clock. Must never
 //! look at a Dockerfile, and never extract by following a link.
 
+mod block_cache;
+mod cut;
+mod deflate;
+mod deflate_end;
 mod diff;
 pub mod entry;
 mod error;
-mod gzip;
 mod index;
 mod materialize;
+mod pack;
+mod stream;
 mod tar_read;
 mod tar_write;
 mod unpack;
@@ -26,5 +31,7 @@ pub use write::{
     recompress, store_index, write_layer,
 };
 
+#[cfg(test)]
+mod block_tests;
 #[cfg(test)]
 mod tests;
