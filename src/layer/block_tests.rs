@@ -201,3 +201,21 @@ proptest! {
         prop_assert_eq!(cached, plain);
     }
 }
+
+#[test]
+fn files_written_in_place_are_those_of_the_entries() -> Result<()> {
+    let contents = vec![sample(300_000, 1), b"small".to_vec(), Vec::new()];
+    let mut list = entries(&contents);
+    for (entry, content) in list.iter_mut().zip(&contents) {
+        entry.kind = EntryKind::File { size: content.len() as u64, digest: Some(Digest::of(content)) };
+    }
+    let dir = tempfile::tempdir()?;
+    write_files_checked(&list, &Contents(contents.clone()), dir.path(), OnDiskIds::AllToSelf)?;
+    assert!(std::fs::read(dir.path().join("file0"))? == contents[0]);
+    assert!(std::fs::read(dir.path().join("file2"))?.is_empty());
+    let changed = vec![contents[0].clone(), b"smell".to_vec(), Vec::new()];
+    let dir = tempfile::tempdir()?;
+    let result = write_files_checked(&list, &Contents(changed), dir.path(), OnDiskIds::AllToSelf);
+    assert!(matches!(result, Err(LayerError::Changed { path, .. }) if path == "file1"));
+    Ok(())
+}

@@ -24,7 +24,7 @@ mod write;
 pub use diff::{NoParent, ParentKind, ParentNode, ParentView, UpperContent, diff_upper};
 pub use entry::{Entry, EntryKind, LayerIndex, Metadata};
 pub use error::LayerError;
-pub use materialize::write_files;
+pub use materialize::{write_files, write_files_checked};
 pub use unpack::{Limits, OnDiskIds, UnpackOptions, Unpacked, read_file, read_index, rebuild_index, unpack};
 pub use write::{
     BlobInfo, ContentSource, Layer, LayerRecord, NoContent, WriteOptions, add_blob, load_index, load_layer,

@@ -42,6 +42,16 @@ pub trait ContentSource: Sync {
     }
 }
 
+impl<C: ContentSource + Send + ?Sized> ContentSource for Arc<C> {
+    fn open(&self, position: usize, entry: &Entry) -> io::Result<Box<dyn Read + Send>> {
+        (**self).open(position, entry)
+    }
+
+    fn open_file(&self, position: usize, entry: &Entry) -> io::Result<Option<std::fs::File>> {
+        (**self).open_file(position, entry)
+    }
+}
+
 /// For entries of which none has content.
 pub struct NoContent;
 
