@@ -54,6 +54,7 @@ pub(super) fn last_block(stream: &[u8]) -> Option<LastBlock> {
                 lengths[144..256].fill(9);
                 lengths[256..280].fill(7);
                 literals.set(&lengths, literal_entry)?;
+                literals.join_literals();
                 distances.set(&[5; 30], distance_entry)?;
                 size += bits.skip_codes(&literals, &distances)?;
             }
@@ -128,7 +129,7 @@ impl Bits<'_> {
         for place in &ORDER[..sent] {
             lengths[*place] = self.take(3)? as u8;
         }
-        // The code of the lengths needs a table for a moment only: borrow that of the distances.
+        // This code is needed for a moment only: the place for that of the distances will do.
         distances.set(&lengths, |_| 0)?;
         let mut all = [0u8; 288 + 32];
         let total = literal_count + distance_count;
@@ -149,6 +150,7 @@ impl Bits<'_> {
             return None;
         }
         literals.set(&all[..literal_count], literal_entry)?;
+        literals.join_literals();
         distances.set(&all[literal_count..total], distance_entry)
     }
 
@@ -247,7 +249,6 @@ impl Code {
                 self.table.iter_mut().skip(first).step_by(1 << bits).for_each(|slot| *slot = entry);
             }
         }
-        self.join_literals();
         Some(())
     }
 
