@@ -133,7 +133,7 @@ fn layer_gzip_known_blocks(bencher: Bencher<'_, '_>, size: usize) {
 
 /// Headers alone.
 #[divan::bench]
-fn layer_of_empty_files(bencher: Bencher<'_, '_>) {
+fn layer_of_links(bencher: Bencher<'_, '_>) {
     let meta = Metadata { mode: 0o644, ..Metadata::default() };
     let kind = EntryKind::Symlink(b"target".to_vec());
     let entry =
