@@ -15,6 +15,11 @@ test *args:
 bench:
     benches/compare
 
+# Throughput of layers, and COPY of 20,000 files beside tar and a compressor
+bench-layers:
+    cargo bench --bench layers
+    benches/copy-20k
+
 # Fuzz one target for a minute: dockerfile or words
 fuzz target="dockerfile":
     cargo +nightly fuzz run {{target}} -- -max_total_time=60

@@ -48,6 +48,11 @@ impl LayerError {
         Self::io(action, Path::new(&*String::from_utf8_lossy(path)), source)
     }
 
+    /// A file that is not what it was.
+    pub(super) fn changed(path: &[u8], detail: &str) -> Self {
+        LayerError::Changed { path: String::from_utf8_lossy(path).into_owned(), detail: detail.into() }
+    }
+
     /// Whether the file system is full.
     pub fn is_no_space(&self) -> bool {
         let full = |error: &io::Error| {

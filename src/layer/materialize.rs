@@ -1,17 +1,20 @@
 //! A list of entries to files in a directory: what unpacking its tar would give, without the tar.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 
 use rustix::fs::FileType;
 
+use crate::digest::{Digest, Hasher};
 use crate::fs::Root;
 
 use super::entry::{Entry, EntryKind, Metadata};
 use super::error::LayerError;
 use super::unpack::OnDiskIds;
 use super::write::ContentSource;
+
+const COPY_BUFFER: usize = 128 * 1024;
 
 /// Writes `entries` (parents before children) into the empty directory `dest`. Deletions become their
 /// overlay form. Device nodes that may not be made are left out.
@@ -21,19 +24,72 @@ pub fn write_files(
     dest: &Path,
     ids: OnDiskIds,
 ) -> Result<(), LayerError> {
+    write_all(entries, content, dest, ids, false)
+}
+
+/// As [`write_files`]; content that is not that of the digest in its entry is an error.
+pub fn write_files_checked(
+    entries: &[Entry],
+    content: &dyn ContentSource,
+    dest: &Path,
+    ids: OnDiskIds,
+) -> Result<(), LayerError> {
+    write_all(entries, content, dest, ids, true)
+}
+
+fn write_all(
+    entries: &[Entry],
+    content: &dyn ContentSource,
+    dest: &Path,
+    ids: OnDiskIds,
+    check: bool,
+) -> Result<(), LayerError> {
     let root = Root::open(dest).map_err(|error| LayerError::io("open", dest, error))?;
+    let mut buffer = vec![0; if check { COPY_BUFFER } else { 0 }];
     for (position, entry) in entries.iter().enumerate() {
-        write_one(&root, position, entry, content, ids)
+        let failed = |error| LayerError::inside("write", &entry.path, error);
+        match entry.kind {
+            EntryKind::File { digest: Some(expected), .. } if check => {
+                let mut file = root.create_file(&entry.path).map_err(failed)?;
+                let seen = copy_digested(&mut file, position, entry, content, &mut buffer).map_err(failed)?;
+                if seen != expected {
+                    let detail = "its content differs from what was digested before";
+                    return Err(LayerError::changed(&entry.path, detail));
+                }
+                metadata(&root, &entry.path, &entry.kind, &entry.meta, ids).map_err(failed)?;
+            }
+            _ => write_one(&root, position, entry, content, ids).map_err(failed)?,
+        }
+    }
+    // Writing into a directory changes its time, and its mode may forbid it: directories come last,
+    // the deepest first.
+    for entry in entries.iter().rev().filter(|entry| entry.kind == EntryKind::Dir) {
+        metadata(&root, &entry.path, &entry.kind, &entry.meta, ids)
             .map_err(|error| LayerError::inside("write", &entry.path, error))?;
     }
-    // Writing into a directory changes its time: directories come last, the deepest first.
-    for entry in entries.iter().rev().filter(|entry| entry.kind == EntryKind::Dir) {
-        let done = root
-            .set_mode(&entry.path, entry.meta.mode)
-            .and_then(|()| root.set_mtime(&entry.path, entry.meta.mtime, 0));
-        done.map_err(|error| LayerError::inside("write", &entry.path, error))?;
-    }
     Ok(())
+}
+
+fn copy_digested(
+    file: &mut File,
+    position: usize,
+    entry: &Entry,
+    content: &dyn ContentSource,
+    buffer: &mut [u8],
+) -> io::Result<Digest> {
+    let mut source = content.open(position, entry)?;
+    let mut hasher = Hasher::new();
+    loop {
+        match source.read(buffer) {
+            Ok(0) => return Ok(hasher.finish()),
+            Ok(count) => {
+                hasher.update(&buffer[..count]);
+                file.write_all(&buffer[..count])?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 fn write_one(
@@ -45,7 +101,7 @@ fn write_one(
 ) -> io::Result<()> {
     let path = entry.path.as_slice();
     match &entry.kind {
-        EntryKind::Dir => root.make_dir(path)?,
+        EntryKind::Dir => return root.make_dir(path),
         EntryKind::File { .. } => fill(root.create_file(path)?, position, entry, content)?,
         EntryKind::Symlink(target) => root.make_symlink(target, path)?,
         EntryKind::Hardlink(first) => return root.make_link(first, path),
@@ -97,11 +153,16 @@ fn metadata(root: &Root, path: &[u8], kind: &EntryKind, meta: &Metadata, ids: On
     if !link {
         for (name, value) in &meta.xattrs {
             match root.set_xattr(path, name, value) {
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                Err(error) if not_here(&error) => {}
                 other => other?,
             }
         }
         root.set_mode(path, meta.mode)?;
     }
     root.set_mtime(path, meta.mtime, 0)
+}
+
+/// Attributes that this user may not set or this file system does not have are in the index only.
+fn not_here(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported)
 }

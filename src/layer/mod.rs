@@ -5,14 +5,19 @@
 //! the same entries give the same digests whatever the thread count, machine or clock. Must never
 //! look at a Dockerfile, and never extract by following a link.
 
+mod block_cache;
+mod cut;
+mod deflate;
+mod deflate_end;
 mod diff;
 pub mod entry;
 mod error;
 pub mod estargz;
-mod gzip;
 mod index;
 mod materialize;
+mod pack;
 mod scan;
+mod stream;
 mod tar_read;
 mod tar_write;
 mod unpack;
@@ -22,7 +27,7 @@ pub use diff::{NoParent, Owners, ParentKind, ParentNode, ParentView, UpperConten
 pub use entry::{Entry, EntryKind, LayerIndex, Metadata};
 pub use error::LayerError;
 pub use estargz::{Converted, to_estargz};
-pub use materialize::write_files;
+pub use materialize::{write_files, write_files_checked};
 pub use scan::{Scanned, scan_tar};
 pub use tar_read::{End, Header as TarHeader};
 pub use unpack::{
@@ -33,6 +38,8 @@ pub use write::{
     load_layer, recompress, store_index, write_layer,
 };
 
+#[cfg(test)]
+mod block_tests;
 #[cfg(test)]
 mod estargz_tests;
 #[cfg(test)]

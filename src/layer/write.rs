@@ -1,23 +1,22 @@
 //! A list of entries to a blob in the store, in one pass over the content.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::build::CompressionAlgorithm;
-use crate::digest::{DiffId, Digest, Hasher};
+use crate::digest::{DiffId, Digest};
 use crate::store::{BlobWriter, Store};
 
+use super::block_cache;
 use super::entry::{Entry, EntryKind, LayerIndex};
 use super::error::LayerError;
-use super::gzip::{self, GzipWriter};
 use super::index;
+use super::pack::{Cache, Method};
+use super::stream::{self, Stream, Written};
 use super::tar_write::{END, padding, write_header};
-
-const COPY_BUFFER: usize = 256 * 1024;
-/// What `zstd` itself takes.
-const ZSTD_LEVEL: u32 = 3;
+use super::unpack::rebuild_index;
 
 /// How a layer is written. The bytes do not depend on `threads`.
 #[derive(Clone, Debug)]
@@ -40,6 +39,16 @@ pub trait ContentSource: Sync {
     /// The same as a file of this machine, for sources that have one: the kernel can copy it.
     fn open_file(&self, _: usize, _: &Entry) -> io::Result<Option<std::fs::File>> {
         Ok(None)
+    }
+}
+
+impl<C: ContentSource + Send + ?Sized> ContentSource for Arc<C> {
+    fn open(&self, position: usize, entry: &Entry) -> io::Result<Box<dyn Read + Send>> {
+        (**self).open(position, entry)
+    }
+
+    fn open_file(&self, position: usize, entry: &Entry) -> io::Result<Option<std::fs::File>> {
+        (**self).open_file(position, entry)
     }
 }
 
@@ -85,74 +94,6 @@ pub struct LayerRecord {
     pub blobs: Vec<BlobInfo>,
 }
 
-/// The compressing end of the pipe.
-enum Encoder {
-    Plain(BlobWriter),
-    Gzip(GzipWriter<BlobWriter>),
-    Zstd(zstd::Encoder<'static, BlobWriter>),
-}
-
-impl Encoder {
-    fn new(blob: BlobWriter, options: &WriteOptions) -> io::Result<Self> {
-        Ok(match options.compression {
-            CompressionAlgorithm::Uncompressed => Encoder::Plain(blob),
-            CompressionAlgorithm::Gzip => {
-                let level = options.level.unwrap_or(gzip::DEFAULT_LEVEL).min(9);
-                Encoder::Gzip(GzipWriter::new(blob, level, options.threads)?)
-            }
-            CompressionAlgorithm::Zstd => {
-                let level = i32::try_from(options.level.unwrap_or(ZSTD_LEVEL)).unwrap_or(22);
-                let mut encoder = zstd::Encoder::new(blob, level)?;
-                // Without any worker the library cuts the stream differently: always at least one.
-                encoder.multithread(u32::try_from(options.threads.max(1)).unwrap_or(1))?;
-                Encoder::Zstd(encoder)
-            }
-        })
-    }
-
-    fn finish(self) -> io::Result<BlobWriter> {
-        match self {
-            Encoder::Plain(blob) => Ok(blob),
-            Encoder::Gzip(encoder) => encoder.finish(),
-            Encoder::Zstd(encoder) => encoder.finish(),
-        }
-    }
-}
-
-impl Write for Encoder {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        match self {
-            Encoder::Plain(blob) => blob.write(buf),
-            Encoder::Gzip(encoder) => encoder.write(buf),
-            Encoder::Zstd(encoder) => encoder.write(buf),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// The tar stream: counted, hashed, compressed.
-struct Stream {
-    encoder: Encoder,
-    hasher: Hasher,
-    position: u64,
-}
-
-impl Write for Stream {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.encoder.write_all(buf)?;
-        self.hasher.update(buf);
-        self.position += buf.len() as u64;
-        Ok(buf.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// Writes a layer. Entries must be in layer order; a digest that an entry carries is checked against
 /// the bytes that come.
 pub fn write_layer(
@@ -161,80 +102,80 @@ pub fn write_layer(
     content: &dyn ContentSource,
     options: &WriteOptions,
 ) -> Result<Layer, LayerError> {
-    let encoder = Encoder::new(store.blob_writer()?, options).map_err(LayerError::Stream)?;
-    let mut stream = Stream { encoder, hasher: Hasher::new(), position: 0 };
-    let mut buffer = vec![0; COPY_BUFFER];
-    for (position, entry) in entries.iter_mut().enumerate() {
-        if let Some(latest) = options.clamp_mtime {
-            entry.meta.mtime = entry.meta.mtime.min(latest);
+    let blob = store.blob_writer()?;
+    let written = write_stream(store, blob, options, |stream| {
+        for (position, entry) in entries.iter_mut().enumerate() {
+            write_entry(stream, position, entry, content, options)?;
         }
-        write_header(&mut stream, entry).map_err(LayerError::Stream)?;
-        entry.offset = 0;
-        if let EntryKind::File { size, digest } = &mut entry.kind {
-            entry.offset = stream.position;
-            let reader = content.open(position, &Entry { kind: EntryKind::Fifo, ..path_only(&entry.path) });
-            let reader = reader.map_err(|error| LayerError::inside("read", &entry.path, error))?;
-            let seen = copy_content(&mut stream, reader, &entry.path, *size, &mut buffer)?;
-            if digest.is_some_and(|expected| expected != seen) {
-                return Err(changed(&entry.path, "its content differs from what was digested before"));
-            }
-            *digest = Some(seen);
-        }
-    }
-    stream.write_all(&END).map_err(LayerError::Stream)?;
-    finish(store, stream, LayerIndex { entries }, options)
-}
-
-/// What a content source needs to know of an entry that is being borrowed.
-fn path_only(path: &[u8]) -> Entry {
-    let meta = super::entry::Metadata { mode: 0, uid: 0, gid: 0, mtime: 0, xattrs: Vec::new() };
-    Entry { path: path.to_vec(), kind: EntryKind::Fifo, meta, offset: 0 }
-}
-
-fn changed(path: &[u8], detail: &str) -> LayerError {
-    LayerError::Changed { path: String::from_utf8_lossy(path).into_owned(), detail: detail.into() }
-}
-
-fn copy_content(
-    stream: &mut Stream,
-    mut reader: Box<dyn Read + Send>,
-    path: &[u8],
-    size: u64,
-    buffer: &mut [u8],
-) -> Result<Digest, LayerError> {
-    let mut hasher = Hasher::new();
-    let mut left = size;
-    loop {
-        let count = match reader.read(buffer) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(LayerError::inside("read", path, error)),
+        stream.raw(&END)
+    })?;
+    for (position, seen) in &written.files {
+        let Some(Entry { path, kind: EntryKind::File { digest, .. }, .. }) = entries.get_mut(*position)
+        else {
+            continue;
         };
-        left = left.checked_sub(count as u64).ok_or_else(|| changed(path, "it grew"))?;
-        hasher.update(&buffer[..count]);
-        stream.write_all(&buffer[..count]).map_err(LayerError::Stream)?;
+        if digest.is_some_and(|expected| expected != *seen) {
+            return Err(LayerError::changed(path, "its content differs from what was digested before"));
+        }
+        *digest = Some(*seen);
     }
-    if left > 0 {
-        return Err(changed(path, "it shrank"));
+    finish(store, written, LayerIndex { entries }, options)
+}
+
+/// A stream into a blob of the store, compressed as the options say.
+fn write_stream(
+    store: &Store,
+    blob: BlobWriter,
+    options: &WriteOptions,
+    feed: impl FnOnce(&mut Stream<'_, '_>) -> Result<(), LayerError>,
+) -> Result<Written, LayerError> {
+    let method = Method::new(options.compression, options.level);
+    stream::write(blob, &method, &Cache::of(store), options.threads, feed)
+}
+
+fn write_entry(
+    stream: &mut Stream<'_, '_>,
+    position: usize,
+    entry: &mut Entry,
+    content: &dyn ContentSource,
+    options: &WriteOptions,
+) -> Result<(), LayerError> {
+    if let Some(latest) = options.clamp_mtime {
+        entry.meta.mtime = entry.meta.mtime.min(latest);
     }
-    stream.write_all(&END[..padding(size)]).map_err(LayerError::Stream)?;
-    Ok(hasher.finish())
+    let mut headers = Vec::with_capacity(512);
+    write_header(&mut headers, entry).map_err(LayerError::Stream)?;
+    stream.raw(&headers)?;
+    entry.offset = 0;
+    let EntryKind::File { size, .. } = entry.kind else { return Ok(()) };
+    entry.offset = stream.position();
+    let reader = content.open(position, entry);
+    let mut reader = reader.map_err(|error| LayerError::inside("read", &entry.path, error))?;
+    stream.content(position, &entry.path, size, &mut reader)?;
+    stream.raw(&END[..padding(size)])?;
+    stream.end_content(&entry.path, size)
 }
 
 fn finish(
     store: &Store,
-    stream: Stream,
-    entries: LayerIndex,
+    written: Written,
+    index: LayerIndex,
     options: &WriteOptions,
 ) -> Result<Layer, LayerError> {
-    let diff_id = DiffId(stream.hasher.finish());
-    let uncompressed_size = stream.position;
-    let (digest, size) = stream.encoder.finish().map_err(LayerError::Stream)?.finish()?;
-    let blob = BlobInfo { digest, size, compression: options.compression };
-    store_index(store, &diff_id, &entries)?;
+    let Written { diff_id, size: uncompressed_size, .. } = written;
+    let blob = keep_blob(store, written, options)?;
+    store_index(store, &diff_id, &index)?;
     add_blob(store, &diff_id, uncompressed_size, &blob)?;
-    Ok(Layer { diff_id, blob, uncompressed_size, index: Arc::new(entries) })
+    Ok(Layer { diff_id, blob, uncompressed_size, index: Arc::new(index) })
+}
+
+/// Makes a blob visible and remembers where its blocks are.
+fn keep_blob(store: &Store, written: Written, options: &WriteOptions) -> Result<BlobInfo, LayerError> {
+    let (digest, size) = written.blob.finish()?;
+    if !written.rows.is_empty() {
+        block_cache::remember(store, &digest, &written.rows);
+    }
+    Ok(BlobInfo { digest, size, compression: options.compression })
 }
 
 /// Keeps the entries of a layer.
@@ -292,19 +233,47 @@ pub fn recompress(store: &Store, diff_id: &DiffId, options: &WriteOptions) -> Re
     let source = record.blobs.iter().find_map(|blob| store.open_blob(&blob.digest).ok().flatten());
     let source =
         source.ok_or_else(|| LayerError::Invalid(format!("the store has no content for layer {diff_id}")))?;
+    let index = match load_index(store, diff_id)? {
+        Some(index) => Some(index),
+        None => rebuild_index(store, diff_id)?,
+    };
     let (_, mut plain) = crate::context::decompress(source).map_err(LayerError::Stream)?;
-    let encoder = Encoder::new(store.blob_writer()?, options).map_err(LayerError::Stream)?;
-    let mut stream = Stream { encoder, hasher: Hasher::new(), position: 0 };
-    io::copy(&mut plain, &mut stream).map_err(LayerError::Stream)?;
-    let seen = DiffId(stream.hasher.finish());
-    if seen != *diff_id {
+    let written = write_stream(store, store.blob_writer()?, options, |stream| {
+        copy_stream(stream, &mut plain, &index.unwrap_or_default())
+    })?;
+    if written.diff_id != *diff_id {
         return Err(LayerError::Invalid(format!(
-            "layer {diff_id} is damaged in the store: it reads as {seen}"
+            "layer {diff_id} is damaged in the store: it reads as {}",
+            written.diff_id
         )));
     }
-    let size = stream.position;
-    let (digest, blob_size) = stream.encoder.finish().map_err(LayerError::Stream)?.finish()?;
-    let blob = BlobInfo { digest, size: blob_size, compression: options.compression };
+    let size = written.size;
+    let blob = keep_blob(store, written, options)?;
     add_blob(store, diff_id, size, &blob)?;
     Ok(blob)
+}
+
+/// A whole tar stream as it is, told by the index where files are, so that it is cut as it was when
+/// it was written.
+fn copy_stream(
+    stream: &mut Stream<'_, '_>,
+    plain: &mut dyn Read,
+    index: &LayerIndex,
+) -> Result<(), LayerError> {
+    for (position, entry) in index.entries.iter().enumerate() {
+        let EntryKind::File { size, .. } = entry.kind else { continue };
+        // A damaged index is noticed by nothing but other cuts.
+        if size == 0 || entry.offset < stream.position() {
+            continue;
+        }
+        stream.raw_from(plain, entry.offset)?;
+        stream.content(position, &entry.path, size, &mut plain.take(size)).map_err(|error| match error {
+            LayerError::Changed { path, .. } => LayerError::Invalid(format!("it ends inside {path:?}")),
+            other => other,
+        })?;
+        let behind = stream.position() + padding(size) as u64;
+        stream.raw_from(plain, behind)?;
+        stream.end_content(&entry.path, size)?;
+    }
+    stream.raw_from(plain, u64::MAX)
 }

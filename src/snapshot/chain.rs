@@ -1,7 +1,7 @@
 //! Chains of layers whose digests, files and blobs may each still be in the making.
 
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::digest::{ChainId, DiffId};
@@ -74,10 +74,14 @@ pub struct LayerCell {
     state: Mutex<State>,
     changed: Condvar,
     fetch: Option<Fetch>,
+    make: Mutex<Option<Make>>,
 }
 
 /// Brings a layer's blob into the store; called when something needs it, possibly more than once.
 pub type Fetch = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// Puts a layer's files into an empty directory, from where they were before they became a layer.
+pub type Make = Box<dyn FnOnce(&Path, OnDiskIds) -> Result<(), LayerError> + Send>;
 
 impl std::fmt::Debug for LayerCell {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -105,7 +109,8 @@ impl LayerCell {
     }
 
     fn of(state: State, fetch: Option<Fetch>) -> Arc<Self> {
-        Arc::new(LayerCell { state: Mutex::new(state), changed: Condvar::new(), fetch })
+        let make = Mutex::default();
+        Arc::new(LayerCell { state: Mutex::new(state), changed: Condvar::new(), fetch, make })
     }
 
     /// Sees to it that the layer's blob is in the store.
@@ -120,6 +125,14 @@ impl LayerCell {
     /// A layer just made: its entries are known, its digest will be told by [`LayerCell::finish`].
     pub fn pending(entries: Arc<LayerIndex>, snapshot: Option<SnapshotId>) -> Arc<Self> {
         Self::of(State { snapshot, entries: Some(entries), ..State::default() }, None)
+    }
+
+    /// A layer just made of a list of entries. Its directory is made by `make` when something mounts
+    /// it, without waiting for the blob.
+    pub fn described(entries: Arc<LayerIndex>, make: Option<Make>) -> Arc<Self> {
+        let state = State { entries: Some(entries), ..State::default() };
+        let make = Mutex::new(make);
+        Arc::new(LayerCell { state: Mutex::new(state), changed: Condvar::new(), fetch: None, make })
     }
 
     /// Tells how writing the layer ended; wakes everybody who waits.
@@ -355,8 +368,11 @@ impl Snapshots {
         if let Some(id) = cell.snapshot() {
             return Ok(id);
         }
-        let finished = cell.finished()?;
         let below = Chain::of(chain.cells[..position].to_vec());
+        if let Some(id) = self.make(&below, cell)? {
+            return Ok(id);
+        }
+        let finished = cell.finished()?;
         let chain_id = below.id()?.push(finished.diff_id);
         // One at a time in this process: two stages on the same base must not unpack it twice.
         let _guard = self.unpacking.lock().unwrap_or_else(PoisonError::into_inner);
@@ -373,6 +389,25 @@ impl Snapshots {
         };
         cell.lock().snapshot = Some(id.clone());
         Ok(id)
+    }
+
+    /// The directory of a layer that can make its own, by now or already.
+    fn make(&self, below: &Chain, cell: &LayerCell) -> Result<Option<SnapshotId>, SnapshotError> {
+        let mut make = cell.make.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(make) = make.take() else { return Ok(cell.snapshot()) };
+        let dir = self.store.temp_dir()?;
+        let target = dir.path().join("fs");
+        std::fs::create_dir(&target).map_err(|source| LayerError::io("create", &target, source))?;
+        make(&target, self.ids)?;
+        let id = self.store.freeze_snapshot(dir)?;
+        cell.lock().snapshot = Some(id.clone());
+        // Whoever finishes the layer later finds the directory in the cell.
+        if cell.is_finished()
+            && let (Some(Ok(below)), Ok(finished)) = (below.known_id(), cell.finished())
+        {
+            self.store.put_chain_snapshot(&below.push(finished.diff_id), &id)?;
+        }
+        Ok(Some(id))
     }
 
     fn unpack(&self, below: &Chain, layer: &Finished, cell: &LayerCell) -> Result<SnapshotId, SnapshotError> {
@@ -421,5 +456,77 @@ impl ParentView for Below<'_> {
         let mut plain = layer::open_plain(store, &diff_id).map_err(|error| failed(error.into()))?;
         io::copy(&mut plain.by_ref().take(node.offset), &mut io::sink())?;
         Ok(Some(Box::new(plain.take(size))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::{Entry, EntryKind, Metadata, NoContent, WriteOptions, write_layer};
+
+    type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+    fn ids() -> OnDiskIds {
+        if rustix::process::geteuid().is_root() { OnDiskIds::Keep } else { OnDiskIds::AllToSelf }
+    }
+
+    fn described(made: bool) -> (Arc<LayerCell>, Vec<Entry>) {
+        let meta = Metadata { mode: 0o555, ..Metadata::default() };
+        let dir = Entry { path: b"d".to_vec(), kind: EntryKind::Dir, meta: meta.clone(), offset: 0 };
+        let link = Entry { path: b"d/l".to_vec(), kind: EntryKind::Symlink(b"x".to_vec()), meta, offset: 0 };
+        let index = Arc::new(LayerIndex { entries: vec![dir, link] });
+        let entries = index.entries.clone();
+        let files = index.clone();
+        let make: Make = Box::new(move |dir, ids| {
+            if !made {
+                return Err(LayerError::Invalid("not made".into()));
+            }
+            layer::write_files_checked(&files.entries, &NoContent, dir, ids)
+        });
+        (LayerCell::described(index, Some(make)), entries)
+    }
+
+    fn written(store: &Store, entries: Vec<Entry>) -> Result<layer::Layer> {
+        let compression = crate::build::CompressionAlgorithm::Gzip;
+        let options = WriteOptions { compression, level: None, threads: 1, clamp_mtime: None };
+        Ok(write_layer(store, entries, &NoContent, &options)?)
+    }
+
+    #[test]
+    fn a_described_layer_is_mounted_before_it_is_written() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let store = Store::open(dir.path())?;
+        let snapshots = Snapshots::new(store.clone(), ids());
+        let (cell, entries) = described(true);
+        let chain = Chain::scratch().push(cell.clone());
+        let place = snapshots.layer_dir(&chain, 0)?;
+        assert_eq!(std::fs::read_link(place.join("d/l"))?, Path::new("x"));
+        assert!(cell.snapshot().is_some() && !cell.is_finished());
+        cell.finish(Ok(written(&store, entries)?));
+        assert_eq!(snapshots.layer_dir(&chain, 0)?, place);
+        Ok(())
+    }
+
+    #[test]
+    fn a_directory_made_after_the_layer_was_written_is_noted() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let store = Store::open(dir.path())?;
+        let snapshots = Snapshots::new(store.clone(), ids());
+        let (cell, entries) = described(true);
+        let chain = Chain::scratch().push(cell.clone());
+        cell.finish(Ok(written(&store, entries)?));
+        snapshots.layer_dir(&chain, 0)?;
+        assert_eq!(store.chain_snapshot(&chain.id()?)?, cell.snapshot());
+        Ok(())
+    }
+
+    #[test]
+    fn a_layer_that_cannot_make_its_directory_says_why() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let snapshots = Snapshots::new(Store::open(dir.path())?, ids());
+        let chain = Chain::scratch().push(described(false).0);
+        let error = snapshots.layer_dir(&chain, 0).map(drop);
+        assert!(matches!(error, Err(SnapshotError::Layer(_))), "{error:?}");
+        Ok(())
     }
 }

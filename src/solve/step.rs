@@ -10,7 +10,7 @@ use crate::event::{Event, VertexId};
 use crate::layer::{self, ContentSource, Entry, LayerIndex, NoContent};
 use crate::plan::{CopyOrigin, CopyStep, RunMountKind, RunStep, Step, StepKind, WorkdirStep};
 use crate::remote::RemoteError;
-use crate::snapshot::{Chain, LayerCell, SnapshotError};
+use crate::snapshot::{Chain, LayerCell, Make, SnapshotError};
 use crate::steps::accounts;
 use crate::steps::add::AddError;
 use crate::steps::copy::{self, CopyError, Inline, Selected};
@@ -441,7 +441,11 @@ impl Run<'_> {
             }
         }
         let index = Arc::new(LayerIndex { entries: entries.clone() });
-        let cell = LayerCell::pending(index, None);
+        let content = Arc::new(content);
+        let (files, source) = (index.clone(), content.clone());
+        let make: Make =
+            Box::new(move |dir, ids| layer::write_files_checked(&files.entries, &*source, dir, ids));
+        let cell = LayerCell::described(index, Some(make));
         self.write(step, parent, cell, entries, content, key, recipe)
     }
 

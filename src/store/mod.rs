@@ -13,6 +13,7 @@
 //!   chains/HH/HEX        by chain ID: the snapshot that holds its topmost layer
 //!   snapshots/ID/fs      one layer's directory in overlayfs form
 //!   records/HH/HEX       by cache key: what a step gave
+//!   blocks               which compressed block of a layer lies where in which blob
 //!   refs/NAME            image names (percent-encoded), each holding a manifest or index descriptor
 //!   mounts/HEX.N/fs      directories of cache mounts; HEX.N.lock is held by the steps that use one
 //!   stat/HEX             stat caches of build contexts
@@ -26,6 +27,7 @@
 //! when something was last used. Must never interpret what it stores beyond this; `gc/` does.
 
 mod blobs;
+mod blocks;
 mod collect;
 mod files;
 mod gate;

@@ -1,0 +1,386 @@
+//! The way of a layer's tar stream to its blob: read, digested, compressed and written at once.
+//!
+//! The caller's thread fills blocks. Threads of their own digest the stream, digest the files,
+//! compress (several) and write, each in step with the slowest. A layer of one block needs none of
+//! them. The number of blocks under way bounds the memory.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::thread::{self, Scope, ScopedJoinHandle};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::digest::{DiffId, Digest, Hasher};
+use crate::store::BlobWriter;
+
+use super::block_cache::Row;
+use super::cut::Sizes;
+use super::error::LayerError;
+use super::pack::{Cache, Joiner, Method, Packed, Packer};
+
+/// Bytes of blocks under way at once, about.
+const MEMORY: usize = 40 << 20;
+
+/// A piece of the stream. Gives its buffer back when nobody needs it any more.
+pub(super) struct Block {
+    buffer: Vec<u8>,
+    filled: usize,
+    files: Vec<Span>,
+    home: Sender<Vec<u8>>,
+}
+
+/// A file's content, or part of it, in a block.
+struct Span {
+    file: usize,
+    start: usize,
+    end: usize,
+    is_last: bool,
+}
+
+impl Block {
+    /// Its bytes.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.buffer[..self.filled]
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        let _ = self.home.try_send(std::mem::take(&mut self.buffer));
+    }
+}
+
+/// What is known when the whole stream went through.
+pub(super) struct Written {
+    /// Digest of the stream.
+    pub diff_id: DiffId,
+    /// Its bytes.
+    pub size: u64,
+    /// The blob, not yet visible.
+    pub blob: BlobWriter,
+    /// Where its blocks lie.
+    pub rows: Vec<Row>,
+    /// Digests of files by their numbers.
+    pub files: Vec<(usize, Digest)>,
+}
+
+/// Digests of the files of a stream.
+#[derive(Default)]
+struct FileDigests {
+    current: Hasher,
+    done: Vec<(usize, Digest)>,
+}
+
+impl FileDigests {
+    fn add(&mut self, block: &Block) {
+        for span in &block.files {
+            self.current.update(&block.buffer[span.start..span.end]);
+            if span.is_last {
+                self.done.push((span.file, std::mem::take(&mut self.current).finish()));
+            }
+        }
+    }
+}
+
+/// Writes a blob from what `feed` puts into the stream.
+pub(super) fn write(
+    blob: BlobWriter,
+    method: &Method,
+    cache: &Cache,
+    threads: usize,
+    feed: impl FnOnce(&mut Stream<'_, '_>) -> Result<(), LayerError>,
+) -> Result<Written, LayerError> {
+    let joiner = Joiner::new(blob, method).map_err(LayerError::Stream)?;
+    thread::scope(|scope| {
+        let sizes = method.sizes();
+        let slots = (threads + 3).min(MEMORY / sizes.target);
+        let (home, returned) = bounded(slots);
+        let mut stream = Stream {
+            scope,
+            method,
+            cache,
+            threads,
+            sizes,
+            slots,
+            home,
+            returned,
+            made: 0,
+            buffer: Vec::new(),
+            filled: 0,
+            files: Vec::new(),
+            position: 0,
+            stage: Stage::Alone(joiner),
+        };
+        let fed = stream.new_buffer().and_then(|()| feed(&mut stream));
+        stream.finish(fed)
+    })
+}
+
+/// The reading end.
+pub(super) struct Stream<'scope, 'env> {
+    scope: &'scope Scope<'scope, 'env>,
+    method: &'env Method,
+    cache: &'env Cache,
+    threads: usize,
+    sizes: Sizes,
+    slots: usize,
+    home: Sender<Vec<u8>>,
+    returned: Receiver<Vec<u8>>,
+    made: usize,
+    buffer: Vec<u8>,
+    filled: usize,
+    files: Vec<Span>,
+    position: u64,
+    stage: Stage<'scope>,
+}
+
+enum Stage<'scope> {
+    /// There was no second block yet.
+    Alone(Joiner),
+    Crew(Crew<'scope>),
+    Failed,
+}
+
+type Job = (Arc<Block>, Sender<io::Result<Packed>>);
+
+struct Crew<'scope> {
+    diff: Sender<Arc<Block>>,
+    files: Sender<Arc<Block>>,
+    jobs: Sender<Job>,
+    order: Sender<Receiver<io::Result<Packed>>>,
+    diff_thread: ScopedJoinHandle<'scope, Digest>,
+    files_thread: ScopedJoinHandle<'scope, Vec<(usize, Digest)>>,
+    writer_thread: ScopedJoinHandle<'scope, io::Result<Joiner>>,
+}
+
+fn gone() -> io::Error {
+    io::Error::other("a thread that writes layers ended early")
+}
+
+impl<'scope, 'env> Stream<'scope, 'env> {
+    /// Bytes so far.
+    pub(super) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Adds bytes that are no file's content.
+    pub(super) fn raw(&mut self, mut bytes: &[u8]) -> Result<(), LayerError> {
+        while !bytes.is_empty() {
+            if self.filled == self.sizes.max() {
+                self.cut()?;
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(self.sizes.max() - self.filled));
+            self.buffer[self.filled..self.filled + now.len()].copy_from_slice(now);
+            self.advance(now.len());
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    /// Adds the bytes up to `position`, none of them a file's content, from a reader.
+    pub(super) fn raw_from(&mut self, reader: &mut dyn Read, position: u64) -> Result<(), LayerError> {
+        while self.position < position {
+            if self.filled == self.sizes.max() {
+                self.cut()?;
+            }
+            let room = self.sizes.max() - self.filled;
+            let want = usize::try_from(position - self.position).map_or(room, |left| left.min(room));
+            match self.read(reader, want).map_err(LayerError::Stream)? {
+                0 => return Ok(()),
+                count => self.advance(count),
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a file's content, all that `reader` gives, which must be `size` bytes. Its digest
+    /// comes out under the number `file`.
+    pub(super) fn content(
+        &mut self,
+        file: usize,
+        path: &[u8],
+        size: u64,
+        reader: &mut dyn Read,
+    ) -> Result<(), LayerError> {
+        if self.sizes.before_content(self.filled, size) {
+            self.cut()?;
+        }
+        if size == 0 {
+            self.span(file, 0, true);
+        }
+        let mut at = 0;
+        while at < size {
+            let mut room = self.sizes.room_in_content(self.filled, at, size);
+            if room == 0 {
+                self.cut()?;
+                room = self.sizes.room_in_content(0, at, size);
+            }
+            let want = usize::try_from(size - at).map_or(room, |left| left.min(room));
+            let count = self.read(reader, want).map_err(|error| LayerError::inside("read", path, error))?;
+            if count == 0 {
+                return Err(LayerError::changed(path, "it shrank"));
+            }
+            at += count as u64;
+            self.span(file, count, at == size);
+            self.advance(count);
+            if count == room {
+                self.cut()?;
+            }
+        }
+        if read_some(reader, &mut [0]).map_err(|error| LayerError::inside("read", path, error))? > 0 {
+            return Err(LayerError::changed(path, "it grew"));
+        }
+        Ok(())
+    }
+
+    /// To be called behind a file's content and its padding.
+    pub(super) fn end_content(&mut self, path: &[u8], size: u64) -> Result<(), LayerError> {
+        if self.sizes.after_content(self.filled, path, size) { self.cut() } else { Ok(()) }
+    }
+
+    fn read(&mut self, reader: &mut dyn Read, want: usize) -> io::Result<usize> {
+        read_some(reader, &mut self.buffer[self.filled..self.filled + want])
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.filled += count;
+        self.position += count as u64;
+    }
+
+    fn span(&mut self, file: usize, count: usize, is_last: bool) {
+        let (start, end) = (self.filled, self.filled + count);
+        match self.files.last_mut() {
+            Some(span) if span.file == file => (span.end, span.is_last) = (end, is_last),
+            _ => self.files.push(Span { file, start, end, is_last }),
+        }
+    }
+
+    /// A buffer that is free, or a new one as long as there may be more.
+    fn new_buffer(&mut self) -> Result<(), LayerError> {
+        self.buffer = match self.returned.try_recv() {
+            Ok(buffer) => buffer,
+            Err(_) if self.made < self.slots => {
+                self.made += 1;
+                vec![0; self.sizes.max()]
+            }
+            Err(_) => self.returned.recv().map_err(|_| LayerError::Stream(gone()))?,
+        };
+        Ok(())
+    }
+
+    fn take_block(&mut self) -> Arc<Block> {
+        Arc::new(Block {
+            buffer: std::mem::take(&mut self.buffer),
+            filled: std::mem::take(&mut self.filled),
+            files: std::mem::take(&mut self.files),
+            home: self.home.clone(),
+        })
+    }
+
+    /// Ends the block.
+    fn cut(&mut self) -> Result<(), LayerError> {
+        self.send().map_err(LayerError::Stream)?;
+        self.new_buffer()
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        let block = self.take_block();
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Failed) {
+            Stage::Alone(joiner) => Stage::Crew(self.start(joiner)?),
+            started => started,
+        };
+        let Stage::Crew(crew) = &self.stage else { return Err(gone()) };
+        let (answer, packed) = bounded(1);
+        crew.order.send(packed).map_err(|_| gone())?;
+        crew.diff.send(block.clone()).map_err(|_| gone())?;
+        crew.files.send(block.clone()).map_err(|_| gone())?;
+        crew.jobs.send((block, answer)).map_err(|_| gone())
+    }
+
+    fn start(&self, mut joiner: Joiner) -> io::Result<Crew<'scope>> {
+        let (diff, diff_blocks) = bounded::<Arc<Block>>(self.slots);
+        let (files, file_blocks) = bounded::<Arc<Block>>(self.slots);
+        let (jobs, job_queue) = bounded::<Job>(self.slots);
+        let (order, packed) = bounded::<Receiver<io::Result<Packed>>>(self.slots);
+        let spawn = || thread::Builder::new().name("layer".into());
+        let diff_thread = spawn().spawn_scoped(self.scope, move || {
+            let mut hasher = Hasher::new();
+            diff_blocks.iter().for_each(|block| hasher.update(block.bytes()));
+            hasher.finish()
+        })?;
+        let files_thread = spawn().spawn_scoped(self.scope, move || {
+            let mut digests = FileDigests::default();
+            file_blocks.iter().for_each(|block| digests.add(&block));
+            digests.done
+        })?;
+        let writer_thread = spawn().spawn_scoped(self.scope, move || {
+            for packed in packed {
+                joiner.add(&packed.recv().map_err(|_| gone())??)?;
+            }
+            Ok(joiner)
+        })?;
+        for worker in 0..self.threads.clamp(1, self.slots) {
+            let mut packer = Packer::new(self.method, Some(self.cache))?;
+            let job_queue = job_queue.clone();
+            let started = spawn().spawn_scoped(self.scope, move || {
+                for (block, answer) in job_queue {
+                    let _ = answer.send(packer.pack(block));
+                }
+            });
+            if worker == 0 {
+                started?;
+            }
+        }
+        Ok(Crew { diff, files, jobs, order, diff_thread, files_thread, writer_thread })
+    }
+
+    /// Ends the last block and waits for everything. What stopped a thread says more than that it
+    /// was missed.
+    fn finish(mut self, fed: Result<(), LayerError>) -> Result<Written, LayerError> {
+        if let (Ok(()), Stage::Crew(_)) = (&fed, &self.stage)
+            && self.filled > 0
+        {
+            // A thread that is gone has its say below.
+            let _ = self.send();
+        }
+        let size = self.position;
+        let block = self.take_block();
+        match self.stage {
+            Stage::Failed => Err(fed.err().unwrap_or_else(|| LayerError::Stream(gone()))),
+            Stage::Alone(joiner) => {
+                fed?;
+                alone(self.method, joiner, block).map_err(LayerError::Stream)
+            }
+            Stage::Crew(Crew { diff, files, jobs, order, diff_thread, files_thread, writer_thread }) => {
+                drop((diff, files, jobs, order));
+                let joiner =
+                    writer_thread.join().unwrap_or_else(|_| Err(gone())).map_err(LayerError::Stream)?;
+                fed?;
+                let lost = |_| LayerError::Stream(gone());
+                let (diff, files) = (diff_thread.join().map_err(lost)?, files_thread.join().map_err(lost)?);
+                let (blob, rows) = joiner.finish(size).map_err(LayerError::Stream)?;
+                Ok(Written { diff_id: DiffId(diff), size, blob, rows, files })
+            }
+        }
+    }
+}
+
+/// A layer of one block: not worth a thread, nor a place in the cache.
+fn alone(method: &Method, mut joiner: Joiner, block: Arc<Block>) -> io::Result<Written> {
+    let mut digests = FileDigests::default();
+    digests.add(&block);
+    let size = block.filled as u64;
+    let diff_id = DiffId(Digest::of(block.bytes()));
+    joiner.add(&Packer::new(method, None)?.pack(block)?)?;
+    let (blob, rows) = joiner.finish(size)?;
+    Ok(Written { diff_id, size, blob, rows, files: digests.done })
+}
+
+fn read_some(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match reader.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
