@@ -236,13 +236,41 @@ fn reproducible_builds_are_the_same_everywhere() {
     let context = sources(&third);
     assert_eq!(build(&third, &context, &[]).code, 0);
     assert_eq!(digest(&third, &context, "true", &[]), expected);
-    if user_of(Who::Rootless).is_none() || !has("newuidmap") {
-        return skip(test, "there is no user with subordinate IDs (tests/setup makes one)");
+    for who in [Who::Rootless, Who::SingleId] {
+        if user_of(who).is_none() || who == Who::Rootless && !has("newuidmap") {
+            skip(test, "there are no ordinary users for it (tests/setup makes them)");
+            continue;
+        }
+        let other = Lab::as_user(who);
+        let context = sources(&other);
+        support::tool("chmod", &["-R".as_ref(), "a+rX".as_ref(), context.as_os_str()]);
+        assert_eq!(digest(&other, &context, "true", &["--jobs=3"]), expected, "{who:?}");
     }
-    let other = Lab::as_user(Who::Rootless);
-    let context = sources(&other);
-    support::tool("chmod", &["-R".as_ref(), "a+rX".as_ref(), context.as_os_str()]);
-    assert_eq!(digest(&other, &context, "true", &["--jobs=3"]), expected);
+}
+
+#[test]
+fn jobs_times_and_places_do_not_show_in_reproducible_builds() {
+    let test = "jobs_times_and_places_do_not_show_in_reproducible_builds";
+    if !ready(test) {
+        return;
+    }
+    let mut seen = Vec::new();
+    for (jobs, seconds) in [("1", 1u64), ("2", 1_000_000_000), ("4", 1_700_000_000), ("16", 4_000_000_000)] {
+        let lab = Lab::new();
+        let context = sources(&lab);
+        // Directories have times of their own, and the archive's bytes are the same anyway.
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        for name in ["f", "sub/g", "sub", "Dockerfile", "d.tar", ""] {
+            let set = fs::File::open(context.join(name)).and_then(|file| file.set_modified(time));
+            set.expect("time");
+        }
+        let store = lab.path().join("a/store/that/lies/deeper").join(jobs);
+        let shell = format!("export RBUILD_ROOT={}", store.display());
+        let jobs = format!("--jobs={jobs}");
+        seen.push(digest(&lab, &context, &shell, &[&jobs, "--no-cache"]));
+        assert!(store.join("blobs").exists());
+    }
+    assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "{seen:?}");
 }
 
 #[test]

@@ -20,12 +20,18 @@ pub(super) struct SizedBody {
 impl SizedBody {
     /// Refuses at once where another length than `expected` is announced.
     pub(super) fn new(incoming: Incoming, expected: u64) -> Result<Self, RegistryError> {
+        Self::rest(incoming, expected, 0)
+    }
+
+    /// As [`SizedBody::new`], where the first `read` bytes of `expected` have come before.
+    pub(super) fn rest(incoming: Incoming, expected: u64, read: u64) -> Result<Self, RegistryError> {
         let target = incoming.target.clone();
-        if let Some(length) = incoming.content_length().filter(|length| *length != expected) {
+        let length = incoming.content_length().map(|length| length.saturating_add(read));
+        if let Some(length) = length.filter(|length| *length != expected) {
             let found = format!("got {length}");
             return Err(RegistryError::Size { target, expected, found, truncated: false });
         }
-        Ok(SizedBody { target, reader: incoming.into_reader(), expected, read: 0 })
+        Ok(SizedBody { target, reader: incoming.into_reader(), expected, read })
     }
 
     pub(super) fn target(&self) -> &Target {

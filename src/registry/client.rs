@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use ureq::http::header::{HeaderValue, RETRY_AFTER};
+use ureq::http::header::{HeaderValue, RANGE, RETRY_AFTER};
 use ureq::http::{Method, Uri};
 
 use crate::cancel::Cancel;
@@ -143,6 +143,8 @@ pub(super) struct Call<'a> {
     /// Below the repository: `manifests/latest`.
     pub(super) path: &'a str,
     pub(super) accept: Option<&'static str>,
+    /// Only the bytes from here on, where not 0; a registry may send all the same.
+    pub(super) from: u64,
 }
 
 impl Host {
@@ -190,6 +192,10 @@ impl Host {
             accept: call.accept.map(HeaderValue::from_static),
             ..Outgoing::new(call.method.clone(), url, self.endpoint.lenient())
         };
+        if call.from > 0 {
+            let range = HeaderValue::from_str(&format!("bytes={}-", call.from));
+            outgoing.headers.extend(range.ok().map(|range| (RANGE, range)));
+        }
         let incoming =
             self.exchange(session, &mut outgoing, scope, &mut |outgoing| session.send(outgoing))?;
         if (200..300).contains(&incoming.status) {

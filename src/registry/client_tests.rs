@@ -109,6 +109,54 @@ fn a_transfer_that_breaks_off_begins_anew() -> Outcome {
     Ok(())
 }
 
+/// Breaks off after `blob`, then answers the request for the rest with this.
+fn broken_off(
+    rest: impl Fn(&mut TcpStream) -> std::io::Result<()> + Send + Sync + 'static,
+) -> std::io::Result<FaultServer> {
+    FaultServer::start(move |number, request, stream| match (number, request.header("range")) {
+        (0, None) => {
+            head(stream, 200, &[], Some(8))?;
+            stream.write_all(b"blob")
+        }
+        (1, Some("bytes=4-")) => rest(stream),
+        (_, None) => reply(stream, 200, &[], b"blobrest"),
+        _ => refusal(stream, 400, &[]),
+    })
+}
+
+#[test]
+fn only_the_rest_of_a_broken_transfer_is_asked_for() -> Outcome {
+    let server = broken_off(|stream| reply(stream, 206, &[("Content-Range", "bytes 4-7/8")], b"rest"))?;
+    let bench = Bench::new(&server)?;
+    bench.pull(b"blobrest")?;
+    assert!(bench.has(b"blobrest"));
+    assert_eq!((server.requests().len(), bench.clock.slept().len()), (2, 1));
+    Ok(())
+}
+
+#[test]
+fn registries_that_send_no_parts_or_wrong_ones_send_all() -> Outcome {
+    type Rest = fn(&mut TcpStream) -> std::io::Result<()>;
+    let cases: [(Rest, usize); 5] = [
+        (|stream| reply(stream, 200, &[], b"blobrest"), 2),
+        (|stream| refusal(stream, 416, &[]), 3),
+        (|stream| reply(stream, 206, &[("Content-Range", "bytes 3-7/8")], b"brest"), 3),
+        (|stream| reply(stream, 206, &[], b"rest"), 3),
+        (|stream| reply(stream, 206, &[("Content-Range", "bytes 4-7/8")], b"RUST"), 3),
+    ];
+    for (number, (rest, requests)) in cases.into_iter().enumerate() {
+        let server = broken_off(rest)?;
+        let bench = Bench::new(&server)?;
+        bench.pull(b"blobrest")?;
+        assert!(bench.has(b"blobrest") && !bench.has(b"blobRUST"), "{number}");
+        assert_eq!((server.requests().len(), bench.clock.slept().len()), (requests, 1), "{number}");
+    }
+    let longer = broken_off(|stream| reply(stream, 206, &[("Content-Range", "bytes 4-8/9")], b"rest!"))?;
+    let bench = Bench::new(&longer)?;
+    assert!(matches!(bench.pull(b"blobrest"), Err(RegistryError::Size { truncated: false, .. })));
+    Ok(())
+}
+
 #[test]
 fn corrupted_bytes_never_reach_the_store() -> Outcome {
     let server = FaultServer::start(|_, _, stream| reply(stream, 200, &[], b"blub"))?;
@@ -265,8 +313,13 @@ fn an_unknown_certificate_says_what_to_do() -> Outcome {
     let endpoint = config::Endpoint::at(&format!("https://{port}").into())?;
     let options = RegistryOptions { roots: Roots::Bundled, ..RegistryOptions::default() };
     let host = client::Host::new(endpoint, &options)?;
-    let call =
-        client::Call { method: ureq::http::Method::GET, repository: "a", path: "manifests/x", accept: None };
+    let call = client::Call {
+        method: ureq::http::Method::GET,
+        repository: "a",
+        path: "manifests/x",
+        accept: None,
+        from: 0,
+    };
     let result = host.call(&host.session(&Cancel::new()?), &call);
     server.kill()?;
     server.wait()?;
@@ -329,8 +382,13 @@ fn an_https_only_client_at_an_http_server_points_to_the_flag() -> Outcome {
     let mirror = config::Endpoint::at(&format!("https://{}", server.host()).into())?;
     let host = client::Host::new(mirror, &RegistryOptions::default())?;
     let cancel = Cancel::new()?;
-    let call =
-        client::Call { method: ureq::http::Method::GET, repository: "a", path: "manifests/x", accept: None };
+    let call = client::Call {
+        method: ureq::http::Method::GET,
+        repository: "a",
+        path: "manifests/x",
+        accept: None,
+        from: 0,
+    };
     let error = host.call(&host.session(&cancel), &call).err().ok_or("it speaks no TLS")?;
     assert!(error.to_string().contains("--insecure-registry"), "{error}");
     assert!(matches!(&error, RegistryError::Unreachable(found) if found.fault == Fault::Tls), "{error:?}");

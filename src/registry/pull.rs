@@ -1,13 +1,14 @@
 //! Reading manifests and blobs.
 
+use std::cell::Cell;
 use std::io::{Read as _, Write as _};
 
 use ureq::http::Method;
-use ureq::http::header::{CONTENT_TYPE, HeaderName};
+use ureq::http::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderName};
 
 use crate::cancel::Cancel;
 use crate::digest::Digest;
-use crate::store::Store;
+use crate::store::{BlobWriter, Store};
 
 use super::blob::{BlobReader, SizedBody};
 use super::client::{Call, Host, Registry};
@@ -60,7 +61,7 @@ impl Registry {
         cancel: &Cancel,
     ) -> Result<Option<ManifestHead>, RegistryError> {
         let path = manifest_path(repository, reference)?;
-        let call = Call { method: Method::HEAD, repository, path: &path, accept: Some(ACCEPT) };
+        let call = Call { method: Method::HEAD, repository, path: &path, accept: Some(ACCEPT), from: 0 };
         let by_digest = reference.contains(':');
         let head = self.read(by_digest, cancel, |host, session| {
             let incoming = host.call(&session, &call)?;
@@ -88,7 +89,7 @@ impl Registry {
     ) -> Result<FetchedManifest, RegistryError> {
         let path = manifest_path(repository, reference)?;
         let asked = Digest::parse(reference).ok();
-        let call = Call { method: Method::GET, repository, path: &path, accept: Some(ACCEPT) };
+        let call = Call { method: Method::GET, repository, path: &path, accept: Some(ACCEPT), from: 0 };
         self.read(asked.is_some(), cancel, |host, session| {
             let incoming = host.call(&session, &call)?;
             let target = incoming.target.clone();
@@ -116,8 +117,8 @@ impl Registry {
     }
 
     /// Brings a blob of `size` bytes into the store, verified. Does nothing where it is already
-    /// there. `progress` is told how many of the bytes have come; it falls back to 0 when a transfer
-    /// has to begin anew.
+    /// there. After a break only what is missing is asked for. `progress` is told how many of the bytes
+    /// have come; it falls back where a transfer has to begin anew.
     pub fn pull_blob(
         &self,
         repository: &str,
@@ -132,21 +133,16 @@ impl Registry {
             progress(size);
             return Ok(());
         }
+        let begun = Cell::new(None);
         self.read(true, cancel, |host, session| {
-            progress(0);
-            let mut body = SizedBody::new(open(host, &session, repository, digest)?, size)?;
-            let mut writer = store.blob_writer()?;
-            let mut chunk = vec![0; CHUNK];
-            loop {
-                let read = body.read(&mut chunk, &session)?;
-                let Some(bytes) = chunk.get(..read).filter(|bytes| !bytes.is_empty()) else { break };
-                writer
-                    .write_all(bytes)
-                    .map_err(|source| RegistryError::Write { path: writer.path().to_owned(), source })?;
-                progress(writer.size());
+            let before = begun.take();
+            let resumed = before.is_some();
+            let pull = Pull { host, session: &session, repository, digest, size, store, progress };
+            match pull.run(before, &begun) {
+                // What came first may have been the wrong part, so that says nothing about this answer.
+                Err(RegistryError::Mismatch { .. }) if resumed => pull.run(None, &begun),
+                result => result,
             }
-            writer.finish_verified(digest).map_err(|error| RegistryError::ingest(body.target(), error))?;
-            Ok(())
         })
     }
 
@@ -194,6 +190,84 @@ impl Registry {
     }
 }
 
+/// One try of bringing a blob into a store.
+struct Pull<'a> {
+    host: &'a Host,
+    session: &'a Session,
+    repository: &'a str,
+    digest: &'a Digest,
+    size: u64,
+    store: &'a Store,
+    progress: &'a dyn Fn(u64),
+}
+
+impl Pull<'_> {
+    /// Goes on with `before` where the registry can. What came before the network failed is left in `begun`.
+    fn run(&self, before: Option<BlobWriter>, begun: &Cell<Option<BlobWriter>>) -> Result<(), RegistryError> {
+        let (incoming, before) = match before {
+            Some(writer) => self.open_rest(writer, begun)?,
+            None => (open(self.host, self.session, self.repository, self.digest)?, None),
+        };
+        let mut writer = match before {
+            Some(writer) => writer,
+            None => self.store.blob_writer()?,
+        };
+        (self.progress)(writer.size());
+        let mut body = SizedBody::rest(incoming, self.size, writer.size())?;
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            let read = match body.read(&mut chunk, self.session) {
+                Ok(read) => read,
+                Err(error) => {
+                    begun.set(Some(writer).filter(|writer| writer.size() > 0 && error.is_transient()));
+                    return Err(error);
+                }
+            };
+            let Some(bytes) = chunk.get(..read).filter(|bytes| !bytes.is_empty()) else { break };
+            writer
+                .write_all(bytes)
+                .map_err(|source| RegistryError::Write { path: writer.path().to_owned(), source })?;
+            (self.progress)(writer.size());
+        }
+        writer.finish_verified(self.digest).map_err(|error| RegistryError::ingest(body.target(), error))?;
+        Ok(())
+    }
+
+    /// The rest of the blob, or all of it from a registry that does not send parts.
+    fn open_rest(
+        &self,
+        writer: BlobWriter,
+        begun: &Cell<Option<BlobWriter>>,
+    ) -> Result<(Incoming, Option<BlobWriter>), RegistryError> {
+        let (from, path) = (writer.size(), format!("blobs/{}", self.digest));
+        let repository = self.repository;
+        let answer = self
+            .host
+            .call(self.session, &Call { method: Method::GET, repository, path: &path, accept: None, from });
+        match answer {
+            Ok(incoming) if incoming.status == 200 => return Ok((incoming, None)),
+            Ok(incoming) if incoming.status == 206 && begins_at(&incoming, from) => {
+                return Ok((incoming, Some(writer)));
+            }
+            Ok(incoming) => incoming.drain(),
+            // Some refuse what they do not know.
+            Err(error) if matches!(error.status(), Some(400 | 405 | 416 | 501)) => {}
+            Err(error) => {
+                begun.set(Some(writer).filter(|_| error.is_transient()));
+                return Err(error);
+            }
+        }
+        Ok((open(self.host, self.session, repository, self.digest)?, None))
+    }
+}
+
+/// Whether a partial answer is the part that was asked for: `Content-Range: bytes FROM-...`.
+fn begins_at(incoming: &Incoming, from: u64) -> bool {
+    let range = incoming.header(&CONTENT_RANGE).and_then(|text| text.trim().strip_prefix("bytes"));
+    let first = range.and_then(|range| range.trim_start().split('-').next()?.parse().ok());
+    first == Some(from)
+}
+
 fn open(
     host: &Host,
     session: &Session,
@@ -202,7 +276,7 @@ fn open(
 ) -> Result<Incoming, RegistryError> {
     let path = format!("blobs/{digest}");
     let incoming =
-        host.call(session, &Call { method: Method::GET, repository, path: &path, accept: None })?;
+        host.call(session, &Call { method: Method::GET, repository, path: &path, accept: None, from: 0 })?;
     if incoming.status != 200 {
         let reason = format!("status {} instead of the whole blob", incoming.status);
         return Err(RegistryError::protocol(&incoming.target, reason));

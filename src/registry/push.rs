@@ -151,8 +151,13 @@ impl Uploads<'_> {
     /// The digest under a tag or digest in the repository; `None` where there is nothing.
     fn manifest_digest(&self, reference: &str) -> Result<Option<Digest>, RegistryError> {
         let path = manifest_path(self.repository, reference)?;
-        let call =
-            Call { method: Method::HEAD, repository: self.repository, path: &path, accept: Some(ACCEPT) };
+        let call = Call {
+            method: Method::HEAD,
+            repository: self.repository,
+            path: &path,
+            accept: Some(ACCEPT),
+            from: 0,
+        };
         let found = self.registry.write(self.cancel, &|| false, |host, session| {
             let scope = format!("repository:{}:pull,push", host.endpoint.repository(self.repository));
             let answer = host.call_with(&session, &call, &scope)?;

@@ -196,7 +196,8 @@ impl Uploads<'_> {
     /// Whether the repository has a blob. A registry that does not want to say is taken for a no.
     fn exists(&self, host: &Host, session: &Session, digest: &Digest) -> Result<bool, RegistryError> {
         let path = format!("blobs/{digest}");
-        let call = Call { method: Method::HEAD, repository: self.repository, path: &path, accept: None };
+        let call =
+            Call { method: Method::HEAD, repository: self.repository, path: &path, accept: None, from: 0 };
         match host.call_with(session, &call, &self.scope(host)) {
             Ok(answer) => {
                 answer.drain();
