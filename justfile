@@ -15,7 +15,7 @@ test *args:
 bench:
     benches/compare
 
-# Fuzz one target for a minute: dockerfile or words
+# Fuzz one target for a minute: dockerfile, words, layer, image, record, ignore, answer or source
 fuzz target="dockerfile":
     cargo +nightly fuzz run {{target}} -- -max_total_time=60
 
