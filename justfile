@@ -20,7 +20,7 @@ bench-layers:
     cargo bench --bench layers
     benches/copy-20k
 
-# Fuzz one target for a minute: dockerfile or words
+# Fuzz one target for a minute: dockerfile, words, layer, image, record, ignore, answer or source
 fuzz target="dockerfile":
     cargo +nightly fuzz run {{target}} -- -max_total_time=60
 

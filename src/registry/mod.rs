@@ -8,6 +8,7 @@
 //! is read only to find what it refers to. Must never read the environment, or know the store's layout.
 
 mod access;
+pub mod answers;
 mod auth;
 mod blob;
 mod challenge;

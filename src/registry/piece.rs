@@ -58,7 +58,12 @@ impl Read for Counted<'_> {
 /// How many bytes the registry has of an upload: `Range: 0-N`, with `bytes=` before it or not. One
 /// byte and none look alike; taken for none.
 pub(super) fn received(answer: &Incoming) -> Option<u64> {
-    let text = answer.header(&RANGE)?.trim();
+    received_range(answer.header(&RANGE)?)
+}
+
+/// [`received`] of the header's value.
+pub(super) fn received_range(text: &str) -> Option<u64> {
+    let text = text.trim();
     let (from, to) = text.strip_prefix("bytes=").unwrap_or(text).split_once('-')?;
     let (from, to): (u64, u64) = (from.trim().parse().ok()?, to.trim().parse().ok()?);
     (from == 0).then_some(if to == 0 { 0 } else { to.saturating_add(1) })

@@ -1,0 +1,137 @@
+//! What the fuzz targets do with their bytes; `tests/fuzz.rs` does the same with the seeds and a few
+//! thousand changes of them.
+
+use std::io::Cursor;
+
+use rbuild::cache::Record;
+use rbuild::context::glob::{has_wildcard, match_path};
+use rbuild::context::ignore::{IgnoreRules, PatternSet};
+use rbuild::digest::Digest;
+use rbuild::image::manifest::canonical;
+use rbuild::image::{Document, Family, ImageConfig, Platform, Reference};
+use rbuild::layer::{Limits, NoParent, OnDiskIds, UnpackOptions, read_index, scan_tar, unpack};
+use rbuild::registry::answers::understand;
+use rbuild::remote::{Checksum, GitUrl, HttpUrl, add_source, context_source, without_credentials};
+
+/// Any bytes as a layer: names stay inside, and nothing is put outside the directory.
+pub fn layer(bytes: &[u8]) {
+    let _ = scan_tar(bytes, |header| assert!(header.offset <= bytes.len() as u64 + 512));
+    let Ok(dir) = tempfile::tempdir() else { return };
+    let dest = dir.path().join("a/b/root");
+    if std::fs::create_dir_all(&dest).is_err() {
+        return;
+    }
+    for dots in [false, true] {
+        let limits = Limits { entries: 1000, bytes: 1 << 20 };
+        let options = UnpackOptions { ids: OnDiskIds::AllToSelf, limits, dots };
+        if let Ok(unpacked) = unpack(Cursor::new(bytes.to_vec()), &dest, &NoParent, &options) {
+            for entry in &unpacked.index.entries {
+                assert!(is_inside(&entry.path), "{:?}", String::from_utf8_lossy(&entry.path));
+            }
+            assert!(unpacked.uncompressed_size <= limits.bytes);
+        }
+        for (outer, only) in [("", "a"), ("a", "b"), ("a/b", "root")] {
+            let names = std::fs::read_dir(dir.path().join(outer)).into_iter().flatten().flatten();
+            let names: Vec<_> = names.map(|entry| entry.file_name()).collect();
+            assert_eq!(names, [only], "something was put outside");
+        }
+    }
+    // A few bytes of a compressed stream can stand for far more than is worth waiting for.
+    if !bytes.starts_with(&[0x28, 0xb5]) && !bytes.starts_with(&[0x1f, 0x8b]) {
+        let _ = read_index(Cursor::new(bytes.to_vec()));
+    }
+}
+
+fn is_inside(path: &[u8]) -> bool {
+    let whole = !path.is_empty() && !path.contains(&0);
+    whole && path.split(|c| *c == b'/').all(|part| !matches!(part, b"" | b"." | b".."))
+}
+
+/// Any bytes as a manifest, an index and a config: what is written again reads as the same.
+pub fn image(bytes: &[u8]) {
+    match Document::parse(bytes) {
+        Err(error) => assert!(!error.to_string().is_empty()),
+        Ok(Document::Index(index)) => {
+            let _ = (index.select(&Platform::new("linux", "arm64", "v8")), index.platforms());
+            let again = canonical(&index).map(|bytes| Document::parse(&bytes));
+            assert!(matches!(again, Ok(Ok(Document::Index(again))) if again == index));
+        }
+        Ok(Document::Manifest(manifest)) => {
+            let _ = manifest.check_foreign();
+            for family in [Family::Oci, Family::Docker] {
+                if let Ok(other) = manifest.retyped(family) {
+                    assert_eq!(other.layers.len(), manifest.layers.len());
+                }
+            }
+            let again = canonical(&manifest).map(|bytes| Document::parse(&bytes));
+            assert!(matches!(again, Ok(Ok(Document::Manifest(again))) if again == manifest));
+        }
+    }
+    if let Ok(config) = serde_json::from_slice::<ImageConfig>(bytes) {
+        let again = canonical(&config).map(|bytes| serde_json::from_slice::<ImageConfig>(&bytes));
+        assert!(matches!(again, Ok(Ok(again)) if again == config));
+    }
+}
+
+/// Any bytes as a cache record: what is written again has the same key.
+pub fn record(bytes: &[u8]) {
+    let Ok(record) = serde_json::from_slice::<Record>(bytes) else { return };
+    let Ok(written) = serde_json::to_vec(&record) else { panic!("a record that cannot be written") };
+    let again: Record = serde_json::from_slice(&written).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(again.inputs.key(), record.inputs.key());
+}
+
+/// The last line as a path, the lines before it as an ignore file and as wildcards: a walk from the
+/// root and a look at the whole path agree.
+pub fn ignore(bytes: &[u8]) {
+    let at = bytes.iter().rposition(|byte| *byte == b'\n').unwrap_or(0);
+    let (text, path) = (&bytes[..at], bytes[at..].strip_prefix(b"\n").unwrap_or_default());
+    for pattern in text.split(|byte| *byte == b'\n') {
+        let _ = (match_path(pattern, path), has_wildcard(pattern), PatternSet::new([pattern]));
+    }
+    let Ok(rules) = IgnoreRules::parse(".dockerignore", text) else { return };
+    let parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
+    let Some((last, dirs)) = parts.split_last() else { return };
+    if path.contains(&0) || parts.iter().any(|part| matches!(*part, b"" | b"." | b"..")) {
+        let _ = rules.matched(path);
+        return;
+    }
+    let walker = dirs.iter().fold(rules.walker(), |walker, dir| walker.enter(dir));
+    assert_eq!(walker.matches(last), rules.matched(path).ignored);
+}
+
+/// The first line as the value of every header, the rest as the body: nothing that reaches a terminal
+/// can drive it, and nothing leads to other schemes.
+pub fn answer(bytes: &[u8]) {
+    let at = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+    let header = String::from_utf8_lossy(&bytes[..at]);
+    let understood = understand(&header, bytes.get(at + 1..).unwrap_or_default());
+    for text in [&understood.code, &understood.message].into_iter().flatten() {
+        assert!(!text.chars().any(char::is_control) && text.chars().count() <= 301, "{text:?}");
+    }
+    if let Some(location) = &understood.location {
+        let lower = location.to_ascii_lowercase();
+        assert!(lower.starts_with("http://") || lower.starts_with("https://"), "{location:?}");
+    }
+}
+
+/// Any text as an address of sources, a git repository, an image, a platform and a digest: what is
+/// understood of an image's name reads as the same.
+pub fn source(text: &str) {
+    let _ = (add_source(text), context_source(text), without_credentials(text), HttpUrl::parse(text));
+    let _ = (Checksum::parse(text), Digest::parse(text));
+    if let Ok(git) = GitUrl::parse(text) {
+        // Where it goes to git, it must not look like an option.
+        assert!(!git.host().starts_with('-') && !git.to_string().chars().any(char::is_control), "{git:?}");
+        assert!(!git.reference.as_deref().unwrap_or_default().starts_with('-'), "{git:?}");
+    }
+    for reference in [Reference::parse(text), Reference::parse_new_name(text)].into_iter().flatten() {
+        let written = reference.to_string();
+        assert_eq!(Reference::parse(&written).as_ref(), Ok(&reference), "{written:?}");
+        let familiar = reference.familiar();
+        assert_eq!(Reference::parse(&familiar).as_ref(), Ok(&reference), "{familiar:?}");
+    }
+    if let Ok(platform) = Platform::parse(text) {
+        assert_eq!(Platform::parse(&platform.to_string()).ok(), Some(platform));
+    }
+}
