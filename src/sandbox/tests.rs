@@ -210,7 +210,11 @@ fn only_what_the_process_wrote_is_left_behind() {
         },
         Mount {
             target: b"/cache/dir".to_vec(),
-            kind: MountKind::Bind { source: lab.dir.path().join("cache"), inside: Vec::new(), readonly: false },
+            kind: MountKind::Bind {
+                source: lab.dir.path().join("cache"),
+                inside: Vec::new(),
+                readonly: false,
+            },
         },
     ];
     let (exit, out) = lab.run_spec(&spec);
