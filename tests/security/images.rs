@@ -39,7 +39,10 @@ fn cve_2020_10696_cve_2025_11395_cve_2026_42574_archives_stay_where_they_are_unp
             let (done, out) = range.files("FROM hostile\nCOPY --from=hostile / /copy/\n", &flags);
             range.safe(&format!("{who:?} layer {number}"), &done, &[&out]);
             if matches!(number, 8 | 9) {
-                assert_ne!(done.code, 0, "{who:?}: a hard link to nothing in the image was taken");
+                assert!(
+                    !out.join("copy/h").exists(),
+                    "{who:?}: a hard link to nothing in the image was taken"
+                );
             }
             let (done, out) =
                 range.files("FROM hostile\nRUN ls -R /l /d /h; cat /h /l /d/b/f; true\n", &flags);
@@ -253,8 +256,8 @@ fn cve_2024_24557_the_whole_config_of_a_base_counts() {
     ];
     let first = range.lab.build_image(&context, &[&plain[0][0], &plain[0][1]]);
     let second = range.lab.build_image(&context, &[&plain[1][0], &plain[1][1]]);
-    assert!(first.text("/tmp/x").starts_with("0\none"), "{}", first.text("/tmp/x"));
-    assert!(second.text("/tmp/x").starts_with("1000\ntwo e"), "{}", second.text("/tmp/x"));
+    assert!(first.text("/tmp/x").starts_with("0\none c\n"), "{}", first.text("/tmp/x"));
+    assert!(second.text("/tmp/x").starts_with("1000\ntwo ce"), "{}", second.text("/tmp/x"));
     assert_eq!(first.raw_config()["config"]["Healthcheck"]["Test"], json!(["CMD", "one"]));
     assert!(second.raw_config()["config"]["Healthcheck"].is_null());
 }

@@ -12,14 +12,14 @@ fn cve_2024_1753_cve_2024_23651_sources_of_mounts_stay_in_their_origin() {
         let range = Range::new(who);
         let context = range.lab.context(&[("d/f", "f")]);
         for (name, target) in
-            [("link", "@"), ("file", "@/canary"), ("up", "../../../../../../..@"), ("root", "/")]
+            [("link", "@"), ("file", "@/canary"), ("up", "../../../../../../..@"), ("top", "/")]
         {
             std::os::unix::fs::symlink(range.fill(target), context.join(name)).expect("link");
         }
-        let stage = "FROM busybox AS s\nRUN mkdir /d && ln -s @ /link && ln -s @/canary /file && ln -s / /root \
+        let stage = "FROM busybox AS s\nRUN mkdir /d && ln -s @ /link && ln -s @/canary /file && ln -s / /top \
                      && ln -s ../../../../../../..@ /up\n";
         let mut shown = 0;
-        for (from, source) in [("s", "/link"), ("s", "/file"), ("s", "/up"), ("s", "/root"), ("s", "/root@")]
+        for (from, source) in [("s", "/link"), ("s", "/file"), ("s", "/up"), ("s", "/top"), ("s", "/top@")]
             .into_iter()
             .chain([
                 ("s", "../../../../../..@"),
@@ -28,9 +28,9 @@ fn cve_2024_1753_cve_2024_23651_sources_of_mounts_stay_in_their_origin() {
                 ("", "file"),
                 ("", "up"),
             ])
-            .chain([("", "root"), ("", "../outside"), ("", "d/../../outside"), ("", "@"), ("", "/root@")])
+            .chain([("", "top"), ("", "../outside"), ("", "d/../../outside"), ("", "@"), ("", "/top@")])
         {
-            for kind in ["bind", "bind,rw", "cache,id=k", "cache,sharing=private"] {
+            for kind in ["bind", "bind,rw", "cache,id=k"] {
                 if from.is_empty() && kind.starts_with("cache") {
                     continue;
                 }
@@ -177,9 +177,9 @@ fn cve_2021_30465_cve_2024_9341_cve_2024_45310_targets_lie_in_the_image() {
 fn cve_2023_27561_cve_2023_28642_cve_2025_31133_cve_2025_52881_kernel_files_are_covered() {
     for who in modes("cve_2023_27561_cve_2023_28642_cve_2025_31133_cve_2025_52881_kernel_files_are_covered") {
         let range = Range::new(who);
-        let check = "[ -r /proc/self/status ] && [ \"$(stat -c %t:%T /dev/null)\" = 1:3 ] \
+        let check = "[ -r /proc/self/status ] || exit 0; [ \"$(stat -c %t:%T /dev/null)\" = 1:3 ] \
             && [ -z \"$(cat /proc/kcore /proc/keys /proc/timer_list 2>/dev/null | head -c 1)\" ] \
-            && [ -z \"$(ls /sys/firmware /proc/scsi 2>/dev/null | head -n 1)\" ] \
+            && [ -z \"$(ls /sys/firmware; ls /proc/scsi 2>/dev/null)\" ] \
             && ! touch /sys/evil 2>/dev/null && ! sh -c 'echo evil > /proc/sys/kernel/core_pattern' 2>/dev/null \
             && ! sh -c 'echo x > /proc/sysrq-trigger' 2>/dev/null && echo ok > /checked";
         let mut good = 0;

@@ -25,8 +25,11 @@ fn cve_2024_21626_nothing_of_the_builder_is_left_open() {
         let read = |name: &str| fs::read_to_string(out.join(name)).expect(name);
         // 3 is the shell's own, for what it redirects or lists.
         let open: Vec<String> = read("fds").lines().map(str::to_owned).collect();
-        assert_eq!(open[..3], ["0", "1", "2"], "{who:?} {open:?}");
-        assert!(open[3..].iter().all(|fd| matches!(fd.as_str(), "3" | "10")), "{who:?} {open:?}");
+        assert!(["0", "1", "2"].iter().all(|fd| open.iter().any(|found| found == fd)), "{who:?} {open:?}");
+        assert!(
+            open.iter().all(|fd| matches!(fd.as_str(), "0" | "1" | "2" | "3" | "10")),
+            "{who:?} {open:?}"
+        );
         assert_eq!(read("cwd"), "/\n");
         let names: Vec<String> =
             read("env").lines().map(|line| line.split('=').next().unwrap_or_default().to_owned()).collect();
@@ -60,7 +63,7 @@ fn cve_2026_55686_working_directories_are_made_in_the_image() {
         let up = format!("../../../../../../../../..{link}");
         let rows = [("l", b'2', link.as_str()), ("up", b'2', up.as_str()), ("f", b'2', "/l/canary")];
         let flags =
-            range.hostile(&[tar_of(&rows)], |config| config["config"]["WorkingDir"] = json!("/l/from-base"));
+            range.hostile(&[tar_of(&rows)], |config| config["config"]["WorkingDir"] = json!("/up/../l"));
         let flags = [flags[0].as_str(), flags[1].as_str()];
         for (text, made) in [
             ("WORKDIR /l/new\nCOPY x .\nRUN pwd -P > /seen", "new/x"),
@@ -70,7 +73,7 @@ fn cve_2026_55686_working_directories_are_made_in_the_image() {
             ("COPY x /up/deep/er/x", "deep/er/x"),
             ("COPY <<E /l/here\ntext\nE", "here"),
             ("COPY x /f", "canary"),
-            ("RUN echo text > here", "from-base/here"),
+            ("WORKDIR /\nRUN mkdir -p @/b\nWORKDIR /l/b\nRUN echo text > here", "b/here"),
         ] {
             let (done, out) = range.files(&format!("FROM hostile\n{text}\n"), &flags);
             range.safe(&format!("{who:?} {text}"), &done, &[]);
@@ -96,7 +99,7 @@ fn cve_2022_24769_cve_2022_27651_cve_2022_29162_cve_2023_25173_rights_are_the_de
         let done = if who == Who::Caller && is_root() && has("setpriv") {
             let mut command = Command::new("setpriv");
             command
-                .args(["--inh-caps=+all", "--ambient-caps=+all"])
+                .args(["--inh-caps=+sys_admin,+chown", "--ambient-caps=+sys_admin,+chown"])
                 .arg(rbuild.get_program())
                 .args(rbuild.get_args());
             command.env_clear().envs(rbuild.get_envs().filter_map(|(key, value)| Some((key, value?))));
@@ -138,7 +141,7 @@ fn cve_2019_5736_the_builder_cannot_be_overwritten() {
             "RUN [\"/proc/self/exe\", \"build\"]".to_owned(),
             "RUN [\"/bin/link\", \"--version\"]".to_owned(),
             format!("SHELL [\"/proc/self/exe\", \"sh\", \"-c\"]\nRUN {attack}"),
-            format!("RUN (while :; do {attack}; done) & sleep 1; {attack}"),
+            format!("RUN (while :; do {attack}; done) & sleep 1; {attack}; true"),
         ] {
             let context = range.lab.context(&[("Dockerfile", &format!("FROM hostile\n{step}\n"))]);
             let lab = range.lab.rbuild();
