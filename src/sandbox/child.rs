@@ -200,7 +200,8 @@ fn enter(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
         None => {}
     }
     syscalls::set_identity(plan.uid, plan.gid, &plan.groups, plan.set_groups).at(Stage::Identity)?;
-    if let Some(keep) = plan.capabilities.filter(|_| plan.uid == 0) {
+    // Who is not root has none by now, but for the inheritable ones that rbuild's caller may have had.
+    if let Some(keep) = if plan.uid == 0 { plan.capabilities } else { Some(0) } {
         syscalls::set_capabilities(keep).at(Stage::Capabilities)?;
     }
     // Changing the identity clears the death signal.

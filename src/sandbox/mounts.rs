@@ -164,7 +164,13 @@ fn attach(mount: BorrowedFd<'_>, dir: impl AsFd, target: &CStr, follow: bool) ->
 /// Opens a path inside the root without ever leaving it, whatever links say meanwhile.
 pub(super) fn open_inside(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+    loop {
+        match rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            // A rename anywhere made the kernel unsure of a `..` (openat2(2)).
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Puts a detached mount on what a path inside the root leads to.
@@ -344,9 +350,19 @@ pub(super) fn mount_one(
             syscalls::mount_setattr(tree.as_fd(), MOUNT_ATTR_NOSUID, false)?;
             attach_inside(tree.as_fd(), root, target)
         }
-        Prepared::Bind { source, readonly } => {
+        Prepared::Bind { source, inside, readonly } => {
             let attributes = safe | if *readonly { MOUNT_ATTR_RDONLY } else { 0 };
-            bind(plan, source, root, target, attributes, true)
+            if inside.is_empty() {
+                return bind(plan, source, root, target, attributes, true);
+            }
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let top = rustix::fs::openat(CWD, source.as_c_str(), flags, Mode::empty())?;
+            let tree = clone_tree(open_inside(top.as_fd(), inside)?, c"", true)?;
+            if let Some(ids) = &plan.ids {
+                syscalls::map_owners(tree.as_fd(), ids.as_fd(), true)?;
+            }
+            syscalls::mount_setattr(tree.as_fd(), attributes, true)?;
+            attach_inside(tree.as_fd(), root, target)
         }
         Prepared::Tmpfs { options } => {
             let fs = new_fs(c"tmpfs", options, safe)?;

@@ -29,6 +29,7 @@ const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:
 pub(super) enum Prepared {
     Bind {
         source: CString,
+        inside: CString,
         readonly: bool,
     },
     Device {
@@ -315,9 +316,11 @@ fn prepare_mounts(
     for (number, mount) in mounts.iter().enumerate() {
         let target = mount.target.strip_prefix(b"/").unwrap_or(&mount.target);
         let prepared = match &mount.kind {
-            MountKind::Bind { source, readonly } => {
-                Prepared::Bind { source: c_path(source)?, readonly: *readonly }
-            }
+            MountKind::Bind { source, inside, readonly } => Prepared::Bind {
+                source: c_path(source)?,
+                inside: c_string(inside, "a mount source")?,
+                readonly: *readonly,
+            },
             MountKind::Device { source } => Prepared::Device { source: c_path(source)? },
             MountKind::Tmpfs { size, mode } => {
                 Prepared::Tmpfs { options: tmpfs_options(*size, *mode, root_id)? }
@@ -354,7 +357,7 @@ fn prepare_mounts(
                     let owned = std::os::unix::fs::chown(&path, Some(*uid), Some(*gid));
                     owned.map_err(|error| SandboxError::setup("set the owner of a mounted file", error))?;
                 }
-                Prepared::Bind { source: c_path(&path)?, readonly: true }
+                Prepared::Bind { source: c_path(&path)?, inside: CString::default(), readonly: true }
             }
         };
         out.push((c_string(target, "a mount target")?, mount.kind.on_directory(), prepared));

@@ -91,6 +91,9 @@ pub enum MountKind {
     Bind {
         /// Its path.
         source: PathBuf,
+        /// What of it is shown: a directory's path in it, which may change at any time and yet never
+        /// leads out of it; empty for all.
+        inside: Vec<u8>,
         /// Whether writing is refused.
         readonly: bool,
     },
@@ -145,7 +148,7 @@ impl MountKind {
     /// Whether it is mounted on a directory.
     pub(super) fn on_directory(&self) -> bool {
         match self {
-            MountKind::Bind { source, .. } => source.is_dir(),
+            MountKind::Bind { source, inside, .. } => !inside.is_empty() || source.is_dir(),
             MountKind::Overlay { is_dir, .. } => *is_dir,
             MountKind::Tmpfs { .. } => true,
             MountKind::File { .. } | MountKind::Secret { .. } | MountKind::Device { .. } => false,

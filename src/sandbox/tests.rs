@@ -210,7 +210,11 @@ fn only_what_the_process_wrote_is_left_behind() {
         },
         Mount {
             target: b"/cache/dir".to_vec(),
-            kind: MountKind::Bind { source: lab.dir.path().join("cache"), readonly: false },
+            kind: MountKind::Bind {
+                source: lab.dir.path().join("cache"),
+                inside: Vec::new(),
+                readonly: false,
+            },
         },
     ];
     let (exit, out) = lab.run_spec(&spec);
@@ -225,7 +229,7 @@ fn read_only_mounts_refuse_writing() {
     let Some(lab) = Lab::new("read-only") else { return };
     let mut spec = lab.spec("echo x > /ro/x 2>/dev/null");
     fs::create_dir(lab.dir.path().join("ro")).expect("mkdir");
-    let kind = MountKind::Bind { source: lab.dir.path().join("ro"), readonly: true };
+    let kind = MountKind::Bind { source: lab.dir.path().join("ro"), inside: Vec::new(), readonly: true };
     spec.mounts = vec![Mount { target: b"/ro".to_vec(), kind }];
     assert!(matches!(lab.run_spec(&spec).0, Ok(Exit::Code(1))));
 }

@@ -171,7 +171,7 @@ impl Devices {
             let readonly = mount.options.iter().any(|option| option == "ro");
             self.mounts.push(Mount {
                 target: mount.inside.clone().into_bytes(),
-                kind: MountKind::Bind { source: PathBuf::from(&mount.host), readonly },
+                kind: MountKind::Bind { source: PathBuf::from(&mount.host), inside: Vec::new(), readonly },
             });
         }
         Ok(())

@@ -203,7 +203,7 @@ impl Maker<'_> {
 
     fn is_file(&self, kind: &MountKind) -> bool {
         match kind {
-            MountKind::Bind { source, .. } => !source.is_dir(),
+            MountKind::Bind { source, inside, .. } => inside.is_empty() && !source.is_dir(),
             MountKind::Overlay { is_dir, .. } => !is_dir,
             MountKind::Tmpfs { .. } => false,
             MountKind::File { .. } | MountKind::Secret { .. } | MountKind::Device { .. } => true,
@@ -224,7 +224,7 @@ impl Maker<'_> {
                 let dir = self.cache(mount, input)?;
                 let source = dir.path().to_owned();
                 mounted.held.push(Held::Cache(dir));
-                Some(MountKind::Bind { source, readonly: *readonly })
+                Some(MountKind::Bind { source, inside: Vec::new(), readonly: *readonly })
             }
             RunMountKind::Secret { id, env, required, mode, uid, gid } => {
                 let Some(secret) = self.settings.secrets.get(id) else {
@@ -269,7 +269,7 @@ impl Maker<'_> {
                 }
                 let source = forward.path().to_owned();
                 mounted.held.push(Held::Forward(forward));
-                Some(MountKind::Bind { source, readonly: false })
+                Some(MountKind::Bind { source, inside: Vec::new(), readonly: false })
             }
         })
     }
@@ -311,14 +311,14 @@ impl Maker<'_> {
         match input {
             MountInput::Nothing => {
                 let source = self.make_dir(&format!("nothing{number}"))?;
-                Ok(MountKind::Bind { source, readonly: !writable })
+                Ok(MountKind::Bind { source, inside: Vec::new(), readonly: !writable })
             }
             MountInput::Files { selected, digest } => self.files(number, selected, digest, writable, mounted),
             MountInput::Layers { chain, place, .. } if self.no_overlay => {
                 let plain = PlainRoot::make(self.snapshots, chain, &[])?;
                 let source = plain.path().join(os_path(&place.path));
                 mounted.held.push(Held::Plain(plain));
-                Ok(MountKind::Bind { source, readonly: !writable })
+                Ok(MountKind::Bind { source, inside: Vec::new(), readonly: !writable })
             }
             MountInput::Layers { chain, place, .. } => Ok(MountKind::Overlay {
                 lowers: self.snapshots.lowers(chain)?,
@@ -347,23 +347,20 @@ impl Maker<'_> {
         if let Some(root) = whole
             && !(writable && self.no_overlay)
         {
-            let source = root.join(os_path(&selected.place));
+            // Somebody may put a link in the place of a directory until this is mounted.
+            let (source, inside) = (root.to_owned(), selected.place.clone());
             return Ok(if writable {
-                MountKind::Overlay {
-                    lowers: vec![source],
-                    upper: self.upper(number, true)?,
-                    inside: Vec::new(),
-                    is_dir: true,
-                }
+                let upper = self.upper(number, true)?;
+                MountKind::Overlay { lowers: vec![source], upper, inside, is_dir: true }
             } else {
-                MountKind::Bind { source, readonly: true }
+                MountKind::Bind { source, inside, readonly: true }
             });
         }
         let copy = self.copied(selected, digest, writable)?;
         let files = copy.path().join("fs");
         let source = if selection.is_dir { files } else { files.join(os_path(&selection.name)) };
         mounted.held.push(Held::Copy(copy));
-        Ok(MountKind::Bind { source, readonly: !writable })
+        Ok(MountKind::Bind { source, inside: Vec::new(), readonly: !writable })
     }
 
     fn copied(

@@ -1,0 +1,227 @@
+//! What hurt other builders, tried on this one: each test is named by the numbers it stands for, and
+//! `docs/security.md` has the table. Everything hostile aims at one directory outside of all images,
+//! contexts and stores, which must stay as it is and never be seen.
+
+#[path = "support/server.rs"]
+mod server;
+mod support;
+
+#[path = "security/exports.rs"]
+mod exports;
+#[path = "security/images.rs"]
+mod images;
+#[path = "security/mounts.rs"]
+mod mounts;
+#[path = "security/processes.rs"]
+mod processes;
+#[path = "security/races.rs"]
+mod races;
+#[path = "security/sources.rs"]
+mod sources;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use rbuild::digest::Digest;
+use serde_json::{Value, json};
+use support::{Done, Lab, Who, base, has, is_root, skip, user_of};
+
+/// What stands in the file that nobody may read.
+const CANARY: &str = "canary-5b1d2f-sings";
+
+/// The modes this machine can be tested in; none without base images.
+fn modes(test: &str) -> Vec<Who> {
+    if base("busybox").is_none() {
+        skip(test, "tests/setup has not made the base images");
+        return Vec::new();
+    }
+    let mut all = vec![Who::Caller];
+    for who in [Who::Rootless, Who::SingleId] {
+        if is_root() && user_of(who).is_some() && has("setpriv") {
+            all.push(who);
+        } else {
+            skip(test, &format!("there is no user for {who:?} (see tests/setup)"));
+        }
+    }
+    all
+}
+
+/// A lab, and a directory outside that everybody may write to, so that only confinement protects it.
+struct Range {
+    lab: Lab,
+    outside: PathBuf,
+    before: Vec<(PathBuf, Vec<u8>)>,
+}
+
+impl Range {
+    fn new(who: Who) -> Self {
+        let lab = Lab::as_user(who);
+        let outside = lab.path().join("outside");
+        fs::create_dir_all(outside.join("b/c")).expect("outside");
+        for (name, text) in [
+            ("canary", CANARY),
+            ("b/f", ""),
+            ("passwd", "evil:x:4242:4242:canary-5b1d2f-sings:/canary-5b1d2f-sings:/bin/sh\n"),
+            ("group", "evil:x:4242:\n"),
+            ("Dockerfile", "FROM scratch\nLABEL canary-5b1d2f-sings=1\nCOPY . /\n"),
+            ("resolv.conf", CANARY),
+        ] {
+            fs::write(outside.join(name), text).expect("outside");
+            fs::set_permissions(outside.join(name), fs::Permissions::from_mode(0o666)).expect("chmod");
+        }
+        for dir in ["", "b", "b/c"] {
+            fs::set_permissions(outside.join(dir), fs::Permissions::from_mode(0o777)).expect("chmod");
+        }
+        let before = tree(&outside);
+        Range { lab, outside, before }
+    }
+
+    /// Its path as text.
+    fn outside(&self) -> String {
+        self.outside.display().to_string()
+    }
+
+    /// `@` in Dockerfiles and links is the directory outside.
+    fn fill(&self, text: &str) -> String {
+        text.replace('@', &self.outside())
+    }
+
+    fn build(&self, context: &Path, more: &[&str]) -> Done {
+        let mut args = vec!["build".to_owned(), "--progress=plain".into()];
+        args.extend(self.lab.bases());
+        args.extend(more.iter().map(|arg| (*arg).to_owned()));
+        args.push(context.display().to_string());
+        self.lab.run(&args)
+    }
+
+    /// Builds a Dockerfile on its own into a directory.
+    fn files(&self, dockerfile: &str, more: &[&str]) -> (Done, PathBuf) {
+        let context = self.lab.context(&[("Dockerfile", &self.fill(dockerfile)), ("x", "harmless\n")]);
+        let out = tempfile::Builder::new().prefix("files-").tempdir_in(self.lab.out("")).expect("out").keep();
+        fs::remove_dir(&out).expect("out");
+        let mut flags = vec!["-o".to_owned(), out.display().to_string()];
+        flags.extend(more.iter().map(|flag| self.fill(flag)));
+        let done = self.build(&context, &flags.iter().map(String::as_str).collect::<Vec<_>>());
+        (done, out)
+    }
+
+    /// busybox with more layers and a changed config; the flag that makes `FROM hostile` mean it.
+    fn hostile(&self, layers: &[Vec<u8>], config: fn(&mut Value)) -> [String; 2] {
+        let dir = tempfile::Builder::new().prefix("base-").tempdir_in(self.lab.path()).expect("base").keep();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("chmod");
+        on_busybox(&dir, layers, config);
+        ["--build-context".to_owned(), format!("hostile=oci-layout://{}", dir.display())]
+    }
+
+    /// Nothing outside was written, made or removed, and none of it is in `places` or was printed.
+    #[track_caller]
+    fn safe(&self, case: &str, done: &Done, places: &[&Path]) {
+        assert!(tree(&self.outside) == self.before, "{case}: the outside changed\n{}", done.err);
+        let printed = done.out.contains(CANARY) || done.err.contains(CANARY);
+        assert!(!printed, "{case}: the outside was read\n{}{}", done.out, done.err);
+        assert!(!done.err.contains("panicked") && (0..=130).contains(&done.code), "{case}: {}", done.err);
+        assert_ne!(done.code, 101, "{case}");
+        for place in places.iter().copied().chain([self.lab.store().as_path()]) {
+            let found = holding(place, CANARY.as_bytes());
+            assert!(found.is_empty(), "{case}: the outside was read into {found:?}");
+        }
+    }
+}
+
+/// All paths below a directory with their content and modes, sorted.
+fn tree(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let (path, meta) = (entry.path(), entry.metadata().expect("metadata"));
+        use std::os::unix::fs::MetadataExt as _;
+        let facts = format!("{:o} {}:{} ", meta.mode(), meta.uid(), meta.gid()).into_bytes();
+        if meta.is_dir() {
+            found.extend(tree(&path));
+            found.push((path, facts));
+        } else {
+            let content = fs::read(&path).unwrap_or_default();
+            found.push((path, [facts, content].concat()));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Files below `place` that hold `needle`; links are not followed.
+fn holding(place: &Path, needle: &[u8]) -> Vec<PathBuf> {
+    let Ok(meta) = fs::symlink_metadata(place) else { return Vec::new() };
+    if meta.is_dir() {
+        let entries = fs::read_dir(place).into_iter().flatten().flatten();
+        return entries.flat_map(|entry| holding(&entry.path(), needle)).collect();
+    }
+    let found = meta.is_file()
+        && fs::read(place).is_ok_and(|bytes| bytes.windows(needle.len()).any(|window| window == needle));
+    if found { vec![place.to_owned()] } else { Vec::new() }
+}
+
+/// A tar of rows as they are, however wrong: name, type (`0` file, `1` hard link, `2` link, `3` device,
+/// `5` directory, `6` fifo), and content or target.
+fn tar_of(rows: &[(&str, u8, &str)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, kind, text) in rows {
+        let mut header = tar::Header::new_ustar();
+        let raw = header.as_mut_bytes();
+        raw[..name.len()].copy_from_slice(name.as_bytes());
+        raw[156] = *kind;
+        if matches!(kind, b'1' | b'2') {
+            raw[157..157 + text.len()].copy_from_slice(text.as_bytes());
+        }
+        header.set_mode(if *kind == b'5' { 0o755 } else { 0o644 });
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(7);
+        let content = if *kind == b'0' { text.as_bytes() } else { b"" };
+        header.set_size(content.len() as u64);
+        header.set_cksum();
+        out.extend_from_slice(header.as_bytes());
+        out.extend_from_slice(content);
+        out.resize(out.len().next_multiple_of(512), 0);
+    }
+    out.extend_from_slice(&[0; 1024]);
+    out
+}
+
+/// A layout of busybox with more layers.
+fn on_busybox(dir: &Path, layers: &[Vec<u8>], edit: fn(&mut Value)) {
+    let from = base("busybox").expect("busybox");
+    let blob = |digest: &Value| {
+        let digest = digest.as_str().expect("digest").replace(':', "/");
+        fs::read(from.join("blobs").join(digest)).expect("blob")
+    };
+    let parse = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).expect("JSON");
+    let index = parse(&fs::read(from.join("index.json")).expect("index"));
+    let mut manifest = parse(&blob(&index["manifests"][0]["digest"]));
+    let mut config = parse(&blob(&manifest["config"]["digest"]));
+    fs::create_dir_all(dir.join("blobs/sha256")).expect("layout");
+    let put = |bytes: &[u8]| {
+        let digest = Digest::of(bytes);
+        fs::write(dir.join("blobs/sha256").join(digest.hex()), bytes).expect("blob");
+        (json!(digest.to_string()), json!(bytes.len()))
+    };
+    for layer in manifest["layers"].as_array().expect("layers") {
+        put(&blob(&layer["digest"]));
+    }
+    for layer in layers {
+        let (digest, size) = put(layer);
+        config["rootfs"]["diff_ids"].as_array_mut().expect("ids").push(digest.clone());
+        let media = "application/vnd.oci.image.layer.v1.tar";
+        let descriptor = json!({"mediaType": media, "digest": digest, "size": size});
+        manifest["layers"].as_array_mut().expect("layers").push(descriptor);
+    }
+    config.as_object_mut().expect("config").remove("history");
+    edit(&mut config);
+    let (digest, size) = put(config.to_string().as_bytes());
+    (manifest["config"]["digest"], manifest["config"]["size"]) = (digest, size);
+    let (digest, size) = put(manifest.to_string().as_bytes());
+    let media = "application/vnd.oci.image.manifest.v1+json";
+    let index =
+        json!({"schemaVersion": 2, "manifests": [{"mediaType": media, "digest": digest, "size": size}]});
+    fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("layout");
+    fs::write(dir.join("index.json"), index.to_string()).expect("index");
+}
