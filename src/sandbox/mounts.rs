@@ -14,7 +14,7 @@ use super::private;
 use super::syscalls::{self, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
 
 /// Docker's list of files that say too much.
-const MASKED: [&CStr; 10] = [
+pub(super) const MASKED: [&CStr; 10] = [
     c"proc/asound",
     c"proc/acpi",
     c"proc/kcore",
@@ -26,9 +26,9 @@ const MASKED: [&CStr; 10] = [
     c"proc/scsi",
     c"sys/firmware",
 ];
-const MASKED_MORE: [&CStr; 2] = [c"proc/interrupts", c"sys/devices/virtual/powercap"];
+pub(super) const MASKED_MORE: [&CStr; 2] = [c"proc/interrupts", c"sys/devices/virtual/powercap"];
 /// Docker's list of files that may be read only.
-const READ_ONLY: [&CStr; 5] = [c"proc/bus", c"proc/fs", c"proc/irq", c"proc/sys", c"proc/sysrq-trigger"];
+pub(super) const READ_ONLY: [&CStr; 5] = [c"proc/bus", c"proc/fs", c"proc/irq", c"proc/sys", c"proc/sysrq-trigger"];
 
 const DEVICES: [(&CStr, &CStr); 6] = [
     (c"null", c"/dev/null"),

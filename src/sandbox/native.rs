@@ -63,14 +63,7 @@ impl Sandbox for Native {
         cancel: &Cancel,
     ) -> Result<Exit, SandboxError> {
         let plan = prepare::plan(spec, self.permitted, self.single_id, self.legacy, self.ids.as_ref())?;
-        let cgroup = if spec.limits.is_none() { None } else { Some(Cgroup::make(&spec.limits)?) };
-        let mut running = Running::start(spec, &plan, cgroup.as_ref())?;
-        let result = running.watch(spec, output, cancel);
-        let exit = running.reap(result)?;
-        Ok(match cgroup {
-            Some(cgroup) => blame_limits(exit, cgroup.hits(), &spec.limits),
-            None => exit,
-        })
+        execute(spec, &plan, output, cancel)
     }
 
     fn describe(&self) -> String {
@@ -81,6 +74,23 @@ impl Sandbox for Native {
         };
         format!("native (namespaces, overlayfs, capabilities, seccomp; {ids})")
     }
+}
+
+/// Carries a plan out.
+pub(super) fn execute(
+    spec: &ProcessSpec,
+    plan: &Plan,
+    output: &dyn OutputSink,
+    cancel: &Cancel,
+) -> Result<Exit, SandboxError> {
+    let cgroup = if spec.limits.is_none() { None } else { Some(Cgroup::make(&spec.limits)?) };
+    let mut running = Running::start(spec, plan, cgroup.as_ref())?;
+    let result = running.watch(spec, output, cancel);
+    let exit = running.reap(result)?;
+    Ok(match cgroup {
+        Some(cgroup) => blame_limits(exit, cgroup.hits(), &spec.limits),
+        None => exit,
+    })
 }
 
 /// A failure after a limit was hit is the limit's.

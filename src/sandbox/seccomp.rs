@@ -15,7 +15,14 @@ macro_rules! numbers {
     ($($name:ident)*) => { &[$(libc::$name),*] };
 }
 
-const COMMON: &[c_long] = numbers![
+macro_rules! named {
+    ($($name:ident)*) => { &[$((stringify!($name), libc::$name)),*] };
+}
+
+/// Calls with the names of their constants.
+type Named = [(&'static str, c_long)];
+
+const COMMON: &Named = named![
     SYS_accept SYS_accept4 SYS_adjtimex SYS_bind SYS_brk SYS_capget SYS_capset SYS_chdir SYS_chroot
     SYS_clock_adjtime SYS_clock_getres SYS_clock_gettime SYS_clock_nanosleep SYS_close SYS_close_range
     SYS_connect SYS_copy_file_range SYS_dup SYS_dup3 SYS_epoll_create1 SYS_epoll_ctl SYS_epoll_pwait
@@ -60,10 +67,19 @@ const COMMON: &[c_long] = numbers![
 /// Calls above 440 have one number everywhere: process_madvise, epoll_pwait2, quotactl_fd is not
 /// allowed, landlock, memfd_secret, cachestat, fchmodat2, map_shadow_stack, futex_wake/wait/requeue,
 /// statmount and listmount are not allowed, mseal.
-const NEW_COMMON: &[c_long] = &[440, 451, 452, 453, 454, 455, 456, 462];
+const NEW_COMMON: &Named = &[
+    ("SYS_process_madvise", 440),
+    ("SYS_cachestat", 451),
+    ("SYS_fchmodat2", 452),
+    ("SYS_map_shadow_stack", 453),
+    ("SYS_futex_wake", 454),
+    ("SYS_futex_wait", 455),
+    ("SYS_futex_requeue", 456),
+    ("SYS_mseal", 462),
+];
 
 #[cfg(target_arch = "x86_64")]
-const ARCH_CALLS: &[c_long] = numbers![
+const ARCH_CALLS: &Named = named![
     SYS_access SYS_alarm SYS_arch_prctl SYS_chmod SYS_chown SYS_creat SYS_dup2 SYS_epoll_create
     SYS_epoll_ctl_old SYS_epoll_wait SYS_epoll_wait_old SYS_eventfd SYS_fork SYS_futimesat SYS_getdents
     SYS_getpgrp SYS_inotify_init SYS_lchown SYS_link SYS_lstat SYS_mkdir SYS_mknod SYS_modify_ldt
@@ -72,7 +88,7 @@ const ARCH_CALLS: &[c_long] = numbers![
     SYS_get_thread_area SYS_set_thread_area
 ];
 #[cfg(target_arch = "aarch64")]
-const ARCH_CALLS: &[c_long] = &[];
+const ARCH_CALLS: &Named = &[];
 
 #[cfg(target_arch = "x86_64")]
 const AUDIT_ARCH: u32 = 0xc000_003e;
@@ -96,10 +112,10 @@ const OFFSET_ARG0: u32 = 16;
 const X32: u32 = 0x4000_0000;
 
 /// Namespace flags that `clone` may not have without CAP_SYS_ADMIN.
-const CLONE_NAMESPACES: u32 = 0x7e02_0000;
-const AF_VSOCK: u32 = 40;
+pub(super) const CLONE_NAMESPACES: u32 = 0x7e02_0000;
+pub(super) const AF_VSOCK: u32 = 40;
 /// Linux, Linux with 32-bit uname, both with a large address space, and the question.
-const PERSONALITIES: [u32; 5] = [0, 8, 0x20000, 0x20008, 0xffff_ffff];
+pub(super) const PERSONALITIES: [u32; 5] = [0, 8, 0x20000, 0x20008, 0xffff_ffff];
 
 fn op(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
     sock_filter { code, jt, jf, k }
@@ -180,9 +196,15 @@ fn conditional(call: c_long, tests: &[sock_filter], allow_if_true: bool) -> Vec<
     out
 }
 
+/// Names of the calls that are allowed whatever their arguments, as libseccomp knows them.
+pub(super) fn allowed_names() -> Vec<&'static str> {
+    let all = COMMON.iter().chain(NEW_COMMON).chain(ARCH_CALLS);
+    all.map(|(name, _)| name.strip_prefix("SYS_").unwrap_or(name)).collect()
+}
+
 fn allowed() -> Vec<u32> {
     let mut all: Vec<u32> =
-        COMMON.iter().chain(NEW_COMMON).chain(ARCH_CALLS).map(|number| *number as u32).collect();
+        COMMON.iter().chain(NEW_COMMON).chain(ARCH_CALLS).map(|(_, number)| *number as u32).collect();
     all.sort_unstable();
     all.dedup();
     all
