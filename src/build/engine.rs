@@ -392,9 +392,7 @@ fn check_runtime(options: &EngineOptions) -> Result<(), Failure> {
     };
     match options {
         EngineOptions { runtime: None, .. } => Ok(()),
-        EngineOptions { private_ids: true, .. } => {
-            unsupported("--userns=private", "build with one of them")
-        }
+        EngineOptions { private_ids: true, .. } => unsupported("--userns=private", "build with one of them"),
         EngineOptions { single_id: true, .. } => unsupported(
             "one user ID only",
             "build without it, or add ranges to /etc/subuid and /etc/subgid and install newuidmap",

@@ -27,8 +27,8 @@ use clap::Parser as _;
 use crate::build::{Engine, EngineOptions, Failure, FailureKind, RegistryAccess};
 use crate::cancel::Cancel;
 use crate::registry::Settings;
-use crate::sandbox::{NetworkHelper, OciRuntime};
 use crate::sandbox::userns::{EnterRequest, Entered, IdMode, RealUser, enter};
+use crate::sandbox::{NetworkHelper, OciRuntime};
 use crate::steps::remote::RemoteOptions;
 
 use args::{Cli, Command, Userns};

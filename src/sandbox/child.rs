@@ -45,11 +45,15 @@ pub(super) enum Stage {
     Identity,
     Streams,
     Runtime,
+    /// The runtime itself failed; its code stands in for the errno.
+    RuntimeEnded,
+    /// A signal ended the runtime's container; its number stands in for the errno.
+    Signalled,
     Exec,
 }
 
 /// Words for the stages, in order.
-pub(super) const STAGES: [&str; 25] = [
+pub(super) const STAGES: [&str; 27] = [
     "start the process",
     "enter the network namespace",
     "make the mount namespace private",
@@ -74,6 +78,8 @@ pub(super) const STAGES: [&str; 25] = [
     "change user and group",
     "set up the standard streams",
     "start the OCI runtime",
+    "run the OCI runtime",
+    "wait for the OCI runtime",
     "exec",
 ];
 

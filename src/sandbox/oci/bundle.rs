@@ -94,8 +94,7 @@ fn path_text(path: &Path) -> Result<String, SandboxError> {
 }
 
 fn process(spec: &ProcessSpec, capabilities: u64) -> Result<Value, SandboxError> {
-    let args: Vec<String> =
-        spec.argv.iter().map(|arg| utf8(arg, "an argument")).collect::<Result<_, _>>()?;
+    let args: Vec<String> = spec.argv.iter().map(|arg| utf8(arg, "an argument")).collect::<Result<_, _>>()?;
     let pair = |(name, value): &(Vec<u8>, Vec<u8>)| utf8(&[name, &b"="[..], value].concat(), "a variable");
     let env: Vec<String> = spec.env.iter().map(pair).collect::<Result<_, _>>()?;
     let limits = spec.ulimits.iter().map(|limit| {
@@ -147,11 +146,15 @@ fn mounts(spec: &ProcessSpec, places: &Places) -> Result<Value, SandboxError> {
     } else {
         mount("/sys", "bind", "/sys", &["rbind", "nosuid", "noexec", "nodev", "ro"])
     };
+    let dev: &[&str] = match spec.security {
+        Security::Sandbox => &["rbind", "nosuid", "nodev"],
+        Security::Insecure => &["rbind", "nosuid"],
+    };
     let mut all = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         sys,
-        // With everything in it.
-        mount("/dev", "bind", &path_text(&places.points.join("dev"))?, &["rbind", "nosuid"]),
+        // With everything in it. The nodes in it are mounts of their own, the only ones that open.
+        mount("/dev", "bind", &path_text(&places.points.join("dev"))?, dev),
     ];
     let mut asked: Vec<_> = spec.mounts.iter().collect();
     // As the plan numbers them.

@@ -1,16 +1,18 @@
 //! A sandbox whose processes are run by an OCI runtime: crun, runc, or another with their command
 //! line.
 //!
-//! The runtime starts as the first process of PID and mount namespaces of its own. What it is to
-//! mount is mounted there before it starts, by the code that [`super::Native`] uses, so it only binds
-//! directories. With its first process everything that the runtime has made is gone: processes,
-//! mounts, and no control group was there; its files lie in the scratch directory.
+//! The runtime runs in PID and mount namespaces of its own, whose first process is our child. What
+//! it is to mount is mounted there before it starts, by the code that [`super::Native`] uses, so it
+//! only binds directories. It makes the container and starts it, and the child waits for the
+//! container's end. When the child ends, or is killed, everything the runtime made is gone:
+//! processes and mounts with the namespaces, its files with the scratch directory. It makes no
+//! control groups.
 
 mod bundle;
 mod hand_over;
 mod profile;
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -22,11 +24,12 @@ use super::native;
 use super::prepare::{self, DEFAULT_PATH, Plan, c_path, c_string};
 use super::spec::{Exit, Network, OutputSink, ProcessSpec, Sandbox, SandboxError, Stdio};
 
+use hand_over::Words;
 pub(super) use hand_over::{Call, hand_over};
 
 /// Runtimes looked for by name, the best first.
 const KNOWN: [(&str, Kind); 4] =
-    [("crun", Kind::Crun), ("runc", Kind::Runc), ("youki", Kind::Runc), ("runsc", Kind::Runsc)];
+    [("crun", Kind::Crun), ("runc", Kind::Runc), ("youki", Kind::Youki), ("runsc", Kind::Runsc)];
 /// The container's name: its state directory is its own, so it needs no other.
 const ID: &str = "rbuild";
 
@@ -37,6 +40,7 @@ enum Kind {
     /// runc, and whatever has its options.
     Runc,
     Runsc,
+    Youki,
 }
 
 /// A program that runs containers from bundles, as the runtime specification of OCI defines them.
@@ -81,10 +85,13 @@ impl OciRuntime {
             .map_err(|error| SandboxError::Invalid(format!("the bundle cannot be written: {error}")))?;
         places.write("config.json", &text)?;
         let targets = places.make_points(&plan)?;
-        let command = self.command(spec, &places);
-        let argv: Vec<CString> =
-            command.iter().map(|arg| c_string(arg.as_bytes(), "a path")).collect::<Result<_, _>>()?;
-        let env = vec![c_string(&[b"PATH=", DEFAULT_PATH].concat(), "PATH")?];
+        let mut create = vec!["create".into(), "--bundle".into(), places.bundle.clone().into()];
+        create.extend(["--pid-file".into(), places.pid.clone().into(), ID.into()]);
+        let words = Words {
+            create: self.command(spec, &places, create)?,
+            start: self.command(spec, &places, vec!["start".into(), ID.into()])?,
+            env: vec![c_string(&[b"PATH=", DEFAULT_PATH].concat(), "PATH")?],
+        };
         // Made before the runtime runs, with the rights that it has in images; what lies in a mount
         // is left to the runtime, which makes it there.
         let mounted = spec.mounts.iter().any(|mount| is_inside(&spec.cwd, &mount.target));
@@ -92,40 +99,50 @@ impl OciRuntime {
         let cwd = cwd.map(|cwd| c_string(cwd, "the working directory")).transpose()?;
         let points = c_path(&places.points)?;
         plan.namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC;
-        plan.runtime = Some(Call::new(c_path(&self.program)?, argv, env, points, targets, cwd));
+        let program = c_path(&self.program)?;
+        plan.runtime = Some(Call::new(program, words, c_path(&places.pid)?, points, targets, cwd));
         Ok(plan)
     }
 
-    fn command(&self, spec: &ProcessSpec, places: &Places) -> Vec<std::ffi::OsString> {
-        let mut all: Vec<std::ffi::OsString> = vec![self.program.clone().into()];
+    fn command(
+        &self,
+        spec: &ProcessSpec,
+        places: &Places,
+        order: Vec<OsString>,
+    ) -> Result<Vec<CString>, SandboxError> {
+        let mut all: Vec<OsString> = vec![self.program.clone().into()];
         all.extend(["--root".into(), places.state.clone().into()]);
         all.extend(["--log".into(), places.log.clone().into()]);
         all.extend(["--log-format".into(), "json".into()]);
         let more: &[&str] = match self.kind {
             // Limits are set by the group in which the runtime itself runs.
             Kind::Crun => &["--cgroup-manager=disabled"],
-            Kind::Runc if self.program.file_name() == Some(OsStr::new("youki")) => &[],
             // Errors about control groups, which it cannot write, are none.
             Kind::Runc => &["--rootless=true"],
+            Kind::Youki => &[],
             Kind::Runsc if matches!(spec.network, Network::None) => {
                 &["--ignore-cgroups", "--overlay2=none", "--oci-seccomp", "--network=none"]
             }
             Kind::Runsc => &["--ignore-cgroups", "--overlay2=none", "--oci-seccomp", "--network=host"],
         };
-        all.extend(more.iter().map(Into::into));
-        all.extend(["run".into(), "--bundle".into(), places.bundle.clone().into(), ID.into()]);
-        all
+        all.extend(more.iter().map(OsString::from));
+        all.into_iter().chain(order).map(|word| c_string(word.as_bytes(), "a path")).collect()
     }
 
-    /// What the end of the runtime says about the program.
-    fn judge(&self, exit: Exit, places: &Places) -> Result<Exit, SandboxError> {
-        let Exit::Code(1..) = exit else { return Ok(exit) };
-        match last_error(&fs::read_to_string(&places.log).unwrap_or_default()) {
-            None => Ok(exit),
-            Some(message) => Err(exec_error(&message).unwrap_or_else(|| SandboxError::Runtime {
-                runtime: self.program.display().to_string(),
-                message,
-            })),
+    /// Puts what the runtime says in its log in place of numbers.
+    fn judge(&self, ended: Result<Exit, SandboxError>, log: &Path) -> Result<Exit, SandboxError> {
+        if !matches!(ended, Ok(Exit::Code(1..)) | Err(SandboxError::Runtime { .. })) {
+            return ended;
+        }
+        let said = last_error(&fs::read_to_string(log).unwrap_or_default());
+        match (ended, said) {
+            (Ok(exit), said) => said.and_then(|text| exec_error(&text)).map_or(Ok(exit), Err),
+            (Err(SandboxError::Runtime { message, .. }), said) => {
+                let message = said.unwrap_or(message);
+                let runtime = self.program.display().to_string();
+                Err(exec_error(&message).unwrap_or(SandboxError::Runtime { runtime, message }))
+            }
+            (Err(error), _) => Err(error),
         }
     }
 }
@@ -141,8 +158,8 @@ impl Sandbox for OciRuntime {
             return Err(SandboxError::Invalid("an OCI runtime gets no terminal".into()));
         }
         let plan = self.plan(spec)?;
-        let exit = native::execute(spec, &plan, output, cancel)?;
-        self.judge(exit, &Places::of(&spec.scratch))
+        let ended = native::execute(spec, &plan, output, cancel);
+        self.judge(ended, &Places::of(&spec.scratch).log)
     }
 
     fn describe(&self) -> String {
@@ -156,6 +173,7 @@ struct Places {
     /// The runtime's own files.
     state: PathBuf,
     log: PathBuf,
+    pid: PathBuf,
     /// Where mounts are made before the runtime binds them.
     points: PathBuf,
 }
@@ -166,6 +184,7 @@ impl Places {
         Places {
             state: bundle.join("state"),
             log: bundle.join("log.json"),
+            pid: bundle.join("pid"),
             points: bundle.join("points"),
             bundle,
         }
