@@ -154,7 +154,7 @@ fn container(plan: &Plan, call: &Call) -> Result<(Stage, i32), Failure> {
     }
     loop {
         // What the runtime leaves becomes this process's, the first of its PID namespace.
-        match rustix::process::waitpid(None, WaitOptions::empty()) {
+        match rustix::process::wait(WaitOptions::empty()) {
             Ok(Some((pid, status))) if pid.as_raw_nonzero().get() == number => {
                 match (status.exit_status(), status.terminating_signal()) {
                     (Some(code), _) => syscalls::exit_now(code),
