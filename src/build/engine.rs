@@ -16,7 +16,7 @@ use crate::layer::OnDiskIds;
 use crate::plan::{self, Base, Plan, PlanInput, Planned, Step, StepKind};
 use crate::registry::RegistryAccess;
 use crate::remote;
-use crate::sandbox::{Native, NetworkHelper, OciRuntime, PrivateIds, Sandbox, Ulimit};
+use crate::sandbox::{Native, NetworkHelper, OciRuntime, PrivateIds, Sandbox, SandboxError, Ulimit};
 use crate::snapshot::{Chain, SnapshotError, Snapshots};
 use crate::solve::{LocalExecutor, SolveError, Solver, StepError};
 use crate::steps::mount::{MountSettings, SshSource};
@@ -579,7 +579,9 @@ fn solve_failure(error: SolveError, cancel: &Cancel) -> Failure {
     let SolveError { step, place, error } = error;
     let no_space = error.is_no_space();
     let kind = match &error {
-        StepError::Run(RunError::Sandbox(crate::sandbox::SandboxError::Setup { .. })) => FailureKind::Sandbox,
+        StepError::Run(RunError::Sandbox(SandboxError::Setup { .. } | SandboxError::Runtime { .. })) => {
+            FailureKind::Sandbox
+        }
         StepError::Base(_) => FailureKind::Base,
         StepError::Remote(_) => FailureKind::Context,
         _ if error.is_canceled() && cancel.is_cancelled() => FailureKind::Interrupted,

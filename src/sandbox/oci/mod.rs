@@ -240,7 +240,7 @@ fn last_error(log: &str) -> Option<String> {
 /// A program that is not there or cannot be executed is the step's mistake, not the runtime's.
 fn exec_error(message: &str) -> Option<SandboxError> {
     let text = message.to_ascii_lowercase();
-    let about_program = text.contains("executable file") || text.contains("exec ") || text.contains("exec:");
+    let about_program = ["executable", "exec ", "exec:"].iter().any(|word| text.contains(word));
     let kind = if !about_program {
         return None;
     } else if text.contains("not found") || text.contains("no such file") {
