@@ -16,7 +16,7 @@ use crate::layer::OnDiskIds;
 use crate::plan::{self, Base, Plan, PlanInput, Planned, Step, StepKind};
 use crate::registry::RegistryAccess;
 use crate::remote;
-use crate::sandbox::{Native, NetworkHelper, PrivateIds, Sandbox, Ulimit};
+use crate::sandbox::{Native, NetworkHelper, OciRuntime, PrivateIds, Sandbox, SandboxError, Ulimit};
 use crate::snapshot::{Chain, SnapshotError, Snapshots};
 use crate::solve::{LocalExecutor, SolveError, Solver, StepError};
 use crate::steps::mount::{MountSettings, SshSource};
@@ -48,6 +48,8 @@ pub struct EngineOptions {
     /// RUN gets users and groups of its own: its root is not this machine's. Only for root, since
     /// others are in a user namespace anyway.
     pub private_ids: bool,
+    /// Runs RUN instead of rbuild's own sandbox. Needs more than one ID, and not private ones.
+    pub runtime: Option<OciRuntime>,
     /// Content of `/etc/resolv.conf` for RUN.
     pub resolv_conf: Vec<u8>,
     /// Programs that connect RUN's own network, the best first; without any, RUN uses this machine's.
@@ -108,15 +110,17 @@ impl Opened {
 impl Engine {
     /// Opens the store.
     pub fn open(options: EngineOptions) -> Result<Self, Failure> {
+        check_runtime(&options)?;
         let store = Store::open(&options.root)?;
         let ids = if options.single_id { OnDiskIds::AllToSelf } else { OnDiskIds::Keep };
         let snapshots = Snapshots::new(store.clone(), ids);
         let ids = if options.private_ids { Some(private_ids()?) } else { None };
-        let sandbox = match &ids {
-            Some(ids) => Native::with_ids(ids.clone()),
-            None => Native::new(options.single_id),
+        let sandbox: Arc<dyn Sandbox> = match (&options.runtime, &ids) {
+            (Some(runtime), _) => Arc::new(runtime.clone()),
+            (None, Some(ids)) => Arc::new(Native::with_ids(ids.clone())),
+            (None, None) => Arc::new(Native::new(options.single_id)),
         };
-        Ok(Engine { store, snapshots, sandbox: Arc::new(sandbox), ids, options })
+        Ok(Engine { store, snapshots, sandbox, ids, options })
     }
 
     /// The store.
@@ -380,6 +384,23 @@ fn private_ids() -> Result<PrivateIds, Failure> {
     })
 }
 
+/// What an OCI runtime cannot do, the own sandbox can.
+fn check_runtime(options: &EngineOptions) -> Result<(), Failure> {
+    let unsupported = |text: &str, help: &str| {
+        let text = format!("--isolation=oci does not work with {text}");
+        Err(Failure::new(FailureKind::Unsupported, text).help(help))
+    };
+    match options {
+        EngineOptions { runtime: None, .. } => Ok(()),
+        EngineOptions { private_ids: true, .. } => unsupported("--userns=private", "build with one of them"),
+        EngineOptions { single_id: true, .. } => unsupported(
+            "one user ID only",
+            "build without it, or add ranges to /etc/subuid and /etc/subgid and install newuidmap",
+        ),
+        _ => Ok(()),
+    }
+}
+
 fn now_seconds() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_secs()).unwrap_or(0)
@@ -558,7 +579,9 @@ fn solve_failure(error: SolveError, cancel: &Cancel) -> Failure {
     let SolveError { step, place, error } = error;
     let no_space = error.is_no_space();
     let kind = match &error {
-        StepError::Run(RunError::Sandbox(crate::sandbox::SandboxError::Setup { .. })) => FailureKind::Sandbox,
+        StepError::Run(RunError::Sandbox(SandboxError::Setup { .. } | SandboxError::Runtime { .. })) => {
+            FailureKind::Sandbox
+        }
         StepError::Base(_) => FailureKind::Base,
         StepError::Remote(_) => FailureKind::Context,
         _ if error.is_canceled() && cancel.is_cancelled() => FailureKind::Interrupted,

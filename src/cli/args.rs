@@ -196,6 +196,12 @@ pub(super) struct BuildArgs {
     /// User namespace of RUN where root builds: host (none), or private, in which root is nobody outside
     #[arg(long, value_name = "MODE", value_enum, default_value = "host", help_heading = "RUN")]
     pub userns: Userns,
+    /// What RUN is executed by: native (rbuild itself), or oci, an OCI runtime [env: RBUILD_ISOLATION]
+    #[arg(long, value_name = "TYPE", help_heading = "RUN")]
+    pub isolation: Option<String>,
+    /// The OCI runtime, by name or path; the first of crun, runc, youki, runsc [env: RBUILD_RUNTIME]
+    #[arg(long, value_name = "NAME|PATH", help_heading = "RUN")]
+    pub runtime: Option<String>,
     /// What the Dockerfile may ask for: network.host, security.insecure, device[=NAME]
     #[arg(long = "allow", value_name = "ENTITLEMENT", help_heading = "RUN")]
     pub allow: Vec<String>,

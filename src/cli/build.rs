@@ -13,7 +13,7 @@ use crate::progress::{self, Mode};
 
 use super::args::{BuildArgs, InputArgs, PlanArgs, PlanFormat};
 use super::environment::Environment;
-use super::{Session, Stop, print, secret, values};
+use super::{Session, Stop, isolation, print, secret, values};
 
 /// Builds, and says so in the ways asked for.
 pub(super) fn build(session: &Session, args: BuildArgs) -> Result<u8, Stop> {
@@ -37,8 +37,9 @@ pub(super) fn with_engine<T>(
     refuse_later(args)?;
     let mode = progress_mode(args.progress.as_deref(), args.quiet, &session.env)?;
     let request = request(args, &session.env)?;
+    let runtime = isolation::runtime(args.isolation.as_deref(), args.runtime.as_deref(), &session.env)?;
     session.watch_signals()?;
-    let engine = session.engine_with(args.userns)?;
+    let engine = session.engine_with(args.userns, runtime)?;
     let renderer = progress::renderer(mode, session.env.colour);
     let events = Events::new(renderer.clone());
     let result = work(&engine, &request, &events);

@@ -10,6 +10,7 @@ mod check;
 mod copy;
 mod environment;
 mod images;
+mod isolation;
 mod registry;
 mod render;
 mod run;
@@ -26,8 +27,8 @@ use clap::Parser as _;
 use crate::build::{Engine, EngineOptions, Failure, FailureKind, RegistryAccess};
 use crate::cancel::Cancel;
 use crate::registry::Settings;
-use crate::sandbox::NetworkHelper;
 use crate::sandbox::userns::{EnterRequest, Entered, IdMode, RealUser, enter};
+use crate::sandbox::{NetworkHelper, OciRuntime};
 use crate::steps::remote::RemoteOptions;
 
 use args::{Cli, Command, Userns};
@@ -168,15 +169,17 @@ impl Session {
     }
 
     fn engine(&self) -> Result<Engine, Stop> {
-        self.engine_with(Userns::Host)
+        self.engine_with(Userns::Host, None)
     }
 
-    /// An engine whose RUN gets a user namespace as asked for. Ordinary users are in one already.
-    fn engine_with(&self, userns: Userns) -> Result<Engine, Stop> {
+    /// An engine whose RUN gets a user namespace as asked for, and is run by `runtime` if there is
+    /// one. Ordinary users are in a user namespace already.
+    fn engine_with(&self, userns: Userns, runtime: Option<OciRuntime>) -> Result<Engine, Stop> {
         Ok(Engine::open(EngineOptions {
             root: self.root.clone(),
             private_ids: userns == Userns::Private && self.mode == IdMode::Root,
             single_id: self.mode == IdMode::SingleId,
+            runtime,
             resolv_conf: environment::resolv_conf(),
             network_helpers: NetworkHelper::find(self.env.path.as_deref()),
             registries: self.registries()?,

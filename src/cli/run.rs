@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 
 use crate::build::RunRequest;
 use crate::sandbox::userns::IdMode;
-use crate::sandbox::{NetworkHelper, UserNetwork, overlay_works, probe};
+use crate::sandbox::{NetworkHelper, OciRuntime, UserNetwork, overlay_works, probe};
 
 use super::args::RunArgs;
 use super::{Session, Stop, build, print, values};
@@ -34,7 +34,7 @@ pub(super) fn run(session: &Session, args: RunArgs) -> Result<u8, Stop> {
     if !request.terminal {
         session.watch_signals()?;
     }
-    let engine = session.engine_with(args.userns)?;
+    let engine = session.engine_with(args.userns, None)?;
     let code = engine.run(&request, &|text| eprintln!("rbuild: {text}"), &session.cancel)?;
     Ok(u8::try_from(code & 0xff).unwrap_or(1))
 }
@@ -49,6 +49,12 @@ fn network(helpers: &[NetworkHelper]) -> String {
         Ok(network) => format!("RUN has its own, by {}", network.program().display()),
         Err(error) => format!("RUN uses the host's network: {error}"),
     }
+}
+
+/// What `--isolation=oci` could use.
+fn runtimes(found: &[OciRuntime]) -> String {
+    let paths: Vec<String> = found.iter().map(|runtime| runtime.program().display().to_string()).collect();
+    if paths.is_empty() { "none for --isolation=oci".into() } else { paths.join(", ") }
 }
 
 /// Says what this machine allows and how it is used.
@@ -72,9 +78,10 @@ pub(super) fn info(session: &Session) -> Result<u8, Stop> {
     let yes_no = |yes: bool| if yes { "yes" } else { "no" };
     print(&format!(
         "Version:    {}\nStore:      {}\nIDs:        {ids}\nSnapshots:  {overlay}\nSandbox:    native\n\
-         Seccomp:    {}\nCgroups:    {}\nKernel:     {}\nNetwork:    {}\n",
+         Runtimes:   {}\nSeccomp:    {}\nCgroups:    {}\nKernel:     {}\nNetwork:    {}\n",
         env!("CARGO_PKG_VERSION"),
         engine.store().root().display(),
+        runtimes(&OciRuntime::find(session.env.path.as_deref())),
         yes_no(facts.seccomp),
         facts.cgroups,
         facts.kernel,

@@ -12,6 +12,7 @@ use super::mounts::{
     bind, make_point, make_points, mask, mount_dev, mount_one, mount_proc, mount_root, mount_sys,
     open_inside, write_secrets,
 };
+use super::oci::hand_over;
 use super::prepare::{LAST_CAPABILITY, Plan};
 use super::private;
 use super::syscalls;
@@ -43,11 +44,16 @@ pub(super) enum Stage {
     Filter,
     Identity,
     Streams,
+    Runtime,
+    /// The runtime itself failed; its code stands in for the errno.
+    RuntimeEnded,
+    /// A signal ended the runtime's container; its number stands in for the errno.
+    Signalled,
     Exec,
 }
 
 /// Words for the stages, in order.
-pub(super) const STAGES: [&str; 24] = [
+pub(super) const STAGES: [&str; 27] = [
     "start the process",
     "enter the network namespace",
     "make the mount namespace private",
@@ -71,6 +77,9 @@ pub(super) const STAGES: [&str; 24] = [
     "install the system call filter",
     "change user and group",
     "set up the standard streams",
+    "start the OCI runtime",
+    "run the OCI runtime",
+    "wait for the OCI runtime",
     "exec",
 ];
 
@@ -127,6 +136,9 @@ fn set_up(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change(c"/", private).at(Stage::Propagation)?;
     let root = mount_root(plan)?;
+    if let Some(call) = &plan.runtime {
+        return hand_over(plan, call, streams, root.as_fd());
+    }
     mount_proc(root.as_fd())?;
     mount_sys(root.as_fd())?;
     mount_dev(plan, root.as_fd())?;
@@ -227,7 +239,7 @@ fn enter(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
     Ok(last)
 }
 
-fn missing_is_fine(errno: Errno) -> Result<(), Errno> {
+pub(super) fn missing_is_fine(errno: Errno) -> Result<(), Errno> {
     // An image may have a link that leads nowhere in place of /etc/resolv.conf.
     if matches!(errno, Errno::NOENT | Errno::NOTDIR) { Ok(()) } else { Err(errno) }
 }
@@ -256,7 +268,7 @@ fn make_cwd(plan: &Plan) -> Result<(), Failure> {
 }
 
 /// Standard streams where they belong, everything else closed by the exec (CVE-2024-21626 again).
-fn streams_in_place(plan: &Plan, streams: &Streams<'_>) -> Result<(), Errno> {
+pub(super) fn streams_in_place(plan: &Plan, streams: &Streams<'_>) -> Result<(), Errno> {
     rustix::stdio::dup2_stdin(streams.stdin)?;
     rustix::stdio::dup2_stdout(streams.stdout)?;
     rustix::stdio::dup2_stderr(streams.stderr)?;

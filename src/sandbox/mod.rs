@@ -12,6 +12,7 @@ mod identity;
 mod mounts;
 mod native;
 mod network;
+mod oci;
 mod prepare;
 mod private;
 mod probe;
@@ -25,6 +26,7 @@ pub mod userns;
 pub use emulation::obstacle;
 pub use native::Native;
 pub use network::{NetworkHelper, UserNetwork, outward_address};
+pub use oci::OciRuntime;
 pub use private::PrivateIds;
 pub use probe::{Facts, overlay_works, probe};
 pub use spec::{

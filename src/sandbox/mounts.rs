@@ -14,7 +14,7 @@ use super::private;
 use super::syscalls::{self, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
 
 /// Docker's list of files that say too much.
-const MASKED: [&CStr; 10] = [
+pub(super) const MASKED: [&CStr; 10] = [
     c"proc/asound",
     c"proc/acpi",
     c"proc/kcore",
@@ -26,9 +26,10 @@ const MASKED: [&CStr; 10] = [
     c"proc/scsi",
     c"sys/firmware",
 ];
-const MASKED_MORE: [&CStr; 2] = [c"proc/interrupts", c"sys/devices/virtual/powercap"];
+pub(super) const MASKED_MORE: [&CStr; 2] = [c"proc/interrupts", c"sys/devices/virtual/powercap"];
 /// Docker's list of files that may be read only.
-const READ_ONLY: [&CStr; 5] = [c"proc/bus", c"proc/fs", c"proc/irq", c"proc/sys", c"proc/sysrq-trigger"];
+pub(super) const READ_ONLY: [&CStr; 5] =
+    [c"proc/bus", c"proc/fs", c"proc/irq", c"proc/sys", c"proc/sysrq-trigger"];
 
 const DEVICES: [(&CStr, &CStr); 6] = [
     (c"null", c"/dev/null"),
@@ -174,13 +175,13 @@ pub(super) fn open_inside(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd, 
 }
 
 /// Puts a detached mount on what a path inside the root leads to.
-fn attach_inside(mount: BorrowedFd<'_>, root: BorrowedFd<'_>, target: &CStr) -> Result<(), Errno> {
+pub(super) fn attach_inside(mount: BorrowedFd<'_>, root: BorrowedFd<'_>, target: &CStr) -> Result<(), Errno> {
     let point = open_inside(root, target)?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(mount, c"", &point, c"", flags)
 }
 
-fn new_fs(
+pub(super) fn new_fs(
     kind: &CStr,
     options: &[(std::ffi::CString, std::ffi::CString)],
     attributes: u64,

@@ -63,14 +63,7 @@ impl Sandbox for Native {
         cancel: &Cancel,
     ) -> Result<Exit, SandboxError> {
         let plan = prepare::plan(spec, self.permitted, self.single_id, self.legacy, self.ids.as_ref())?;
-        let cgroup = if spec.limits.is_none() { None } else { Some(Cgroup::make(&spec.limits)?) };
-        let mut running = Running::start(spec, &plan, cgroup.as_ref())?;
-        let result = running.watch(spec, output, cancel);
-        let exit = running.reap(result)?;
-        Ok(match cgroup {
-            Some(cgroup) => blame_limits(exit, cgroup.hits(), &spec.limits),
-            None => exit,
-        })
+        execute(spec, &plan, output, cancel)
     }
 
     fn describe(&self) -> String {
@@ -81,6 +74,23 @@ impl Sandbox for Native {
         };
         format!("native (namespaces, overlayfs, capabilities, seccomp; {ids})")
     }
+}
+
+/// Carries a plan out.
+pub(super) fn execute(
+    spec: &ProcessSpec,
+    plan: &Plan,
+    output: &dyn OutputSink,
+    cancel: &Cancel,
+) -> Result<Exit, SandboxError> {
+    let cgroup = if spec.limits.is_none() { None } else { Some(Cgroup::make(&spec.limits)?) };
+    let mut running = Running::start(spec, plan, cgroup.as_ref())?;
+    let result = running.watch(spec, output, cancel);
+    let exit = running.reap(result)?;
+    Ok(match cgroup {
+        Some(cgroup) => blame_limits(exit, cgroup.hits(), &spec.limits),
+        None => exit,
+    })
 }
 
 /// A failure after a limit was hit is the limit's.
@@ -309,7 +319,7 @@ impl Running {
         }
         let mut message = [0u8; 5];
         if matches!(rustix::io::read(&self.error, &mut message), Ok(5)) {
-            return Err(failure(&message));
+            return end_of_runtime(&message).unwrap_or_else(|| Err(failure(&message)));
         }
         let status = status.ok_or_else(|| SandboxError::Invalid("the process vanished".into()))?;
         match (status.exit_status(), status.terminating_signal()) {
@@ -341,9 +351,24 @@ fn namespace_error(errno: Errno) -> SandboxError {
     SandboxError::Setup { stage: "create namespaces".into(), source: errno.into(), hint: hint.into() }
 }
 
+fn parse(message: &[u8; 5]) -> (usize, i32) {
+    (usize::from(message[0]), i32::from_le_bytes([message[1], message[2], message[3], message[4]]))
+}
+
+/// How an OCI runtime or its container ended, if that is what the child tells.
+fn end_of_runtime(message: &[u8; 5]) -> Option<Result<Exit, SandboxError>> {
+    match parse(message) {
+        (stage, signal) if stage == Stage::Signalled as usize => Some(Ok(Exit::Signal(signal))),
+        (stage, code) if stage == Stage::RuntimeEnded as usize => Some(Err(SandboxError::Runtime {
+            runtime: "the OCI runtime".into(),
+            message: format!("it failed with exit code {code}"),
+        })),
+        _ => None,
+    }
+}
+
 fn failure(message: &[u8; 5]) -> SandboxError {
-    let stage = usize::from(message[0]);
-    let errno = i32::from_le_bytes([message[1], message[2], message[3], message[4]]);
+    let (stage, errno) = parse(message);
     let source = io::Error::from_raw_os_error(errno);
     let name = STAGES.get(stage).copied().unwrap_or("an unknown step");
     if stage == Stage::Exec as usize {

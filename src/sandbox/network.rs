@@ -89,7 +89,7 @@ impl NetworkHelper {
 }
 
 /// Whether IDs in here are those of the machine.
-fn is_initial_user_namespace() -> bool {
+pub(super) fn is_initial_user_namespace() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     map.split_whitespace().eq(["0", "0", "4294967295"])
 }

@@ -23,7 +23,7 @@ pub(super) const LAST_CAPABILITY: u32 = 63;
 /// The group of terminals, everywhere.
 const GROUP_TTY: u32 = 5;
 /// Where programs are looked for when the environment has no PATH (as Docker's default).
-const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A mount of the spec, ready to be made.
 pub(super) enum Prepared {
@@ -120,13 +120,15 @@ pub(super) struct Plan {
     pub argv: Vec<*const c_char>,
     pub env: Vec<*const c_char>,
     pub namespaces: i32,
+    /// A program that does the rest instead of the child.
+    pub runtime: Option<super::oci::Call>,
 }
 
-fn c_string(bytes: &[u8], what: &str) -> Result<CString, SandboxError> {
+pub(super) fn c_string(bytes: &[u8], what: &str) -> Result<CString, SandboxError> {
     CString::new(bytes).map_err(|_| SandboxError::Invalid(format!("{what} contains a NUL byte")))
 }
 
-fn c_path(path: &Path) -> Result<CString, SandboxError> {
+pub(super) fn c_path(path: &Path) -> Result<CString, SandboxError> {
     c_string(path.as_os_str().as_bytes(), "a path")
 }
 
@@ -219,6 +221,7 @@ pub(super) fn plan(
         argv,
         env,
         namespaces,
+        runtime: None,
     })
 }
 

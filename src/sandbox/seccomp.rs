@@ -15,7 +15,14 @@ macro_rules! numbers {
     ($($name:ident)*) => { &[$(libc::$name),*] };
 }
 
-const COMMON: &[c_long] = numbers![
+macro_rules! named {
+    ($($name:ident)*) => { &[$((stringify!($name), libc::$name)),*] };
+}
+
+/// Calls with the names of their constants.
+type Named = [(&'static str, c_long)];
+
+const COMMON: &Named = named![
     SYS_accept SYS_accept4 SYS_adjtimex SYS_bind SYS_brk SYS_capget SYS_capset SYS_chdir SYS_chroot
     SYS_clock_adjtime SYS_clock_getres SYS_clock_gettime SYS_clock_nanosleep SYS_close SYS_close_range
     SYS_connect SYS_copy_file_range SYS_dup SYS_dup3 SYS_epoll_create1 SYS_epoll_ctl SYS_epoll_pwait
@@ -57,12 +64,26 @@ const COMMON: &[c_long] = numbers![
     SYS_wait4 SYS_waitid SYS_write SYS_writev
 ];
 
-/// Numbers that are the same everywhere, of calls younger than libc's names: cachestat, fchmodat2, map_shadow_stack, futex_wake/wait/requeue, statmount and listmount
-/// (they show the mounts that /proc shows), mseal, and the four of extended attributes by descriptor.
-const NEW_COMMON: &[c_long] = &[451, 452, 453, 454, 455, 456, 457, 458, 462, 463, 464, 465, 466];
+/// Numbers that are the same everywhere, of calls younger than libc's names. statmount and listmount show
+/// the mounts that /proc shows.
+const NEW_COMMON: &Named = &[
+    ("SYS_cachestat", 451),
+    ("SYS_fchmodat2", 452),
+    ("SYS_map_shadow_stack", 453),
+    ("SYS_futex_wake", 454),
+    ("SYS_futex_wait", 455),
+    ("SYS_futex_requeue", 456),
+    ("SYS_statmount", 457),
+    ("SYS_listmount", 458),
+    ("SYS_mseal", 462),
+    ("SYS_setxattrat", 463),
+    ("SYS_getxattrat", 464),
+    ("SYS_listxattrat", 465),
+    ("SYS_removexattrat", 466),
+];
 
 #[cfg(target_arch = "x86_64")]
-const ARCH_CALLS: &[c_long] = numbers![
+const ARCH_CALLS: &Named = named![
     SYS_access SYS_alarm SYS_arch_prctl SYS_chmod SYS_chown SYS_creat SYS_dup2 SYS_epoll_create
     SYS_epoll_ctl_old SYS_epoll_wait SYS_epoll_wait_old SYS_eventfd SYS_fork SYS_futimesat SYS_getdents
     SYS_getpgrp SYS_inotify_init SYS_lchown SYS_link SYS_lstat SYS_mkdir SYS_mknod SYS_modify_ldt
@@ -71,10 +92,11 @@ const ARCH_CALLS: &[c_long] = numbers![
     SYS_get_thread_area SYS_set_thread_area
 ];
 #[cfg(target_arch = "aarch64")]
-const ARCH_CALLS: &[c_long] = &[];
+const ARCH_CALLS: &Named = &[];
 
-/// io_pgetevents, which libc has no name for.
-const IO_PGETEVENTS: c_long = if cfg!(target_arch = "aarch64") { 292 } else { 333 };
+/// Which libc has no name for.
+const IO_PGETEVENTS: [(&str, c_long); 1] =
+    [("SYS_io_pgetevents", if cfg!(target_arch = "aarch64") { 292 } else { 333 })];
 
 #[cfg(target_arch = "x86_64")]
 const AUDIT_ARCH: u32 = 0xc000_003e;
@@ -98,10 +120,10 @@ const OFFSET_ARG0: u32 = 16;
 const X32: u32 = 0x4000_0000;
 
 /// Namespace flags that `clone` may not have without CAP_SYS_ADMIN.
-const CLONE_NAMESPACES: u32 = 0x7e02_0000;
-const AF_VSOCK: u32 = 40;
+pub(super) const CLONE_NAMESPACES: u32 = 0x7e02_0000;
+pub(super) const AF_VSOCK: u32 = 40;
 /// Linux, Linux with 32-bit uname, both with a large address space, and the question.
-const PERSONALITIES: [u32; 5] = [0, 8, 0x20000, 0x20008, 0xffff_ffff];
+pub(super) const PERSONALITIES: [u32; 5] = [0, 8, 0x20000, 0x20008, 0xffff_ffff];
 
 fn op(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
     sock_filter { code, jt, jf, k }
@@ -182,9 +204,15 @@ fn conditional(call: c_long, tests: &[sock_filter], allow_if_true: bool) -> Vec<
     out
 }
 
+/// Names of the calls that are allowed whatever their arguments, as libseccomp knows them.
+pub(super) fn allowed_names() -> Vec<&'static str> {
+    let all = COMMON.iter().chain(NEW_COMMON).chain(ARCH_CALLS).chain(&IO_PGETEVENTS);
+    all.map(|(name, _)| name.strip_prefix("SYS_").unwrap_or(name)).collect()
+}
+
 fn allowed() -> Vec<u32> {
-    let lists = COMMON.iter().chain(NEW_COMMON).chain(ARCH_CALLS).chain([&IO_PGETEVENTS]);
-    let mut all: Vec<u32> = lists.map(|number| *number as u32).collect();
+    let lists = COMMON.iter().chain(NEW_COMMON).chain(ARCH_CALLS).chain(&IO_PGETEVENTS);
+    let mut all: Vec<u32> = lists.map(|(_, number)| *number as u32).collect();
     all.sort_unstable();
     all.dedup();
     all

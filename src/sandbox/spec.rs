@@ -282,6 +282,14 @@ pub enum SandboxError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// The OCI runtime could not run the program.
+    #[error("{runtime}: {message}")]
+    Runtime {
+        /// Its path.
+        runtime: String,
+        /// Its own words.
+        message: String,
+    },
     /// The description makes no sense.
     #[error("cannot set up the sandbox: {0}")]
     Invalid(String),

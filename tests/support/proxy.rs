@@ -320,8 +320,10 @@ fn send(mut stream: &TcpStream, mut answer: Answer, harm: Option<&Harm>) -> io::
         _ => {}
     }
     stream.write_all(second)?;
-    while matches!(harm, Some(Harm::Endless)) {
+    if !matches!(harm, Some(Harm::Endless)) {
+        return Ok(());
+    }
+    loop {
         stream.write_all(&[b'x'; 65536])?;
     }
-    Ok(())
 }

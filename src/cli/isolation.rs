@@ -1,0 +1,96 @@
+//! `--isolation` and `--runtime`: what RUN is executed by.
+
+use std::path::Path;
+
+use crate::build::{Failure, FailureKind};
+use crate::sandbox::OciRuntime;
+
+use super::environment::Environment;
+
+/// The OCI runtime asked for; `None` is rbuild's own sandbox.
+pub(super) fn runtime(
+    isolation: Option<&str>,
+    name: Option<&str>,
+    env: &Environment,
+) -> Result<Option<OciRuntime>, Failure> {
+    match isolation.or(env.isolation.as_deref()).unwrap_or("default") {
+        "oci" => find(name.or(env.oci_runtime.as_deref()), env).map(Some),
+        "default" | "rootless" | "native" | "" if name.is_some() => {
+            Err(usage("--runtime needs --isolation=oci"))
+        }
+        "default" | "rootless" | "native" | "" => Ok(None),
+        other @ ("chroot" | "hyperv" | "process") => {
+            let text = format!("--isolation={other} is not supported");
+            Err(Failure::new(FailureKind::Unsupported, text).help("use native or oci"))
+        }
+        other => Err(usage(&format!("invalid isolation {other:?}; it is native or oci"))),
+    }
+}
+
+fn find(name: Option<&str>, env: &Environment) -> Result<OciRuntime, Failure> {
+    let missing = |text: String| {
+        Err(Failure::new(FailureKind::Sandbox, text)
+            .help("install crun or runc, name another with --runtime, or build without --isolation=oci"))
+    };
+    let path = env.path.as_deref();
+    match name {
+        Some(name) if name.contains('/') => match std::path::absolute(name) {
+            Ok(file) if Path::is_file(&file) => Ok(OciRuntime::at(file)),
+            _ => missing(format!("there is no OCI runtime {name}")),
+        },
+        Some(name) => match OciRuntime::named(name, path) {
+            Some(runtime) => Ok(runtime),
+            None => missing(format!("the OCI runtime {name} is not in PATH")),
+        },
+        None => match OciRuntime::find(path).into_iter().next() {
+            Some(runtime) => Ok(runtime),
+            None => missing("no OCI runtime is in PATH: neither crun, runc, youki nor runsc".into()),
+        },
+    }
+}
+
+fn usage(text: &str) -> Failure {
+    Failure::new(FailureKind::Usage, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(isolation: &str, name: Option<&str>, env: &Environment) -> String {
+        match runtime(Some(isolation), name, env) {
+            Ok(runtime) => format!("{:?}", runtime.map(|runtime| runtime.program().to_owned())),
+            Err(failure) => failure.message,
+        }
+    }
+
+    #[test]
+    fn types_are_taken_or_refused_by_name() {
+        let env = Environment::default();
+        for own in ["default", "rootless", "native"] {
+            assert_eq!(message(own, None, &env), "None");
+            assert!(message(own, Some("crun"), &env).contains("needs --isolation=oci"));
+        }
+        for other in ["chroot", "hyperv", "process", "odd"] {
+            assert!(message(other, None, &env).contains(other));
+        }
+        assert!(message("oci", Some("nothing"), &env).contains("nothing is not in PATH"));
+        assert!(message("oci", Some("/no/thing"), &env).contains("/no/thing"));
+    }
+
+    #[test]
+    fn the_first_runtime_in_the_path_is_taken() {
+        let dir = tempfile::tempdir().expect("directory");
+        let mut env = Environment::default();
+        env.path = Some(dir.path().into());
+        assert!(message("oci", None, &env).contains("no OCI runtime"));
+        for name in ["runc", "crun"] {
+            std::fs::write(dir.path().join(name), "").expect("write");
+        }
+        assert!(message("oci", None, &env).contains("/crun"));
+        assert!(message("oci", Some("runc"), &env).contains("/runc"));
+        (env.oci_runtime, env.isolation) = (Some("runc".into()), Some("oci".into()));
+        let found = runtime(None, None, &env).expect("runtime").expect("one");
+        assert!(found.program().ends_with("runc"));
+    }
+}

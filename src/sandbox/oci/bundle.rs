@@ -1,0 +1,180 @@
+//! The bundle's `config.json`, by the runtime specification of OCI, version 1.0.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::super::mounts::{MASKED, MASKED_MORE, READ_ONLY};
+use super::super::network::is_initial_user_namespace;
+use super::super::prepare::{DEFAULT_CAPABILITIES, Plan};
+use super::super::spec::{MountKind, Network, ProcessSpec, SandboxError, Security};
+use super::{Places, profile};
+
+/// Names of capabilities by number (linux/capability.h).
+const CAPABILITIES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+const UMASK: u32 = 0o022;
+
+/// The whole file. `permitted` are the capabilities of this process.
+pub(super) fn config(
+    spec: &ProcessSpec,
+    plan: &Plan,
+    places: &Places,
+    permitted: u64,
+) -> Result<Value, SandboxError> {
+    let sandboxed = spec.security == Security::Sandbox;
+    let paths = |lists: &[&[&std::ffi::CStr]]| -> Vec<String> {
+        let all = lists.iter().copied().flatten();
+        all.map(|path| format!("/{}", path.to_string_lossy())).collect()
+    };
+    let mut linux = json!({ "namespaces": namespaces(&spec.network) });
+    if sandboxed {
+        linux["maskedPaths"] = json!(paths(&[&MASKED, &MASKED_MORE]));
+        linux["readonlyPaths"] = json!(paths(&[&READ_ONLY]));
+        linux["seccomp"] = profile::seccomp();
+    }
+    Ok(json!({
+        "ociVersion": "1.0.2",
+        "root": { "path": utf8(plan.root_point.to_bytes(), "a path")?, "readonly": false },
+        "hostname": spec.hostname,
+        "process": process(spec, if sandboxed { permitted & DEFAULT_CAPABILITIES } else { permitted })?,
+        "mounts": mounts(spec, places)?,
+        "linux": linux,
+    }))
+}
+
+fn utf8(bytes: &[u8], what: &str) -> Result<String, SandboxError> {
+    let text = String::from_utf8(bytes.to_vec());
+    text.map_err(|_| SandboxError::Invalid(format!("{what} is not UTF-8, which OCI runtimes need")))
+}
+
+fn path_text(path: &Path) -> Result<String, SandboxError> {
+    utf8(path.as_os_str().as_encoded_bytes(), "a path")
+}
+
+fn process(spec: &ProcessSpec, capabilities: u64) -> Result<Value, SandboxError> {
+    let args: Vec<String> = spec.argv.iter().map(|arg| utf8(arg, "an argument")).collect::<Result<_, _>>()?;
+    let pair = |(name, value): &(Vec<u8>, Vec<u8>)| utf8(&[name, &b"="[..], value].concat(), "a variable");
+    let env: Vec<String> = spec.env.iter().map(pair).collect::<Result<_, _>>()?;
+    let limits = spec.ulimits.iter().map(|limit| {
+        json!({ "type": format!("RLIMIT_{}", limit.name.to_uppercase()), "soft": limit.soft, "hard": limit.hard })
+    });
+    let numbered = CAPABILITIES.iter().enumerate().filter(|(number, _)| capabilities & (1 << number) != 0);
+    let bounding: Vec<String> = numbered.map(|(_, name)| format!("CAP_{name}")).collect();
+    // Only root has them; others get at them through programs that are set to.
+    let effective: &[String] = if spec.user.uid == 0 { &bounding } else { &[] };
+    Ok(json!({
+        "terminal": false,
+        "user": {
+            "uid": spec.user.uid,
+            "gid": spec.user.gid,
+            "umask": UMASK,
+            "additionalGids": spec.user.groups,
+        },
+        "args": args,
+        "env": env,
+        "cwd": utf8(&spec.cwd, "the working directory")?,
+        "capabilities": {
+            "bounding": bounding,
+            "effective": effective,
+            "permitted": effective,
+            "inheritable": [],
+            "ambient": [],
+        },
+        "rlimits": limits.collect::<Vec<_>>(),
+        // Programs that are set to another user work in images.
+        "noNewPrivileges": false,
+    }))
+}
+
+/// The network namespace, unless it is a new one, is that which the runtime starts in, and so is that
+/// of IPC, which is made for it.
+fn namespaces(network: &Network) -> Value {
+    let mut kinds = vec!["pid", "mount", "uts", "cgroup"];
+    if matches!(network, Network::None) {
+        kinds.push("network");
+    }
+    kinds.iter().map(|kind| json!({ "type": kind })).collect()
+}
+
+fn mounts(spec: &ProcessSpec, places: &Places) -> Result<Value, SandboxError> {
+    // A user namespace that does not own the network gets this machine's view.
+    let own_sys = is_initial_user_namespace() || !matches!(spec.network, Network::Host);
+    let sys = if own_sys {
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"])
+    } else {
+        mount("/sys", "bind", "/sys", &["rbind", "nosuid", "noexec", "nodev", "ro"])
+    };
+    let dev: &[&str] = match spec.security {
+        Security::Sandbox => &["rbind", "nosuid", "nodev"],
+        Security::Insecure => &["rbind", "nosuid"],
+    };
+    let mut all = vec![
+        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        sys,
+        // With everything in it. The nodes in it are mounts of their own, the only ones that open.
+        mount("/dev", "bind", &path_text(&places.points.join("dev"))?, dev),
+    ];
+    let mut asked: Vec<_> = spec.mounts.iter().collect();
+    // As the plan numbers them.
+    asked.sort_by(|a, b| a.target.cmp(&b.target));
+    for (number, asked) in asked.into_iter().enumerate() {
+        let mut options = vec!["rbind", "nosuid"];
+        options.extend(match &asked.kind {
+            MountKind::Device { .. } => &[][..],
+            MountKind::Bind { readonly: false, .. }
+            | MountKind::Tmpfs { .. }
+            | MountKind::Overlay { upper: Some(_), .. } => &["nodev"],
+            MountKind::Bind { .. } | MountKind::File { .. } | MountKind::Overlay { .. } => &["nodev", "ro"],
+            MountKind::Secret { .. } => &["nodev", "noexec", "ro"],
+        });
+        let target = utf8(&asked.target, "a mount target")?;
+        all.push(mount(&target, "bind", &path_text(&places.point(number))?, &options));
+    }
+    Ok(all.into())
+}
+
+fn mount(target: &str, kind: &str, source: &str, options: &[&str]) -> Value {
+    json!({ "destination": target, "type": kind, "source": source, "options": options })
+}
