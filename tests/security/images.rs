@@ -33,7 +33,7 @@ fn cve_2020_10696_cve_2025_11395_cve_2026_42574_archives_stay_where_they_are_unp
         let range = Range::new(who);
         for (number, rows) in LEAVING.iter().enumerate() {
             let tar = filled(&range, rows);
-            let flags = range.hostile(&[tar.clone()], |_| {});
+            let flags = range.hostile(std::slice::from_ref(&tar), |_| {});
             let flags = [flags[0].as_str(), flags[1].as_str()];
             // Unpacked for COPY out of it, for a RUN, and exported.
             let (done, out) = range.files("FROM hostile\nCOPY --from=hostile / /copy/\n", &flags);
