@@ -149,7 +149,7 @@ fn what_makes_a_build_differ_is_explained() {
         assert!(times.out.contains(words), "{words:?} is not in:\n{}", times.out);
     }
 
-    let bad = "FROM busybox\nRUN mkdir /r && date +%s.%N > /r/stamp && echo x | gzip > /r/x.gz\n\
+    let bad = "FROM busybox\nRUN sleep 1 && mkdir /r && date +%s > /r/stamp && echo x | gzip > /r/x.gz\n\
                RUN cat /proc/sys/kernel/random/uuid > /r/id; mkdir -p /var/log; date > /var/log/x.log\n\
                RUN touch /r/$(cat /proc/sys/kernel/random/uuid)\n";
     let found = verify(bad, &["--reproducible"]);

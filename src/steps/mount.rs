@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::cancel::Cancel;
-use crate::context::FileInfo;
+use crate::context::{FileInfo, FileKind};
 use crate::digest::{Digest, Hasher};
 use crate::layer::{self, LayerError, OnDiskIds};
 use crate::plan::{RunMount, RunMountKind, RunStep, Sharing};
@@ -49,6 +49,10 @@ pub enum MountError {
         /// Why.
         source: ResolveError,
     },
+    /// A link where a file or directory was a moment before: mounting it would mount what it names on
+    /// this machine.
+    #[error("mount source {0:?} is a symbolic link by now: it was replaced while the build ran")]
+    Replaced(String),
     /// All private copies of a cache are in use.
     #[error("too many steps use the private cache {0:?} at once")]
     TooManyPrivate(String),
@@ -355,6 +359,10 @@ impl Maker<'_> {
             } else {
                 MountKind::Bind { source, inside, readonly: true }
             });
+        }
+        let is_link = |file: &FileInfo| matches!(file.kind, FileKind::Symlink { .. });
+        if !selection.is_dir && selection.files.iter().any(is_link) {
+            return Err(MountError::Replaced(selected.pattern.clone()));
         }
         let copy = self.copied(selected, digest, writable)?;
         let files = copy.path().join("fs");

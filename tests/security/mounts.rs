@@ -28,6 +28,7 @@ fn cve_2024_1753_cve_2024_23651_sources_of_mounts_stay_in_their_origin() {
                 ("", "file"),
                 ("", "up"),
             ])
+            .chain([("", "li?k"), ("", "fil*"), ("", "[u]p"), ("s", "/li*")])
             .chain([("", "top"), ("", "../outside"), ("", "d/../../outside"), ("", "@"), ("", "/top@")])
         {
             for kind in ["bind", "bind,rw", "cache,id=k"] {

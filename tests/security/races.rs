@@ -107,7 +107,11 @@ fn cve_2024_23651_cve_2024_11218_cve_2026_55686_swaps_in_a_context_lead_nowhere(
         });
         let (builds, whole, swaps) = (builds.into_inner(), whole.into_inner(), swaps.into_inner());
         println!("{who:?}: {builds} builds, {whole} of them to the end, {swaps} swaps");
-        assert!(tree(&range.outside) == range.before, "{who:?}: the outside changed");
+        let after = tree(&range.outside);
+        let show =
+            |(path, facts): &(PathBuf, Vec<u8>)| format!("{path:?} {}", String::from_utf8_lossy(facts));
+        let changed: Vec<_> = after.iter().filter(|row| !range.before.contains(row)).map(show).collect();
+        assert!(after == range.before, "{who:?}: the outside changed: {changed:#?}");
         for place in [range.lab.store(), range.lab.out("")] {
             let found = holding(&place, CANARY.as_bytes());
             assert!(found.is_empty(), "{who:?}: the outside was read into {found:?}");

@@ -156,6 +156,8 @@ impl Lab {
             let path = match self.who {
                 Who::Caller => path,
                 _ => {
+                    static COPYING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+                    let _one = COPYING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     let copy = self.dir.path().join(format!("base-{name}"));
                     if !copy.exists() {
                         let status = Command::new("cp").arg("-r").arg(&path).arg(&copy).status().expect("cp");
