@@ -106,6 +106,30 @@ fn mounts_show_the_same_in_every_mode() {
     }
 }
 
+#[test]
+fn a_changed_secret_executes_steps_again_on_request() {
+    let test = "a_changed_secret_executes_steps_again_on_request";
+    if !bases_or_skip(test) {
+        return;
+    }
+    let lab = Lab::new();
+    let dockerfile = "FROM busybox\nRUN true\nRUN --mount=type=secret,id=s wc -c < /run/secrets/s > /n\n";
+    let context = lab.context(&[("Dockerfile", dockerfile), ("one", "first value"), ("two", "second value")]);
+    let cached = |secret: &str, more: &str| {
+        let secret = format!("id=s,src={}{more}", context.join(secret).display());
+        let done = build(&lab, &context, &["--secret", &secret]);
+        assert_eq!(done.code, 0, "{}", done.err);
+        done.err.matches(" CACHED").count()
+    };
+    assert_eq!(cached("one", ""), 0);
+    assert_eq!(cached("two", ""), 2, "as in the reference, values do not count");
+    assert_eq!(cached("one", ",invalidate=true"), 1);
+    assert_eq!(cached("one", ",invalidate=true"), 2);
+    assert_eq!(cached("two", ",invalidate=true"), 1);
+    assert_eq!(cached("one", ",invalidate=true"), 2);
+    assert!(files_with(&lab.store(), &[b"first value".to_vec(), b"second value".to_vec()]).is_empty());
+}
+
 /// Every file below a directory that holds one of the needles.
 fn files_with(dir: &Path, needles: &[Vec<u8>]) -> Vec<PathBuf> {
     let mut found = Vec::new();

@@ -9,6 +9,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use crate::cache::Records;
 use crate::cancel::Cancel;
 use crate::context::{self, ContextKind, FileSource, FileStatCache, MainContext};
+use crate::digest::Digest;
 use crate::dockerfile::{self, Dockerfile, InstructionKind};
 use crate::event::{Event, Events, Summary};
 use crate::image::{self, Family, Platform, Reference};
@@ -19,11 +20,11 @@ use crate::remote;
 use crate::sandbox::{Native, NetworkHelper, OciRuntime, PrivateIds, Sandbox, SandboxError, Ulimit};
 use crate::snapshot::{Chain, SnapshotError, Snapshots};
 use crate::solve::{LocalExecutor, SolveError, Solver, StepError};
-use crate::steps::mount::{MountSettings, SshSource};
+use crate::steps::mount::{MountSettings, Secret, SshSource};
 use crate::steps::network::BuildNetwork;
 use crate::steps::remote::{RemoteOptions, Remotes};
 use crate::steps::run::{RunError, RunSettings};
-use crate::store::{Store, TempDir};
+use crate::store::{Store, StoreError, TempDir};
 
 use super::bases::{self, Bases, NamedContext};
 use super::check;
@@ -81,6 +82,8 @@ struct Prepared {
     warnings: Vec<String>,
     /// The time that everything gets which this build makes.
     epoch: Option<i64>,
+    /// By id.
+    deciding_secrets: BTreeMap<String, Digest>,
     /// One for all platforms.
     network: Arc<BuildNetwork>,
     _scratch: Vec<TempDir>,
@@ -234,6 +237,7 @@ impl Engine {
                 ..self.run_settings(request, plan)
             },
             now: epoch.unwrap_or_else(now_seconds),
+            deciding_secrets: prepared.deciding_secrets.clone(),
             same_times: request.reproducible && write.clamp_mtime.is_some(),
             write,
             no_cache: no_cache(request),
@@ -276,9 +280,23 @@ impl Engine {
             remotes,
             warnings,
             epoch,
+            deciding_secrets: self.deciding_secrets(&request.secrets)?,
             network: self.network(),
             _scratch: scratch,
         })
+    }
+
+    /// Digests of the secrets that were given with `invalidate=true`.
+    fn deciding_secrets(
+        &self,
+        secrets: &BTreeMap<String, Secret>,
+    ) -> Result<BTreeMap<String, Digest>, StoreError> {
+        let deciding: Vec<_> = secrets.iter().filter(|(_, secret)| secret.invalidates).collect();
+        if deciding.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let key = self.store.secret_key()?;
+        Ok(deciding.into_iter().map(|(id, secret)| (id.clone(), secret.keyed_digest(id, &key))).collect())
     }
 
     /// Reads the context, the Dockerfile and what named contexts are; what lies elsewhere is fetched.

@@ -12,7 +12,7 @@ use super::environment::Environment;
 
 /// The reference's limit.
 const LARGEST: u64 = 500 << 10;
-const KEYS: [&str; 5] = ["type", "id", "src", "source", "env"];
+const KEYS: [&str; 6] = ["type", "id", "src", "source", "env", "invalidate"];
 
 fn usage(message: impl Into<String>) -> Failure {
     Failure::new(FailureKind::Usage, message)
@@ -33,6 +33,7 @@ pub(super) fn secrets(texts: &[String], cwd: &Path) -> Result<BTreeMap<String, S
 
 fn secret(text: &str, cwd: &Path) -> Result<(String, Secret), Failure> {
     let (mut kind, mut id, mut source, mut variable) = (None, None, None, None);
+    let mut invalidates = false;
     for field in text.split(',') {
         let (key, value) = field.split_once('=').ok_or_else(|| {
             usage(format!("invalid field {field:?} in --secret: it must be a key=value pair"))
@@ -45,6 +46,10 @@ fn secret(text: &str, cwd: &Path) -> Result<(String, Secret), Failure> {
             "id" => id = Some(value),
             "src" | "source" => source = Some(value),
             "env" => variable = Some(value),
+            "invalidate" => match value.parse() {
+                Ok(value) => invalidates = value,
+                Err(_) => return Err(usage(format!("invalidate={value} in --secret: it is true or false"))),
+            },
             other => {
                 let hint =
                     suggest(other, KEYS).map_or(String::new(), |key| format!("; did you mean {key:?}?"));
@@ -71,7 +76,7 @@ fn secret(text: &str, cwd: &Path) -> Result<(String, Secret), Failure> {
             .into_bytes(),
         (None, source) => read(&id, &cwd.join(source.unwrap_or_default()))?,
     };
-    Ok((id, Secret(value.into())))
+    Ok((id, Secret { value: value.into(), invalidates }))
 }
 
 fn base_name(path: &str) -> Option<String> {
@@ -160,17 +165,19 @@ mod tests {
         std::fs::write(dir.path().join("key"), "value").expect("write");
         let get = |text: &str| secret(text, dir.path());
         let (id, value) = get("id=a,src=key").unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!((id.as_str(), &*value.0), ("a", &b"value"[..]));
+        assert_eq!((id.as_str(), &*value.value), ("a", &b"value"[..]));
         assert_eq!(get("type=file,src=key").map(|(id, _)| id).ok().as_deref(), Some("key"));
-        assert_eq!(get("id=key").map(|(_, value)| value.0.to_vec()).ok().as_deref(), Some(&b"value"[..]));
-        assert!(get("id=p,env=PATH").is_ok_and(|(_, value)| !value.0.is_empty()));
-        assert!(get("type=env,id=p,src=PATH").is_ok());
+        assert_eq!(get("id=key").map(|(_, value)| value.value.to_vec()).ok().as_deref(), Some(&b"value"[..]));
+        assert!(get("id=p,env=PATH").is_ok_and(|(_, value)| !value.value.is_empty()));
+        assert!(get("type=env,id=p,src=PATH").is_ok_and(|(_, value)| !value.invalidates));
+        assert!(get("id=key,invalidate=true").is_ok_and(|(_, value)| value.invalidates));
         for (bad, word) in [
             ("id=a,src=missing", "missing"),
             ("id=a,env=RBUILD_NO_SUCH", "RBUILD_NO_SUCH"),
             ("key", "key=value"),
             ("id=a,sorce=x", "did you mean"),
             ("type=vault,id=a", "vault"),
+            ("id=a,src=key,invalidate=perhaps", "true or false"),
         ] {
             assert!(
                 get(bad).is_err_and(|error| error.message.contains(word) || error.help.is_some()),

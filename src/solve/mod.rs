@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use crate::cache::Records;
 use crate::cancel::Cancel;
 use crate::context::{FileSource, FileStatCache};
+use crate::digest::Digest;
 use crate::dockerfile::{Source, Span};
 use crate::event::{Event, Events, Outcome, VertexId, VertexKind};
 use crate::layer::WriteOptions;
@@ -52,6 +53,8 @@ pub struct Solver {
     pub run: RunSettings,
     /// Time for what the build makes up, seconds since 1970.
     pub now: i64,
+    /// Keyed digests of the secrets whose change executes steps again, by id.
+    pub deciding_secrets: BTreeMap<String, Digest>,
     /// Files of contexts get that time as well: when they were checked out says nothing about them.
     pub same_times: bool,
     /// How layers are written.

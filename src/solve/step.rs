@@ -192,6 +192,11 @@ impl Run<'_> {
     fn mount_inputs(&self, run: &RunStep) -> Result<(Vec<MountInput>, Vec<Input>), StepError> {
         let (mut mounts, mut inputs) = (Vec::new(), Vec::new());
         for mount in &run.mounts {
+            if let RunMountKind::Secret { id, .. } = &mount.kind
+                && let Some(digest) = self.solver.deciding_secrets.get(id)
+            {
+                inputs.push(Input { name: format!("secret {id}"), digest: *digest });
+            }
             let Some((origin, source)) = mount.origin() else {
                 mounts.push(MountInput::Nothing);
                 continue;

@@ -103,11 +103,27 @@ pub enum MountInput {
 
 /// A secret: its value is read when a step asks for it, and never written anywhere.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub Arc<[u8]>);
+pub struct Secret {
+    /// Its bytes.
+    pub value: Arc<[u8]>,
+    /// Steps that mount it are executed again when it is another one (`invalidate=true`).
+    pub invalidates: bool,
+}
+
+impl Secret {
+    /// What stands for the value in cache keys. Without `key` nobody can try out values until one fits.
+    pub fn keyed_digest(&self, id: &str, key: &[u8; 32]) -> Digest {
+        let mut hasher = blake3::Hasher::new_keyed(key);
+        hasher.update(&(id.len() as u64).to_le_bytes());
+        hasher.update(id.as_bytes());
+        hasher.update(&self.value);
+        Digest::from_raw(*hasher.finalize().as_bytes())
+    }
+}
 
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Secret({} bytes)", self.0.len())
+        write!(f, "Secret({} bytes)", self.value.len())
     }
 }
 
@@ -240,11 +256,11 @@ impl Maker<'_> {
                     return Ok(None);
                 };
                 if let Some(name) = env {
-                    mounted.env.push((name.clone().into_bytes(), secret.0.to_vec()));
+                    mounted.env.push((name.clone().into_bytes(), secret.value.to_vec()));
                 }
                 let (mode, uid, gid) = (*mode, *uid, *gid);
                 mount.target.as_ref().map(|_| MountKind::Secret {
-                    content: secret.0.to_vec(),
+                    content: secret.value.to_vec(),
                     mode,
                     uid,
                     gid,

@@ -15,7 +15,7 @@ const SHOWN: &[u8] = b"****";
 /// longest first, so that no part of one is left over.
 pub fn forms<'s>(secrets: impl Iterator<Item = &'s Secret>) -> Vec<Vec<u8>> {
     let mut all: Vec<Vec<u8>> = Vec::new();
-    for Secret(value) in secrets {
+    for Secret { value, .. } in secrets {
         let trimmed = value.trim_ascii();
         let lines = value.split(|c| *c == b'\n').map(<[u8]>::trim_ascii);
         for part in [&**value, trimmed].into_iter().chain(lines) {
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     fn shown(secret: &str, text: &str) -> String {
-        let secret = Secret(secret.as_bytes().into());
+        let secret = Secret { value: secret.as_bytes().into(), invalidates: false };
         String::from_utf8_lossy(&line(text.as_bytes(), &forms([&secret].into_iter()))).into_owned()
     }
 

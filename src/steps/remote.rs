@@ -76,7 +76,7 @@ impl Remotes {
     /// A secret's text, by one of several names.
     fn secret(&self, names: &[String]) -> Option<String> {
         let secret = names.iter().find_map(|name| self.secrets.get(name))?;
-        Some(String::from_utf8_lossy(&secret.0).trim().to_owned())
+        Some(String::from_utf8_lossy(&secret.value).trim().to_owned())
     }
 
     /// Downloads a file, or finds that the copy in the store still holds. Who asks is told by the

@@ -34,6 +34,7 @@ mod gate;
 mod inventory;
 mod mounts;
 mod open;
+mod secret_key;
 mod snapshots;
 mod temp;
 
