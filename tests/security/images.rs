@@ -190,8 +190,8 @@ fn cve_2024_9676_cve_2026_47262_users_are_those_of_the_image() {
 
 /// What the image has of programs and libraries is for its own processes only.
 #[test]
-fn cve_2019_14271_ghsa_x86f_5xw2_fm2r_nothing_of_the_image_runs_outside() {
-    let test = "cve_2019_14271_ghsa_x86f_5xw2_fm2r_nothing_of_the_image_runs_outside";
+fn cve_2019_14271_cve_2026_53488_ghsa_x86f_5xw2_fm2r_nothing_of_the_image_runs_outside() {
+    let test = "cve_2019_14271_cve_2026_53488_ghsa_x86f_5xw2_fm2r_nothing_of_the_image_runs_outside";
     if modes(test).is_empty() {
         return;
     }
@@ -206,7 +206,12 @@ fn cve_2019_14271_ghsa_x86f_5xw2_fm2r_nothing_of_the_image_runs_outside() {
     rows.push(("lib/x86_64-linux-gnu/libnss_files.so.2", b'0', "no library"));
     rows.push(("etc/nsswitch.conf", b'0', "passwd: evil files\ngroup: evil files\n"));
     rows.push(("lib/libnss_evil.so.2", b'0', "no library"));
-    let flags = range.hostile(&[tar_of(&rows)], |_| {});
+    let words = format!("$(touch {0}) `touch {0}`; touch {0} #", range.fill("@/evil"));
+    let flags = range.hostile(&[tar_of(&rows)], |config| {
+        config["config"]["Labels"] = json!({ words.as_str(): words, "run": words });
+        config["config"]["StopSignal"] = json!(words);
+        config["author"] = json!(words);
+    });
     let text = "FROM hostile\nADD a.tar.xz b.tar.gz /in/\nCOPY --chown=app:extra --chmod=700 x /y\nWORKDIR /in/d\nUSER app\n";
     let context = range.lab.context(&[("Dockerfile", text), ("x", "x")]);
     for (name, letter) in [("a.tar.xz", "-cJf"), ("b.tar.gz", "-czf")] {

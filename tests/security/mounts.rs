@@ -175,8 +175,10 @@ fn cve_2021_30465_cve_2024_9341_cve_2024_45310_targets_lie_in_the_image() {
 
 /// `/proc`, `/sys` and `/dev` as links or files of the image: masked all the same, or no step at all.
 #[test]
-fn cve_2023_27561_cve_2023_28642_cve_2025_31133_cve_2025_52881_kernel_files_are_covered() {
-    for who in modes("cve_2023_27561_cve_2023_28642_cve_2025_31133_cve_2025_52881_kernel_files_are_covered") {
+fn cve_2023_27561_cve_2023_28642_cve_2025_31133_cve_2025_52565_cve_2025_52881_kernel_files_are_covered() {
+    for who in modes(
+        "cve_2023_27561_cve_2023_28642_cve_2025_31133_cve_2025_52565_cve_2025_52881_kernel_files_are_covered",
+    ) {
         let range = Range::new(who);
         let check = "[ -r /proc/self/status ] || exit 0; [ \"$(stat -c %t:%T /dev/null)\" = 1:3 ] \
             && [ -z \"$(cat /proc/kcore /proc/keys /proc/timer_list 2>/dev/null | head -c 1)\" ] \
@@ -193,6 +195,7 @@ fn cve_2023_27561_cve_2023_28642_cve_2025_31133_cve_2025_52881_kernel_files_are_
             ("proc file", vec![("proc", b'0', "x")]),
             ("sys", vec![("sys", b'2', "/proc")]),
             ("dev", vec![("dev", b'2', "/proc/self")]),
+            ("console", vec![("dev", b'5', ""), ("dev/console", b'2', "@/canary"), ("dev/pts", b'2', "@")]),
             ("null", vec![("dev", b'5', ""), ("dev/null", b'2', "/proc/sysrq-trigger")]),
             (
                 "masked",
