@@ -107,7 +107,7 @@ impl Range {
     }
 
     /// busybox with more layers and a changed config; the flag that makes `FROM hostile` mean it.
-    fn hostile(&self, layers: &[Vec<u8>], config: fn(&mut Value)) -> [String; 2] {
+    fn hostile(&self, layers: &[Vec<u8>], config: impl Fn(&mut Value)) -> [String; 2] {
         let dir = tempfile::Builder::new().prefix("base-").tempdir_in(self.lab.path()).expect("base").keep();
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("chmod");
         on_busybox(&dir, layers, config);
@@ -188,7 +188,7 @@ fn tar_of(rows: &[(&str, u8, &str)]) -> Vec<u8> {
 }
 
 /// A layout of busybox with more layers.
-fn on_busybox(dir: &Path, layers: &[Vec<u8>], edit: fn(&mut Value)) {
+fn on_busybox(dir: &Path, layers: &[Vec<u8>], edit: impl Fn(&mut Value)) {
     let from = base("busybox").expect("busybox");
     let blob = |digest: &Value| {
         let digest = digest.as_str().expect("digest").replace(':', "/");

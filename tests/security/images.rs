@@ -206,7 +206,8 @@ fn cve_2019_14271_cve_2026_53488_ghsa_x86f_5xw2_fm2r_nothing_of_the_image_runs_o
     rows.push(("lib/x86_64-linux-gnu/libnss_files.so.2", b'0', "no library"));
     rows.push(("etc/nsswitch.conf", b'0', "passwd: evil files\ngroup: evil files\n"));
     rows.push(("lib/libnss_evil.so.2", b'0', "no library"));
-    let words = format!("$(touch {0}) `touch {0}`; touch {0} #", range.fill("@/evil"));
+    let evil = range.fill("@/evil");
+    let words = format!("$(touch {evil}) `touch {evil}`; touch {evil} #");
     let flags = range.hostile(&[tar_of(&rows)], |config| {
         config["config"]["Labels"] = json!({ words.as_str(): words, "run": words });
         config["config"]["StopSignal"] = json!(words);
