@@ -14,8 +14,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
-
-use rustix::time::ClockId;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::digest::{StatCache, StatKey};
 use super::file::FileInfo;
@@ -37,6 +36,9 @@ pub struct FileStatCache {
 }
 
 type Time = (i64, u32);
+
+/// The longest tick of any kernel, twice.
+const TICK: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Entry {
@@ -60,9 +62,10 @@ impl FileStatCache {
     /// Loads `file`; a missing, short or garbled one is an empty cache. Open it before listing the
     /// files it shall know.
     pub fn open(file: &Path) -> Self {
-        // The clock that file systems take their times from; the precise one runs ahead of it.
-        let now = rustix::time::clock_gettime(ClockId::RealtimeCoarse);
-        Self::open_at(file, (now.tv_sec, u32::try_from(now.tv_nsec).unwrap_or(0)))
+        // File systems take their times from a clock that lags behind this one by up to a tick.
+        let now = SystemTime::now() - TICK;
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self::open_at(file, (i64::try_from(now.as_secs()).unwrap_or(0), now.subsec_nanos()))
     }
 
     fn open_at(file: &Path, opened: Time) -> Self {
