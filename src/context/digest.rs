@@ -1,8 +1,10 @@
 //! Content digests of files, read in parallel and remembered by their `stat`.
 
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::AsFd;
 
 use rayon::prelude::*;
+use rustix::fs::FileType;
 
 use super::error::ContextError;
 use super::file::{FileInfo, FileKind, FileSource, Opened};
@@ -32,6 +34,41 @@ impl<'a> StatKey<'a> {
         let FileKind::File { size } = info.kind else { return None };
         let FileInfo { path, dev, ino, mtime, ctime, .. } = info;
         Some(StatKey { path, dev: *dev, ino: *ino, size, mtime: *mtime, ctime: *ctime })
+    }
+}
+
+/// What a file's `stat` was when its content was digested: as long as it is that, the content is the same.
+/// Holds only for files that [`FileStatCache::is_settled`](super::FileStatCache::is_settled) says are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileState {
+    dev: u64,
+    ino: u64,
+    size: u64,
+    mtime: (i64, u32),
+    ctime: (i64, u32),
+}
+
+impl FileState {
+    /// The state of a regular file; `None` for anything else.
+    pub fn of(info: &FileInfo) -> Option<Self> {
+        let StatKey { path: _, dev, ino, size, mtime, ctime } = StatKey::of(info)?;
+        Some(FileState { dev, ino, size, mtime, ctime })
+    }
+
+    /// Whether an open file is in this state.
+    pub fn is_that_of(&self, file: impl AsFd) -> io::Result<bool> {
+        let stat = rustix::fs::fstat(file)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Ok(false);
+        }
+        let found = FileState {
+            dev: stat.st_dev,
+            ino: stat.st_ino,
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            mtime: tree::mtime(&stat),
+            ctime: tree::ctime(&stat),
+        };
+        Ok(found == *self)
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use super::digest::FileState;
 use super::error::ContextError;
 use super::ignore::{PatternSet, RuleRef};
 
@@ -163,6 +164,12 @@ pub trait FileSource: Send + Sync {
 
     /// Opens a regular file for reading. `path` must be free of symlinks, as in listings.
     fn open(&self, path: &[u8]) -> Result<Opened, ContextError>;
+
+    /// The same for a file in a known state; `None` if it is in another one by now, or if the source has no
+    /// files on disk.
+    fn open_in_state(&self, _path: &[u8], _state: &FileState) -> Result<Option<File>, ContextError> {
+        Ok(None)
+    }
 
     /// The directory of this machine that holds exactly what the source shows, if there is one: no
     /// rule hides anything in it.

@@ -1,11 +1,13 @@
 //! A directory on this machine as a source of files, read in place.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
 use rustix::io::Errno;
 
+use super::digest::FileState;
 use super::error::ContextError;
 use super::file::{FileInfo, FileKind, FileSource, Missing, Opened};
 use super::glob::{Fit, PathGlob, has_wildcard};
@@ -292,6 +294,10 @@ impl FileSource for LocalContext {
             return Err(self.not_found(path));
         }
         self.tree.open_file(path).map(Opened::File)
+    }
+
+    fn open_in_state(&self, path: &[u8], state: &FileState) -> Result<Option<File>, ContextError> {
+        self.tree.open_in_state(path, state)
     }
 
     fn whole_directory(&self) -> Option<&Path> {

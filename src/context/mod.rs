@@ -26,7 +26,7 @@ mod walk;
 
 pub use archive::{TAR_BLOCK, is_tar};
 pub use decompress::{Compression, MAGIC_LENGTH, decompress};
-pub use digest::{StatCache, StatKey, file_digests};
+pub use digest::{FileState, StatCache, StatKey, file_digests};
 pub use error::ContextError;
 pub use file::{FileInfo, FileKind, FileSource, Missing, Opened, Xattrs};
 pub use local::LocalContext;

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use super::digest::FileState;
 use super::error::ContextError;
 use super::file::{FileInfo, FileKind, Xattrs};
 use super::paths;
@@ -134,6 +135,20 @@ impl Tree {
             FileType::Fifo => Err(self.not_a_file(path, "a fifo")),
             _ => Err(self.not_a_file(path, "a special file")),
         }
+    }
+
+    /// Opens a file if it is in a known state.
+    pub(super) fn open_in_state(&self, path: &[u8], state: &FileState) -> Result<Option<File>, ContextError> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let Ok(opened) = self.open_beneath(path, flags) else { return Ok(None) };
+        let same = state.is_that_of(&opened);
+        let same = same.map_err(|source| ContextError::Io {
+            action: "examine",
+            root: self.path.clone(),
+            path: path.to_vec(),
+            source,
+        })?;
+        Ok(same.then(|| File::from(opened)))
     }
 
     fn not_a_file(&self, path: &[u8], kind: &'static str) -> ContextError {

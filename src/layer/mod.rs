@@ -34,8 +34,8 @@ pub use unpack::{
     Limits, OnDiskIds, UnpackOptions, Unpacked, open_plain, read_file, read_index, rebuild_index, unpack,
 };
 pub use write::{
-    BlobInfo, ContentSource, Layer, LayerRecord, NoContent, WriteOptions, add_blob, is_index, load_index,
-    load_layer, recompress, store_index, write_layer,
+    BlobInfo, ContentSource, KnownContent, Layer, LayerRecord, NoContent, WriteOptions, add_blob, is_index,
+    load_index, load_layer, recompress, store_index, write_layer,
 };
 
 #[cfg(test)]

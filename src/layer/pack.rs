@@ -45,7 +45,7 @@ impl Method {
     pub(super) fn sizes(&self) -> Sizes {
         match self.algorithm {
             CompressionAlgorithm::Gzip | CompressionAlgorithm::Uncompressed => Sizes { target: 1 << 20 },
-            CompressionAlgorithm::Zstd => Sizes { target: 4 << 20 },
+            CompressionAlgorithm::Zstd => Sizes { target: 2 << 20 },
         }
     }
 }
@@ -62,6 +62,16 @@ pub(super) struct Packed {
     /// Of the block before compression, for gzip's trailer.
     sum: crc32fast::Hasher,
     cached_as: Option<(Key, u32)>,
+}
+
+impl Packed {
+    /// The memory, to be used again.
+    pub(super) fn into_buffer(self) -> Option<Vec<u8>> {
+        match self.bytes {
+            PackedBytes::Own(bytes) => Some(bytes),
+            PackedBytes::Same(_) => None,
+        }
+    }
 }
 
 enum PackedBytes {
@@ -88,8 +98,8 @@ impl Cache {
         Cache { store: store.clone(), table: OnceLock::new() }
     }
 
-    fn get(&self, key: &Key) -> Option<(Vec<u8>, u32)> {
-        self.table.get_or_init(|| BlockCache::load(&self.store)).get(key)
+    fn get(&self, key: &Key, out: &mut Vec<u8>) -> Option<u32> {
+        self.table.get_or_init(|| BlockCache::load(&self.store)).get(key, out)
     }
 }
 
@@ -107,8 +117,8 @@ impl<'a> Packer<'a> {
         Ok(Packer { codec, method, cache })
     }
 
-    /// Compresses a block, or takes over what it was compressed to before.
-    pub(super) fn pack(&mut self, block: Arc<Block>) -> io::Result<Packed> {
+    /// Compresses a block, or takes over what it was compressed to before; into `out` if possible.
+    pub(super) fn pack(&mut self, block: Arc<Block>, mut out: Vec<u8>) -> io::Result<Packed> {
         let mut sum = crc32fast::Hasher::new();
         if matches!(self.codec, Codec::Plain) {
             return Ok(Packed { bytes: PackedBytes::Same(block), sum, cached_as: None });
@@ -117,27 +127,31 @@ impl<'a> Packer<'a> {
             sum.update(block.bytes());
         }
         let Some(cache) = self.cache else {
-            let bytes = PackedBytes::Own(self.compress(block.bytes())?);
-            return Ok(Packed { bytes, sum, cached_as: None });
+            self.compress(block.bytes(), &mut out)?;
+            return Ok(Packed { bytes: PackedBytes::Own(out), sum, cached_as: None });
         };
         let key = *blake3::keyed_hash(&self.method.cache_key, block.bytes()).as_bytes();
-        let (bytes, packed_sum) = match cache.get(&key) {
+        let packed_sum = match cache.get(&key, &mut out) {
             Some(found) => found,
             None => {
-                let bytes = self.compress(block.bytes())?;
-                let packed_sum = crc32fast::hash(&bytes);
-                (bytes, packed_sum)
+                self.compress(block.bytes(), &mut out)?;
+                crc32fast::hash(&out)
             }
         };
-        Ok(Packed { bytes: PackedBytes::Own(bytes), sum, cached_as: Some((key, packed_sum)) })
+        Ok(Packed { bytes: PackedBytes::Own(out), sum, cached_as: Some((key, packed_sum)) })
     }
 
-    fn compress(&mut self, block: &[u8]) -> io::Result<Vec<u8>> {
+    fn compress(&mut self, block: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         match &mut self.codec {
-            Codec::Plain => Ok(block.to_vec()),
-            Codec::Gzip(deflater) => deflater.block(block),
-            Codec::Zstd(compressor) => compressor.compress(block),
+            Codec::Plain => block.clone_into(out),
+            Codec::Gzip(deflater) => deflater.block(block, out)?,
+            Codec::Zstd(compressor) => {
+                out.clear();
+                out.reserve(zstd::zstd_safe::compress_bound(block.len()));
+                compressor.compress_to_buffer(block, out)?;
+            }
         }
+        Ok(())
     }
 }
 
@@ -195,7 +209,8 @@ mod tests {
     #[test]
     fn zstd_is_that_of_this_generation() -> io::Result<()> {
         let method = Method::new(CompressionAlgorithm::Zstd, None);
-        let packed = Packer::new(&method, None)?.compress(&sample(300_000, 0))?;
+        let mut packed = vec![1; 10];
+        Packer::new(&method, None)?.compress(&sample(300_000, 0), &mut packed)?;
         assert_eq!(Digest::of(&packed).short(), "f131331b1323");
         Ok(())
     }

@@ -134,6 +134,10 @@ pub(super) struct Stream<'scope, 'env> {
     stage: Stage<'scope>,
 }
 
+/// Compressed blocks that were written. New memory has to be cleared by the kernel, which takes longer
+/// than to copy into it.
+type Spare = (Sender<Vec<u8>>, Receiver<Vec<u8>>);
+
 enum Stage<'scope> {
     /// There was no second block yet.
     Alone(Joiner),
@@ -194,10 +198,10 @@ impl<'scope, 'env> Stream<'scope, 'env> {
     }
 
     /// Adds a file's content, all that `reader` gives, which must be `size` bytes. Its digest
-    /// comes out under the number `file`.
+    /// comes out under the number `file`, if it has one.
     pub(super) fn content(
         &mut self,
-        file: usize,
+        file: Option<usize>,
         path: &[u8],
         size: u64,
         reader: &mut dyn Read,
@@ -205,7 +209,7 @@ impl<'scope, 'env> Stream<'scope, 'env> {
         if self.sizes.before_content(self.filled, size) {
             self.cut()?;
         }
-        if size == 0 {
+        if let (Some(file), 0) = (file, size) {
             self.span(file, 0, true);
         }
         let mut at = 0;
@@ -221,13 +225,18 @@ impl<'scope, 'env> Stream<'scope, 'env> {
                 return Err(LayerError::changed(path, "it shrank"));
             }
             at += count as u64;
-            self.span(file, count, at == size);
+            if let Some(file) = file {
+                self.span(file, count, at == size);
+            }
             self.advance(count);
             if count == room {
                 self.cut()?;
             }
         }
-        if read_some(reader, &mut [0]).map_err(|error| LayerError::inside("read", path, error))? > 0 {
+        // What is known already is asked whether it has the same length still.
+        if file.is_some()
+            && read_some(reader, &mut [0]).map_err(|error| LayerError::inside("read", path, error))? > 0
+        {
             return Err(LayerError::changed(path, "it grew"));
         }
         Ok(())
@@ -302,6 +311,7 @@ impl<'scope, 'env> Stream<'scope, 'env> {
         let (files, file_blocks) = bounded::<Arc<Block>>(self.slots);
         let (jobs, job_queue) = bounded::<Job>(self.slots);
         let (order, packed) = bounded::<Receiver<io::Result<Packed>>>(self.slots);
+        let (give, take): Spare = bounded(self.slots);
         let spawn = || thread::Builder::new().name("layer".into());
         let diff_thread = spawn().spawn_scoped(self.scope, move || {
             let mut hasher = Hasher::new();
@@ -315,16 +325,21 @@ impl<'scope, 'env> Stream<'scope, 'env> {
         })?;
         let writer_thread = spawn().spawn_scoped(self.scope, move || {
             for packed in packed {
-                joiner.add(&packed.recv().map_err(|_| gone())??)?;
+                let packed = packed.recv().map_err(|_| gone())??;
+                joiner.add(&packed)?;
+                if let Some(buffer) = packed.into_buffer() {
+                    let _ = give.try_send(buffer);
+                }
             }
             Ok(joiner)
         })?;
         for worker in 0..self.threads.clamp(1, self.slots) {
             let mut packer = Packer::new(self.method, Some(self.cache))?;
-            let job_queue = job_queue.clone();
+            let (job_queue, take) = (job_queue.clone(), take.clone());
             let started = spawn().spawn_scoped(self.scope, move || {
                 for (block, answer) in job_queue {
-                    let _ = answer.send(packer.pack(block));
+                    let buffer = take.try_recv().unwrap_or_default();
+                    let _ = answer.send(packer.pack(block, buffer));
                 }
             });
             if worker == 0 {
@@ -371,7 +386,7 @@ fn alone(method: &Method, mut joiner: Joiner, block: Arc<Block>) -> io::Result<W
     digests.add(&block);
     let size = block.filled as u64;
     let diff_id = DiffId(Digest::of(block.bytes()));
-    joiner.add(&Packer::new(method, None)?.pack(block)?)?;
+    joiner.add(&Packer::new(method, None)?.pack(block, Vec::new())?)?;
     let (blob, rows) = joiner.finish(size)?;
     Ok(Written { diff_id, size, blob, rows, files: digests.done })
 }

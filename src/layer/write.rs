@@ -36,15 +36,30 @@ pub trait ContentSource: Sync {
     /// Opens the content of the regular file at `position` in the list.
     fn open(&self, position: usize, entry: &Entry) -> io::Result<Box<dyn Read + Send>>;
 
+    /// The same where the source can tell without reading that the content has the entry's digest.
+    fn open_known(&self, _: usize, _: &Entry) -> io::Result<Option<Box<dyn KnownContent>>> {
+        Ok(None)
+    }
+
     /// The same as a file of this machine, for sources that have one: the kernel can copy it.
     fn open_file(&self, _: usize, _: &Entry) -> io::Result<Option<std::fs::File>> {
         Ok(None)
     }
 }
 
+/// Content that need not be digested again to know that it is what its entry says.
+pub trait KnownContent: Read + Send {
+    /// Whether it is still that, with no byte more or less. To be asked behind the last byte.
+    fn is_unchanged(&self) -> io::Result<bool>;
+}
+
 impl<C: ContentSource + Send + ?Sized> ContentSource for Arc<C> {
     fn open(&self, position: usize, entry: &Entry) -> io::Result<Box<dyn Read + Send>> {
         (**self).open(position, entry)
+    }
+
+    fn open_known(&self, position: usize, entry: &Entry) -> io::Result<Option<Box<dyn KnownContent>>> {
+        (**self).open_known(position, entry)
     }
 
     fn open_file(&self, position: usize, entry: &Entry) -> io::Result<Option<std::fs::File>> {
@@ -147,11 +162,22 @@ fn write_entry(
     write_header(&mut headers, entry).map_err(LayerError::Stream)?;
     stream.raw(&headers)?;
     entry.offset = 0;
-    let EntryKind::File { size, .. } = entry.kind else { return Ok(()) };
+    let EntryKind::File { size, digest } = entry.kind else { return Ok(()) };
     entry.offset = stream.position();
-    let reader = content.open(position, entry);
-    let mut reader = reader.map_err(|error| LayerError::inside("read", &entry.path, error))?;
-    stream.content(position, &entry.path, size, &mut reader)?;
+    let failed = |error| LayerError::inside("read", &entry.path, error);
+    let known = if digest.is_some() { content.open_known(position, entry).map_err(failed)? } else { None };
+    match known {
+        Some(mut known) => {
+            stream.content(None, &entry.path, size, &mut known)?;
+            if !known.is_unchanged().map_err(failed)? {
+                return Err(LayerError::changed(&entry.path, "it was written to"));
+            }
+        }
+        None => {
+            let mut reader = content.open(position, entry).map_err(failed)?;
+            stream.content(Some(position), &entry.path, size, &mut reader)?;
+        }
+    }
     stream.raw(&END[..padding(size)])?;
     stream.end_content(&entry.path, size)
 }
@@ -267,10 +293,12 @@ fn copy_stream(
             continue;
         }
         stream.raw_from(plain, entry.offset)?;
-        stream.content(position, &entry.path, size, &mut plain.take(size)).map_err(|error| match error {
-            LayerError::Changed { path, .. } => LayerError::Invalid(format!("it ends inside {path:?}")),
-            other => other,
-        })?;
+        stream.content(Some(position), &entry.path, size, &mut plain.take(size)).map_err(
+            |error| match error {
+                LayerError::Changed { path, .. } => LayerError::Invalid(format!("it ends inside {path:?}")),
+                other => other,
+            },
+        )?;
         let behind = stream.position() + padding(size) as u64;
         stream.raw_from(plain, behind)?;
         stream.end_content(&entry.path, size)?;

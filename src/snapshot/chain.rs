@@ -204,6 +204,8 @@ impl LayerCell {
 pub struct Chain {
     cells: Vec<Arc<LayerCell>>,
     tree: OnceLock<Arc<Tree>>,
+    /// The view of so many of the lowest layers, where somebody needed it before.
+    below: Option<(Arc<Tree>, usize)>,
 }
 
 impl Chain {
@@ -214,14 +216,15 @@ impl Chain {
 
     /// These layers.
     pub fn of(cells: Vec<Arc<LayerCell>>) -> Self {
-        Chain { cells, tree: OnceLock::new() }
+        Chain { cells, ..Self::default() }
     }
 
     /// This chain with one more layer on top.
     pub fn push(&self, cell: Arc<LayerCell>) -> Self {
         let mut cells = self.cells.clone();
         cells.push(cell);
-        Chain { cells, tree: OnceLock::new() }
+        let below = self.tree.get().map(|tree| (tree.clone(), self.cells.len()));
+        Chain { cells, tree: OnceLock::new(), below: below.or_else(|| self.below.clone()) }
     }
 
     /// The layers.
@@ -280,21 +283,14 @@ impl Snapshots {
         if let Some(tree) = chain.tree.get() {
             return Ok(tree.clone());
         }
-        let mut tree = Tree::empty();
-        for (position, cell) in chain.cells.iter().enumerate() {
+        let (mut tree, known) = match &chain.below {
+            Some((tree, layers)) => (Tree::clone(tree), *layers),
+            None => (Tree::empty(), 0),
+        };
+        for (position, cell) in chain.cells.iter().enumerate().skip(known) {
             tree.apply(&*cell.entries(&self.store)?, position);
         }
         Ok(chain.tree.get_or_init(|| Arc::new(tree)).clone())
-    }
-
-    /// The view of `chain` after `cell` was pushed on it, made from the parent's view where that
-    /// exists already.
-    pub fn extend_tree(&self, parent: &Chain, child: &Chain) -> Result<(), SnapshotError> {
-        let (Some(tree), Some(cell)) = (parent.tree.get(), child.cells.last()) else { return Ok(()) };
-        let mut tree = (**tree).clone();
-        tree.apply(&*cell.entries(&self.store)?, parent.cells.len());
-        let _ = child.tree.set(Arc::new(tree));
-        Ok(())
     }
 
     /// As [`Snapshots::tree`], with every content digest; waits for layers being written.

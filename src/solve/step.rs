@@ -287,8 +287,10 @@ impl Run<'_> {
         if let Some(state) = self.look_up(step, parent, &key)? {
             return Ok(state);
         }
+        let main = matches!(&copy.origin, CopyOrigin::Context(name) if name.is_empty());
         for source in &mut selected {
             source.read(&*read).map_err(CopyError::from)?;
+            source.settled = self.solver.stat_cache.clone().filter(|_| main);
         }
         if self.solver.same_times && matches!(copy.origin, CopyOrigin::Context(_)) {
             let files = selected.iter_mut().flat_map(|one| &mut one.selections).flat_map(|s| &mut s.files);
@@ -474,9 +476,7 @@ impl Run<'_> {
             writing.finish(layer.map_err(SnapshotError::from));
             record();
         });
-        let child = parent.push(cell.clone());
-        self.solver.snapshots.extend_tree(parent, &child)?;
-        Ok(StepState { chain: child, cached: false, created: self.solver.now })
+        Ok(StepState { chain: parent.push(cell), cached: false, created: self.solver.now })
     }
 
     /// Writes the record once the layer and all below it are in the store. Layers below were queued

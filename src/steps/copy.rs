@@ -1,13 +1,16 @@
 //! `COPY` and the local half of `ADD`: what is selected, its digest, and the layer it makes.
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::sync::Arc;
 
 use crate::context::glob::has_wildcard;
 use crate::context::ignore::{PatternError, PatternSet};
-use crate::context::{ContextError, FileInfo, FileKind, FileSource, Missing, Opened, paths};
+use crate::context::{
+    ContextError, FileInfo, FileKind, FileSource, FileStatCache, FileState, Missing, Opened, paths,
+};
 use crate::digest::{Digest, Hasher};
-use crate::layer::{ContentSource, Entry, EntryKind};
+use crate::layer::{ContentSource, Entry, EntryKind, KnownContent, Metadata};
 use crate::snapshot::Tree;
 
 use super::place::{
@@ -27,6 +30,8 @@ pub struct Selected {
     pub digests: Vec<Vec<Option<Digest>>>,
     /// Where the last selection really lies in the source.
     pub place: Vec<u8>,
+    /// Whose `stat` tells that they are what was digested, where that is known of any.
+    pub settled: Option<Arc<FileStatCache>>,
 }
 
 /// An inline file.
@@ -126,7 +131,14 @@ fn select_all(
         let files = if is_dir { source.list(&info.path, excluded)? } else { vec![info] };
         selections.push(Selection { name, is_dir, files, strip, dir_mtime });
     }
-    Ok(Selected { pattern: pattern.to_owned(), source, selections, digests: Vec::new(), place })
+    Ok(Selected {
+        pattern: pattern.to_owned(),
+        source,
+        selections,
+        digests: Vec::new(),
+        place,
+        settled: None,
+    })
 }
 
 /// Finds what a source word of `COPY --parents` selects: paths below the pivot `/./`, or below the
@@ -149,6 +161,7 @@ pub fn select_parents(
         selections: Vec::new(),
         digests: Vec::new(),
         place: Vec::new(),
+        settled: None,
     };
     for base in bases {
         let info = resolve(pattern, &base, origin, &*source)?;
@@ -316,7 +329,7 @@ pub struct CopyContent {
 
 enum Bytes {
     None,
-    Source(Arc<dyn FileSource>, Vec<u8>),
+    Source(Arc<dyn FileSource>, Vec<u8>, Option<FileState>),
     Inline(Arc<[u8]>),
     Local(std::path::PathBuf),
 }
@@ -324,22 +337,50 @@ enum Bytes {
 impl ContentSource for CopyContent {
     fn open(&self, position: usize, entry: &Entry) -> io::Result<Box<dyn Read + Send>> {
         match self.origins.get(position) {
-            Some(Bytes::Source(source, path)) => Ok(Box::new(source.open(path).map_err(io::Error::other)?)),
+            Some(Bytes::Source(source, path, _)) => {
+                Ok(Box::new(source.open(path).map_err(io::Error::other)?))
+            }
             Some(Bytes::Inline(bytes)) => Ok(Box::new(io::Cursor::new(bytes.clone()))),
             Some(Bytes::Local(path)) => Ok(Box::new(std::fs::File::open(path)?)),
             _ => Err(io::Error::other(format!("no content for {}", String::from_utf8_lossy(&entry.path)))),
         }
     }
 
+    fn open_known(&self, position: usize, _: &Entry) -> io::Result<Option<Box<dyn KnownContent>>> {
+        let Some(Bytes::Source(source, path, Some(state))) = self.origins.get(position) else {
+            return Ok(None);
+        };
+        let opened = source.open_in_state(path, state).map_err(io::Error::other)?;
+        Ok(opened.map(|file| Box::new(Settled { file, state: *state }) as Box<dyn KnownContent>))
+    }
+
     fn open_file(&self, position: usize, _: &Entry) -> io::Result<Option<std::fs::File>> {
         match self.origins.get(position) {
-            Some(Bytes::Source(source, path)) => match source.open(path).map_err(io::Error::other)? {
+            Some(Bytes::Source(source, path, _)) => match source.open(path).map_err(io::Error::other)? {
                 Opened::File(file) => Ok(Some(file)),
                 Opened::Stream(_) => Ok(None),
             },
             Some(Bytes::Local(path)) => Ok(Some(std::fs::File::open(path)?)),
             _ => Ok(None),
         }
+    }
+}
+
+/// A file that was in a known state when it was opened.
+struct Settled {
+    file: File,
+    state: FileState,
+}
+
+impl Read for Settled {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read(buffer)
+    }
+}
+
+impl KnownContent for Settled {
+    fn is_unchanged(&self) -> io::Result<bool> {
+        self.state.is_that_of(&self.file)
     }
 }
 
@@ -395,7 +436,9 @@ fn from_selection(flat: &[(&Selected, usize)], selection: usize, at: usize, entr
     if file.is_some_and(|file| file.kind == FileKind::Socket) {
         return Bytes::Inline(Arc::from([]));
     }
-    file.map_or(Bytes::None, |file| Bytes::Source(selected.source.clone(), file.path.clone()))
+    let settled = selected.settled.as_deref();
+    let state = |file| settled.filter(|cache| cache.is_settled(file)).and_then(|_| FileState::of(file));
+    file.map_or(Bytes::None, |file| Bytes::Source(selected.source.clone(), file.path.clone(), state(file)))
 }
 
 fn inline_selection(file: &Inline, mtime: i64) -> Selection {
@@ -415,17 +458,45 @@ fn inline_selection(file: &Inline, mtime: i64) -> Selection {
     Selection { name: file.name.clone(), is_dir: false, files: vec![info], strip: 0, dir_mtime: None }
 }
 
+/// All that an entry says, unambiguously; whether it says all of its content.
+fn entry_line(line: &mut Vec<u8>, entry: &Entry) -> bool {
+    let Entry { path, kind, meta, offset: _ } = entry;
+    let (number, first, second, detail): (u8, u64, u64, &[u8]) = match kind {
+        EntryKind::File { digest: None, .. } => return false,
+        EntryKind::File { size, digest: Some(digest) } => (0, *size, 0, digest.raw()),
+        EntryKind::Dir => (1, 0, 0, b""),
+        EntryKind::Symlink(target) => (2, 0, 0, target),
+        EntryKind::Hardlink(target) => (3, 0, 0, target),
+        EntryKind::CharDevice { major, minor } => (4, u64::from(*major), u64::from(*minor), b""),
+        EntryKind::BlockDevice { major, minor } => (5, u64::from(*major), u64::from(*minor), b""),
+        EntryKind::Fifo => (6, 0, 0, b""),
+        EntryKind::Whiteout => (7, 0, 0, b""),
+        EntryKind::Opaque => (8, 0, 0, b""),
+    };
+    let Metadata { mode, uid, gid, mtime, xattrs } = meta;
+    line.push(number);
+    for number in [u64::from(*mode), u64::from(*uid), u64::from(*gid), mtime.cast_unsigned(), first, second] {
+        line.extend_from_slice(&number.to_le_bytes());
+    }
+    for text in [&path[..], detail].into_iter().chain(xattrs.iter().flat_map(|(a, b)| [&a[..], &b[..]])) {
+        line.extend_from_slice(&(text.len() as u64).to_le_bytes());
+        line.extend_from_slice(text);
+    }
+    true
+}
+
 /// A digest of the very bytes a layer will have: two copies with the same recipe give the same
 /// layer, whatever they stand on.
 pub fn recipe(entries: &[Entry]) -> Option<Digest> {
     let mut hasher = Hasher::new();
-    hasher.field(b"layer-recipe-1");
+    hasher.field(b"layer-recipe-2");
+    let mut line = Vec::new();
     for entry in entries {
-        if matches!(entry.kind, EntryKind::File { digest: None, .. }) {
+        line.clear();
+        if !entry_line(&mut line, entry) {
             return None;
         }
-        hasher.field(&entry.path);
-        hasher.field(&serde_json::to_vec(&(&entry.kind, &entry.meta)).ok()?);
+        hasher.field(&line);
     }
     Some(hasher.finish())
 }

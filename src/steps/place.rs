@@ -84,6 +84,8 @@ pub struct Placer<'a> {
     dest: &'a Destination,
     placed: BTreeMap<PathKey, (Entry, Option<Origin>)>,
     has_links: bool,
+    /// A directory that was made sure of last: files come one directory after another.
+    ensured: Vec<u8>,
     /// What is being placed comes out of an archive.
     pub for_archive: bool,
     /// Directories that have to be made up belong to root, whatever `--chown` says.
@@ -109,7 +111,15 @@ impl Ord for PathKey {
 impl<'a> Placer<'a> {
     /// Copies into `tree`.
     pub fn new(tree: &'a Tree, dest: &'a Destination) -> Self {
-        Placer { tree, dest, placed: BTreeMap::new(), has_links: false, for_archive: false, for_root: false }
+        Placer {
+            tree,
+            dest,
+            placed: BTreeMap::new(),
+            has_links: false,
+            ensured: Vec::new(),
+            for_archive: false,
+            for_root: false,
+        }
     }
 
     /// The entries in layer order, each with where its content comes from.
@@ -176,7 +186,11 @@ impl<'a> Placer<'a> {
 
     /// Makes sure a directory is there, and that it and its parents are in the layer.
     pub fn ensure_dir(&mut self, path: &[u8]) -> Result<(), PlaceError> {
-        if path.is_empty() || self.placed_dir(path) {
+        if path.is_empty() || path == self.ensured {
+            return Ok(());
+        }
+        if self.placed_dir(path) {
+            path.clone_into(&mut self.ensured);
             return Ok(());
         }
         self.ensure_parents(path)?;
@@ -237,7 +251,7 @@ impl<'a> Placer<'a> {
         selection: &Selection,
         target: &[u8],
     ) -> Result<(), PlaceError> {
-        let made = self.existing(target).is_none();
+        let made = !target.is_empty() && self.existing(target).is_none();
         self.ensure_dir(target)?;
         if let (true, Some(mtime)) = (made, selection.dir_mtime)
             && let Some((entry, _)) = self.placed.get_mut(&PathKey(target.to_vec()))
@@ -255,7 +269,8 @@ impl<'a> Placer<'a> {
                 self.merge_dir(path, file)?;
                 continue;
             }
-            if matches!(self.existing(&path), Some(Existing::Dir(_))) {
+            // Below a directory that was not there before this selection, nothing is in the way.
+            if !made && matches!(self.existing(&path), Some(Existing::Dir(_))) {
                 return Err(PlaceError::IsADirectory(path));
             }
             self.ensure_parents(&path)?;
@@ -319,6 +334,9 @@ impl<'a> Placer<'a> {
             self.has_links = true;
         } else if self.has_links && self.placed.contains_key(&PathKey(entry.path.clone())) {
             self.save_from_loss(&entry.path);
+        }
+        if entry.kind != EntryKind::Dir && self.ensured.starts_with(&entry.path) {
+            self.ensured.clear();
         }
         self.placed.insert(PathKey(entry.path.clone()), (entry, origin));
     }

@@ -261,6 +261,7 @@ fn download_selected(url: &str, file: &HttpFile) -> Selected {
         }],
         digests: vec![vec![Some(file.digest)]],
         place: name,
+        settled: None,
     }
 }
 
