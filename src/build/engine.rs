@@ -1,6 +1,7 @@
 //! From a request to an image: context, Dockerfile, plan, solve, image, outputs.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::layer::OnDiskIds;
 use crate::plan::{self, Base, Plan, PlanInput, Planned, Step, StepKind};
 use crate::registry::RegistryAccess;
 use crate::remote;
-use crate::sandbox::{Native, NetworkHelper, OciRuntime, PrivateIds, Sandbox, SandboxError, Ulimit};
+use crate::sandbox::{Native, OciRuntime, PrivateIds, Sandbox, SandboxError, Ulimit};
 use crate::snapshot::{Chain, SnapshotError, Snapshots};
 use crate::solve::{LocalExecutor, SolveError, Solver, StepError};
 use crate::steps::mount::{MountSettings, Secret, SshSource};
@@ -53,8 +54,9 @@ pub struct EngineOptions {
     pub runtime: Option<OciRuntime>,
     /// Content of `/etc/resolv.conf` for RUN.
     pub resolv_conf: Vec<u8>,
-    /// Programs that connect RUN's own network, the best first; without any, RUN uses this machine's.
-    pub network_helpers: Vec<NetworkHelper>,
+    /// Where the programs that connect RUN's own network are looked for, as in `PATH`; without any, RUN uses
+    /// this machine's.
+    pub network_helpers: Option<OsString>,
     /// Registries.
     pub registries: RegistryAccess,
     /// Downloads and git repositories.

@@ -27,8 +27,8 @@ use clap::Parser as _;
 use crate::build::{Engine, EngineOptions, Failure, FailureKind, RegistryAccess};
 use crate::cancel::Cancel;
 use crate::registry::Settings;
+use crate::sandbox::OciRuntime;
 use crate::sandbox::userns::{EnterRequest, Entered, IdMode, RealUser, enter};
-use crate::sandbox::{NetworkHelper, OciRuntime};
 use crate::steps::remote::RemoteOptions;
 
 use args::{Cli, Command, Userns};
@@ -181,7 +181,7 @@ impl Session {
             single_id: self.mode == IdMode::SingleId,
             runtime,
             resolv_conf: environment::resolv_conf(),
-            network_helpers: NetworkHelper::find(self.env.path.as_deref()),
+            network_helpers: self.env.path.clone(),
             registries: self.registries()?,
             remotes: RemoteOptions {
                 proxy: self.env.proxy(),

@@ -1,6 +1,7 @@
 //! The network of RUN where nothing else is asked for: one for all steps of a build, made when the
 //! first of them needs it.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -13,7 +14,8 @@ type Starting = JoinHandle<Result<UserNetwork, String>>;
 /// Starts the network of a build at most once, and ends it when dropped.
 #[derive(Debug, Default)]
 pub struct BuildNetwork {
-    helpers: Vec<NetworkHelper>,
+    search_path: Option<OsString>,
+    helpers: OnceLock<Vec<NetworkHelper>>,
     ids: Option<PrivateIds>,
     starting: Mutex<Option<Starting>>,
     started: OnceLock<Result<UserNetwork, String>>,
@@ -31,21 +33,25 @@ pub struct Connection {
 }
 
 impl BuildNetwork {
-    /// With these programs, the best first; without any, processes are on this machine's network.
+    /// With the helper programs of a `PATH`; without any, processes are on this machine's network.
     /// `ids` are those that the processes have, where they are not this machine's.
-    pub fn new(helpers: Vec<NetworkHelper>, ids: Option<PrivateIds>) -> Self {
-        BuildNetwork { helpers, ids, ..Self::default() }
+    pub fn new(search_path: Option<OsString>, ids: Option<PrivateIds>) -> Self {
+        BuildNetwork { search_path, ids, ..Self::default() }
+    }
+
+    fn helpers(&self) -> &[NetworkHelper] {
+        self.helpers.get_or_init(|| NetworkHelper::find(self.search_path.as_deref()))
     }
 
     /// Starts it in the background if `wanted` needs it and nobody did so yet: other preparations
     /// go on meanwhile.
     pub fn begin(&self, wanted: RunNetwork) {
-        if wanted != RunNetwork::Default || self.helpers.is_empty() || self.started.get().is_some() {
+        if wanted != RunNetwork::Default || self.started.get().is_some() || self.helpers().is_empty() {
             return;
         }
         let mut starting = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
         if starting.is_none() && self.started.get().is_none() {
-            let (helpers, ids) = (self.helpers.clone(), self.ids.clone());
+            let (helpers, ids) = (self.helpers().to_vec(), self.ids.clone());
             let start = move || UserNetwork::start(&helpers, ids.as_ref());
             // Without a thread it is started by the first one that waits for it.
             *starting = std::thread::Builder::new().name("network".into()).spawn(start).ok();
@@ -92,7 +98,7 @@ impl BuildNetwork {
             let thread = self.starting.lock().unwrap_or_else(PoisonError::into_inner).take();
             let started = match thread.map(JoinHandle::join) {
                 Some(Ok(started)) => started,
-                _ => UserNetwork::start(&self.helpers, self.ids.as_ref()),
+                _ => UserNetwork::start(self.helpers(), self.ids.as_ref()),
             };
             started.inspect_err(|why| {
                 notice(format!(
