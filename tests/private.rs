@@ -89,13 +89,41 @@ fn root_inside_is_nobody_outside() {
     let _ = child.kill();
     let _ = child.wait();
     assert!(uid >= 1 << 31, "the process runs as {uid}");
-    // It may not make device nodes, and says so.
-    let context = lab.context(&[("Dockerfile", "FROM busybox\nRUN mknod /n c 1 3\n")]);
-    let mut args = vec!["build".to_owned(), "--progress=plain".into(), "--userns=private".into()];
-    args.extend(lab.bases());
-    args.push(context.display().to_string());
-    let ended = lab.run(&args);
-    assert!(ended.code == 1 && ended.err.contains("not permitted"), "{}", ended.err);
+}
+
+/// What package managers and bootstrappers make of them.
+#[test]
+fn device_nodes_are_made_and_cannot_be_opened() {
+    let Some(lab) = lab("device_nodes_are_made_and_cannot_be_opened") else { return };
+    let dockerfile = "FROM busybox\nRUN mkdir /d && mknod /d/null c 1 3 && mknod -m 600 /d/loop b 7 0 && mknod /d/p p \
+        && umask 077 && cd /d && mknod rel c 5 0 && ln -s /d /l && mknod /l/z c 1 5 && mknod /dev/disk b 8 0\n\
+        RUN [ -c /d/null ] && ! (echo x > /d/null) && ! cat /d/z && ! mknod /d/null c 1 3 && ! mknod /no/x c 1 3\n\
+        RUN --mount=type=cache,target=/c ! mknod /c/x c 1 3 && ! mknod /sys/x c 1 3\n\
+        RUN mknod /dev/disk b 8 0 && ! cat /dev/disk\n\
+        USER 1000\nRUN ! mknod /tmp/x c 1 3\n";
+    let context = lab.context(&[("Dockerfile", dockerfile)]);
+    let of = |mode: &str| {
+        let userns = format!("--userns={mode}");
+        let image = lab.build_image(&context, &[&userns, "--network=none", "--no-cache"]);
+        ["/d/null", "/d/loop", "/d/p", "/d/rel", "/d/z"].map(|path| image.owner(path))
+    };
+    let private = of("private");
+    assert_eq!(private, ["644 0:0", "600 0:0", "644 0:0", "600 0:0", "600 0:0"]);
+}
+
+/// Steps that would lose something by it are this machine's root.
+#[test]
+fn the_default_is_private_where_nothing_is_lost() {
+    let Some(lab) = lab("the_default_is_private_where_nothing_is_lost") else { return };
+    let map = "cut -c1-20 /proc/self/uid_map | tr -d '\\n '";
+    let dockerfile = format!(
+        "# syntax=docker/dockerfile:1-labs\nFROM busybox\nRUN --network=none echo \"none $({map})\" >> /m\n\
+         RUN --network=host echo \"host $({map})\" >> /m\n\
+         RUN --network=none --security=insecure echo \"insecure $({map})\" >> /m\n"
+    );
+    let context = lab.context(&[("Dockerfile", &dockerfile)]);
+    let image = lab.build_image(&context, &["--allow=network.host", "--allow=security.insecure"]);
+    assert_eq!(image.text("/m"), "none 02147483648\nhost 00\ninsecure 00\n");
 }
 
 /// The real user of a running `sleep MARKER`.

@@ -40,6 +40,19 @@ const DEFAULT_SHM: u64 = 64 << 20;
 /// Steps at work at once where nothing is said; a step that waits costs nothing.
 const DEFAULT_JOBS: usize = 32;
 
+/// Whose root RUN's root is, where root builds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Userns {
+    /// This machine's, with Docker's restrictions.
+    Host,
+    /// Nobody's. An error where that cannot be.
+    Private,
+    /// Nobody's, unless the step would lose something by it that it has in the reference, or this machine
+    /// makes it impossible.
+    #[default]
+    Auto,
+}
+
 /// How an engine is set up.
 #[derive(Clone, Debug, Default)]
 pub struct EngineOptions {
@@ -47,9 +60,9 @@ pub struct EngineOptions {
     pub root: PathBuf,
     /// Only one user ID is mapped.
     pub single_id: bool,
-    /// RUN gets users and groups of its own: its root is not this machine's. Only for root, since
+    /// Whether RUN gets users and groups of its own: its root is not this machine's. Only for root, since
     /// others are in a user namespace anyway.
-    pub private_ids: bool,
+    pub userns: Userns,
     /// Runs RUN instead of rbuild's own sandbox. Needs more than one ID, and not private ones.
     pub runtime: Option<OciRuntime>,
     /// Content of `/etc/resolv.conf` for RUN.
@@ -119,9 +132,13 @@ impl Engine {
         let store = Store::open(&options.root)?;
         let ids = if options.single_id { OnDiskIds::AllToSelf } else { OnDiskIds::Keep };
         let snapshots = Snapshots::new(store.clone(), ids);
-        let ids = if options.private_ids { Some(private_ids()?) } else { None };
+        let own = options.userns != Userns::Host && options.runtime.is_none();
+        let ids = own.then(PrivateIds::default);
         let sandbox: Arc<dyn Sandbox> = match (&options.runtime, &ids) {
             (Some(runtime), _) => Arc::new(runtime.clone()),
+            (None, Some(ids)) if options.userns == Userns::Auto => {
+                Arc::new(Native::with_ids_where_possible(ids.clone()))
+            }
             (None, Some(ids)) => Arc::new(Native::with_ids(ids.clone())),
             (None, None) => Arc::new(Native::new(options.single_id)),
         };
@@ -397,13 +414,6 @@ impl Engine {
     }
 }
 
-fn private_ids() -> Result<PrivateIds, Failure> {
-    PrivateIds::new().map_err(|error| {
-        let text = format!("cannot make a user namespace for RUN: {error}");
-        Failure::new(FailureKind::Sandbox, text).help("build without --userns=private")
-    })
-}
-
 /// What an OCI runtime cannot do, the own sandbox can.
 fn check_runtime(options: &EngineOptions) -> Result<(), Failure> {
     let unsupported = |text: &str, help: &str| {
@@ -412,7 +422,9 @@ fn check_runtime(options: &EngineOptions) -> Result<(), Failure> {
     };
     match options {
         EngineOptions { runtime: None, .. } => Ok(()),
-        EngineOptions { private_ids: true, .. } => unsupported("--userns=private", "build with one of them"),
+        EngineOptions { userns: Userns::Private, .. } => {
+            unsupported("--userns=private", "build with one of them")
+        }
         EngineOptions { single_id: true, .. } => unsupported(
             "one user ID only",
             "build without it, or add ranges to /etc/subuid and /etc/subgid and install newuidmap",

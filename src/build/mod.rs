@@ -22,7 +22,7 @@ mod validate;
 
 pub use crate::registry::RegistryAccess;
 pub use check::{Checked, FixedFile};
-pub use engine::{Engine, EngineOptions};
+pub use engine::{Engine, EngineOptions, Userns};
 pub use failure::{Failure, FailureKind};
 pub use indexes::IndexChange;
 pub use place::Place;

@@ -78,6 +78,9 @@ impl Engine {
             let spec = self.process(request, &image, &chain, connect(), root, again.path())?;
             ended = self.sandbox.run(&spec, &Unused, cancel);
         }
+        if let Some(text) = self.sandbox.notice() {
+            notice(text);
+        }
         match ended {
             Ok(Exit::Code(code)) => Ok(code),
             Ok(Exit::Signal(signal)) => Ok(128 + signal),

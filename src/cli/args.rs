@@ -193,8 +193,9 @@ pub(super) struct BuildArgs {
     /// An SSH agent for RUN --mount=type=ssh: default, or ID=SOCKET, or ID=KEY[,KEY]
     #[arg(long = "ssh", value_name = "ID[=SOCKET|KEY]", help_heading = "RUN")]
     pub ssh: Vec<String>,
-    /// User namespace of RUN where root builds: host (none), or private, in which root is nobody outside
-    #[arg(long, value_name = "MODE", value_enum, default_value = "host", help_heading = "RUN")]
+    /// User namespace of RUN where root builds: private (root is nobody outside), host (none), or auto,
+    /// which is private where a step loses nothing by it
+    #[arg(long, value_name = "MODE", value_enum, default_value = "auto", help_heading = "RUN")]
     pub userns: Userns,
     /// What RUN is executed by: native (rbuild itself), or oci, an OCI runtime [env: RBUILD_ISOLATION]
     #[arg(long, value_name = "TYPE", help_heading = "RUN")]
@@ -320,8 +321,19 @@ pub(super) struct PlanArgs {
 #[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Userns {
     #[default]
+    Auto,
     Host,
     Private,
+}
+
+impl From<Userns> for crate::build::Userns {
+    fn from(userns: Userns) -> Self {
+        match userns {
+            Userns::Auto => Self::Auto,
+            Userns::Host => Self::Host,
+            Userns::Private => Self::Private,
+        }
+    }
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -357,8 +369,8 @@ pub(super) struct RunArgs {
     /// default, host or none
     #[arg(long, value_name = "MODE", default_value = "default")]
     pub network: String,
-    /// host (none), or private: root inside is nobody outside
-    #[arg(long, value_name = "MODE", value_enum, default_value = "host")]
+    /// private (root inside is nobody outside), host (none), or auto
+    #[arg(long, value_name = "MODE", value_enum, default_value = "auto")]
     pub userns: Userns,
     /// Name of the image
     pub image: String,

@@ -177,7 +177,7 @@ impl Session {
     fn engine_with(&self, userns: Userns, runtime: Option<OciRuntime>) -> Result<Engine, Stop> {
         Ok(Engine::open(EngineOptions {
             root: self.root.clone(),
-            private_ids: userns == Userns::Private && self.mode == IdMode::Root,
+            userns: if self.mode == IdMode::Root { userns.into() } else { crate::build::Userns::Host },
             single_id: self.mode == IdMode::SingleId,
             runtime,
             resolv_conf: environment::resolv_conf(),

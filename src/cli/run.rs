@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 
 use crate::build::RunRequest;
 use crate::sandbox::userns::IdMode;
-use crate::sandbox::{NetworkHelper, OciRuntime, UserNetwork, overlay_works, probe};
+use crate::sandbox::{NetworkHelper, OciRuntime, UserNetwork, overlay_works, private_ids_work, probe};
 
 use super::args::RunArgs;
 use super::{Session, Stop, build, print, values};
@@ -62,7 +62,18 @@ pub(super) fn info(session: &Session) -> Result<u8, Stop> {
     let engine = session.engine()?;
     let facts = probe();
     let ids = match session.mode {
-        IdMode::Root => "root: image owners are kept as they are".to_owned(),
+        IdMode::Root => {
+            let scratch = engine.store().temp_dir().map_err(crate::build::Failure::from)?;
+            match private_ids_work(scratch.path()) {
+                Ok(()) => "root: image owners are kept as they are; root in RUN is nobody outside, but for steps on \
+                           this machine's network, insecure ones and those with devices"
+                    .to_owned(),
+                Err(error) => format!(
+                    "root: image owners are kept as they are; root in RUN is root of this machine, with Docker's \
+                     restrictions ({error})"
+                ),
+            }
+        }
         IdMode::SubIds => format!("rootless, user {} with subordinate IDs", session.user.uid),
         IdMode::SingleId => format!(
             "rootless, user {} with one ID only: other owners are written down, not real (see docs/security.md); \

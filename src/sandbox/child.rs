@@ -200,7 +200,7 @@ fn enter(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
     // Without no_new_privs, which would break setuid programs, the filter needs CAP_SYS_ADMIN:
     // it goes in before the capabilities go out. It allows what follows.
     match &plan.filter {
-        Some(filter) if plan.asks => {
+        Some(filter) if plan.asks.is_some() => {
             let listener = syscalls::set_asking_filter(filter).at(Stage::Filter)?;
             rustix::io::write(streams.listener, &listener.to_le_bytes()).at(Stage::Filter)?;
             // Until the parent has it, nobody would answer.

@@ -28,7 +28,7 @@ pub use native::Native;
 pub use network::{NetworkHelper, UserNetwork, outward_address};
 pub use oci::OciRuntime;
 pub use private::PrivateIds;
-pub use probe::{Facts, overlay_works, probe};
+pub use probe::{Facts, overlay_works, private_ids_work, probe};
 pub use spec::{
     Exit, Limits, Mount, MountKind, Network, OutputSink, ProcessSpec, ProcessUser, RootFs, Sandbox,
     SandboxError, Security, Stdio, Ulimit,

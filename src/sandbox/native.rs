@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -18,8 +20,10 @@ use super::cgroup::{Cgroup, Hits};
 use super::child::{self, STAGES, Stage, Streams};
 use super::prepare::{self, Plan};
 use super::private::PrivateIds;
-use super::spec::{Exit, Limits, OutputSink, ProcessSpec, Sandbox, SandboxError, Stdio};
-use super::supervisor;
+use super::spec::{
+    Exit, Limits, MountKind, Network, OutputSink, ProcessSpec, Sandbox, SandboxError, Security, Stdio,
+};
+use super::supervisor::{self, Duty};
 use super::syscalls::{self, Cloned};
 use super::terminal::Terminal;
 
@@ -35,17 +39,54 @@ pub struct Native {
     single_id: bool,
     legacy: bool,
     ids: Option<PrivateIds>,
+    fallback: Option<Fallback>,
+}
+
+/// For private IDs that are used where nothing is lost by it, and only while they work.
+#[derive(Debug, Default)]
+struct Fallback {
+    /// Why they do not work here, once that is known.
+    reason: OnceLock<String>,
+    told: AtomicBool,
 }
 
 impl Native {
     /// `single_id` says that the user namespace knows one user and one group only.
     pub fn new(single_id: bool) -> Self {
-        Native { permitted: prepare::permitted(), single_id, legacy: false, ids: None }
+        Native { permitted: prepare::permitted(), single_id, legacy: false, ids: None, fallback: None }
     }
 
     /// For root: processes run with these IDs instead of this machine's.
     pub fn with_ids(ids: PrivateIds) -> Self {
         Native { ids: Some(ids), ..Native::new(false) }
+    }
+
+    /// The same for processes that have a network of their own and need nothing of this machine's root, as
+    /// long as the kernel and the file systems make it possible.
+    pub fn with_ids_where_possible(ids: PrivateIds) -> Self {
+        Native { fallback: Some(Fallback::default()), ..Native::with_ids(ids) }
+    }
+
+    fn ids_for(&self, spec: &ProcessSpec) -> Option<&PrivateIds> {
+        let ids = self.ids.as_ref()?;
+        let Some(fallback) = &self.fallback else { return Some(ids) };
+        // On this machine's network, low ports and raw sockets would be refused; devices would belong to
+        // nobody.
+        let loses = matches!(spec.network, Network::Host)
+            || spec.security == Security::Insecure
+            || spec.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Device { .. }));
+        (!loses && fallback.reason.get().is_none()).then_some(ids)
+    }
+
+    fn run_with(
+        &self,
+        spec: &ProcessSpec,
+        ids: Option<&PrivateIds>,
+        output: &dyn OutputSink,
+        cancel: &Cancel,
+    ) -> Result<Exit, SandboxError> {
+        let plan = prepare::plan(spec, self.permitted, self.single_id, self.legacy, ids)?;
+        execute(spec, &plan, output, cancel)
     }
 
     /// As on a kernel that does not take overlay layers one by one.
@@ -62,12 +103,36 @@ impl Sandbox for Native {
         output: &dyn OutputSink,
         cancel: &Cancel,
     ) -> Result<Exit, SandboxError> {
-        let plan = prepare::plan(spec, self.permitted, self.single_id, self.legacy, self.ids.as_ref())?;
-        execute(spec, &plan, output, cancel)
+        let ids = self.ids_for(spec);
+        let ended = self.run_with(spec, ids, output, cancel);
+        match (&self.fallback, ended) {
+            // The program was not started yet.
+            (Some(fallback), Err(error @ SandboxError::Setup { .. })) if ids.is_some() => {
+                let again = ProcessSpec { scratch: spec.scratch.join("host"), ..spec.clone() };
+                std::fs::create_dir(&again.scratch)
+                    .map_err(|error| SandboxError::setup("make a directory", error))?;
+                let ended = self.run_with(&again, None, output, cancel);
+                if !matches!(ended, Err(SandboxError::Setup { .. })) {
+                    let _ = fallback.reason.set(error.to_string());
+                }
+                ended
+            }
+            (_, ended) => ended,
+        }
+    }
+
+    fn notice(&self) -> Option<String> {
+        let fallback = self.fallback.as_ref()?;
+        let reason = fallback.reason.get()?;
+        let first = !fallback.told.swap(true, Ordering::Relaxed);
+        first.then(|| {
+            format!("root in RUN is root of this machine, with Docker's restrictions: {reason} (--userns=host says so)")
+        })
     }
 
     fn describe(&self) -> String {
         let ids = match (&self.ids, self.single_id) {
+            (Some(_), _) if self.fallback.is_some() => "all users and groups, private ones where possible",
             (Some(_), _) => "all users and groups, private ones",
             (None, true) => "one user and group",
             (None, false) => "all users and groups",
@@ -123,11 +188,11 @@ struct Supervision {
 }
 
 impl Supervision {
-    fn start(listener: OwnedFd) -> Result<Self, SandboxError> {
+    fn start(listener: OwnedFd, duty: Duty) -> Result<Self, SandboxError> {
         let (stop_read, stop) = pipe()?;
         let thread = std::thread::Builder::new()
             .name("supervisor".into())
-            .spawn(move || supervisor::supervise(&listener, &stop_read))
+            .spawn(move || supervisor::supervise(&listener, &stop_read, duty))
             .map_err(|error| SandboxError::setup("start a thread", error))?;
         Ok(Supervision { thread, stop })
     }
@@ -207,8 +272,8 @@ impl Running {
         }
         // A failure here means that the child is gone already; the error pipe tells why.
         let _ = rustix::io::write(&go_write, b"g");
-        if plan.asks
-            && let Err(error) = running.supervise(&listener_read, &go_write)
+        if let Some(duty) = plan.asks
+            && let Err(error) = running.supervise(&listener_read, &go_write, duty)
         {
             drop(go_write);
             return running.reap(Err(error)).map(|_| running);
@@ -217,7 +282,7 @@ impl Running {
     }
 
     /// Fetches the descriptor where the child's filter asks, and has it answered.
-    fn supervise(&mut self, number: &OwnedFd, go: &OwnedFd) -> Result<(), SandboxError> {
+    fn supervise(&mut self, number: &OwnedFd, go: &OwnedFd, duty: Duty) -> Result<(), SandboxError> {
         let mut bytes = [0u8; 4];
         if !matches!(rustix::io::read(number, &mut bytes), Ok(4)) {
             // It ended before: the error pipe tells why.
@@ -225,7 +290,7 @@ impl Running {
         }
         let listener = syscalls::copy_descriptor(self.pidfd.as_fd(), i32::from_le_bytes(bytes))
             .map_err(|errno| SandboxError::setup("supervise system calls", errno))?;
-        self.supervisor = Some(Supervision::start(listener)?);
+        self.supervisor = Some(Supervision::start(listener, duty)?);
         let _ = rustix::io::write(go, b"g");
         Ok(())
     }

@@ -12,6 +12,7 @@ use libc::{c_char, sock_filter};
 
 use super::private::{self, PrivateIds};
 use super::spec::{MountKind, Network, ProcessSpec, RootFs, SandboxError, Security, Stdio, Ulimit};
+use super::supervisor::Duty;
 use super::{seccomp, syscalls};
 
 /// Docker's default capabilities: chown, dac_override, fowner, fsetid, kill, setgid, setuid,
@@ -101,8 +102,8 @@ pub(super) struct Plan {
     pub set_groups: bool,
     pub capabilities: Option<u64>,
     pub filter: Option<Vec<sock_filter>>,
-    /// The filter asks the parent about some calls.
-    pub asks: bool,
+    /// What the filter asks the parent about.
+    pub asks: Option<Duty>,
     /// Maps of one user and one group to those there are, for a program that is not root.
     pub own_id: Option<(CString, CString)>,
     pub masked: bool,
@@ -162,7 +163,11 @@ pub(super) fn plan(
     let (argv, env) = (pointers(&argv_strings), pointers(&env_strings));
     let strings = argv_strings.into_iter().chain(env_strings).collect();
     let sandboxed = spec.security == Security::Sandbox;
-    let asks = single_id && spec.user.uid == 0;
+    let asks = match (single_id, ids) {
+        (true, _) if spec.user.uid == 0 => Some(Duty::OneId),
+        (_, Some(_)) if sandboxed => Some(Duty::Devices),
+        _ => None,
+    };
     let mut namespaces = libc::CLONE_NEWNS
         | libc::CLONE_NEWPID
         | libc::CLONE_NEWUTS
@@ -192,9 +197,10 @@ pub(super) fn plan(
         set_groups: !single_id,
         capabilities: sandboxed.then_some(DEFAULT_CAPABILITIES & permitted),
         filter: match (sandboxed, asks) {
-            (_, true) => Some(seccomp::single_id_filter(!sandboxed)),
-            (true, false) => Some(seccomp::default_filter()),
-            (false, false) => None,
+            (_, Some(Duty::OneId)) => Some(seccomp::single_id_filter(!sandboxed)),
+            (_, Some(Duty::Devices)) => Some(seccomp::device_filter()),
+            (true, None) => Some(seccomp::default_filter()),
+            (false, None) => None,
         },
         asks,
         own_id: if single_id && (spec.user.uid, spec.user.gid) != (0, 0) {
@@ -214,7 +220,10 @@ pub(super) fn plan(
         } else {
             Some(c_string((root_id + GROUP_TTY).to_string().as_bytes(), "an ID")?)
         },
-        ids: ids.map(PrivateIds::namespace),
+        ids: ids
+            .map(PrivateIds::namespace)
+            .transpose()
+            .map_err(|error| SandboxError::setup("make a private user namespace", error))?,
         terminal: spec.stdio == Stdio::Terminal,
         programs,
         _strings: strings,

@@ -8,7 +8,7 @@ use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -25,33 +25,40 @@ pub(super) const FIRST: u32 = 1 << 31;
 const COUNT: u32 = (1 << 31) - 1;
 
 /// The IDs of processes that must not be root on this machine.
-#[derive(Clone, Debug)]
+///
+/// The namespace is made when the first process needs it. Clones share it.
+#[derive(Clone, Debug, Default)]
 pub struct PrivateIds {
-    namespace: Arc<OwnedFd>,
+    namespace: Arc<OnceLock<Result<Arc<OwnedFd>, String>>>,
 }
 
 impl PrivateIds {
-    /// Makes the namespace. Needs root.
-    pub fn new() -> io::Result<Self> {
+    /// The user namespace. Making it needs root.
+    pub(super) fn namespace(&self) -> io::Result<Arc<OwnedFd>> {
+        let made = self.namespace.get_or_init(|| Self::make().map_err(|error| error.to_string()));
+        made.clone().map_err(io::Error::other)
+    }
+
+    /// Whether this machine makes such namespaces.
+    pub fn is_possible(&self) -> bool {
+        self.namespace().is_ok()
+    }
+
+    fn make() -> io::Result<Arc<OwnedFd>> {
         let helper = Helper::start(libc::CLONE_NEWUSER, || Ok(()))?;
         let map = format!("0 {FIRST} {COUNT}");
         for file in ["uid_map", "gid_map"] {
             fs::write(format!("/proc/{}/{file}", helper.pid), &map)?;
         }
-        let namespace = Arc::new(OwnedFd::from(File::open(format!("/proc/{}/ns/user", helper.pid))?));
-        Ok(PrivateIds { namespace })
-    }
-
-    /// The user namespace.
-    pub(super) fn namespace(&self) -> Arc<OwnedFd> {
-        self.namespace.clone()
+        Ok(Arc::new(OwnedFd::from(File::open(format!("/proc/{}/ns/user", helper.pid))?)))
     }
 
     /// A new network namespace in which processes with these IDs may do what root may: bind low ports,
     /// open raw sockets.
     pub(super) fn network(&self) -> io::Result<OwnedFd> {
+        let namespace = self.namespace()?;
         let helper = Helper::start(0, || {
-            become_root_of(self.namespace.as_fd())?;
+            become_root_of(namespace.as_fd())?;
             new_network()
         })?;
         Ok(File::open(format!("/proc/{}/ns/net", helper.pid))?.into())

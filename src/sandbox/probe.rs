@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::spec::{ProcessSpec, ProcessUser, RootFs, Sandbox as _, SandboxError, Security, Stdio};
-use super::{Exit, Native, Network, OutputSink};
+use super::{Exit, Native, Network, OutputSink, PrivateIds};
 use crate::cancel::Cancel;
 use crate::event::Stream;
 
@@ -37,6 +37,15 @@ pub fn probe() -> Facts {
 
 /// Tries a real overlay with its upper directory below `dir`; the error says what failed.
 pub fn overlay_works(dir: &Path, single_id: bool) -> Result<(), String> {
+    works(dir, &Native::new(single_id))
+}
+
+/// The same with users that are nobody on this machine. For root.
+pub fn private_ids_work(dir: &Path) -> Result<(), String> {
+    works(dir, &Native::with_ids(PrivateIds::default()))
+}
+
+fn works(dir: &Path, sandbox: &Native) -> Result<(), String> {
     struct Nobody;
     impl OutputSink for Nobody {
         fn line(&self, _: Stream, _: &[u8]) {}
@@ -67,7 +76,7 @@ pub fn overlay_works(dir: &Path, single_id: bool) -> Result<(), String> {
     };
     let cancel = Cancel::new().map_err(|error| error.to_string())?;
     // Getting as far as the program that is not there means that everything before it worked.
-    match Native::new(single_id).run(&spec, &Nobody, &cancel) {
+    match sandbox.run(&spec, &Nobody, &cancel) {
         Err(SandboxError::Exec { .. }) | Ok(Exit::Code(_)) => Ok(()),
         Err(error) => Err(error.to_string()),
         Ok(other) => Err(format!("unexpected end: {other:?}")),

@@ -148,6 +148,11 @@ const OWNERS: &[c_long] = numbers![SYS_fchown SYS_fchownat SYS_chown SYS_lchown 
 #[cfg(target_arch = "aarch64")]
 const OWNERS: &[c_long] = numbers![SYS_fchown SYS_fchownat SYS_mknodat];
 
+#[cfg(target_arch = "x86_64")]
+const NODES: &[c_long] = numbers![SYS_mknod SYS_mknodat];
+#[cfg(target_arch = "aarch64")]
+const NODES: &[c_long] = numbers![SYS_mknodat];
+
 /// The filter for root where there is one ID only: calls about identities and owners are
 /// asked about. With `all`, everything else is allowed.
 pub(super) fn single_id_filter(all: bool) -> Vec<sock_filter> {
@@ -159,6 +164,18 @@ pub(super) fn single_id_filter(all: bool) -> Vec<sock_filter> {
         }
     }
     program.extend(if all { vec![op(RETURN, ALLOW, 0, 0)] } else { rest() });
+    program
+}
+
+/// The default filter for processes that are not root of this machine: those calls are asked about with
+/// which root makes device nodes.
+pub(super) fn device_filter() -> Vec<sock_filter> {
+    let mut program = head();
+    for call in NODES {
+        program.push(op(JUMP_EQUAL, *call as u32, 0, 1));
+        program.push(op(RETURN, ASK, 0, 0));
+    }
+    program.extend(rest());
     program
 }
 

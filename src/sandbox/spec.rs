@@ -259,6 +259,10 @@ pub trait Sandbox: Send + Sync {
     /// Runs a process to its end.
     fn run(&self, spec: &ProcessSpec, output: &dyn OutputSink, cancel: &Cancel)
     -> Result<Exit, SandboxError>;
+    /// What the user should know of how processes were run; each thing once.
+    fn notice(&self) -> Option<String> {
+        None
+    }
     /// One line for `rbuild info`.
     fn describe(&self) -> String;
 }

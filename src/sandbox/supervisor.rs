@@ -1,5 +1,9 @@
-//! Where one ID is all there is: answers the system calls that need more of them.
+//! Answers system calls that a process has not the rights for.
 //!
+//! Where root in RUN is nobody outside, that is `mknod` of devices: the node is made for it, on its root
+//! file system, from which no device can be opened.
+//!
+//! Where one ID is all there is, it is those that need more of them.
 //! A filter sends `chown`, `mknod` and calls about identities here. The intended owner, or device, is written
 //! to the file as an extended attribute, from which the layer gets it, and the process is told that
 //! it worked. Everything is done with the rights of the process's own user namespace and relative to
@@ -20,15 +24,25 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 use crate::fs::{NODE_RECORD, OWNER_RECORD, owner_record, parse_owner_record};
 
 use super::identity::{Census, Process, Reply};
+use super::private;
 use super::syscalls::{self, Notification};
 
 /// Leaves an owner as it is.
 const KEEP: u32 = u32::MAX;
 const PATH_MAX: usize = 4096;
 
+/// What is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Duty {
+    /// Owners and identities, of which there is one.
+    OneId,
+    /// Device nodes, which only root of this machine may make.
+    Devices,
+}
+
 /// Answers until `listener` has nobody left to ask or `stop` has no other end.
-pub(super) fn supervise(listener: &OwnedFd, stop: &OwnedFd) {
-    let Ok(mut supervisor) = Supervisor::new() else { return };
+pub(super) fn supervise(listener: &OwnedFd, stop: &OwnedFd, duty: Duty) {
+    let Ok(mut supervisor) = Supervisor::new(duty) else { return };
     loop {
         let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
         match poll(&mut fds, None) {
@@ -69,17 +83,18 @@ struct Supervisor {
     /// This machine's, whatever the root of this thread is at the moment.
     proc: OwnedFd,
     census: Census,
+    duty: Duty,
 }
 
 impl Supervisor {
-    fn new() -> Result<Self, Errno> {
+    fn new(duty: Duty) -> Result<Self, Errno> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let proc = rustix::fs::openat(CWD, c"/proc", flags, Mode::empty())?;
         // SAFETY: root, working directory and umask of this thread only; it opens nothing by path but
         // what a process names.
         unsafe { unshare_unsafe(UnshareFlags::FS) }?;
         rustix::process::umask(Mode::empty());
-        Ok(Supervisor { proc, census: Census::default() })
+        Ok(Supervisor { proc, census: Census::default(), duty })
     }
 
     fn answer(&mut self, listener: BorrowedFd<'_>, asked: &Notification) -> Result<Answer, Errno> {
@@ -244,6 +259,9 @@ impl Supervisor {
         let path = self.string(asked.pid, address)?;
         let base = self.base(asked.pid, dir)?;
         let umask = self.umask(asked.pid);
+        if self.duty == Duty::Devices {
+            return self.make_node(listener, asked, &base, &path, mode & !umask, device);
+        }
         syscalls::still_asked(listener, asked.id)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(mode & 0o7777 & !umask);
@@ -251,6 +269,54 @@ impl Supervisor {
         let record = format!("{letter} {}:{}", libc::major(device), libc::minor(device));
         rustix::fs::fsetxattr(&file, NODE_RECORD, record.as_bytes(), XattrFlags::empty())?;
         Ok(Answer::Value(0))
+    }
+
+    /// Makes a real node for root of a private user namespace. Only on the root file system and in `/dev`,
+    /// where nothing that is made can be opened, and which are no file systems of this machine.
+    fn make_node(
+        &self,
+        listener: BorrowedFd<'_>,
+        asked: &Notification,
+        base: &OwnedFd,
+        path: &CStr,
+        mode: u32,
+        device: u64,
+    ) -> Result<Answer, Errno> {
+        if !self.is_root_with_mknod(asked.pid) {
+            return Err(Errno::PERM);
+        }
+        let (above, name) = match path.to_bytes().iter().rposition(|c| *c == b'/') {
+            Some(at) => path.to_bytes().split_at(at + 1),
+            None => (&b"."[..], path.to_bytes()),
+        };
+        if name.is_empty() {
+            return Err(Errno::NOENT);
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let parent = rustix::fs::openat2(base, above, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS)?;
+        let place = rustix::fs::fstat(&parent)?.st_dev;
+        let is_tmpfs = rustix::fs::fstatfs(&parent)?.f_type == libc::TMPFS_MAGIC;
+        // `base` made the process's root this thread's.
+        let in_dev = is_tmpfs && rustix::fs::stat(c"/dev")?.st_dev == place;
+        if !in_dev && rustix::fs::stat(c"/")?.st_dev != place {
+            return Err(Errno::PERM);
+        }
+        syscalls::still_asked(listener, asked.id)?;
+        let kind = FileType::from_raw_mode(mode);
+        syscalls::act_on_files_as(private::FIRST)?;
+        let made = rustix::fs::mknodat(&parent, name, kind, Mode::from_raw_mode(mode & 0o7777), device);
+        syscalls::act_on_files_as(0)?;
+        made.map(|()| Answer::Value(0))
+    }
+
+    fn is_root_with_mknod(&self, pid: u32) -> bool {
+        const CAP_MKNOD: u32 = 27;
+        let status = self.text(pid, "status");
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+        // Real, effective, saved, and that for files.
+        let owner = field("Uid:").and_then(|ids| ids.split_whitespace().nth(3)?.parse::<u32>().ok());
+        let set = field("CapEff:").and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok());
+        owner == Some(private::FIRST) && set.is_some_and(|set| set >> CAP_MKNOD & 1 == 1)
     }
 
     fn of(&self, pid: u32, name: &str, flags: OFlags) -> Result<OwnedFd, Errno> {

@@ -39,6 +39,10 @@ impl BuildNetwork {
         BuildNetwork { search_path, ids, ..Self::default() }
     }
 
+    fn ids(&self) -> Option<&PrivateIds> {
+        self.ids.as_ref().filter(|ids| ids.is_possible())
+    }
+
     fn helpers(&self) -> &[NetworkHelper] {
         self.helpers.get_or_init(|| NetworkHelper::find(self.search_path.as_deref()))
     }
@@ -51,7 +55,7 @@ impl BuildNetwork {
         }
         let mut starting = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
         if starting.is_none() && self.started.get().is_none() {
-            let (helpers, ids) = (self.helpers().to_vec(), self.ids.clone());
+            let (helpers, ids) = (self.helpers().to_vec(), self.ids().cloned());
             let start = move || UserNetwork::start(&helpers, ids.as_ref());
             // Without a thread it is started by the first one that waits for it.
             *starting = std::thread::Builder::new().name("network".into()).spawn(start).ok();
@@ -98,7 +102,7 @@ impl BuildNetwork {
             let thread = self.starting.lock().unwrap_or_else(PoisonError::into_inner).take();
             let started = match thread.map(JoinHandle::join) {
                 Some(Ok(started)) => started,
-                _ => UserNetwork::start(self.helpers(), self.ids.as_ref()),
+                _ => UserNetwork::start(self.helpers(), self.ids()),
             };
             started.inspect_err(|why| {
                 notice(format!(

@@ -310,7 +310,11 @@ fn mount_points(
 
 /// A program that cannot be executed counts as one that ended with the shell's code for that.
 fn run_process(spec: &ProcessSpec, sandbox: &dyn Sandbox, report: &Report) -> Result<Exit, RunError> {
-    match sandbox.run(spec, report, &report.cancel) {
+    let ended = sandbox.run(spec, report, &report.cancel);
+    if let Some(notice) = sandbox.notice() {
+        report.events.warn(notice);
+    }
+    match ended {
         Err(SandboxError::Exec { source }) => {
             let program = spec.argv.first().map(|name| String::from_utf8_lossy(name).into_owned());
             report.line(Stream::Stderr, format!("exec {}: {source}", program.unwrap_or_default()).as_bytes());
