@@ -249,8 +249,14 @@ pub(super) fn mount_dev(plan: &Plan, root: BorrowedFd<'_>) -> Result<(), Failure
     for (name, host) in DEVICES {
         device(dir, name, host).at(Stage::Dev)?;
     }
+    if plan.ids.is_some() {
+        syscalls::act_on_files_as(private::FIRST).at(Stage::Dev)?;
+    }
     for (target, name) in DEV_LINKS {
         rustix::fs::symlinkat(target, dir, name).at(Stage::Dev)?;
+    }
+    if plan.ids.is_some() {
+        syscalls::act_on_files_as(0).at(Stage::Dev)?;
     }
     for name in [c"pts", c"shm", c"mqueue"] {
         rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(0o755)).at(Stage::Dev)?;
