@@ -1,4 +1,4 @@
-//! Builds that are killed, run out of disk, or meet collection: whatever happens, the store is whole and
+//! Builds that are killed or meet collection, a store on a full disk: whatever happens, the store is whole and
 //! the next build gives the right image.
 //!
 //! The ordinary run kills a few dozen builds; `RBUILD_CRASH_KILLS=300` kills so many. The moments come
@@ -122,53 +122,11 @@ fn killed_builds_leave_a_whole_store_and_the_next_build_is_right() {
 #[test]
 fn killed_rootless_builds_leave_a_whole_store() {
     let test = "killed_rootless_builds_leave_a_whole_store";
-    if !ready(test) {
+    if !can_be_rootless(test) {
         return;
-    }
-    if !is_root() || user_of(Who::Rootless).is_none() || !has("newuidmap") {
-        return skip(test, "there is no user with subordinate IDs (tests/setup makes one)");
     }
     let full = wanted_kills();
     survive_kills(Who::Rootless, full.map_or(5, |kills| kills / 5), full.is_none().then_some(ORDINARY_TIME));
-}
-
-#[test]
-fn a_full_disk_fails_the_build_and_harms_nothing() {
-    let test = "a_full_disk_fails_the_build_and_harms_nothing";
-    if !ready(test) {
-        return;
-    }
-    if !is_root() {
-        return skip(test, "only root can mount a small file system");
-    }
-    let lab = Lab::new();
-    let cases = cases(&lab, &ROWS);
-    let mut failed = 0;
-    for (at, kilobytes) in
-        [64, 256, 900, 1500, 2100, 2600, 3100, 3600, 4200, 5000, 6500].into_iter().enumerate()
-    {
-        let Some(disk) = Small::mount(&lab, &format!("{kilobytes}k")) else {
-            return skip(test, "this machine does not let tests mount a tmpfs");
-        };
-        let case = &cases[at % cases.len()];
-        let context = format!("{} with {kilobytes} kB", case.name);
-        let done = support::done(command(&lab, case, &lab.store(), 1).output().expect("rbuild"));
-        if done.code != 0 {
-            failed += 1;
-            let told = ["space", "full", "quota"].iter().any(|word| done.err.contains(word));
-            assert!(matches!(done.code, 1 | 5 | 6 | 7) && told, "{context}: {} {}", done.code, done.err);
-        }
-        disk.grow("100m");
-        let checked = fsck(&lab);
-        assert!(checked.code == 0, "{context}: {}{}", checked.out, checked.err);
-        assert_eq!(leftovers(&lab), Vec::<String>::new(), "{context}");
-        let next = support::done(command(&lab, case, &lab.store(), 2).output().expect("rbuild"));
-        assert!(next.code == 0, "{context}: {}", next.err);
-        assert_eq!(digest(&lab, 2), case.digest, "{context}");
-        assert_eq!(unreachable_snapshots(&lab), Vec::<String>::new(), "{context}");
-    }
-    println!("{failed} of 11 builds ran out of disk");
-    assert!(failed >= 5, "only {failed} builds ran out of disk");
 }
 
 #[test]
@@ -215,15 +173,19 @@ fn fill(disk: &Path) {
     }
 }
 
-#[test]
-fn builds_and_collection_go_on_side_by_side() {
-    const BUILDERS: usize = 8;
-    if !ready("builds_and_collection_go_on_side_by_side") {
-        return;
+/// Whether the rootless user can be played.
+fn can_be_rootless(test: &str) -> bool {
+    if !is_root() || user_of(Who::Rootless).is_none() || !has("newuidmap") {
+        skip(test, "there is no user with subordinate IDs (tests/setup makes one)");
+        return false;
     }
-    let lab = Lab::new();
+    ready(test)
+}
+
+fn side_by_side(who: Who, rounds: usize) {
+    const BUILDERS: usize = 16;
+    let lab = Lab::as_user(who);
     let cases = cases(&lab, &ROWS);
-    let rounds = wanted_kills().map_or(2, |kills| (kills / 30).max(2));
     let stop = AtomicBool::new(false);
     let (lab, cases, stop) = (&lab, &cases, &stop);
     let prunes = std::thread::scope(|scope| {
@@ -269,8 +231,22 @@ fn builds_and_collection_go_on_side_by_side() {
         }
         prunes
     });
-    println!("{} builds beside {prunes} collections", BUILDERS * rounds);
+    println!("{} builds, {BUILDERS} at once, beside {prunes} collections as {who:?}", BUILDERS * rounds);
     let checked = fsck(lab);
     assert!(checked.code == 0, "{}{}", checked.out, checked.err);
     assert_eq!(leftovers(lab), Vec::<String>::new());
+}
+
+#[test]
+fn builds_and_collection_go_on_side_by_side() {
+    if ready("builds_and_collection_go_on_side_by_side") {
+        side_by_side(Who::Caller, wanted_kills().map_or(1, |kills| (kills / 60).max(1)));
+    }
+}
+
+#[test]
+fn rootless_builds_and_collection_go_on_side_by_side() {
+    if can_be_rootless("rootless_builds_and_collection_go_on_side_by_side") {
+        side_by_side(Who::Rootless, wanted_kills().map_or(1, |kills| (kills / 60).max(1)));
+    }
 }

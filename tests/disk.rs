@@ -25,6 +25,7 @@ use support::{Done, Lab, Who, has, is_root, skip, user_of};
 const FAULTS: usize = 60;
 const SEED: u64 = 11;
 const WORKERS: usize = 2;
+const ORDINARY_TIME: Duration = Duration::from_secs(40);
 /// A program that still runs by then waits for something that never comes.
 const LIMIT: &str = "60";
 
@@ -232,6 +233,11 @@ impl Scene {
             panic!("{wrong}: {}", about());
         }
         self.whole(&about());
+        if fault.verb == Verb::Prune {
+            // Collection takes referrers first: one that was stopped leaves things to the next.
+            let pruned = self.lab.run(["prune"]);
+            assert!(pruned.code == 0, "{} after {}", pruned.err, about());
+        }
         let next = run(self.build(fault.case, 2));
         assert!(next.code == 0, "the next build failed: {} after {}", next.err, about());
         assert_eq!(digest(&self.lab, 2), self.cases[fault.case].digest, "{}", about());
@@ -298,8 +304,8 @@ fn badly_told(fault: &Fault, done: &Done, hits: &[String]) -> Option<&'static st
     if !(1..=127).contains(&done.code) {
         return Some("no exit code of rbuild");
     }
-    // Nobody can say anything where the saying fails.
-    if fault.call.contains("write") && hits.iter().any(|line| line.contains("(2<")) {
+    // Nobody can say anything where the saying fails, and no disk makes a pipe fail.
+    if hits.iter().any(|line| line.contains("(2<") || line.contains("<pipe:") || line.contains("<socket:")) {
         return None;
     }
     let words = match fault.error {
@@ -319,8 +325,10 @@ fn choose(scene: &Scene, wanted: usize, random: &mut Random) -> Vec<Fault> {
     while faults.len() < wanted {
         let case = random.below(ROWS.len() as u64) as usize;
         let verb = verbs[random.below(verbs.len() as u64) as usize];
-        let probe = Fault { case, verb, call: "", error: "", number: 0 };
-        let counts = universe.entry(format!("{case}{verb:?}")).or_insert_with(|| scene.record(&probe));
+        // Collection and check do the same, more or less, whatever was built.
+        let like = if matches!(verb, Verb::Prune | Verb::Repair) { 0 } else { case };
+        let probe = Fault { case: like, verb, call: "", error: "", number: 0 };
+        let counts = universe.entry(format!("{like}{verb:?}")).or_insert_with(|| scene.record(&probe));
         let calls: Vec<_> = CALLS.iter().filter(|(name, _)| counts.contains_key(name)).collect();
         let (call, errors) = *calls[random.below(calls.len() as u64) as usize];
         let error = errors[random.below(errors.len() as u64) as usize];
@@ -330,7 +338,7 @@ fn choose(scene: &Scene, wanted: usize, random: &mut Random) -> Vec<Fault> {
     faults
 }
 
-fn survive_faults(who: Who, wanted: usize) {
+fn survive_faults(who: Who, wanted: usize, time: Option<Duration>) {
     let mut random = Random(number_of("RBUILD_CRASH_SEED").unwrap_or(SEED));
     let begun = Instant::now();
     let first = Scene::new(who);
@@ -343,6 +351,9 @@ fn survive_faults(who: Who, wanted: usize) {
                 let mine = first.lock().expect("scene").take();
                 let mut scene = mine.unwrap_or_else(|| Scene::new(who));
                 while let Some(fault) = faults.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if time.is_some_and(|time| begun.elapsed() > time) {
+                        break;
+                    }
                     let met = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| scene.meet(fault)));
                     if met.is_err() {
                         scene = Scene::new(who);
@@ -355,6 +366,7 @@ fn survive_faults(who: Who, wanted: usize) {
     let results = results.into_inner().expect("results");
     let count = |what: Option<Option<bool>>| results.iter().filter(|(_, met)| *met == what).count();
     let (failed, succeeded, none) = (count(Some(Some(true))), count(Some(Some(false))), count(Some(None)));
+    let wanted = results.len();
     println!(
         "{wanted} faults as {who:?} in {:?}: {failed} commands failed, {succeeded} did without, {none} did not come so far",
         begun.elapsed()
@@ -362,6 +374,10 @@ fn survive_faults(who: Who, wanted: usize) {
     let wrong: Vec<_> = results.iter().filter(|(_, met)| met.is_none()).map(|(call, _)| *call).collect();
     assert!(wrong.is_empty(), "{} of {wanted} faults did harm: {wrong:?}", wrong.len());
     assert!(none * 2 < wanted && failed > 0, "too few faults came");
+}
+
+fn wanted_faults() -> Option<usize> {
+    number_of("RBUILD_DISK_FAULTS").map(|faults| faults as usize)
 }
 
 fn number_of(variable: &str) -> Option<u64> {
@@ -384,6 +400,98 @@ fn can_inject(test: &str) -> bool {
 #[test]
 fn commands_whose_system_calls_fail_lose_nothing() {
     if can_inject("commands_whose_system_calls_fail_lose_nothing") {
-        survive_faults(Who::Caller, number_of("RBUILD_DISK_FAULTS").map_or(FAULTS, |faults| faults as usize));
+        let full = wanted_faults();
+        survive_faults(Who::Caller, full.unwrap_or(FAULTS), full.is_none().then_some(ORDINARY_TIME));
     }
+}
+
+#[test]
+fn rootless_commands_whose_system_calls_fail_lose_nothing() {
+    let test = "rootless_commands_whose_system_calls_fail_lose_nothing";
+    // What an ordinary user does runs through the same code: a few in a full run are enough.
+    let Some(faults) = wanted_faults() else { return };
+    if !is_root() || user_of(Who::Rootless).is_none() || !has("newuidmap") {
+        return skip(test, "there is no user with subordinate IDs (tests/setup makes one)");
+    }
+    if can_inject(test) {
+        survive_faults(Who::Rootless, faults / 5, None);
+    }
+}
+
+/// A build on a disk of so many kilobytes: the store's, or that of the output.
+fn run_full(lab: &Lab, case: &Case, place: &Path, kilobytes: u64) -> Option<bool> {
+    let disk = Small::mount(place, &format!("{kilobytes}k"))?;
+    let build = |number| {
+        let mut build = command(lab, case, &lab.store(), number);
+        if place != lab.store() {
+            build.args(["-o", &format!("{}{}", case.output.unwrap_or_default(), place.join("o").display())]);
+        }
+        run(build)
+    };
+    let done = build(1);
+    let about =
+        format!("{} with {kilobytes} kB in {}: {} {}", case.name, place.display(), done.code, done.err);
+    if done.code == 0 {
+        assert_eq!(digest(lab, 1), case.digest, "{about}");
+    } else {
+        let text = done.err.to_lowercase();
+        let told = text.contains("no space left on device");
+        let with_place = done.err.contains(&place.display().to_string());
+        assert!(matches!(done.code, 1 | 5 | 6 | 7) && told && with_place, "{about}");
+    }
+    if place != lab.store() {
+        let names: Vec<_> =
+            fs::read_dir(place).expect("disk").flatten().map(|entry| entry.file_name()).collect();
+        assert!(done.code == 0 || names.is_empty(), "{about}: left {names:?}");
+    }
+    disk.grow("100m");
+    let checked = fsck(lab);
+    assert!(checked.code == 0, "{}{} after {about}", checked.out, checked.err);
+    assert_eq!(leftovers(lab), Vec::<String>::new(), "{about}");
+    let next = build(2);
+    assert!(next.code == 0, "{} after {about}", next.err);
+    assert_eq!(digest(lab, 2), case.digest, "{about}");
+    assert_eq!(unreachable_snapshots(lab), Vec::<String>::new(), "{about}");
+    Some(done.code != 0)
+}
+
+#[test]
+fn a_full_disk_fails_the_build_and_harms_nothing() {
+    let test = "a_full_disk_fails_the_build_and_harms_nothing";
+    if !ready(test) {
+        return;
+    }
+    if !is_root() {
+        return skip(test, "only root can mount a small file system");
+    }
+    let lab = Lab::new();
+    let cases = cases(&lab, &ROWS);
+    let stores = [64, 256, 900, 1500, 2100, 2600, 3100, 3600, 4200, 5000, 6500];
+    let outputs = [4, 300, 900];
+    // In a full run every build meets every size, and all between.
+    let more: Vec<u64> = (1..=20).map(|step| step * 170).collect();
+    let full = wanted_faults().is_some();
+    let (stores, outputs) = if full { (&more[..], &more[..]) } else { (&stores[..], &outputs[..]) };
+    let mut failed = [0, 0];
+    let mut tried = [0, 0];
+    let places = [lab.store(), lab.path().join("disk")];
+    for (which, sizes) in [stores, outputs].into_iter().enumerate() {
+        for (at, kilobytes) in sizes.iter().enumerate() {
+            let able = cases.iter().filter(|case| which == 0 || case.output.is_some());
+            let able: Vec<&Case> = able.collect();
+            let chosen = if full { &able[..] } else { &able[at % able.len()..][..1] };
+            for case in chosen {
+                let Some(harmed) = run_full(&lab, case, &places[which], *kilobytes) else {
+                    return skip(test, "this machine does not let tests mount a tmpfs");
+                };
+                tried[which] += 1;
+                failed[which] += usize::from(harmed);
+            }
+        }
+    }
+    println!(
+        "of {} builds {} ran out of disk for the store; of {}, {} for the output",
+        tried[0], failed[0], tried[1], failed[1]
+    );
+    assert!(failed[0] * 3 >= tried[0] && failed[1] > 0, "only {failed:?} builds ran out of disk");
 }

@@ -138,13 +138,12 @@ pub fn ready(test: &str) -> bool {
 pub struct Small(pub PathBuf);
 
 impl Small {
-    pub fn mount(lab: &Lab, size: &str) -> Option<Self> {
-        let path = lab.store();
-        fs::create_dir_all(&path).expect("mkdir");
+    pub fn mount(path: &Path, size: &str) -> Option<Self> {
+        fs::create_dir_all(path).expect("mkdir");
         let options = format!("size={size},mode=755");
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &options, "rbuild-test"]).arg(&path);
-        mount.output().is_ok_and(|done| done.status.success()).then_some(Small(path))
+        mount.args(["-t", "tmpfs", "-o", &options, "rbuild-test"]).arg(path);
+        mount.output().is_ok_and(|done| done.status.success()).then(|| Small(path.to_owned()))
     }
 
     pub fn grow(&self, size: &str) {
