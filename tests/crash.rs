@@ -1,127 +1,57 @@
-//! Builds that are killed, run out of disk, or meet collection: whatever happens, the store is whole and
+//! Builds that are killed or meet collection, a store on a full disk: whatever happens, the store is whole and
 //! the next build gives the right image.
 //!
 //! The ordinary run kills a few dozen builds; `RBUILD_CRASH_KILLS=300` kills so many. The moments come
 //! from a seed that is printed; `RBUILD_CRASH_SEED` repeats a run as far as timing can be repeated.
 
+#[path = "support/cases.rs"]
+mod cases;
 mod support;
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use support::{Done, Lab, Who, base, has, is_root, skip, user_of};
+use cases::{Random, Row, Small, cases, command, digest, fsck, leftovers, ready, unreachable_snapshots};
+use support::{Lab, Who, has, is_root, skip, user_of};
 
 const KILLS: usize = 25;
 const ORDINARY_TIME: Duration = Duration::from_secs(30);
 
-/// Steps of a linear congruential generator (Knuth's constants); good enough to pick moments.
-struct Random(u64);
-
-impl Random {
-    fn seeded() -> Self {
-        let seed = std::env::var("RBUILD_CRASH_SEED").ok().and_then(|text| text.parse().ok());
-        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64);
-        let seed = seed.unwrap_or(now);
-        println!("RBUILD_CRASH_SEED={seed}");
-        Random(seed)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % limit.max(1)
-    }
-}
-
-/// A build that is repeated: what is built, and with which flags besides.
-struct Case {
-    name: &'static str,
-    context: PathBuf,
-    output: Option<&'static str>,
-    flags: &'static [&'static str],
-    /// Digest of the manifest, and how long the build takes in an empty store.
-    digest: String,
-    takes: Duration,
-}
-
-fn cases(lab: &Lab) -> Vec<Case> {
-    let files: Vec<(String, String)> =
-        (0..60).map(|n| (format!("src/d{}/f{n}", n % 7), format!("{n}\n").repeat(200 * (n + 1)))).collect();
-    let mut tree: Vec<(&str, &str)> =
-        files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
-    let rows: [(&str, &str, Option<&str>, &[&str]); 6] = [
-        (
-            "run",
-            "FROM busybox\nRUN seq 1 60000 > /a\nRUN seq 1 90000 > /b && rm /a\nRUN mkdir -p /x/y && cp /b /x/y/c\n",
-            None,
-            &[],
-        ),
-        ("copy", "FROM scratch\nCOPY src /src\nCOPY src/d1 src/d2 /two/\nWORKDIR /w\n", None, &[]),
-        (
-            "stages",
-            "FROM busybox AS a\nRUN seq 1 50000 > /a\nFROM busybox AS b\nCOPY src /s\nRUN cat /s/*/* > /b\n\
+/// What the disasters here happen to.
+const ROWS: [Row; 6] = [
+    (
+        "run",
+        "FROM busybox\nRUN seq 1 60000 > /a\nRUN seq 1 90000 > /b && rm /a\nRUN mkdir -p /x/y && cp /b /x/y/c\n",
+        None,
+        &[],
+    ),
+    ("copy", "FROM scratch\nCOPY src /src\nCOPY src/d1 src/d2 /two/\nWORKDIR /w\n", None, &[]),
+    (
+        "stages",
+        "FROM busybox AS a\nRUN seq 1 50000 > /a\nFROM busybox AS b\nCOPY src /s\nRUN cat /s/*/* > /b\n\
              FROM busybox\nCOPY --from=a /a /\nCOPY --from=b /b /\nRUN cat /a /b > /ab\n",
-            None,
-            &["-t", "stages:1"],
-        ),
-        (
-            "export",
-            "FROM busybox\nCOPY src /src\nRUN find /src -type f | sort | xargs md5sum > /sums\n",
-            Some("type=oci,compression=zstd,dest="),
-            &["-t", "export:1"],
-        ),
-        ("pull", "FROM busybox\nENV a=b\n", Some("type=docker,dest="), &["-t", "pull:1"]),
-        (
-            "mounts",
-            "FROM busybox\nRUN --mount=type=cache,target=/c --mount=type=bind,target=/s,source=src \
+        None,
+        &["-t", "stages:1"],
+    ),
+    (
+        "export",
+        "FROM busybox\nCOPY src /src\nRUN find /src -type f | sort | xargs md5sum > /sums\n",
+        Some("type=oci,compression=zstd,dest="),
+        &["-t", "export:1"],
+    ),
+    ("pull", "FROM busybox\nENV a=b\n", Some("type=docker,dest="), &["-t", "pull:1"]),
+    (
+        "mounts",
+        "FROM busybox\nRUN --mount=type=cache,target=/c --mount=type=bind,target=/s,source=src \
              cat /s/*/* > /c/x && cat /c/x > /all\nCOPY --link src /l\n",
-            Some("type=local,dest="),
-            &[],
-        ),
-    ];
-    let mut cases = Vec::new();
-    for (name, dockerfile, output, flags) in rows {
-        tree.push(("Dockerfile", dockerfile));
-        let context = lab.context(&tree);
-        tree.pop();
-        support::tool("chmod", &["-R".as_ref(), "u=rwX,go=rX".as_ref(), context.as_os_str()]);
-        let mut case = Case { name, context, output, flags, digest: String::new(), takes: Duration::ZERO };
-        let clean = lab.out("clean-store");
-        let begun = Instant::now();
-        let done = support::done(command(lab, &case, &clean, 0).output().expect("rbuild"));
-        assert!(done.code == 0, "{name}: {}", done.err);
-        case.takes = begun.elapsed();
-        case.digest = digest(lab, 0);
-        fs::remove_dir_all(&clean).expect("the clean store goes");
-        cases.push(case);
-    }
-    cases
-}
-
-fn command(lab: &Lab, case: &Case, store: &Path, number: usize) -> Command {
-    let mut command = lab.rbuild();
-    command.env("RBUILD_ROOT", store).env("SOURCE_DATE_EPOCH", "1700000000");
-    command.args(["build", "--progress=plain"]).args(lab.bases()).args(case.flags);
-    command.arg("--metadata-file").arg(metadata(lab, number));
-    if let Some(output) = case.output {
-        command.arg("-o").arg(format!("{output}{}", lab.out(&format!("{}-{number}", case.name)).display()));
-    }
-    command.arg(&case.context);
-    command
-}
-
-fn metadata(lab: &Lab, number: usize) -> PathBuf {
-    lab.out(&format!("metadata-{number}"))
-}
-
-fn digest(lab: &Lab, number: usize) -> String {
-    let text = fs::read_to_string(metadata(lab, number)).expect("metadata");
-    let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    json["containerimage.digest"].as_str().expect("digest").to_owned()
-}
+        Some("type=local,dest="),
+        &[],
+    ),
+];
 
 /// Starts a build and kills it, with everything it started, after so long.
 fn kill(mut command: Command, after: Duration) -> bool {
@@ -137,40 +67,9 @@ fn kill(mut command: Command, after: Duration) -> bool {
     !ended
 }
 
-fn fsck(lab: &Lab) -> Done {
-    lab.run(["fsck"])
-}
-
-/// Whatever a process of the past may have left. Its children may need a moment to die.
-fn leftovers(lab: &Lab) -> Vec<String> {
-    let begun = Instant::now();
-    loop {
-        let names = |dir: &str| -> Vec<String> {
-            let entries = fs::read_dir(lab.store().join(dir)).into_iter().flatten().flatten();
-            entries.map(|entry| format!("{dir}/{}", entry.file_name().to_string_lossy())).collect()
-        };
-        let mut left = names("tmp");
-        left.extend(names("stat").into_iter().filter(|name| name.len() != "stat/".len() + 64));
-        left.extend(names("").into_iter().filter(|name| name.starts_with("/version.")));
-        if left.is_empty() || begun.elapsed() > Duration::from_secs(5) {
-            return left;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-        lab.run(["images"]);
-    }
-}
-
-fn ready(test: &str) -> bool {
-    if base("busybox").is_none() {
-        skip(test, "tests/setup has not made the base images");
-        return false;
-    }
-    true
-}
-
 fn survive_kills(who: Who, kills: usize, time: Option<Duration>) {
     let lab = Lab::as_user(who);
-    let cases = cases(&lab);
+    let cases = cases(&lab, &ROWS);
     let mut random = Random::seeded();
     let begun = Instant::now();
     let (mut killed, mut too_late) = (0, 0);
@@ -208,21 +107,6 @@ fn survive_kills(who: Who, kills: usize, time: Option<Duration>) {
     assert!(killed >= kills.min(5), "only {killed} builds were killed");
 }
 
-/// Unpacked layers that no chain leads to.
-fn unreachable_snapshots(lab: &Lab) -> Vec<String> {
-    let chains = lab.store().join("chains");
-    let files = fs::read_dir(chains).into_iter().flatten().flatten();
-    let known: Vec<String> = files
-        .flat_map(|dir| fs::read_dir(dir.path()).into_iter().flatten().flatten())
-        .filter_map(|file| fs::read_to_string(file.path()).ok())
-        .collect();
-    let snapshots = fs::read_dir(lab.store().join("snapshots")).into_iter().flatten().flatten();
-    snapshots
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .filter(|id| !known.contains(id))
-        .collect()
-}
-
 fn wanted_kills() -> Option<usize> {
     std::env::var("RBUILD_CRASH_KILLS").ok()?.parse().ok()
 }
@@ -238,79 +122,11 @@ fn killed_builds_leave_a_whole_store_and_the_next_build_is_right() {
 #[test]
 fn killed_rootless_builds_leave_a_whole_store() {
     let test = "killed_rootless_builds_leave_a_whole_store";
-    if !ready(test) {
+    if !can_be_rootless(test) {
         return;
-    }
-    if !is_root() || user_of(Who::Rootless).is_none() || !has("newuidmap") {
-        return skip(test, "there is no user with subordinate IDs (tests/setup makes one)");
     }
     let full = wanted_kills();
     survive_kills(Who::Rootless, full.map_or(5, |kills| kills / 5), full.is_none().then_some(ORDINARY_TIME));
-}
-
-/// A file system of its own for a lab's store; unmounted when dropped.
-struct Small(PathBuf);
-
-impl Small {
-    fn mount(lab: &Lab, size: &str) -> Option<Self> {
-        let path = lab.store();
-        fs::create_dir_all(&path).expect("mkdir");
-        let options = format!("size={size},mode=755");
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &options, "rbuild-test"]).arg(&path);
-        mount.output().is_ok_and(|done| done.status.success()).then_some(Small(path))
-    }
-
-    fn grow(&self, size: &str) {
-        let options = format!("remount,size={size}");
-        let grown = Command::new("mount").args(["-o", &options]).arg(&self.0).status().expect("mount");
-        assert!(grown.success());
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-#[test]
-fn a_full_disk_fails_the_build_and_harms_nothing() {
-    let test = "a_full_disk_fails_the_build_and_harms_nothing";
-    if !ready(test) {
-        return;
-    }
-    if !is_root() {
-        return skip(test, "only root can mount a small file system");
-    }
-    let lab = Lab::new();
-    let cases = cases(&lab);
-    let mut failed = 0;
-    for (at, kilobytes) in
-        [64, 256, 900, 1500, 2100, 2600, 3100, 3600, 4200, 5000, 6500].into_iter().enumerate()
-    {
-        let Some(disk) = Small::mount(&lab, &format!("{kilobytes}k")) else {
-            return skip(test, "this machine does not let tests mount a tmpfs");
-        };
-        let case = &cases[at % cases.len()];
-        let context = format!("{} with {kilobytes} kB", case.name);
-        let done = support::done(command(&lab, case, &lab.store(), 1).output().expect("rbuild"));
-        if done.code != 0 {
-            failed += 1;
-            let told = ["space", "full", "quota"].iter().any(|word| done.err.contains(word));
-            assert!(matches!(done.code, 1 | 5 | 6 | 7) && told, "{context}: {} {}", done.code, done.err);
-        }
-        disk.grow("100m");
-        let checked = fsck(&lab);
-        assert!(checked.code == 0, "{context}: {}{}", checked.out, checked.err);
-        assert_eq!(leftovers(&lab), Vec::<String>::new(), "{context}");
-        let next = support::done(command(&lab, case, &lab.store(), 2).output().expect("rbuild"));
-        assert!(next.code == 0, "{context}: {}", next.err);
-        assert_eq!(digest(&lab, 2), case.digest, "{context}");
-        assert_eq!(unreachable_snapshots(&lab), Vec::<String>::new(), "{context}");
-    }
-    println!("{failed} of 11 builds ran out of disk");
-    assert!(failed >= 5, "only {failed} builds ran out of disk");
 }
 
 #[test]
@@ -332,7 +148,7 @@ fn a_store_on_a_full_disk_can_be_cleaned() {
         return skip(test, "this machine does not let tests mount a loop device");
     }
     let _small = Small(disk.clone());
-    let case = cases(&lab).into_iter().find(|case| case.name == "stages").expect("case");
+    let case = cases(&lab, &ROWS).into_iter().find(|case| case.name == "stages").expect("case");
     let store = disk.join("store");
     let built = support::done(command(&lab, &case, &store, 1).output().expect("rbuild"));
     assert!(built.code == 0, "{}", built.err);
@@ -357,15 +173,19 @@ fn fill(disk: &Path) {
     }
 }
 
-#[test]
-fn builds_and_collection_go_on_side_by_side() {
-    const BUILDERS: usize = 8;
-    if !ready("builds_and_collection_go_on_side_by_side") {
-        return;
+/// Whether the rootless user can be played.
+fn can_be_rootless(test: &str) -> bool {
+    if !is_root() || user_of(Who::Rootless).is_none() || !has("newuidmap") {
+        skip(test, "there is no user with subordinate IDs (tests/setup makes one)");
+        return false;
     }
-    let lab = Lab::new();
-    let cases = cases(&lab);
-    let rounds = wanted_kills().map_or(2, |kills| (kills / 30).max(2));
+    ready(test)
+}
+
+fn side_by_side(who: Who, rounds: usize) {
+    const BUILDERS: usize = 16;
+    let lab = Lab::as_user(who);
+    let cases = cases(&lab, &ROWS);
     let stop = AtomicBool::new(false);
     let (lab, cases, stop) = (&lab, &cases, &stop);
     let prunes = std::thread::scope(|scope| {
@@ -411,8 +231,22 @@ fn builds_and_collection_go_on_side_by_side() {
         }
         prunes
     });
-    println!("{} builds beside {prunes} collections", BUILDERS * rounds);
+    println!("{} builds, {BUILDERS} at once, beside {prunes} collections as {who:?}", BUILDERS * rounds);
     let checked = fsck(lab);
     assert!(checked.code == 0, "{}{}", checked.out, checked.err);
     assert_eq!(leftovers(lab), Vec::<String>::new());
+}
+
+#[test]
+fn builds_and_collection_go_on_side_by_side() {
+    if ready("builds_and_collection_go_on_side_by_side") {
+        side_by_side(Who::Caller, wanted_kills().map_or(1, |kills| (kills / 60).max(1)));
+    }
+}
+
+#[test]
+fn rootless_builds_and_collection_go_on_side_by_side() {
+    if can_be_rootless("rootless_builds_and_collection_go_on_side_by_side") {
+        side_by_side(Who::Rootless, wanted_kills().map_or(1, |kills| (kills / 60).max(1)));
+    }
 }

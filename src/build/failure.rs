@@ -115,6 +115,9 @@ impl From<crate::export::ExportError> for Failure {
 
 impl From<crate::image::ReadError> for Failure {
     fn from(error: crate::image::ReadError) -> Self {
+        if let crate::image::ReadError::Store(error) = error {
+            return error.into();
+        }
         Failure::new(FailureKind::Base, error.to_string())
     }
 }

@@ -202,8 +202,9 @@ impl Session {
                 if cancel.is_cancelled() {
                     std::process::exit(128 + signal);
                 }
-                eprintln!("rbuild: interrupted, stopping (again to stop at once)");
                 cancel.cancel();
+                // The terminal may be what has gone.
+                let _ = writeln!(std::io::stderr(), "rbuild: interrupted, stopping (again to stop at once)");
             }
         };
         std::thread::Builder::new().name("signals".into()).spawn(watch)?;

@@ -1,5 +1,7 @@
 //! Failures as people read them: what, where, the last output, what to do.
 
+use std::io::Write as _;
+
 use crate::build::Failure;
 use crate::dockerfile::render_error;
 
@@ -7,7 +9,8 @@ use super::environment::Environment;
 
 /// Prints a failure to standard error; the only place that does.
 pub(super) fn failure(failure: &Failure, env: &Environment) {
-    eprint!("{}", text(failure, env.colour));
+    // Where nobody can be told, the exit code still says it.
+    let _ = std::io::stderr().write_all(text(failure, env.colour).as_bytes());
 }
 
 fn text(failure: &Failure, colour: bool) -> String {

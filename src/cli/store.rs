@@ -1,5 +1,6 @@
 //! `rbuild prune`, `rbuild du` and `rbuild fsck`.
 
+use std::io::Write as _;
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, ValueEnum};
@@ -328,7 +329,11 @@ pub(super) fn after_build(session: &Session, store: &Store, tell: bool) {
         && tell
     {
         let freed = values::human(collected.bytes());
-        eprintln!("rbuild: freed {freed} of the store (at most once a day; see `rbuild du`)");
+        // The build has ended well, whether or not anybody listens.
+        let _ = writeln!(
+            std::io::stderr(),
+            "rbuild: freed {freed} of the store (at most once a day; see `rbuild du`)"
+        );
     }
 }
 

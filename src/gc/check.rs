@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rayon::prelude::*;
+use rustix::io::Errno;
 
 use crate::cancel::Cancel;
 use crate::digest::{Digest, Hasher};
@@ -148,16 +149,29 @@ impl Check<'_> {
         let promised = self.promised()?;
         let items = self.take(Room::Blobs);
         let (fast, cancel) = (self.options.fast, self.cancel);
-        let results: Vec<(Item, Result<u64, String>)> = items
+        let results: Vec<(Item, io::Result<Result<u64, String>>)> = items
             .into_par_iter()
             .filter(|_| !cancel.is_cancelled())
             .map(|item| {
                 let size = item.digest().and_then(|digest| promised.get(&digest).copied());
-                let result = check_blob(&item, size, fast, cancel);
+                // A disk may fail once; what fails again is damaged.
+                let again = |error: io::Error| match Errno::from_io_error(&error) {
+                    Some(Errno::IO) => check_blob(&item, size, fast, cancel),
+                    _ => Err(error),
+                };
+                let result = check_blob(&item, size, fast, cancel).or_else(again);
                 (item, result)
             })
             .collect();
         for (item, result) in results {
+            let says_nothing =
+                |error: &io::Error| !matches!(Errno::from_io_error(error), Some(Errno::IO | Errno::ACCESS));
+            let result = match result {
+                // It says nothing of the blob: too many open files, say.
+                Err(error) if says_nothing(&error) => return Err(unreadable(&item, error)),
+                Err(error) => Err(format!("cannot be read: {error}")),
+                Ok(result) => result,
+            };
             match result {
                 Ok(read) => self.report.bytes_read += read,
                 Err(reason) => {
@@ -169,12 +183,12 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn has_blob(&self, digest: &Digest) -> bool {
-        !self.bad.contains(digest) && self.store.is_there(Room::Blobs, &digest.hex())
+    fn has_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
+        Ok(!self.bad.contains(digest) && self.store.is_there(Room::Blobs, &digest.hex())?)
     }
 
-    fn has_layer(&self, digest: &Digest) -> bool {
-        !self.broken.contains(digest) && self.store.is_there(Room::Layers, &digest.hex())
+    fn has_layer(&self, digest: &Digest) -> Result<bool, StoreError> {
+        Ok(!self.broken.contains(digest) && self.store.is_there(Room::Layers, &digest.hex())?)
     }
 
     fn layers(&mut self) -> Result<(), StoreError> {
@@ -182,7 +196,7 @@ impl Check<'_> {
             let Some(bytes) = item.read()? else { continue };
             let reason = match content::layer(&bytes) {
                 None => "its description cannot be read",
-                Some(layer) if self.lacks_blob(&layer) => "none of its blobs is in the store",
+                Some(layer) if self.lacks_blob(&layer)? => "none of its blobs is in the store",
                 Some(_) => continue,
             };
             self.broken.extend(item.digest());
@@ -199,8 +213,13 @@ impl Check<'_> {
 
     /// Layers of base images are described before they are fetched; only of those written here the
     /// size of the tar is known.
-    fn lacks_blob(&self, layer: &LayerRecord) -> bool {
-        layer.uncompressed_size > 0 && !layer.blobs.iter().any(|blob| self.has_blob(&blob.digest))
+    fn lacks_blob(&self, layer: &LayerRecord) -> Result<bool, StoreError> {
+        for blob in &layer.blobs {
+            if self.has_blob(&blob.digest)? {
+                return Ok(false);
+            }
+        }
+        Ok(layer.uncompressed_size > 0)
     }
 
     fn directories(&mut self) -> Result<(), StoreError> {
@@ -209,7 +228,7 @@ impl Check<'_> {
             let id = String::from_utf8(bytes).ok().and_then(|text| SnapshotId::parse(&text));
             let reason = match id {
                 None => "cannot be read".to_owned(),
-                Some(id) if !self.store.is_there(Room::Snapshots, id.as_str()) => {
+                Some(id) if !self.store.is_there(Room::Snapshots, id.as_str())? => {
                     format!("leads to the unpacked layer {id}, which is not there")
                 }
                 Some(_) => continue,
@@ -219,7 +238,8 @@ impl Check<'_> {
         for room in [Room::Snapshots, Room::Mounts] {
             let what = if room == Room::Snapshots { "unpacked layer" } else { "cache mount" };
             for item in self.take(room) {
-                if item.path.is_dir() && !item.path.join("fs").is_dir() {
+                let there = item.path.try_exists().map_err(|error| unreadable(&item, error))?;
+                if there && !self.store.is_there(room, &item.name)? {
                     self.wrong(item.path, format!("the {what} {} is empty", item.name))?;
                 }
             }
@@ -231,19 +251,25 @@ impl Check<'_> {
         for item in self.take(Room::Records) {
             let Some(bytes) = item.read()? else { continue };
             let layer = |digest: &Digest| {
-                (!self.has_layer(digest))
-                    .then(|| format!("leads to layer {digest}, which the store does not know"))
+                Ok::<_, StoreError>(
+                    (!self.has_layer(digest)?)
+                        .then(|| format!("leads to layer {digest}, which the store does not know")),
+                )
             };
             let blob = |digest: &Digest| {
-                (!self.has_blob(digest)).then(|| format!("leads to blob {digest}, which is not in the store"))
+                Ok::<_, StoreError>(
+                    (!self.has_blob(digest)?)
+                        .then(|| format!("leads to blob {digest}, which is not in the store")),
+                )
             };
             let reason = match Content::parse(&bytes) {
-                Content::Step(record) => layer(&record.diff_id.0),
-                Content::Recipe(diff_id) => layer(&diff_id.0),
-                Content::Pulled { manifest, .. } => {
-                    blob(&manifest).or_else(|| self.without_config(&manifest))
-                }
-                Content::Download(digest) => blob(&digest),
+                Content::Step(record) => layer(&record.diff_id.0)?,
+                Content::Recipe(diff_id) => layer(&diff_id.0)?,
+                Content::Pulled { manifest, .. } => match blob(&manifest)? {
+                    None => self.without_config(&manifest)?,
+                    lack => lack,
+                },
+                Content::Download(digest) => blob(&digest)?,
                 Content::Garbled => Some("cannot be read".into()),
                 Content::Other => None,
             };
@@ -254,13 +280,15 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn without_config(&self, manifest: &Digest) -> Option<String> {
-        match Parts::read(self.store, manifest) {
-            Ok(Some(Ok(parts))) => {
-                let config = parts.config.filter(|config| !self.has_blob(config))?;
-                Some(format!("leads to config {config}, which is not in the store"))
+    fn without_config(&self, manifest: &Digest) -> Result<Option<String>, StoreError> {
+        let Some(Ok(parts)) = Parts::read(self.store, manifest)? else {
+            return Ok(Some(format!("leads to {manifest}, which is no manifest")));
+        };
+        match parts.config {
+            Some(config) if !self.has_blob(&config)? => {
+                Ok(Some(format!("leads to config {config}, which is not in the store")))
             }
-            _ => Some(format!("leads to {manifest}, which is no manifest")),
+            _ => Ok(None),
         }
     }
 
@@ -280,7 +308,7 @@ impl Check<'_> {
 
     /// What an image lacks. Layers may be left in the registry they came from.
     fn lack(&self, digest: &Digest, depth: u32) -> Result<Option<String>, StoreError> {
-        if !self.has_blob(digest) {
+        if !self.has_blob(digest)? {
             return Ok(Some(format!("its manifest {digest} is not in the store")));
         }
         let parts = match Parts::read(self.store, digest)? {
@@ -297,20 +325,20 @@ impl Check<'_> {
         }
         let blobs = parts.config.iter().chain(parts.layers.iter().map(|(layer, _)| layer));
         for blob in blobs {
-            if !self.has_blob(blob) && !self.is_elsewhere(blob) {
+            if !self.has_blob(blob)? && !self.is_elsewhere(blob)? {
                 return Ok(Some(format!("its blob {blob} is not in the store")));
             }
         }
         Ok(None)
     }
 
-    fn is_elsewhere(&self, blob: &Digest) -> bool {
+    fn is_elsewhere(&self, blob: &Digest) -> Result<bool, StoreError> {
         self.store.is_there(Room::Records, &origins::key(blob).hex())
     }
 
     fn stray(&mut self, path: PathBuf) -> Result<(), StoreError> {
         // It may have been a file on its way to its name.
-        if self.collector.is_young(&path) || std::fs::symlink_metadata(&path).is_err() {
+        if self.collector.is_young(&path) || path.symlink_metadata().is_err() {
             return Ok(());
         }
         let what = format!("{} does not belong there", path.display());
@@ -319,18 +347,22 @@ impl Check<'_> {
 }
 
 /// Bytes read of a blob, or what is wrong with it.
-fn check_blob(item: &Item, promised: Option<u64>, fast: bool, cancel: &Cancel) -> Result<u64, String> {
-    let cannot = |error: io::Error| format!("cannot be read: {error}");
+fn check_blob(
+    item: &Item,
+    promised: Option<u64>,
+    fast: bool,
+    cancel: &Cancel,
+) -> io::Result<Result<u64, String>> {
     let mut file = match File::open(&item.path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        other => other.map_err(cannot)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(0)),
+        other => other?,
     };
-    let size = file.metadata().map_err(cannot)?.len();
+    let size = file.metadata()?.len();
     if let Some(promised) = promised.filter(|promised| *promised != size) {
-        return Err(format!("has {size} bytes instead of {promised}"));
+        return Ok(Err(format!("has {size} bytes instead of {promised}")));
     }
     if fast {
-        return if size == 0 && promised != Some(0) { Err("is empty".into()) } else { Ok(0) };
+        return Ok(if size == 0 && promised != Some(0) { Err("is empty".into()) } else { Ok(0) });
     }
     let mut hasher = Hasher::new();
     let mut buffer = vec![0; READ_SIZE];
@@ -340,18 +372,22 @@ fn check_blob(item: &Item, promised: Option<u64>, fast: bool, cancel: &Cancel) -
             Ok(0) => {
                 let actual = hasher.finish();
                 let right = item.digest() == Some(actual);
-                return if right {
+                return Ok(if right {
                     Ok(sum)
                 } else {
                     Err(format!("is damaged: its content is that of {actual}"))
-                };
+                });
             }
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(cannot(error)),
+            Err(error) => return Err(error),
         };
         hasher.update(&buffer[..count]);
         sum += count as u64;
     }
-    Ok(sum)
+    Ok(Ok(sum))
+}
+
+fn unreadable(item: &Item, source: io::Error) -> StoreError {
+    StoreError::Io { action: "read", path: item.path.clone(), source }
 }

@@ -4,11 +4,11 @@
 //! given an index and manifests when it is opened. Nothing is believed before its digest was
 //! verified.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::path::Path;
 
 use crate::digest::{DiffId, Digest};
-use crate::store::{IngestError, Store};
+use crate::store::{IngestError, Store, StoreError};
 
 use super::build::LayerRef;
 use super::config::ImageConfig;
@@ -32,6 +32,8 @@ pub const IMAGE_NAME: &str = "io.containerd.image.name";
 
 /// Indexes may nest; deeper than this is an attack or a loop.
 const MAX_INDEX_DEPTH: u32 = 4;
+/// Bytes of a blob in memory.
+const CHUNK: usize = 256 * 1024;
 
 /// Which of the images of a source is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -443,8 +445,24 @@ fn copy_blob(blobs: &dyn BlobSource, store: &Store, blob: &Descriptor) -> Result
     let mut writer = store.blob_writer()?;
     // One byte more than promised is enough to know that it is too much.
     let mut source = source.take(blob.size.saturating_add(1));
-    let copied = io::copy(&mut source, &mut writer)
-        .map_err(|source| ReadError::Io { path: place().into(), source })?;
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let bytes = match source.read(&mut chunk) {
+            Ok(count) => &chunk[..count],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(source) => return Err(ReadError::Io { path: place().into(), source }),
+        };
+        if bytes.is_empty() {
+            break;
+        }
+        // Two disks meet here: which of them failed is for the message.
+        writer.write_all(bytes).map_err(|source| StoreError::Io {
+            action: "write",
+            path: writer.path().to_owned(),
+            source,
+        })?;
+    }
+    let copied = writer.size();
     if copied != blob.size {
         let actual = if copied > blob.size { "more".to_owned() } else { copied.to_string() };
         return Err(ReadError::Size { place: place(), digest: blob.digest, expected: blob.size, actual });

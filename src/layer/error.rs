@@ -53,15 +53,27 @@ impl LayerError {
         LayerError::Changed { path: String::from_utf8_lossy(path).into_owned(), detail: detail.into() }
     }
 
+    /// Of a full disk people have to know which: paths inside an image that was written to `dest` become
+    /// paths of the host.
+    pub(super) fn full_at(self, dest: &Path) -> Self {
+        match self {
+            LayerError::Io { action, path, source } if is_full(&source) => {
+                LayerError::Io { action, path: dest.join(path), source }
+            }
+            other => other,
+        }
+    }
+
     /// Whether the file system is full.
     pub fn is_no_space(&self) -> bool {
-        let full = |error: &io::Error| {
-            matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-        };
         match self {
-            LayerError::Io { source, .. } | LayerError::Stream(source) => full(source),
+            LayerError::Io { source, .. } | LayerError::Stream(source) => is_full(source),
             LayerError::Store(error) => error.is_no_space(),
             _ => false,
         }
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -24,7 +24,7 @@ pub fn write_files(
     dest: &Path,
     ids: OnDiskIds,
 ) -> Result<(), LayerError> {
-    write_all(entries, content, dest, ids, false)
+    write_all(entries, content, dest, ids, false).map_err(|error| error.full_at(dest))
 }
 
 /// As [`write_files`]; content that is not that of the digest in its entry is an error.
@@ -34,7 +34,7 @@ pub fn write_files_checked(
     dest: &Path,
     ids: OnDiskIds,
 ) -> Result<(), LayerError> {
-    write_all(entries, content, dest, ids, true)
+    write_all(entries, content, dest, ids, true).map_err(|error| error.full_at(dest))
 }
 
 fn write_all(

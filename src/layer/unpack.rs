@@ -82,7 +82,7 @@ pub fn unpack(
     options: &UnpackOptions,
 ) -> Result<Unpacked, LayerError> {
     let root = Root::open(dest).map_err(|error| LayerError::io("open", dest, error))?;
-    read(blob, parent, Some(&root), options)
+    read(blob, parent, Some(&root), options).map_err(|error| error.full_at(dest))
 }
 
 /// Reads the entries of a blob and puts nothing on disk.
@@ -130,9 +130,9 @@ pub fn read_file(
 pub fn open_plain(store: &Store, diff_id: &DiffId) -> Result<Box<dyn Read>, LayerError> {
     let record = load_layer(store, diff_id)?;
     let blobs = record.map(|record| record.blobs).unwrap_or_default();
-    let file = blobs.iter().find_map(|blob| store.open_blob(&blob.digest).ok().flatten());
-    let file =
-        file.ok_or_else(|| LayerError::Invalid(format!("the store has no content for layer {diff_id}")))?;
+    let mut opened = blobs.iter().filter_map(|blob| store.open_blob(&blob.digest).transpose());
+    let nothing = || LayerError::Invalid(format!("the store has no content for layer {diff_id}"));
+    let file = opened.next().ok_or_else(nothing)??;
     Ok(crate::context::decompress(file).map_err(LayerError::Stream)?.1)
 }
 

@@ -8,6 +8,7 @@ mod rawjson;
 mod text;
 mod tty;
 
+use std::io::{self, Write as _};
 use std::sync::Arc;
 
 use crate::event::{Event, EventSink};
@@ -51,7 +52,8 @@ struct Nothing {
 impl EventSink for Nothing {
     fn event(&self, event: Event) {
         if let (true, Event::Warning { message, location, rule }) = (self.warnings, event) {
-            eprintln!("{}", text::warning(&message, location.as_deref(), rule, false));
+            // A closed terminal is no reason to fail.
+            let _ = writeln!(io::stderr(), "{}", text::warning(&message, location.as_deref(), rule, false));
         }
     }
 }

@@ -64,7 +64,7 @@ impl Store {
     /// comes later marks what it sees with a later time.
     fn cutoff(&self) -> Result<SystemTime, StoreError> {
         let _gate = self.close_gate()?;
-        let living = temp::living_since(self.root(), self.own_tmp());
+        let living = temp::living_since(self.root(), self.own_tmp())?;
         let now = SystemTime::now();
         // A clock that was set back says nothing about what came first: all of it stays.
         if living.iter().any(|begun| *begun > now) {
@@ -113,9 +113,10 @@ impl Collector {
     /// Takes something away that is broken, whoever may be using it.
     pub fn remove_broken(&self, path: &Path) -> Result<Fate, StoreError> {
         let gate = self.store.close_gate()?;
-        if fs::symlink_metadata(path).is_err() {
-            return Ok(Fate::Gone);
-        }
+        match fs::symlink_metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Fate::Gone),
+            other => other.map_err(StoreError::io("read", path))?,
+        };
         let taken = self.take_away(path)?;
         drop(gate);
         self.destroy(taken)
@@ -127,16 +128,16 @@ impl Collector {
         if self.is_young(path) { Ok(Fate::InUse) } else { self.remove_broken(path) }
     }
 
-    /// Whether something may be the work of a living process.
+    /// Whether something may be the work of a living process; so is what cannot be looked at.
     pub fn is_young(&self, path: &Path) -> bool {
         let used = fs::symlink_metadata(path).and_then(|meta| meta.modified());
-        used.is_ok_and(|used| used >= self.cutoff)
+        used.map_or_else(|error| error.kind() != io::ErrorKind::NotFound, |used| used >= self.cutoff)
     }
 
     /// What lies in `tmp` and belongs to no living process.
     pub fn leftovers(&self) -> Result<Vec<PathBuf>, StoreError> {
         let _gate = self.store.close_gate()?;
-        Ok(temp::leftovers(self.store.root()))
+        temp::leftovers(self.store.root())
     }
 
     /// Notes that the store was collected now.

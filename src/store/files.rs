@@ -68,10 +68,12 @@ impl Store {
     pub fn references(&self) -> Result<Vec<(String, std::time::SystemTime)>, StoreError> {
         let dir = self.root().join("refs");
         let mut names = Vec::new();
-        for entry in fs::read_dir(&dir).map_err(StoreError::io("read", &dir))?.flatten() {
+        for entry in entries(&dir)? {
             let Some(name) = entry.file_name().to_str().and_then(decode_name) else { continue };
-            let Ok(time) = entry.metadata().and_then(|meta| meta.modified()) else { continue };
-            names.push((name, time));
+            match entry.metadata().and_then(|meta| meta.modified()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                time => names.push((name, time.map_err(StoreError::io("read", &entry.path()))?)),
+            }
         }
         names.sort();
         Ok(names)
@@ -139,6 +141,11 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(StoreError::io("read", path)(error)),
     }
+}
+
+/// All entries of a directory or an error: what a list lacks would count as not needed.
+pub(super) fn entries(dir: &Path) -> Result<Vec<fs::DirEntry>, StoreError> {
+    fs::read_dir(dir).and_then(Iterator::collect).map_err(StoreError::io("read", dir))
 }
 
 /// Percent-encodes everything but letters, digits, `.`, `-` and `_`, so that a name is one file name.

@@ -7,6 +7,7 @@
 //! long as that process lives, and nobody waits for longer than a rename takes.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -38,18 +39,22 @@ impl Store {
     }
 
     /// Marks a file or directory of the store as used by this process; `false` where there is none.
-    /// After `true` it stays until this process has ended.
+    /// After `true` it stays until this process has ended. What cannot be marked because the disk fails
+    /// might go, and counts as not there.
     pub(super) fn use_now(&self, path: &Path) -> bool {
         let Ok(used) = fs::symlink_metadata(path).and_then(|meta| meta.modified()) else { return false };
         // Made or marked since this process began: collection leaves it already.
         if used >= self.fresh_since() {
             return true;
         }
-        let _gate = self.enter();
-        match File::open(path) {
+        let Ok(_gate) = self.enter() else { return false };
+        match File::open(path).and_then(|file| file.set_modified(SystemTime::now())) {
+            Ok(()) => true,
             // Who may not set the time of a file cannot remove it either.
-            Ok(file) => file.set_modified(SystemTime::now()).is_ok() || path.exists(),
-            Err(_) => path.exists(),
+            Err(error) => {
+                matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+                    && path.exists()
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, Metadata};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -9,7 +10,7 @@ use std::time::SystemTime;
 use crate::digest::{ChainId, DiffId, Digest};
 
 use super::SnapshotId;
-use super::files::{decode_name, read};
+use super::files::{decode_name, entries, read};
 use super::open::{Store, StoreError};
 
 /// One kind of things. Their order is that of references: what stands later refers to nothing
@@ -143,9 +144,10 @@ impl Store {
         if !room.fans_out() {
             list_dir(room, &dir, None, &mut listing)?;
         } else {
-            for entry in fs::read_dir(&dir).map_err(StoreError::io("read", &dir))?.flatten() {
+            for entry in entries(&dir)? {
                 let name = entry.file_name().to_string_lossy().into_owned();
-                match name.len() == 2 && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                let kind = entry.file_type().map_err(StoreError::io("read", &entry.path()))?;
+                match name.len() == 2 && kind.is_dir() {
                     true => list_dir(room, &entry.path(), Some(&name), &mut listing)?,
                     false => listing.strays.push(entry.path()),
                 }
@@ -161,32 +163,39 @@ impl Store {
     }
 
     /// Whether a thing is there; not a use. Of directories, whether they are whole.
-    pub fn is_there(&self, room: Room, name: &str) -> bool {
-        let Some(digest) = Digest::from_hex(name) else {
-            let dir = self.root().join(room.dir()).join(name);
-            return if room.holds_directories() { dir.join("fs").is_dir() } else { dir.exists() };
+    pub fn is_there(&self, room: Room, name: &str) -> Result<bool, StoreError> {
+        let plain = || self.root().join(room.dir()).join(name);
+        let path = match (Digest::from_hex(name), room) {
+            (Some(digest), Room::Records) => self.fan_out("records", &digest, ""),
+            (Some(digest), Room::Chains) => self.fan_out("chains", &ChainId(digest).0, ""),
+            (Some(digest), Room::Layers) => self.fan_out("layers", &DiffId(digest).0, ".json"),
+            (Some(digest), Room::Index) => self.fan_out("index", &digest, ""),
+            (None, room) if room.holds_directories() => plain().join("fs"),
+            _ => plain(),
         };
-        match room {
-            Room::Records => self.fan_out("records", &digest, "").exists(),
-            Room::Chains => self.fan_out("chains", &ChainId(digest).0, "").exists(),
-            Room::Layers => self.fan_out("layers", &DiffId(digest).0, ".json").exists(),
-            Room::Index => self.fan_out("index", &digest, "").exists(),
-            room => self.root().join(room.dir()).join(name).exists(),
+        match fs::metadata(&path) {
+            Ok(meta) => Ok(meta.is_dir() || !room.holds_directories()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                Ok(false)
+            }
+            Err(error) => Err(StoreError::io("read", &path)(error)),
         }
     }
 }
 
 /// `fan` is the directory's name where names of things must begin with it.
 fn list_dir(room: Room, dir: &Path, fan: Option<&str>, listing: &mut Listing) -> Result<(), StoreError> {
-    let entries = match fs::read_dir(dir) {
-        // `git` is made when it is first needed.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        other => other.map_err(StoreError::io("read", dir))?,
-    };
-    for entry in entries.flatten() {
+    // `git` is made when it is first needed.
+    if !dir.try_exists().map_err(StoreError::io("read", dir))? {
+        return Ok(());
+    }
+    for entry in entries(dir)? {
         let path = entry.path();
-        // What has gone meanwhile is not there.
-        let Ok(meta) = entry.metadata() else { continue };
+        let meta = match entry.metadata() {
+            // What has gone meanwhile is not there.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other.map_err(StoreError::io("read", &path))?,
+        };
         let file = entry.file_name().to_string_lossy().into_owned();
         if room == Room::Mounts && is_mount_lock(&file) {
             continue;

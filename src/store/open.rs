@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
+use super::files::entries;
 use super::temp;
 
 const VERSION: &str = "1";
@@ -71,7 +72,7 @@ struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        temp::remove_own(&self.root, &self.own_tmp);
+        let _ = temp::remove_own(&self.root, &self.own_tmp);
     }
 }
 
@@ -195,11 +196,9 @@ fn check_version(root: &Path) -> Result<(), StoreError> {
 /// Declares an empty directory a store. Others may be doing so at this moment, and one that was killed
 /// may have left its part.
 fn make_version(root: &Path, path: &Path) -> Result<(), StoreError> {
-    let names: Vec<String> = fs::read_dir(root)
-        .map_err(StoreError::io("read", root))?
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
+    // Names that are missed would make somebody's files a store.
+    let names: Vec<String> =
+        entries(root)?.into_iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     if path.exists() {
         return check_version(root);
     }

@@ -1,12 +1,13 @@
 //! Private directories: made in one step, removed with their process or after it.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::digest::Digest;
 
+use super::files::entries;
 use super::open::{Store, StoreError, open_lock};
 
 /// Begins the name of a file in a process's directory that stands for a snapshot nothing refers to yet.
@@ -58,7 +59,8 @@ pub(super) fn make_own(root: &Path) -> Result<(PathBuf, File), StoreError> {
     let lock_path = own.join("lock");
     let lock = open_lock(&lock_path)?;
     lock.lock().map_err(StoreError::io("lock", &lock_path))?;
-    for (number, path) in leftovers(root).into_iter().enumerate() {
+    // Those that are not found now are found by the next one.
+    for (number, path) in leftovers(root).unwrap_or_default().into_iter().enumerate() {
         if path != own {
             let _ = fs::rename(&path, own.join(format!("dead-{number}")));
         }
@@ -70,62 +72,72 @@ pub(super) fn make_own(root: &Path) -> Result<(PathBuf, File), StoreError> {
 pub(super) fn bury_the_dead(root: &Path, own: &Path) {
     for entry in fs::read_dir(own).into_iter().flatten().flatten() {
         if entry.file_name().as_encoded_bytes().starts_with(b"dead-") {
-            remove_own(root, &entry.path());
+            let _ = remove_own(root, &entry.path());
         }
     }
 }
 
 /// Removes a process's directory with the snapshots it noted. Directories of processes that died
-/// while burying others may lie inside.
-pub(super) fn remove_own(root: &Path, own: &Path) {
-    for entry in fs::read_dir(own).into_iter().flatten().flatten() {
+/// while burying others may lie inside. Where the disk fails, the directory stays with its notes, and
+/// whoever opens the store next tries again.
+pub(super) fn remove_own(root: &Path, own: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(own) {
+        // A file that the store did not put there.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return remove_tree(own),
+        other => other?,
+    };
+    for entry in entries {
+        let entry = entry?;
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
         if let Some(id) = name.strip_prefix(FROZEN) {
-            if !is_referred_to(root, id, &entry.path()) {
-                let _ = remove_tree(&root.join("snapshots").join(id));
+            if !is_referred_to(root, id, &entry.path())? {
+                remove_tree(&root.join("snapshots").join(id))?;
             }
         } else if name.starts_with("dead-") {
-            remove_own(root, &entry.path());
+            remove_own(root, &entry.path())?;
         }
     }
-    let _ = remove_tree(own);
+    remove_tree(own)
 }
 
 /// Whether the chain that a snapshot's note names does lead to it.
-fn is_referred_to(root: &Path, id: &str, note: &Path) -> bool {
-    let chain = fs::read_to_string(note).ok().and_then(|hex| Digest::from_hex(&hex));
-    chain.is_some_and(|chain| {
-        let hex = chain.hex();
-        let path = root.join("chains").join(&hex[..2]).join(&hex);
-        fs::read_to_string(path).is_ok_and(|content| content == id)
-    })
+fn is_referred_to(root: &Path, id: &str, note: &Path) -> io::Result<bool> {
+    let Some(chain) = Digest::from_hex(&fs::read_to_string(note)?) else { return Ok(false) };
+    let hex = chain.hex();
+    match fs::read_to_string(root.join("chains").join(&hex[..2]).join(&hex)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        other => Ok(other? == id),
+    }
 }
 
 /// What lies in `tmp` and belongs to no living process. Certain only while the gate is held alone.
-pub(super) fn leftovers(root: &Path) -> Vec<PathBuf> {
-    entries(root).filter(|path| !is_living(path)).collect()
+pub(super) fn leftovers(root: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    Ok(processes(root)?.into_iter().filter(|path| !is_living(path)).collect())
 }
 
 /// When the living processes other than the owner of `own` began. Of one that cannot be asked, the
 /// beginning of time.
-pub(super) fn living_since(root: &Path, own: &Path) -> Vec<SystemTime> {
+pub(super) fn living_since(root: &Path, own: &Path) -> Result<Vec<SystemTime>, StoreError> {
     let begun = |path: PathBuf| match fs::metadata(path.join("lock")).and_then(|meta| meta.modified()) {
         Ok(begun) => Some(begun),
         // It has ended since.
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(_) => Some(SystemTime::UNIX_EPOCH),
     };
-    entries(root).filter(|path| path != own && is_living(path)).filter_map(begun).collect()
+    let others = processes(root)?.into_iter().filter(|path| path != own && is_living(path));
+    Ok(others.filter_map(begun).collect())
 }
 
-fn entries(root: &Path) -> impl Iterator<Item = PathBuf> {
-    fs::read_dir(root.join("tmp")).into_iter().flatten().flatten().map(|entry| entry.path())
+/// All of them or an error: a living process that is overlooked loses what it uses.
+fn processes(root: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    Ok(entries(&root.join("tmp"))?.into_iter().map(|entry| entry.path()).collect())
 }
 
 fn is_living(path: &Path) -> bool {
     match File::open(path.join("lock")) {
-        Ok(lock) => matches!(lock.try_lock(), Err(TryLockError::WouldBlock)),
+        // Where the lock cannot be asked for, nobody knows that it is free.
+        Ok(lock) => lock.try_lock().is_err(),
         // A directory that cannot be looked into is somebody else's.
         Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
     }
@@ -136,8 +148,9 @@ fn is_living(path: &Path) -> bool {
 pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
         Ok(meta) if !meta.is_dir() => return fs::remove_file(path),
-        _ => {}
+        Ok(_) => {}
     }
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
