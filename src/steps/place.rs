@@ -274,8 +274,9 @@ impl<'a> Placer<'a> {
                 return Err(PlaceError::IsADirectory(path));
             }
             self.ensure_parents(&path)?;
-            let first =
-                (file.nlink > 1).then(|| links.entry((file.dev, file.ino)).or_insert_with(|| path.clone()));
+            // Other kinds get a file for each of their names, as in the reference.
+            let linked = file.nlink > 1 && matches!(file.kind, FileKind::File { .. });
+            let first = linked.then(|| links.entry((file.dev, file.ino)).or_insert_with(|| path.clone()));
             let kind = match first {
                 Some(first) if *first != path => EntryKind::Hardlink(first.clone()),
                 _ => entry_kind(&file.kind),
