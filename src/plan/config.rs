@@ -68,8 +68,7 @@ pub(super) fn ports(text: &str) -> Result<Vec<String>, String> {
 }
 
 fn port_range(text: &str) -> Option<(u16, u16)> {
-    // A sign is no part of a port, though Rust's numbers may have one.
-    let port = |text: &str| text.bytes().all(|c| c.is_ascii_digit()).then(|| text.parse::<u16>().ok())?;
+    let port = |text: &str| text.parse::<u16>().ok();
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (port(first)?, port(last)?);
     (first <= last).then_some((first, last))

@@ -230,10 +230,11 @@ impl Run<'_> {
         let snapshots = &self.solver.snapshots;
         let tree = snapshots.tree(parent)?;
         let owner = match workdir.user.as_str() {
-            "" | "root" | "0" => (0, 0),
+            "" => None,
+            "root" | "0" => Some((0, 0)),
             // Where nothing is built yet there is nothing to look a name up in.
-            user if parent.cells().is_empty() => Accounts::default().owner(user)?,
-            user => accounts(snapshots, parent, &tree)?.workdir_owner(user),
+            user if parent.cells().is_empty() => Some(Accounts::default().owner(user)?),
+            user => Some(accounts(snapshots, parent, &tree)?.workdir_owner(user)),
         };
         let index = workdir::entries(&tree, workdir.path.as_bytes(), owner, self.solver.now)?;
         self.write_entries(step, parent, index.entries, NoContent, key)
