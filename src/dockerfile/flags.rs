@@ -7,7 +7,19 @@ use super::suggest::suggest;
 use super::text::View;
 
 /// Flags whose value may come out empty.
-const MAY_BE_EMPTY: [&str; 6] = ["chown", "chmod", "from", "checksum", "exclude", "platform"];
+const MAY_BE_EMPTY: [&str; 11] = [
+    "chown",
+    "chmod",
+    "from",
+    "checksum",
+    "exclude",
+    "platform",
+    "interval",
+    "timeout",
+    "start-period",
+    "start-interval",
+    "retries",
+];
 
 /// How a flag is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,5 @@
-//! `--chmod`: octal, or symbolic as in chmod(1) with a umask of 0.
+//! `--chmod`: octal, or symbolic as in BSD's chmod(1) with a umask of 0, which is what the reference's
+//! package (dchapes/mode) follows: unlike GNU's, `=` takes setuid and setgid away from directories too.
 
 use std::fmt;
 
@@ -15,9 +16,12 @@ enum Kind {
     Symbolic(Vec<Clause>),
 }
 
+/// What `a`, or nobody, stands for: all but the sticky bit.
+const EVERYBODY: u32 = 0o6777;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Clause {
-    /// Bits of user (0o4700), group (0o2070) and others (0o1007) this clause may touch.
+    /// Bits of user (0o4700), group (0o2070), others (0o7) and sticky this clause may touch.
     who: u32,
     operator: char,
     letters: String,
@@ -76,24 +80,38 @@ fn clauses(text: &str) -> Option<Vec<Clause>> {
                 'u' => 0o4700,
                 'g' => 0o2070,
                 'o' => 0o0007,
-                'a' => 0o7777,
+                'a' => EVERYBODY,
                 _ => return None,
             },
         )
     })?;
-    let who = if who == 0 { 0o7777 } else { who };
     let mut out = Vec::new();
     while let Some(operator) = rest.chars().next() {
         let letters_end = rest[1..].find(['+', '-', '=']).map_or(rest.len(), |at| at + 1);
         let letters = &rest[1..letters_end];
-        let copies = matches!(letters, "u" | "g" | "o");
-        if !copies && !letters.chars().all(|letter| "rwxXst".contains(letter)) {
+        if !letters.chars().all(|letter| "rwxXstugo".contains(letter)) {
             return None;
         }
-        out.push(Clause { who, operator, letters: letters.to_owned() });
+        // The sticky bit belongs to nobody in particular, but least of all to the others alone. Where
+        // nobody is named it stands alone: `=rt` is `+t`.
+        let sticky = letters.contains('t') && (who == 0 || who & !0o7 != 0);
+        let touched = if sticky { who | 0o1000 } else { who };
+        let who = if touched == 0 { EVERYBODY } else { touched };
+        let parts = copies_apart(letters).into_iter();
+        out.extend(parts.map(|letters| Clause { who, operator, letters }));
         rest = &rest[letters_end..];
     }
     Some(out)
+}
+
+/// `rgw` as `r`, `g`, `w`: modes are copied one after the other. At least one part, maybe empty.
+fn copies_apart(letters: &str) -> Vec<String> {
+    let is_copy = |letter: &char| "ugo".contains(*letter);
+    let letters: Vec<char> = letters.chars().collect();
+    if letters.is_empty() {
+        return vec![String::new()];
+    }
+    letters.chunk_by(|a, b| !is_copy(a) && !is_copy(b)).map(|part| part.iter().collect()).collect()
 }
 
 impl Clause {
@@ -118,17 +136,13 @@ impl Clause {
                 }
             }),
         };
-        // The sticky bit belongs to nobody in particular, but least of all to the others alone.
-        let sticky = self.letters.contains('t') && self.who & !0o7 != 0;
-        let who = if sticky { self.who | 0o1000 } else { self.who & !0o1000 };
-        let bits = bits & who;
+        let bits = bits & self.who;
         match self.operator {
             '+' => mode | bits,
             '-' => mode & !bits,
-            // As chmod(1): setuid and setgid of a directory stay unless named.
             _ => {
                 let copies = matches!(self.letters.as_str(), "u" | "g" | "o");
-                let cleared = if is_dir || copies { self.who & 0o777 } else { self.who & !0o1000 };
+                let cleared = if copies { self.who & 0o777 } else { self.who };
                 mode & !cleared | bits
             }
         }
@@ -161,6 +175,11 @@ mod tests {
             ("o=rx", 0o1777, true, 0o1775),
             ("u-x+w", 0o555, false, 0o655),
             ("go-rwx", 0o755, true, 0o700),
+            ("g=", 0o2750, true, 0o700),
+            ("a=rX", 0o6755, true, 0o555),
+            ("=t", 0o2750, true, 0o3750),
+            ("=rt", 0o750, false, 0o1750),
+            ("u=ug", 0o750, false, 0o550),
         ];
         for (text, mode, is_dir, expected) in rows {
             let chmod = Chmod::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));

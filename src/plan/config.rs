@@ -43,24 +43,43 @@ fn go_quote(text: &str) -> String {
     out
 }
 
-/// `80`, `53/udp`, `8000-8010/tcp`, with host parts tolerated as the reference does.
+/// `80`, `53/udp`, `8000-8010/tcp`, with host parts read and dropped as the reference does (the
+/// `ParsePortSpec` of its package nat).
 pub(super) fn ports(text: &str) -> Result<Vec<String>, String> {
-    let bad = || format!("invalid containerPort: {text}");
-    let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let protocol = protocol.to_lowercase();
+    let (host, container) = text.rsplit_once(':').unwrap_or(("", text));
+    let (range, protocol) = container.split_once('/').unwrap_or((container, ""));
+    // `80/` is `80/tcp`.
+    let protocol = if protocol.is_empty() { "tcp".to_owned() } else { protocol.to_lowercase() };
     if !matches!(protocol.as_str(), "tcp" | "udp" | "sctp") {
         return Err(format!("invalid proto: {protocol}"));
     }
-    let range = range.rsplit(':').next().unwrap_or(range);
-    let port = |text: &str| text.parse::<u16>().map_err(|_| bad());
-    let (first, last) = match range.split_once('-') {
-        Some((first, last)) => (port(first)?, port(last)?),
-        None => (port(range)?, port(range)?),
-    };
-    if first > last {
-        return Err(bad());
+    let (first, last) = port_range(range).ok_or_else(|| format!("invalid containerPort: {text}"))?;
+    let (address, host_range) = host.rsplit_once(':').unwrap_or(("", host));
+    check_address(address)?;
+    if !host_range.is_empty() {
+        let (from, to) = port_range(host_range).ok_or_else(|| format!("invalid hostPort: {host_range}"))?;
+        if first != last && last - first != to - from {
+            return Err(format!(
+                "invalid ranges specified for container and host Ports: {range} and {host_range}"
+            ));
+        }
     }
     Ok((first..=last).map(|port| format!("{port}/{protocol}")).collect())
+}
+
+fn port_range(text: &str) -> Option<(u16, u16)> {
+    let port = |text: &str| text.parse::<u16>().ok();
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (port(first)?, port(last)?);
+    (first <= last).then_some((first, last))
+}
+
+fn check_address(address: &str) -> Result<(), String> {
+    let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
+    if bare.is_empty() || bare.parse::<std::net::IpAddr>().is_ok() {
+        return Ok(());
+    }
+    Err(format!("invalid IP address: {address}"))
 }
 
 /// A signal's name with or without `SIG`, a real-time signal, or a number.

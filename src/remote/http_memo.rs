@@ -10,6 +10,9 @@ use super::checksum::Checksum;
 use super::http::HttpAuth;
 use super::url::HttpUrl;
 
+/// The dates that HTTP has put up with besides RFC 2822's (RFC 9110, 5.6.7).
+const OLD_DATES: [&str; 2] = ["%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"];
+
 /// The last download of an address. Only ever a hint: the server is asked before it is used.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Memo {
@@ -86,7 +89,12 @@ impl Memo {
     }
 
     pub(super) fn last_modified_seconds(&self) -> Option<i64> {
-        let date = jiff::fmt::rfc2822::parse(self.last_modified.as_deref()?).ok()?;
-        Some(date.timestamp().as_second())
+        let text = self.last_modified.as_deref()?;
+        if let Ok(date) = jiff::fmt::rfc2822::parse(text) {
+            return Some(date.timestamp().as_second());
+        }
+        let read = |form: &&str| jiff::fmt::strtime::parse(form, text).ok()?.to_datetime().ok();
+        let date = OLD_DATES.iter().find_map(read)?;
+        date.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|date| date.timestamp().as_second())
     }
 }

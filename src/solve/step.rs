@@ -14,7 +14,7 @@ use crate::snapshot::{Chain, LayerCell, Make, SnapshotError};
 use crate::steps::accounts;
 use crate::steps::add::AddError;
 use crate::steps::copy::{self, CopyError, Inline, Selected};
-use crate::steps::identity::IdentityError;
+use crate::steps::identity::{Accounts, IdentityError};
 use crate::steps::mount::{MountInput, plain_destination};
 use crate::steps::place::Destination;
 use crate::steps::remote::{Found, RemoteFilesError};
@@ -230,8 +230,11 @@ impl Run<'_> {
         let snapshots = &self.solver.snapshots;
         let tree = snapshots.tree(parent)?;
         let owner = match workdir.user.as_str() {
-            "" | "root" | "0" => (0, 0),
-            user => accounts(snapshots, parent, &tree)?.workdir_owner(user),
+            "" => None,
+            "root" | "0" => Some((0, 0)),
+            // Where nothing is built yet there is nothing to look a name up in.
+            user if parent.cells().is_empty() => Some(Accounts::default().owner(user)?),
+            user => Some(accounts(snapshots, parent, &tree)?.workdir_owner(user)),
         };
         let index = workdir::entries(&tree, workdir.path.as_bytes(), owner, self.solver.now)?;
         self.write_entries(step, parent, index.entries, NoContent, key)

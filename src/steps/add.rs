@@ -11,6 +11,10 @@ use crate::snapshot::Tree;
 use super::copy::{CopyError, Selected, Unpacked};
 use super::place::{Destination, Origin, PlaceError, Placer, join};
 
+/// Times that an archive's files keep: what Go's nanoseconds since 1970 can say. Others become 1970,
+/// as in the reference (`boundTime` of moby's archive package).
+const TIMES: std::ops::Range<i64> = 0..i64::MAX / 1_000_000_000;
+
 /// Why an archive cannot be added.
 #[derive(Debug, thiserror::Error)]
 pub enum AddError {
@@ -117,6 +121,9 @@ pub fn place(
                 continue;
             }
             let mut placed = Entry { path: path.clone(), offset: 0, ..entry.clone() };
+            if !TIMES.contains(&placed.meta.mtime) {
+                placed.meta.mtime = 0;
+            }
             if let Some((uid, gid)) = dest.owner {
                 (placed.meta.uid, placed.meta.gid) = (uid, gid);
             }

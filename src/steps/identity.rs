@@ -6,6 +6,8 @@
 
 /// Largest passwd or group file that is read (CVE-2026-47262: unbounded parsing).
 pub const MAX_FILE: u64 = 10 << 20;
+/// Largest number of a user or group that counts as one where an image's files are looked into.
+const MAX_ID: u32 = i32::MAX.cast_unsigned();
 /// What RUN gets where the image has no entry for the user.
 const DEFAULT_HOME: &str = "/";
 
@@ -40,6 +42,9 @@ pub enum IdentityError {
     /// Not in group.
     #[error("unable to find group {0}: no matching entries in /etc/group of the image")]
     NoGroup(String),
+    /// A number that RUN takes only with another number: `4000000000:4000000000`, but not alone.
+    #[error("user and group IDs must be in range 0-{MAX_ID}: {0}")]
+    OutOfRange(String),
 }
 
 struct PasswdLine {
@@ -60,6 +65,11 @@ impl Accounts {
     pub fn run_user(&self, text: &str) -> Result<RunUser, IdentityError> {
         let (user, group) = split(text);
         let numeric = user.parse::<u32>().ok();
+        let group_number = group.and_then(|group| group.parse::<u32>().ok());
+        let large = |id: Option<u32>| id.is_some_and(|id| id > MAX_ID);
+        if (numeric.is_none() || group_number.is_none()) && (large(numeric) || large(group_number)) {
+            return Err(IdentityError::OutOfRange(text.to_owned()));
+        }
         let entry = self.passwd_lines().find(|line| line.name == user || numeric == Some(line.uid));
         let (uid, mut gid, name, home) = match (entry, numeric) {
             (Some(line), _) => (line.uid, line.gid, Some(line.name), line.home),
@@ -69,7 +79,7 @@ impl Accounts {
         };
         let mut groups = Vec::new();
         match group {
-            Some(group) => gid = self.group_id(group)?,
+            Some(group) => gid = group_number.map_or_else(|| self.group_id(group), Ok)?,
             None => {
                 let belongs =
                     |line: &GroupLine| name.as_ref().is_some_and(|name| line.members.contains(name));
@@ -86,10 +96,10 @@ impl Accounts {
     /// Resolves a `--chown` value. A bare number means that number for both.
     pub fn owner(&self, text: &str) -> Result<(u32, u32), IdentityError> {
         let (user, group) = split(text);
-        let (uid, default_gid) = match user.parse::<u32>() {
-            Ok(uid) => (uid, uid),
-            Err(_) if user.is_empty() => (0, 0),
-            Err(_) => {
+        let (uid, default_gid) = match id(user) {
+            Some(uid) => (uid, uid),
+            None if user.is_empty() => (0, 0),
+            None => {
                 let line = self.passwd_lines().find(|line| line.name == user);
                 let line = line.ok_or_else(|| IdentityError::NoUser(user.to_owned()))?;
                 (line.uid, line.gid)
@@ -111,7 +121,7 @@ impl Accounts {
     }
 
     fn group_id(&self, group: &str) -> Result<u32, IdentityError> {
-        if let Ok(gid) = group.parse::<u32>() {
+        if let Some(gid) = id(group) {
             return Ok(gid);
         }
         let line = self.group_lines().find(|line| line.name == group);
@@ -137,6 +147,11 @@ impl Accounts {
             Some(GroupLine { name: fields.first()?.clone(), gid: fields.get(2)?.parse().ok()?, members })
         })
     }
+}
+
+/// A number that is one for the reference's files: it reads them as 32 bits with a sign.
+fn id(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|id| *id <= MAX_ID)
 }
 
 fn split(text: &str) -> (&str, Option<&str>) {

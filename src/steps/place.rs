@@ -43,6 +43,9 @@ pub struct Destination {
     pub made_up_time: i64,
 }
 
+/// The bit that makes a directory's group that of what is made in it.
+pub(super) const SETGID: u32 = 0o2000;
+
 /// Where the content of an entry comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -197,7 +200,7 @@ impl<'a> Placer<'a> {
         let meta = match self.existing(path) {
             Some(Existing::Dir(meta)) => meta,
             Some(Existing::Other) => return Err(PlaceError::NotADirectory(path.to_vec())),
-            None => self.made_up(),
+            None => self.made_up(path),
         };
         self.insert(Entry { path: path.to_vec(), kind: EntryKind::Dir, meta, offset: 0 }, None);
         Ok(())
@@ -274,8 +277,9 @@ impl<'a> Placer<'a> {
                 return Err(PlaceError::IsADirectory(path));
             }
             self.ensure_parents(&path)?;
-            let first =
-                (file.nlink > 1).then(|| links.entry((file.dev, file.ino)).or_insert_with(|| path.clone()));
+            // Other kinds get a file for each of their names, as in the reference.
+            let linked = file.nlink > 1 && matches!(file.kind, FileKind::File { .. });
+            let first = linked.then(|| links.entry((file.dev, file.ino)).or_insert_with(|| path.clone()));
             let kind = match first {
                 Some(first) if *first != path => EntryKind::Hardlink(first.clone()),
                 _ => entry_kind(&file.kind),
@@ -368,13 +372,21 @@ impl<'a> Placer<'a> {
 
     /// A directory nobody described. The reference makes it with the bits of an octal `--chmod`, of
     /// which its umask leaves these; for archives the flag counts for nothing.
-    fn made_up(&self) -> Metadata {
-        let (uid, gid) = self.dest.owner.filter(|_| !self.for_root).unwrap_or((0, 0));
+    /// A directory that nothing describes. Its parents are placed. In a setgid directory it gets the group
+    /// and the bit, as any that is made there; the reference takes the bit from those that an archive
+    /// implies.
+    fn made_up(&self, path: &[u8]) -> Metadata {
+        let owner = self.dest.owner.filter(|_| !self.for_root);
+        let above = path.iter().rposition(|c| *c == b'/').map_or(&path[..0], |at| &path[..at]);
+        let above = self.placed.get(&PathKey(above.to_vec())).map(|(entry, _)| &entry.meta);
+        let given = above.filter(|meta| meta.mode & SETGID != 0);
+        let (uid, gid) = owner.unwrap_or((0, given.map_or(0, |meta| meta.gid)));
+        let inherited = if given.is_some() && !self.for_root { SETGID } else { 0 };
         let mode = match &self.dest.chmod {
             Some(chmod) if chmod.is_octal() && !self.for_archive => chmod.apply(0o755, true) & 0o755,
             _ => 0o755,
         };
-        Metadata { mode, uid, gid, mtime: self.dest.made_up_time, xattrs: Vec::new() }
+        Metadata { mode: mode | inherited, uid, gid, mtime: self.dest.made_up_time, xattrs: Vec::new() }
     }
 
     fn metadata(&self, file: &FileInfo) -> Metadata {
