@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::digest::{ChainId, Digest, Hasher};
 
 /// Raised whenever the meaning of keys or of what steps produce changes: old records then miss.
-const GENERATION: &[u8] = b"rbuild-key-1";
+const GENERATION: &[u8] = b"rbuild-key-2";
 
 /// The digest of a step's inputs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
