@@ -1,0 +1,80 @@
+//! Where overlayfs cannot be mounted, as in a container whose files lie on one: steps run in copies of
+//! their root file system, and images come out the same.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use support::{Lab, base, is_root, skip};
+
+/// A mount that goes with the test.
+struct Mounted<'a>(&'a Path);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["-l"]).arg(self.0).status();
+    }
+}
+
+const DOCKERFILE: &str = "FROM busybox AS other
+RUN mkdir /o && echo o > /o/f && chown -R 7:8 /o
+FROM busybox
+RUN mkdir -m 750 /d && echo x > /d/f && chown 1000:2000 /d/f && echo l > /d/l && ln /d/l /d/hard && ln -s f /d/link && mkfifo /d/p
+RUN rm /bin/sleep && echo changed > /etc/motd && chmod 6755 /d/f && mv /home/app /home/moved
+RUN --mount=type=cache,target=/c --mount=type=tmpfs,target=/t --mount=type=secret,id=s --mount=target=/context \\
+    --mount=type=bind,from=other,source=/o,target=/b,rw \\
+    cat /b/f /context/file /run/secrets/s > /seen && echo z | tee /c/z /t/z /b/new
+COPY --from=other --chown=5 /o /copied
+USER app
+WORKDIR /w
+RUN id > /tmp/id; ! touch /d/no 2> /dev/null
+";
+
+#[test]
+fn images_are_the_same_without_overlayfs() {
+    let test = "images_are_the_same_without_overlayfs";
+    if base("busybox").is_none() {
+        return skip(test, "tests/setup has not made the base images");
+    }
+    if !is_root() {
+        return skip(test, "needs root");
+    }
+    let lab = Lab::new();
+    let place = lab.out("overlay");
+    for name in ["lower", "upper", "work", "merged"] {
+        fs::create_dir_all(place.join(name)).expect("directory");
+    }
+    let at = |name: &str| place.join(name).display().to_string();
+    let options = format!("lowerdir={},upperdir={},workdir={}", at("lower"), at("upper"), at("work"));
+    let merged = place.join("merged");
+    let mounted =
+        Command::new("mount").args(["-t", "overlay", "overlay", "-o", &options]).arg(&merged).status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        return skip(test, "overlayfs cannot be mounted here");
+    }
+    let _mounted = Mounted(&merged);
+    let context = lab.context(&[("Dockerfile", DOCKERFILE), ("file", "content\n"), ("secret", "hidden\n")]);
+    let digest = |root: &Path| {
+        let mut command = lab.rbuild();
+        let secret = format!("id=s,src={}", context.join("secret").display());
+        command.arg("--root").arg(root).args([
+            "build",
+            "-q",
+            "--reproducible",
+            "--network=none",
+            "--secret",
+            &secret,
+        ]);
+        let done = support::done(command.args(lab.bases()).arg(&context).output().expect("rbuild"));
+        assert_eq!(done.code, 0, "{}: {}", root.display(), done.err);
+        let info = support::done(lab.rbuild().arg("--root").arg(root).arg("info").output().expect("rbuild"));
+        (done.out, info.out.contains("copies: every RUN copies"))
+    };
+    let (with, copies) = digest(&lab.store());
+    assert!(!copies, "overlayfs works here");
+    let (without, copies) = digest(&merged.join("store"));
+    assert!(copies, "overlayfs works on overlayfs here");
+    assert_eq!(with, without);
+}
