@@ -66,7 +66,7 @@ const SURROUNDINGS: &str = "FROM busybox
 RUN mkdir -m 750 /d && echo x > /d/f && chown 1000:2000 /d/f && chmod 6755 /d/f && ln -s f /d/link && mkfifo /d/p
 RUN grep -E '^(Cap|NoNewPrivs|Seccomp:|Umask|Groups|Uid|Gid)' /proc/self/status > /status && id > /id
 RUN env > /env; hostname > /hostname; cat /etc/hosts > /hosts; ulimit -n > /nofile; pwd > /pwd; echo $$ > /pid
-RUN ls -1 / /dev /etc > /names; ls -l /dev/fd /dev/stdin > /links; df -k /dev/shm | awk 'NR==2{print $2}' > /shm
+RUN ls -1 / /dev /etc > /names; stat -c '%N %u:%g %a' /dev/fd /dev/stdin > /links; df -k /dev/shm | awk 'NR==2{print $2}' > /shm
 RUN cat /proc/sys/kernel/hostname > /dev/null; ! echo x 2>/dev/null > /proc/sys/kernel/hostname
 RUN wc -c < /proc/timer_list > /masked 2>&1; ls /sys/firmware >> /masked 2>&1; ip addr show lo | grep inet > /lo
 RUN ! mount -t tmpfs none /tmp 2> /refused; ! unshare -U true 2>> /refused; ! hostname other 2>> /refused

@@ -161,11 +161,17 @@ impl PlainRoot {
     fn remove_points(&self, root: &Root, path: &Path) {
         for point in self.points.iter().rev() {
             let Ok(Some(entry)) = root.stat(point) else { continue };
+            let above = parent(point).and_then(|above| root.stat(above).ok().flatten());
             if entry.file_type() == FileType::Directory {
                 // Fails where something lies in it, which is then the process's.
                 let _ = std::fs::remove_dir(path.join(os(point)));
             } else if entry.stat.stx_size == 0 {
                 let _ = root.remove(point);
+            }
+            // That changed the time of the directory above, which the process may have left alone.
+            if let Some(above) = above {
+                let _ =
+                    root.set_mtime(&above.path, above.stat.stx_mtime.tv_sec, above.stat.stx_mtime.tv_nsec);
             }
         }
     }
