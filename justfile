@@ -15,6 +15,19 @@ test *args:
 bench:
     benches/compare
 
+# Small things every build does
+bench-micro:
+    cargo bench --bench micro
+
+# All scenarios beside the peers that are installed and beside limit programs
+bench-suite *args:
+    benches/suite {{args}}
+
+# What a step costs in each mode, and how cost grows
+bench-modes:
+    benches/modes
+    benches/growth
+
 # Throughput of layers, and COPY of 20,000 files beside tar and a compressor
 bench-layers:
     cargo bench --bench layers
