@@ -1,4 +1,4 @@
-//! `--load`: an archive into a running engine, through Docker's API.
+//! Archives into a running engine and out of it, through Docker's API.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read, Write};
@@ -23,6 +23,58 @@ pub(super) fn into_engine(
     archive: &Path,
     cancel: &Cancel,
 ) -> Result<String, Failure> {
+    send(connect(engines, "cannot load the image")?, archive, cancel)
+}
+
+/// Has the first engine that answers write one of its images into a file, as `docker save` does.
+pub(super) fn from_engine(
+    engines: &[EngineAddress],
+    name: &str,
+    archive: &Path,
+    cancel: &Cancel,
+) -> Result<(), Failure> {
+    let failed =
+        |why: String| Failure::new(FailureKind::Base, format!("cannot get {name} from the engine: {why}"));
+    let io = |error: io::Error| failed(error.to_string());
+    let mut stream = connect(engines, &format!("cannot get {name}"))?;
+    // To 1.0, answers come in one piece.
+    let request = format!("GET /images/get?names={name} HTTP/1.0\r\nHost: engine\r\n\r\n");
+    stream.write_all(request.as_bytes()).map_err(io)?;
+    let mut reader = BufReader::new(stream);
+    let code = head(&mut reader).map_err(io)?;
+    if !(200..300).contains(&code) {
+        let mut body = Vec::new();
+        reader.take(ANSWER_LIMIT).read_to_end(&mut body).map_err(io)?;
+        let said = serde_json::from_slice::<serde_json::Value>(&body).ok();
+        let said = said.and_then(|said| Some(said.get("message")?.as_str()?.to_owned()));
+        return Err(failed(said.unwrap_or_else(|| format!("status {code}"))));
+    }
+    let mut file = File::create_new(archive).map_err(io)?;
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        if cancel.is_cancelled() {
+            return Err(Failure::new(FailureKind::Interrupted, "canceled"));
+        }
+        match reader.read(&mut buffer).map_err(io)? {
+            0 => return Ok(()),
+            count => file.write_all(&buffer[..count]).map_err(io)?,
+        }
+    }
+}
+
+/// The status of an answer whose head is read to its end.
+fn head(reader: &mut impl io::BufRead) -> io::Result<u16> {
+    let mut reader = reader.take(ANSWER_LIMIT);
+    let mut status = String::new();
+    reader.read_line(&mut status)?;
+    let mut line = String::new();
+    while reader.read_line(&mut line)? > 0 && !line.trim().is_empty() {
+        line.clear();
+    }
+    Ok(status.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0))
+}
+
+fn connect(engines: &[EngineAddress], what: &str) -> Result<Box<dyn Connection>, Failure> {
     let mut tried = Vec::new();
     for engine in engines {
         let connected: io::Result<Box<dyn Connection>> = match engine {
@@ -30,11 +82,11 @@ pub(super) fn into_engine(
             EngineAddress::Tcp(address) => TcpStream::connect(address).map(|stream| Box::new(stream) as _),
         };
         match connected {
-            Ok(stream) => return send(stream, archive, cancel),
+            Ok(stream) => return Ok(stream),
             Err(error) => tried.push(format!("{}: {error}", shown(engine))),
         }
     }
-    let message = format!("cannot load the image: no engine answers ({})", tried.join("; "));
+    let message = format!("{what}: no engine answers ({})", tried.join("; "));
     Err(Failure::new(FailureKind::Output, message)
         .help("start Docker or Podman's API socket, set DOCKER_HOST, or write an archive with -o type=docker,dest=FILE"))
 }
@@ -138,5 +190,32 @@ mod tests {
         drop(serve.join());
         let error = into_engine(&[missing], archive.path(), &cancel).expect_err("nobody there");
         assert!(error.message.contains("/nonexistent/socket"), "{error}");
+    }
+
+    #[test]
+    fn an_engine_gives_images_or_says_why_not() {
+        let serve = |answer: &'static str| {
+            let dir = tempfile::tempdir().expect("directory");
+            let listener = UnixListener::bind(dir.path().join("sock")).expect("bind");
+            let address = EngineAddress::Unix(dir.path().join("sock"));
+            let thread = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().expect("accept");
+                let mut request = [0; 1024];
+                let count = stream.read(&mut request).expect("read");
+                stream.write_all(answer.as_bytes()).expect("answer");
+                String::from_utf8_lossy(&request[..count]).into_owned()
+            });
+            (dir, address, thread)
+        };
+        let cancel = Cancel::new().expect("cancel");
+        let out = tempfile::tempdir().expect("directory");
+        let (_dir, address, thread) =
+            serve("HTTP/1.0 200 OK\r\nContent-Type: application/x-tar\r\n\r\na\r\n\r\nb");
+        from_engine(&[address], "a/b:1", &out.path().join("x"), &cancel).expect("image");
+        assert_eq!(std::fs::read(out.path().join("x")).expect("file"), b"a\r\n\r\nb");
+        assert!(thread.join().expect("ends").starts_with("GET /images/get?names=a/b:1 HTTP/1.0\r\n"));
+        let (_dir, address, _thread) = serve("HTTP/1.0 404 Not Found\r\n\r\n{\"message\":\"no such image\"}");
+        let error = from_engine(&[address], "a", &out.path().join("y"), &cancel).expect_err("refused");
+        assert!(error.message.contains("no such image"), "{error}");
     }
 }

@@ -19,16 +19,18 @@ pub enum Place {
     OciArchive(PathBuf, Option<String>),
     /// `docker-archive:FILE[:NAME]`.
     DockerArchive(PathBuf, Option<String>),
+    /// `docker-daemon:NAME`: a running Docker or Podman.
+    Engine(Reference),
 }
 
 /// Transports of other tools, which users may try.
-const FOREIGN: [&str; 6] = ["docker-daemon", "containers-storage", "containerd", "dir", "sif", "ostree"];
+const FOREIGN: [&str; 5] = ["containers-storage", "containerd", "dir", "sif", "ostree"];
 
 impl Place {
     /// Parses `TRANSPORT:...`. Paths are relative to `cwd`.
     pub fn parse(text: &str, cwd: &Path) -> Result<Self, Failure> {
         let usage = |message: String| Failure::new(FailureKind::Usage, message);
-        let known = "docker://NAME, store:NAME, oci:DIR[:TAG], oci-archive:FILE or docker-archive:FILE";
+        let known = "docker://NAME, store:NAME, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE or docker-daemon:NAME";
         let Some((transport, rest)) = text.split_once(':') else {
             return Err(usage(format!("{text:?} names no transport")).help(format!("write {known}")));
         };
@@ -59,6 +61,7 @@ impl Place {
                 let (path, name) = split(rest);
                 Place::DockerArchive(path, name)
             }
+            "docker-daemon" => Place::Engine(reference(rest.strip_prefix("//").unwrap_or(rest))?),
             foreign if FOREIGN.contains(&foreign) => {
                 return Err(Failure::new(FailureKind::Unsupported, format!("{foreign}: is not supported"))
                     .help(format!("write {known}; archives can be handed from tool to tool")));
@@ -80,8 +83,8 @@ impl Place {
         let known = ["docker", "store", "oci", "oci-layout", "oci-archive", "docker-archive"];
         let foreign = FOREIGN.contains(&transport) && text.contains(':');
         // Nobody names a repository like this.
-        let clear =
-            ["oci-layout", "oci-archive", "docker-archive"].contains(&transport) && text.contains(':');
+        let clear = ["oci-layout", "oci-archive", "docker-archive", "docker-daemon"].contains(&transport)
+            && text.contains(':');
         let placed =
             text.contains("://") || (known.contains(&transport) && text.contains('/')) || foreign || clear;
         // `store:app` could be the image `store` with the tag `app`; the transport is meant.
@@ -95,7 +98,7 @@ impl Place {
     /// The name that the place gives its image, where it is a whole one.
     pub(super) fn name(&self) -> Option<Reference> {
         match self {
-            Place::Registry(name) | Place::Store(name) => Some(name.clone()),
+            Place::Registry(name) | Place::Store(name) | Place::Engine(name) => Some(name.clone()),
             Place::Layout(_, name) | Place::OciArchive(_, name) | Place::DockerArchive(_, name) => {
                 let name = name.as_ref().filter(|name| name.contains([':', '/']))?;
                 Reference::parse(name).ok().map(Reference::with_default_tag)
@@ -144,6 +147,7 @@ mod tests {
         let name = |text: &str| Reference::parse(text).map(Reference::with_default_tag);
         assert_eq!(parse("docker://app")?, Place::Registry(name("app")?));
         assert_eq!(parse("store:app:1")?, Place::Store(name("app:1")?));
+        assert_eq!(parse("docker-daemon:app:1")?, Place::Engine(name("app:1")?));
         assert_eq!(parse("oci:d")?, Place::Layout(at("d"), None));
         assert_eq!(parse("oci:d:1.0")?, Place::Layout(at("d"), Some("1.0".into())));
         assert_eq!(parse("oci:odd:name:1")?, Place::Layout(at("odd:name"), Some("1".into())));
@@ -158,7 +162,6 @@ mod tests {
             ("docker:app", FailureKind::Usage),
             ("docker://", FailureKind::Usage),
             ("ftp:x", FailureKind::Usage),
-            ("docker-daemon:app:1", FailureKind::Unsupported),
             ("containers-storage:app", FailureKind::Unsupported),
         ] {
             assert_eq!(parse(text).err().map(|failure| failure.kind), Some(kind), "{text}");

@@ -17,10 +17,11 @@ use crate::registry::{
     BlobState, Content, LayoutContent, PushOptions, PushReport, RegistryAccess, RegistryContent,
     RegistryError, StoreContent,
 };
-use crate::store::Store;
+use crate::store::{Store, TempDir};
 
 use super::failure::{Failure, FailureKind};
 use super::place::{Place, selector};
+use super::request::EngineAddress;
 
 /// Blobs of one image fetched at the same time.
 const PARALLEL: usize = 4;
@@ -36,6 +37,8 @@ pub struct Transfer<'a> {
     pub access: &'a RegistryAccess,
     /// Which image of an index is meant; `None` is all of them.
     pub platform: Option<Platform>,
+    /// Where Docker's API may be.
+    pub engines: Vec<EngineAddress>,
     /// Where progress goes.
     pub events: &'a Events,
     /// Ends all of it.
@@ -49,6 +52,8 @@ pub(super) struct Source {
     pub top: Descriptor,
     /// The registry it is in.
     pub origin: Option<Origin>,
+    /// Where the content lies as long as it is needed.
+    pub(super) _held: Option<TempDir>,
 }
 
 impl Transfer<'_> {
@@ -117,6 +122,15 @@ impl Transfer<'_> {
                 self.fetch(&*source.content, &top, format!("copying to {}", path.display()))?;
                 let name = to.name().or_else(|| from.name());
                 self.write(&top, to, path, name)
+            }
+            Place::Engine(name) => {
+                self.fetch(&*source.content, &top, format!("copying to {}", name.familiar()))?;
+                let dir = self.store.temp_dir()?;
+                let path = dir.path().join("image.tar");
+                let archive = Place::DockerArchive(path.clone(), None);
+                let descriptor = self.write(&top, &archive, &path, Some(name.clone()))?;
+                super::load::into_engine(&self.engines, &path, self.cancel)?;
+                Ok(descriptor)
             }
         }
     }
@@ -219,7 +233,7 @@ impl Transfer<'_> {
             let base = |error: read::ReadError| Failure::new(FailureKind::Base, error.to_string());
             let source = open_layout(path, self.store).map_err(base)?;
             let top = source.find(&selector(name)).map_err(base)?;
-            Ok(Source { content: Box::new(LayoutContent::new(source)), top, origin: None })
+            Ok(Source { content: Box::new(LayoutContent::new(source)), top, origin: None, _held: None })
         };
         match place {
             Place::Layout(path, name) | Place::OciArchive(path, name) | Place::DockerArchive(path, name) => {
@@ -228,7 +242,7 @@ impl Transfer<'_> {
             Place::Store(name) => {
                 let top = self.stored(name)?;
                 let content = Box::new(StoreContent::new(self.store, self.access));
-                Ok(Source { content, top, origin: None })
+                Ok(Source { content, top, origin: None, _held: None })
             }
             Place::Registry(name) => {
                 let shown = name.familiar();
@@ -249,7 +263,13 @@ impl Transfer<'_> {
                 let origin = Origin { host: name.domain.clone(), repository: name.path.clone() };
                 let content = RegistryContent::new(&registry, &name.path).with_document(found.bytes);
                 let content = Box::new(content);
-                Ok(Source { content, top, origin: Some(origin) })
+                Ok(Source { content, top, origin: Some(origin), _held: None })
+            }
+            Place::Engine(name) => {
+                let dir = self.store.temp_dir()?;
+                let path = dir.path().join("image.tar");
+                super::load::from_engine(&self.engines, &name.familiar(), &path, self.cancel)?;
+                Ok(Source { _held: Some(dir), ..archive(&path, None)? })
             }
         }
     }

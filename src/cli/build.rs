@@ -222,7 +222,7 @@ fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>, Failure> {
 }
 
 /// Where Docker's API may be: `DOCKER_HOST`, or the usual sockets of Docker and Podman.
-fn engines(env: &Environment) -> Result<Vec<EngineAddress>, Failure> {
+pub(super) fn engines(env: &Environment) -> Result<Vec<EngineAddress>, Failure> {
     if let Some(host) = &env.docker_host {
         return match host.split_once("://") {
             Some(("unix", path)) => Ok(vec![EngineAddress::Unix(path.into())]),

@@ -104,12 +104,19 @@ pub(super) fn transfer<T>(
 ) -> Result<T, Stop> {
     let mode = progress_mode(None, args.quiet, &session.env)?;
     let access = access(session, &args.insecure_registries)?;
+    let engines = super::build::engines(&session.env)?;
     session.watch_signals()?;
     let store = Store::open(&session.root).map_err(Failure::from)?;
     let renderer = progress::renderer(mode, session.env.colour);
     let events = Events::new(renderer.clone());
-    let transfer =
-        Transfer { store: &store, access: &access, platform, events: &events, cancel: &session.cancel };
+    let transfer = Transfer {
+        store: &store,
+        access: &access,
+        platform,
+        engines,
+        events: &events,
+        cancel: &session.cancel,
+    };
     let result = work(&transfer);
     renderer.finish();
     Ok(result?)
