@@ -114,15 +114,25 @@ fn overlay_by_layers(stack: &Overlay, attributes: u64) -> Result<(), Errno> {
     attach_overlay(&fs, stack, attributes)
 }
 
-/// Each layer is mounted so that it shows the owners that processes have; overlayfs passes them on.
+/// Layers are mounted so that they show the owners that processes have; overlayfs passes them on. The
+/// layers of a store lie in one directory, which needs one mount.
 fn overlay_with_owners(stack: &Overlay, attributes: u64, ids: BorrowedFd<'_>) -> Result<(), Errno> {
     let fs = rustix::mount::fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for lower in &stack.lowers {
-        let tree = private::mapped_tree(lower, ids, false)?;
-        rustix::mount::fsconfig_set_fd(&fs, c"lowerdir+", &tree)?;
-        // A mount that is attached nowhere goes with its descriptor, and overlayfs makes its copies
-        // later: these are closed by the exec only.
-        let _ = tree.into_raw_fd();
+    let mut mounted: Option<(&CStr, BorrowedFd<'_>)> = None;
+    for (above, inside) in &stack.lower_places {
+        let tree = match mounted {
+            Some((known, tree)) if known == above.as_c_str() => tree,
+            _ => {
+                let tree = private::mapped_tree(above, ids, false)?;
+                // A mount that is attached nowhere goes with its descriptor, and overlayfs makes its copies
+                // later: these are closed by the exec only.
+                // SAFETY: nobody closes it before.
+                unsafe { BorrowedFd::borrow_raw(tree.into_raw_fd()) }
+            }
+        };
+        mounted = Some((above, tree));
+        let dir = private::inside_tree(tree, inside)?;
+        rustix::mount::fsconfig_set_fd(&fs, c"lowerdir+", &dir)?;
     }
     rustix::mount::fsconfig_set_flag(&fs, c"userxattr")?;
     if stack.upper.is_some() {

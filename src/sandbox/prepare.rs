@@ -54,6 +54,8 @@ pub(super) enum Prepared {
 /// A stack of directories.
 pub(super) struct Overlay {
     pub lowers: Vec<CString>,
+    /// The same as a directory that the layers of a store have in common, and paths in it.
+    pub lower_places: Vec<(CString, CString)>,
     pub upper: Option<(CString, CString)>,
     /// The same as a directory and two names in it, if they have one in common.
     pub upper_names: Option<(CString, CString, CString)>,
@@ -383,11 +385,19 @@ const OPTIONS_MAX: usize = 4095;
 fn overlay(lowers: &[&Path], upper: Option<(&Path, &Path)>, point: &Path) -> Result<Overlay, SandboxError> {
     Ok(Overlay {
         lowers: lowers.iter().map(|path| c_path(path)).collect::<Result<_, _>>()?,
+        lower_places: lowers.iter().map(|path| place(path)).collect::<Result<_, _>>()?,
         upper: upper.map(|(upper, work)| Ok((c_path(upper)?, c_path(work)?))).transpose()?,
         upper_names: upper.map(|(upper, work)| siblings(upper, work)).transpose()?.flatten(),
         option_string: option_string(lowers, upper)?,
         point: c_path(point)?,
     })
+}
+
+/// The directory two levels up, and the path in it.
+fn place(path: &Path) -> Result<(CString, CString), SandboxError> {
+    let above = path.parent().and_then(Path::parent).unwrap_or(path);
+    let inside = path.strip_prefix(above).unwrap_or(Path::new(""));
+    Ok((c_path(above)?, c_path(if inside.as_os_str().is_empty() { Path::new(".") } else { inside })?))
 }
 
 fn siblings(upper: &Path, work: &Path) -> Result<Option<(CString, CString, CString)>, SandboxError> {
