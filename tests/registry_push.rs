@@ -323,7 +323,7 @@ fn images_are_copied_between_all_places() {
         .expect("sh");
     assert_eq!(String::from_utf8_lossy(&piped.stdout), "Loaded image: app:3\n");
     for (from, code, word) in [
-        ("docker-daemon:app:1", 8, "docker-daemon: is not supported"),
+        ("docker-daemon:no-such-image:1", 5, "no-such-image:1"),
         ("containers-storage:app", 8, "containers-storage: is not supported"),
         ("store:none", 2, "no image none"),
         ("oci:none", 5, "none"),

@@ -23,7 +23,7 @@ pub(super) fn into_engine(
     archive: &Path,
     cancel: &Cancel,
 ) -> Result<String, Failure> {
-    send(connect(engines, "cannot load the image")?, archive, cancel)
+    send(connect(engines, FailureKind::Output, "cannot load the image")?, archive, cancel)
 }
 
 /// Has the first engine that answers write one of its images into a file, as `docker save` does.
@@ -36,7 +36,7 @@ pub(super) fn from_engine(
     let failed =
         |why: String| Failure::new(FailureKind::Base, format!("cannot get {name} from the engine: {why}"));
     let io = |error: io::Error| failed(error.to_string());
-    let mut stream = connect(engines, &format!("cannot get {name}"))?;
+    let mut stream = connect(engines, FailureKind::Base, &format!("cannot get {name}"))?;
     // To 1.0, answers come in one piece.
     let request = format!("GET /images/get?names={name} HTTP/1.0\r\nHost: engine\r\n\r\n");
     stream.write_all(request.as_bytes()).map_err(io)?;
@@ -74,7 +74,7 @@ fn head(reader: &mut impl io::BufRead) -> io::Result<u16> {
     Ok(status.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0))
 }
 
-fn connect(engines: &[EngineAddress], what: &str) -> Result<Box<dyn Connection>, Failure> {
+fn connect(engines: &[EngineAddress], kind: FailureKind, what: &str) -> Result<Box<dyn Connection>, Failure> {
     let mut tried = Vec::new();
     for engine in engines {
         let connected: io::Result<Box<dyn Connection>> = match engine {
@@ -87,7 +87,7 @@ fn connect(engines: &[EngineAddress], what: &str) -> Result<Box<dyn Connection>,
         }
     }
     let message = format!("{what}: no engine answers ({})", tried.join("; "));
-    Err(Failure::new(FailureKind::Output, message)
+    Err(Failure::new(kind, message)
         .help("start Docker or Podman's API socket, set DOCKER_HOST, or write an archive with -o type=docker,dest=FILE"))
 }
 
