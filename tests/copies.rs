@@ -4,17 +4,33 @@
 mod support;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::{Lab, base, is_root, skip};
 
 /// A mount that goes with the test.
-struct Mounted<'a>(&'a Path);
+struct Mounted(PathBuf);
 
-impl Drop for Mounted<'_> {
+impl Mounted {
+    /// An empty overlay, if that can be had.
+    fn overlay(lab: &Lab) -> Option<Self> {
+        let place = lab.out("overlay");
+        for name in ["lower", "upper", "work", "merged"] {
+            fs::create_dir_all(place.join(name)).expect("directory");
+        }
+        let at = |name: &str| place.join(name).display().to_string();
+        let options = format!("lowerdir={},upperdir={},workdir={}", at("lower"), at("upper"), at("work"));
+        let merged = place.join("merged");
+        let mounted =
+            Command::new("mount").args(["-t", "overlay", "overlay", "-o", &options]).arg(&merged).status();
+        mounted.is_ok_and(|status| status.success()).then_some(Mounted(merged))
+    }
+}
+
+impl Drop for Mounted {
     fn drop(&mut self) {
-        let _ = Command::new("umount").args(["-l"]).arg(self.0).status();
+        let _ = Command::new("umount").args(["-l"]).arg(&self.0).status();
     }
 }
 
@@ -42,19 +58,8 @@ fn images_are_the_same_without_overlayfs() {
         return skip(test, "needs root");
     }
     let lab = Lab::new();
-    let place = lab.out("overlay");
-    for name in ["lower", "upper", "work", "merged"] {
-        fs::create_dir_all(place.join(name)).expect("directory");
-    }
-    let at = |name: &str| place.join(name).display().to_string();
-    let options = format!("lowerdir={},upperdir={},workdir={}", at("lower"), at("upper"), at("work"));
-    let merged = place.join("merged");
-    let mounted =
-        Command::new("mount").args(["-t", "overlay", "overlay", "-o", &options]).arg(&merged).status();
-    if !mounted.is_ok_and(|status| status.success()) {
-        return skip(test, "overlayfs cannot be mounted here");
-    }
-    let _mounted = Mounted(&merged);
+    let Some(overlay) = Mounted::overlay(&lab) else { return skip(test, "overlayfs cannot be mounted here") };
+    let merged = &overlay.0;
     let context = lab.context(&[("Dockerfile", DOCKERFILE), ("file", "content\n"), ("secret", "hidden\n")]);
     let digest = |root: &Path| {
         let mut command = lab.rbuild();
@@ -77,4 +82,30 @@ fn images_are_the_same_without_overlayfs() {
     let (without, copies) = digest(&merged.join("store"));
     assert!(copies, "overlayfs works on overlayfs here");
     assert_eq!(with, without);
+}
+
+/// A context on a file system that maps no owners: root in RUN is this machine's, with one notice, and
+/// nothing is copied for it.
+#[test]
+fn what_cannot_be_mapped_is_mounted_all_the_same() {
+    let test = "what_cannot_be_mapped_is_mounted_all_the_same";
+    if base("busybox").is_none() {
+        return skip(test, "tests/setup has not made the base images");
+    }
+    if !is_root() {
+        return skip(test, "needs root");
+    }
+    let lab = Lab::new();
+    let Some(overlay) = Mounted::overlay(&lab) else { return skip(test, "overlayfs cannot be mounted here") };
+    let dockerfile = "FROM busybox\nRUN mkdir /d && echo x > /d/f\nRUN --mount=target=/c cat /c/file > /seen && rm /d/f\nRUN true\n";
+    fs::write(overlay.0.join("Dockerfile"), dockerfile).expect("Dockerfile");
+    fs::write(overlay.0.join("file"), "content\n").expect("file");
+    let image = lab.build_image(&overlay.0, &["--network=none"]);
+    assert_eq!(image.text("/seen"), "content\n");
+    assert!(!image.build.err.contains("copies its root"), "{}", image.build.err);
+    assert!(
+        image.build.err.matches("root in RUN is root of this machine").count() <= 1,
+        "{}",
+        image.build.err
+    );
 }

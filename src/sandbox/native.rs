@@ -21,7 +21,7 @@ use super::child::{self, STAGES, Stage, Streams};
 use super::prepare::{self, Plan};
 use super::private::PrivateIds;
 use super::spec::{
-    Exit, Limits, MountKind, Network, OutputSink, ProcessSpec, Sandbox, SandboxError, Security, Stdio,
+    Exit, Limits, MountKind, Network, OutputSink, ProcessSpec, RootFs, Sandbox, SandboxError, Security, Stdio,
 };
 use super::supervisor::{self, Duty};
 use super::syscalls::{self, Cloned};
@@ -110,6 +110,7 @@ impl Sandbox for Native {
             (Some(fallback), Err(error @ SandboxError::Setup { .. })) if ids.is_some() => {
                 let again = ProcessSpec { scratch: spec.scratch.join("host"), ..spec.clone() };
                 std::fs::create_dir(&again.scratch)
+                    .and_then(|()| renew_work(&spec.root))
                     .map_err(|error| SandboxError::setup("make a directory", error))?;
                 let ended = self.run_with(&again, None, output, cancel);
                 if !matches!(ended, Err(SandboxError::Setup { .. })) {
@@ -139,6 +140,13 @@ impl Sandbox for Native {
         };
         format!("native (namespaces, overlayfs, capabilities, seccomp; {ids})")
     }
+}
+
+/// A volatile overlay is mounted once: the next one needs a work directory of its own.
+fn renew_work(root: &RootFs) -> io::Result<()> {
+    let RootFs::Overlay { work, .. } = root else { return Ok(()) };
+    std::fs::remove_dir_all(work)?;
+    std::fs::create_dir(work)
 }
 
 /// Carries a plan out.
