@@ -5,6 +5,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+pub use crate::fs::paths::split;
+
 /// The context path that a user's source text means: `.` and empty components vanish, `..` is
 /// clamped at the root, a leading slash means the root.
 pub fn clean(text: &[u8]) -> Vec<u8> {
@@ -39,14 +41,6 @@ pub fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     path.push(b'/');
     path.extend_from_slice(name);
     path
-}
-
-/// The directory a path lies in (the root for a single name) and its last name.
-pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|&byte| byte == b'/') {
-        Some(slash) => (&path[..slash], &path[slash + 1..]),
-        None => (b"", path),
-    }
 }
 
 /// `path` as seen from the directory `base`; `None` if it does not lie there.

@@ -5,6 +5,7 @@
 //! link in the last component of a path.
 
 mod copy;
+pub mod paths;
 mod root;
 mod space;
 

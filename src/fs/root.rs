@@ -13,6 +13,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::paths::split;
+
 /// Parents are opened without following any link: in a layer directory a link is content.
 const BENEATH: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
@@ -101,13 +103,6 @@ pub fn parse_node_record(value: &[u8]) -> Option<(bool, u32, u32)> {
 
 fn os(path: &[u8]) -> &OsStr {
     OsStr::from_bytes(path)
-}
-
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|c| *c == b'/') {
-        Some(at) => (&path[..at], &path[at + 1..]),
-        None => (b"", path),
-    }
 }
 
 impl Root {

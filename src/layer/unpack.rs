@@ -12,6 +12,7 @@ use rustix::fs::FileType;
 
 use crate::digest::{DiffId, Hasher};
 use crate::fs::Root;
+use crate::fs::paths::{join, split};
 use crate::store::Store;
 
 use super::diff::{NoParent, ParentKind, ParentView, belongs_in_images};
@@ -223,17 +224,6 @@ fn clean_name(name: &[u8], dots: bool) -> Result<Vec<u8>, LayerError> {
         }
     }
     Ok(parts.join(&b'/'))
-}
-
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|c| *c == b'/') {
-        Some(at) => (&path[..at], &path[at + 1..]),
-        None => (b"", path),
-    }
-}
-
-fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
-    if dir.is_empty() { name.to_vec() } else { [dir, b"/", name].concat() }
 }
 
 fn implicit() -> Metadata {

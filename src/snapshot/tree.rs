@@ -10,6 +10,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::digest::Digest;
+use crate::fs::paths::join;
 use crate::layer::{Entry, EntryKind, LayerIndex, Metadata, ParentKind, ParentNode, ParentView};
 
 /// As Linux: more symbolic links than this in one resolution is a loop.
@@ -269,17 +270,6 @@ impl ParentView for Tree {
 /// Components without empty ones and `.`.
 fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     path.split(|c| *c == b'/').filter(|part| !part.is_empty() && *part != b".")
-}
-
-/// `dir/name`, or `name` below the root.
-fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(dir.len() + 1 + name.len());
-    out.extend_from_slice(dir);
-    if !dir.is_empty() {
-        out.push(b'/');
-    }
-    out.extend_from_slice(name);
-    out
 }
 
 fn is_below(path: &[u8], dir: &[u8]) -> bool {

@@ -5,11 +5,12 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::context::{FileKind, FileSource, Opened, TAR_BLOCK, decompress, is_tar};
+use crate::fs::paths::join;
 use crate::layer::{self, Entry, EntryKind, LayerError, OnDiskIds, UnpackOptions};
 use crate::snapshot::Tree;
 
 use super::copy::{CopyError, Selected, Unpacked};
-use super::place::{Destination, Origin, PlaceError, Placer, join};
+use super::place::{Destination, Origin, PlaceError, Placer};
 
 /// Times that an archive's files keep: what Go's nanoseconds since 1970 can say. Others become 1970,
 /// as in the reference (`boundTime` of moby's archive package).

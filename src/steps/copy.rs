@@ -10,12 +10,11 @@ use crate::context::{
     ContextError, FileInfo, FileKind, FileSource, FileStatCache, FileState, Missing, Opened, paths,
 };
 use crate::digest::{Digest, Hasher};
+use crate::fs::paths::join;
 use crate::layer::{ContentSource, Entry, EntryKind, KnownContent, Metadata};
 use crate::snapshot::Tree;
 
-use super::place::{
-    Destination, Origin, PlaceError, Placer, Selection, effective_mode, effective_owner, join,
-};
+use super::place::{Destination, Origin, PlaceError, Placer, Selection, effective_mode, effective_owner};
 
 /// A source with everything it selected.
 pub struct Selected {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::cancel::Cancel;
 use crate::context::{FileInfo, FileKind};
 use crate::digest::{Digest, Hasher};
+use crate::fs::paths::join;
 use crate::layer::{self, LayerError, OnDiskIds};
 use crate::plan::{RunMount, RunMountKind, RunStep, Sharing};
 use crate::sandbox::{Mount, MountKind};
@@ -16,7 +17,7 @@ use crate::snapshot::{Chain, PlainRoot, ResolveError, SnapshotError, Snapshots, 
 use crate::store::{CacheDir, StoreError, TempDir};
 
 use super::copy::{self, CopyError, Selected};
-use super::place::{Destination, join};
+use super::place::Destination;
 use super::ssh::{Forward, KeyAgent};
 
 /// So many directories one private cache may have at the same time.

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::context::{FileInfo, FileKind};
+use crate::fs::paths::join;
 use crate::layer::{Entry, EntryKind, Metadata};
 use crate::plan::Chmod;
 use crate::snapshot::{Node, NodeKind, ResolveError, Tree, path_order};
@@ -435,12 +436,4 @@ fn entry_kind(kind: &FileKind) -> EntryKind {
         // What the reference makes of one that is named.
         FileKind::Socket => EntryKind::File { size: 0, digest: None },
     }
-}
-
-/// `dir/name`, or `name` at the root.
-pub fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
-    if dir.is_empty() {
-        return name.to_vec();
-    }
-    [dir, b"/", name].concat()
 }

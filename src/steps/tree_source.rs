@@ -7,9 +7,8 @@ use crate::context::glob::{has_wildcard, match_path};
 use crate::context::ignore::PatternSet;
 use crate::context::{ContextError, FileInfo, FileKind, FileSource, Missing, Opened};
 use crate::digest::Digest;
+use crate::fs::paths::join;
 use crate::snapshot::{Chain, Node, NodeKind, Snapshots, Tree, path_order};
-
-use super::place::join;
 
 /// A chain's merged view as a [`FileSource`]. Listing needs no files on disk; reading a file unpacks
 /// the layer that holds it, unless that was executed or unpacked here already.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::fs::paths::{join, split};
 use crate::layer::{End, Scanned, TarHeader};
 
 use super::report::Report;
@@ -282,17 +283,6 @@ impl<'a> Layer<'a> {
 
 fn show(path: &[u8]) -> String {
     String::from_utf8_lossy(path).escape_debug().to_string()
-}
-
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|c| *c == b'/') {
-        Some(at) => (&path[..at], &path[at + 1..]),
-        None => (b"", path),
-    }
-}
-
-fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
-    if dir.is_empty() { name.to_vec() } else { [dir, b"/", name].concat() }
 }
 
 fn is_below(path: &[u8], dir: &[u8]) -> bool {
