@@ -259,6 +259,7 @@ impl Engine {
             deciding_secrets: prepared.deciding_secrets.clone(),
             same_times: request.reproducible && write.clamp_mtime.is_some(),
             write,
+            makes_image: true,
             no_cache: no_cache(request),
             jobs: request.jobs.unwrap_or(DEFAULT_JOBS),
         }

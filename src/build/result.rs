@@ -131,19 +131,19 @@ impl Engine {
         config.created = Some(time.unwrap_or(started));
         let mut layers = Vec::new();
         for (position, cell) in chain.cells().iter().enumerate() {
-            let finished = cell.finished()?;
             let ours = position >= base_layers;
+            let (_, options) = write_choice(compression, None);
+            let mut blob = self.snapshots.blob(chain, position, &options)?;
+            let diff_id = cell.finished()?.diff_id;
             if compression.estargz && (ours || compression.force) {
-                layers.push(self.estargz(&finished.diff_id, compression.level)?);
+                layers.push(self.estargz(&diff_id, compression.level)?);
                 continue;
             }
-            let mut blob = finished.blob;
             if (ours || compression.force) && blob.compression != compression.algorithm {
-                let (_, options) = write_choice(compression, None);
-                blob = layer::recompress(&self.store, &finished.diff_id, &options)?;
+                blob = layer::recompress(&self.store, &diff_id, &options)?;
             }
             layers.push(LayerRef {
-                diff_id: finished.diff_id,
+                diff_id,
                 digest: blob.digest,
                 size: blob.size,
                 compression: blob.compression,

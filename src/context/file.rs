@@ -171,6 +171,11 @@ pub trait FileSource: Send + Sync {
         Ok(None)
     }
 
+    /// The same for a file that cannot change any more; `None` where files can.
+    fn open_frozen(&self, _path: &[u8]) -> Result<Option<File>, ContextError> {
+        Ok(None)
+    }
+
     /// The directory of this machine that holds exactly what the source shows, if there is one: no
     /// rule hides anything in it.
     fn whole_directory(&self) -> Option<&Path> {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use rayon::prelude::*;
 use rustix::io::Errno;
 
+use crate::cache::Record;
 use crate::cancel::Cancel;
 use crate::digest::{Digest, Hasher};
 use crate::image::Descriptor;
@@ -85,6 +86,7 @@ pub fn check(store: &Store, options: &CheckOptions, cancel: &Cancel) -> Result<C
         rooms,
         bad: BTreeSet::new(),
         broken: BTreeSet::new(),
+        bare: BTreeSet::new(),
         report,
     };
     check.permissions();
@@ -110,6 +112,8 @@ struct Check<'a> {
     bad: BTreeSet<Digest>,
     /// Layers whose description is of no use.
     broken: BTreeSet<Digest>,
+    /// Layers that have files and no blob.
+    bare: BTreeSet<Digest>,
     report: CheckReport,
 }
 
@@ -197,7 +201,10 @@ impl Check<'_> {
             let reason = match content::layer(&bytes) {
                 None => "its description cannot be read",
                 Some(layer) if self.lacks_blob(&layer)? => "none of its blobs is in the store",
-                Some(_) => continue,
+                Some(layer) => {
+                    self.bare.extend(item.digest().filter(|_| layer.blobs.is_empty()));
+                    continue;
+                }
             };
             self.broken.extend(item.digest());
             self.wrong(item.path, format!("layer sha256:{}: {reason}", item.name))?;
@@ -212,14 +219,24 @@ impl Check<'_> {
     }
 
     /// Layers of base images are described before they are fetched; only of those written here the
-    /// size of the tar is known.
+    /// size of the tar is known. Those that no image needed have files only, which is for their records
+    /// to know.
     fn lacks_blob(&self, layer: &LayerRecord) -> Result<bool, StoreError> {
         for blob in &layer.blobs {
             if self.has_blob(&blob.digest)? {
                 return Ok(false);
             }
         }
-        Ok(layer.uncompressed_size > 0)
+        Ok(layer.uncompressed_size > 0 && !layer.blobs.is_empty())
+    }
+
+    /// Whether a step's layer is to be had neither as a blob nor as files.
+    fn lacks_files(&self, record: &Record) -> Result<bool, StoreError> {
+        let layer = record.diff_id.0;
+        let chain = record.inputs.parent.push(record.diff_id).0;
+        Ok(self.bare.contains(&layer)
+            && !(self.store.is_there(Room::Chains, &chain.hex())?
+                && self.store.is_there(Room::Index, &layer.hex())?))
     }
 
     fn directories(&mut self) -> Result<(), StoreError> {
@@ -263,7 +280,12 @@ impl Check<'_> {
                 )
             };
             let reason = match Content::parse(&bytes) {
-                Content::Step(record) => layer(&record.diff_id.0)?,
+                Content::Step(record) => match layer(&record.diff_id.0)? {
+                    None if self.lacks_files(&record)? => {
+                        Some(format!("leads to layer {}, whose files are not in the store", record.diff_id))
+                    }
+                    lack => lack,
+                },
                 Content::Recipe(diff_id) => layer(&diff_id.0)?,
                 Content::Pulled { manifest, .. } => match blob(&manifest)? {
                     None => self.without_config(&manifest)?,

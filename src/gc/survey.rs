@@ -124,14 +124,17 @@ impl Survey {
         Ok(())
     }
 
-    /// Chains are not linked: a step in the cache can do without unpacked layers, and those that are
-    /// used are young by themselves.
+    /// Chains are linked only where there is nothing else: a step in the cache can do without unpacked
+    /// layers that have blobs, and those that are used are young by themselves.
     fn link_record(&mut self, store: &Store, at: usize, content: &Content) -> Result<(), StoreError> {
         match content {
             Content::Step(record) => {
                 self.things[at].note.clone_from(&record.step);
                 let layer = self.link(at, Room::Layers, &record.diff_id.0);
                 self.describe(layer, &record.step);
+                if self.is_bare(layer)? {
+                    self.link(at, Room::Chains, &record.inputs.parent.push(record.diff_id).0);
+                }
                 for input in &record.inputs.inputs {
                     let list = self.link(at, Room::Records, &Records::pre_image_key(&input.digest));
                     self.describe(list, &format!("files of {}", input.name));
@@ -154,6 +157,13 @@ impl Survey {
             Content::Other | Content::Garbled => {}
         }
         Ok(())
+    }
+
+    /// Whether a layer is there as files only.
+    fn is_bare(&self, layer: Option<usize>) -> Result<bool, StoreError> {
+        let Some(thing) = layer.and_then(|at| self.things.get(at)) else { return Ok(false) };
+        let bytes = thing.item.read()?.unwrap_or_default();
+        Ok(content::layer(&bytes).is_some_and(|layer| layer.blobs.is_empty()))
     }
 
     fn describe(&mut self, at: Option<usize>, note: &str) {

@@ -80,3 +80,21 @@ pub struct LayerIndex {
     /// The entries.
     pub entries: Vec<Entry>,
 }
+
+impl LayerIndex {
+    /// Paths of files and the digests of their content, where known.
+    pub fn digests(&self) -> impl Iterator<Item = (&[u8], Digest)> {
+        self.entries.iter().filter_map(|entry| match entry.kind {
+            EntryKind::File { digest: Some(digest), .. } => Some((entry.path.as_slice(), digest)),
+            _ => None,
+        })
+    }
+}
+
+/// Bytes of the files of a list, together.
+pub fn content_size(entries: &[Entry]) -> u64 {
+    entries.iter().fold(0, |sum, entry| match entry.kind {
+        EntryKind::File { size, .. } => sum.saturating_add(size),
+        _ => sum,
+    })
+}

@@ -24,7 +24,7 @@ mod unpack;
 mod write;
 
 pub use diff::{NoParent, Owners, ParentKind, ParentNode, ParentView, UpperContent, diff_upper};
-pub use entry::{Entry, EntryKind, LayerIndex, Metadata};
+pub use entry::{Entry, EntryKind, LayerIndex, Metadata, content_size};
 pub use error::LayerError;
 pub use estargz::{Converted, to_estargz};
 pub use materialize::{write_files, write_files_checked};
@@ -34,8 +34,9 @@ pub use unpack::{
     Limits, OnDiskIds, UnpackOptions, Unpacked, open_plain, read_file, read_index, rebuild_index, unpack,
 };
 pub use write::{
-    BlobInfo, ContentSource, KnownContent, Layer, LayerRecord, NoContent, WriteOptions, add_blob, is_index,
-    load_index, load_layer, recompress, store_index, write_layer,
+    BlobInfo, ContentSource, FrozenContent, FrozenFile, KnownContent, Layer, LayerRecord, NoContent,
+    WriteOptions, add_blob, digest_layer, is_index, load_index, load_layer, pack_layer, recompress,
+    store_index, write_layer,
 };
 
 #[cfg(test)]

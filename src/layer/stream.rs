@@ -1,4 +1,5 @@
-//! The way of a layer's tar stream to its blob: read, digested, compressed and written at once.
+//! The way of a layer's tar stream to its blob: read, digested, compressed and written at once; or
+//! only digested.
 //!
 //! The caller's thread fills blocks. Threads of their own digest the stream, digest the files,
 //! compress (several) and write, each in step with the slowest. A layer of one block needs none of
@@ -56,12 +57,18 @@ pub(super) struct Written {
     pub diff_id: DiffId,
     /// Its bytes.
     pub size: u64,
-    /// The blob, not yet visible.
+    /// What was made of it, if anything was to be.
+    pub blob: Option<WrittenBlob>,
+    /// Digests of files by their numbers.
+    pub files: Vec<(usize, Digest)>,
+}
+
+/// A blob with all its bytes.
+pub(super) struct WrittenBlob {
+    /// Not yet visible.
     pub blob: BlobWriter,
     /// Where its blocks lie.
     pub rows: Vec<Row>,
-    /// Digests of files by their numbers.
-    pub files: Vec<(usize, Digest)>,
 }
 
 /// Digests of the files of a stream.
@@ -82,15 +89,15 @@ impl FileDigests {
     }
 }
 
-/// Writes a blob from what `feed` puts into the stream.
+/// Writes a blob from what `feed` puts into the stream; without one, only digests it.
 pub(super) fn write(
-    blob: BlobWriter,
+    blob: Option<BlobWriter>,
     method: &Method,
     cache: &Cache,
     threads: usize,
     feed: impl FnOnce(&mut Stream<'_, '_>) -> Result<(), LayerError>,
 ) -> Result<Written, LayerError> {
-    let joiner = Joiner::new(blob, method).map_err(LayerError::Stream)?;
+    let joiner = blob.map(|blob| Joiner::new(blob, method)).transpose().map_err(LayerError::Stream)?;
     thread::scope(|scope| {
         let sizes = method.sizes();
         let slots = (threads + 3).min(MEMORY / sizes.target);
@@ -140,7 +147,7 @@ type Spare = (Sender<Vec<u8>>, Receiver<Vec<u8>>);
 
 enum Stage<'scope> {
     /// There was no second block yet.
-    Alone(Joiner),
+    Alone(Option<Joiner>),
     Crew(Crew<'scope>),
     Failed,
 }
@@ -150,10 +157,15 @@ type Job = (Arc<Block>, Sender<io::Result<Packed>>);
 struct Crew<'scope> {
     diff: Sender<Arc<Block>>,
     files: Sender<Arc<Block>>,
-    jobs: Sender<Job>,
-    order: Sender<Receiver<io::Result<Packed>>>,
     diff_thread: ScopedJoinHandle<'scope, Digest>,
     files_thread: ScopedJoinHandle<'scope, Vec<(usize, Digest)>>,
+    packing: Option<Packing<'scope>>,
+}
+
+/// Those of the crew who make the blob.
+struct Packing<'scope> {
+    jobs: Sender<Job>,
+    order: Sender<Receiver<io::Result<Packed>>>,
     writer_thread: ScopedJoinHandle<'scope, io::Result<Joiner>>,
 }
 
@@ -299,31 +311,40 @@ impl<'scope, 'env> Stream<'scope, 'env> {
             started => started,
         };
         let Stage::Crew(crew) = &self.stage else { return Err(gone()) };
-        let (answer, packed) = bounded(1);
-        crew.order.send(packed).map_err(|_| gone())?;
+        let packed = crew.packing.as_ref().map(|packing| {
+            let (answer, packed) = bounded(1);
+            packing.order.send(packed).map(|()| (packing, answer)).map_err(|_| gone())
+        });
         crew.diff.send(block.clone()).map_err(|_| gone())?;
         crew.files.send(block.clone()).map_err(|_| gone())?;
-        crew.jobs.send((block, answer)).map_err(|_| gone())
+        match packed.transpose()? {
+            Some((packing, answer)) => packing.jobs.send((block, answer)).map_err(|_| gone()),
+            None => Ok(()),
+        }
     }
 
-    fn start(&self, mut joiner: Joiner) -> io::Result<Crew<'scope>> {
+    fn start(&self, joiner: Option<Joiner>) -> io::Result<Crew<'scope>> {
         let (diff, diff_blocks) = bounded::<Arc<Block>>(self.slots);
         let (files, file_blocks) = bounded::<Arc<Block>>(self.slots);
-        let (jobs, job_queue) = bounded::<Job>(self.slots);
-        let (order, packed) = bounded::<Receiver<io::Result<Packed>>>(self.slots);
-        let (give, take): Spare = bounded(self.slots);
-        let spawn = || thread::Builder::new().name("layer".into());
-        let diff_thread = spawn().spawn_scoped(self.scope, move || {
+        let diff_thread = spawn(self.scope, move || {
             let mut hasher = Hasher::new();
             diff_blocks.iter().for_each(|block| hasher.update(block.bytes()));
             hasher.finish()
         })?;
-        let files_thread = spawn().spawn_scoped(self.scope, move || {
+        let files_thread = spawn(self.scope, move || {
             let mut digests = FileDigests::default();
             file_blocks.iter().for_each(|block| digests.add(&block));
             digests.done
         })?;
-        let writer_thread = spawn().spawn_scoped(self.scope, move || {
+        let packing = joiner.map(|joiner| self.start_packing(joiner)).transpose()?;
+        Ok(Crew { diff, files, diff_thread, files_thread, packing })
+    }
+
+    fn start_packing(&self, mut joiner: Joiner) -> io::Result<Packing<'scope>> {
+        let (jobs, job_queue) = bounded::<Job>(self.slots);
+        let (order, packed) = bounded::<Receiver<io::Result<Packed>>>(self.slots);
+        let (give, take): Spare = bounded(self.slots);
+        let writer_thread = spawn(self.scope, move || {
             for packed in packed {
                 let packed = packed.recv().map_err(|_| gone())??;
                 joiner.add(&packed)?;
@@ -336,7 +357,7 @@ impl<'scope, 'env> Stream<'scope, 'env> {
         for worker in 0..self.threads.clamp(1, self.slots) {
             let mut packer = Packer::new(self.method, Some(self.cache))?;
             let (job_queue, take) = (job_queue.clone(), take.clone());
-            let started = spawn().spawn_scoped(self.scope, move || {
+            let started = spawn(self.scope, move || {
                 for (block, answer) in job_queue {
                     let buffer = take.try_recv().unwrap_or_default();
                     let _ = answer.send(packer.pack(block, buffer));
@@ -346,7 +367,7 @@ impl<'scope, 'env> Stream<'scope, 'env> {
                 started?;
             }
         }
-        Ok(Crew { diff, files, jobs, order, diff_thread, files_thread, writer_thread })
+        Ok(Packing { jobs, order, writer_thread })
     }
 
     /// Ends the last block and waits for everything. What stopped a thread says more than that it
@@ -366,29 +387,51 @@ impl<'scope, 'env> Stream<'scope, 'env> {
                 fed?;
                 alone(self.method, joiner, block).map_err(LayerError::Stream)
             }
-            Stage::Crew(Crew { diff, files, jobs, order, diff_thread, files_thread, writer_thread }) => {
-                drop((diff, files, jobs, order));
-                let joiner =
-                    writer_thread.join().unwrap_or_else(|_| Err(gone())).map_err(LayerError::Stream)?;
+            Stage::Crew(Crew { diff, files, diff_thread, files_thread, packing }) => {
+                drop((diff, files));
+                let joiner = packing.map(Packing::finish).transpose().map_err(LayerError::Stream)?;
                 fed?;
                 let lost = |_| LayerError::Stream(gone());
                 let (diff, files) = (diff_thread.join().map_err(lost)?, files_thread.join().map_err(lost)?);
-                let (blob, rows) = joiner.finish(size).map_err(LayerError::Stream)?;
-                Ok(Written { diff_id: DiffId(diff), size, blob, rows, files })
+                let blob = joiner.map(|joiner| end(joiner, size)).transpose().map_err(LayerError::Stream)?;
+                Ok(Written { diff_id: DiffId(diff), size, blob, files })
             }
         }
     }
 }
 
+impl Packing<'_> {
+    /// Waits until everything is written.
+    fn finish(self) -> io::Result<Joiner> {
+        drop((self.jobs, self.order));
+        self.writer_thread.join().unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+fn spawn<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> io::Result<ScopedJoinHandle<'scope, T>> {
+    thread::Builder::new().name("layer".into()).spawn_scoped(scope, work)
+}
+
+fn end(joiner: Joiner, size: u64) -> io::Result<WrittenBlob> {
+    let (blob, rows) = joiner.finish(size)?;
+    Ok(WrittenBlob { blob, rows })
+}
+
 /// A layer of one block: not worth a thread, nor a place in the cache.
-fn alone(method: &Method, mut joiner: Joiner, block: Arc<Block>) -> io::Result<Written> {
+fn alone(method: &Method, joiner: Option<Joiner>, block: Arc<Block>) -> io::Result<Written> {
     let mut digests = FileDigests::default();
     digests.add(&block);
     let size = block.filled as u64;
     let diff_id = DiffId(Digest::of(block.bytes()));
-    joiner.add(&Packer::new(method, None)?.pack(block, Vec::new())?)?;
-    let (blob, rows) = joiner.finish(size)?;
-    Ok(Written { diff_id, size, blob, rows, files: digests.done })
+    let mut blob = None;
+    if let Some(mut joiner) = joiner {
+        joiner.add(&Packer::new(method, None)?.pack(block, Vec::new())?)?;
+        blob = Some(end(joiner, size)?);
+    }
+    Ok(Written { diff_id, size, blob, files: digests.done })
 }
 
 fn read_some(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {

@@ -1,12 +1,15 @@
 //! A list of entries to a blob in the store, in one pass over the content.
 
+use std::fs::File;
 use std::io::{self, Read};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::build::CompressionAlgorithm;
 use crate::digest::{DiffId, Digest};
+use crate::fs::Root;
 use crate::store::{BlobWriter, Store};
 
 use super::block_cache;
@@ -14,7 +17,7 @@ use super::entry::{Entry, EntryKind, LayerIndex};
 use super::error::LayerError;
 use super::index;
 use super::pack::{Cache, Method};
-use super::stream::{self, Stream, Written};
+use super::stream::{self, Stream, WrittenBlob};
 use super::tar_write::{END, padding, write_header};
 use super::unpack::rebuild_index;
 
@@ -42,7 +45,7 @@ pub trait ContentSource: Sync {
     }
 
     /// The same as a file of this machine, for sources that have one: the kernel can copy it.
-    fn open_file(&self, _: usize, _: &Entry) -> io::Result<Option<std::fs::File>> {
+    fn open_file(&self, _: usize, _: &Entry) -> io::Result<Option<File>> {
         Ok(None)
     }
 }
@@ -51,6 +54,9 @@ pub trait ContentSource: Sync {
 pub trait KnownContent: Read + Send {
     /// Whether it is still that, with no byte more or less. To be asked behind the last byte.
     fn is_unchanged(&self) -> io::Result<bool>;
+
+    /// It as a file: the kernel can copy it.
+    fn file(&self) -> &File;
 }
 
 impl<C: ContentSource + Send + ?Sized> ContentSource for Arc<C> {
@@ -62,7 +68,7 @@ impl<C: ContentSource + Send + ?Sized> ContentSource for Arc<C> {
         (**self).open_known(position, entry)
     }
 
-    fn open_file(&self, position: usize, entry: &Entry) -> io::Result<Option<std::fs::File>> {
+    fn open_file(&self, position: usize, entry: &Entry) -> io::Result<Option<File>> {
         (**self).open_file(position, entry)
     }
 }
@@ -73,6 +79,52 @@ pub struct NoContent;
 impl ContentSource for NoContent {
     fn open(&self, _: usize, entry: &Entry) -> io::Result<Box<dyn Read + Send>> {
         Err(io::Error::other(format!("no content for {}", String::from_utf8_lossy(&entry.path))))
+    }
+}
+
+/// The files of a directory that does not change any more: nothing in it needs to be digested twice.
+pub struct FrozenContent {
+    root: Root,
+}
+
+impl FrozenContent {
+    /// The files below `dir`.
+    pub fn open(dir: &Path) -> Result<Self, LayerError> {
+        let root = Root::open(dir).map_err(|error| LayerError::io("open", dir, error))?;
+        Ok(FrozenContent { root })
+    }
+}
+
+impl ContentSource for FrozenContent {
+    fn open(&self, _: usize, entry: &Entry) -> io::Result<Box<dyn Read + Send>> {
+        Ok(Box::new(self.root.open_file(&entry.path)?))
+    }
+
+    fn open_known(&self, _: usize, entry: &Entry) -> io::Result<Option<Box<dyn KnownContent>>> {
+        Ok(Some(Box::new(FrozenFile(self.root.open_file(&entry.path)?))))
+    }
+
+    fn open_file(&self, _: usize, entry: &Entry) -> io::Result<Option<File>> {
+        self.root.open_file(&entry.path).map(Some)
+    }
+}
+
+/// A file that does not change any more.
+pub struct FrozenFile(pub File);
+
+impl Read for FrozenFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl KnownContent for FrozenFile {
+    fn is_unchanged(&self) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    fn file(&self) -> &File {
+        &self.0
     }
 }
 
@@ -105,20 +157,84 @@ pub struct Layer {
 pub struct LayerRecord {
     /// Bytes of the tar.
     pub uncompressed_size: u64,
-    /// Its forms.
+    /// Its forms. Without any, its files lie in a snapshot.
     pub blobs: Vec<BlobInfo>,
+}
+
+/// What a layer is, with or without its blob.
+struct Described {
+    diff_id: DiffId,
+    size: u64,
+    index: LayerIndex,
+    blob: Option<WrittenBlob>,
 }
 
 /// Writes a layer. Entries must be in layer order; a digest that an entry carries is checked against
 /// the bytes that come.
 pub fn write_layer(
     store: &Store,
-    mut entries: Vec<Entry>,
+    entries: Vec<Entry>,
     content: &dyn ContentSource,
     options: &WriteOptions,
 ) -> Result<Layer, LayerError> {
-    let blob = store.blob_writer()?;
-    let written = write_stream(store, blob, options, |stream| {
+    let Described { diff_id, size: uncompressed_size, index, blob } =
+        describe(store, Some(store.blob_writer()?), entries, content, options)?;
+    let blob = keep_blob(store, blob, options)?;
+    store_index(store, &diff_id, &index)?;
+    add_blob(store, &diff_id, uncompressed_size, &blob)?;
+    Ok(Layer { diff_id, blob, uncompressed_size, index: Arc::new(index) })
+}
+
+/// As [`write_layer`], but makes no blob: for a layer whose files stay where they are. The store knows
+/// its entries afterwards, and that it has no blob.
+pub fn digest_layer(
+    store: &Store,
+    entries: Vec<Entry>,
+    content: &dyn ContentSource,
+    options: &WriteOptions,
+) -> Result<(DiffId, Arc<LayerIndex>), LayerError> {
+    let plain = WriteOptions { compression: CompressionAlgorithm::Uncompressed, ..options.clone() };
+    let Described { diff_id, size, index, .. } = describe(store, None, entries, content, &plain)?;
+    store_index(store, &diff_id, &index)?;
+    if load_layer(store, &diff_id)?.is_none() {
+        put_record(store, &diff_id, &LayerRecord { uncompressed_size: size, blobs: Vec::new() })?;
+    }
+    Ok((diff_id, Arc::new(index)))
+}
+
+/// Makes the blob of a layer that [`digest_layer`] described, from its files in `dir`.
+pub fn pack_layer(
+    store: &Store,
+    diff_id: &DiffId,
+    index: &LayerIndex,
+    dir: &Path,
+    options: &WriteOptions,
+) -> Result<BlobInfo, LayerError> {
+    let content = FrozenContent::open(dir)?;
+    // Its times are those the digest was made of.
+    let options = WriteOptions { clamp_mtime: None, ..options.clone() };
+    let described = describe(store, Some(store.blob_writer()?), index.entries.clone(), &content, &options)?;
+    if described.diff_id != *diff_id {
+        return Err(LayerError::Invalid(format!(
+            "layer {diff_id} is damaged in the store: its files in {} give {}",
+            dir.display(),
+            described.diff_id
+        )));
+    }
+    let blob = keep_blob(store, described.blob, &options)?;
+    add_blob(store, diff_id, described.size, &blob)?;
+    Ok(blob)
+}
+
+fn describe(
+    store: &Store,
+    blob: Option<BlobWriter>,
+    mut entries: Vec<Entry>,
+    content: &dyn ContentSource,
+    options: &WriteOptions,
+) -> Result<Described, LayerError> {
+    let method = Method::new(options.compression, options.level);
+    let written = stream::write(blob, &method, &Cache::of(store), options.threads, |stream| {
         for (position, entry) in entries.iter_mut().enumerate() {
             write_entry(stream, position, entry, content, options)?;
         }
@@ -134,18 +250,8 @@ pub fn write_layer(
         }
         *digest = Some(*seen);
     }
-    finish(store, written, LayerIndex { entries }, options)
-}
-
-/// A stream into a blob of the store, compressed as the options say.
-fn write_stream(
-    store: &Store,
-    blob: BlobWriter,
-    options: &WriteOptions,
-    feed: impl FnOnce(&mut Stream<'_, '_>) -> Result<(), LayerError>,
-) -> Result<Written, LayerError> {
-    let method = Method::new(options.compression, options.level);
-    stream::write(blob, &method, &Cache::of(store), options.threads, feed)
+    let index = LayerIndex { entries };
+    Ok(Described { diff_id: written.diff_id, size: written.size, index, blob: written.blob })
 }
 
 fn write_entry(
@@ -182,24 +288,18 @@ fn write_entry(
     stream.end_content(&entry.path, size)
 }
 
-fn finish(
-    store: &Store,
-    written: Written,
-    index: LayerIndex,
-    options: &WriteOptions,
-) -> Result<Layer, LayerError> {
-    let Written { diff_id, size: uncompressed_size, .. } = written;
-    let blob = keep_blob(store, written, options)?;
-    store_index(store, &diff_id, &index)?;
-    add_blob(store, &diff_id, uncompressed_size, &blob)?;
-    Ok(Layer { diff_id, blob, uncompressed_size, index: Arc::new(index) })
-}
-
 /// Makes a blob visible and remembers where its blocks are.
-fn keep_blob(store: &Store, written: Written, options: &WriteOptions) -> Result<BlobInfo, LayerError> {
-    let (digest, size) = written.blob.finish()?;
-    if !written.rows.is_empty() {
-        block_cache::remember(store, &digest, &written.rows);
+fn keep_blob(
+    store: &Store,
+    written: Option<WrittenBlob>,
+    options: &WriteOptions,
+) -> Result<BlobInfo, LayerError> {
+    let Some(WrittenBlob { blob, rows }) = written else {
+        return Err(LayerError::Invalid("a layer without its blob".into()));
+    };
+    let (digest, size) = blob.finish()?;
+    if !rows.is_empty() {
+        block_cache::remember(store, &digest, &rows);
     }
     Ok(BlobInfo { digest, size, compression: options.compression })
 }
@@ -223,7 +323,11 @@ pub fn add_blob(
     }
     record.uncompressed_size = record.uncompressed_size.max(uncompressed_size);
     record.blobs.push(blob.clone());
-    let bytes = serde_json::to_vec(&record).map_err(|error| LayerError::Stream(error.into()))?;
+    put_record(store, diff_id, &record)
+}
+
+fn put_record(store: &Store, diff_id: &DiffId, record: &LayerRecord) -> Result<(), LayerError> {
+    let bytes = serde_json::to_vec(record).map_err(|error| LayerError::Stream(error.into()))?;
     Ok(store.put_layer(diff_id, &bytes)?)
 }
 
@@ -264,7 +368,9 @@ pub fn recompress(store: &Store, diff_id: &DiffId, options: &WriteOptions) -> Re
         None => rebuild_index(store, diff_id)?,
     };
     let (_, mut plain) = crate::context::decompress(source).map_err(LayerError::Stream)?;
-    let written = write_stream(store, store.blob_writer()?, options, |stream| {
+    let method = Method::new(options.compression, options.level);
+    let (writer, cache) = (store.blob_writer()?, Cache::of(store));
+    let written = stream::write(Some(writer), &method, &cache, options.threads, |stream| {
         copy_stream(stream, &mut plain, &index.unwrap_or_default())
     })?;
     if written.diff_id != *diff_id {
@@ -273,9 +379,8 @@ pub fn recompress(store: &Store, diff_id: &DiffId, options: &WriteOptions) -> Re
             written.diff_id
         )));
     }
-    let size = written.size;
-    let blob = keep_blob(store, written, options)?;
-    add_blob(store, diff_id, size, &blob)?;
+    let blob = keep_blob(store, written.blob, options)?;
+    add_blob(store, diff_id, written.size, &blob)?;
     Ok(blob)
 }
 

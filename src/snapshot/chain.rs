@@ -6,7 +6,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::digest::{ChainId, DiffId};
 use crate::layer::{
-    self, BlobInfo, LayerError, LayerIndex, OnDiskIds, ParentNode, ParentView, UnpackOptions,
+    self, BlobInfo, Layer, LayerError, LayerIndex, OnDiskIds, ParentNode, ParentView, UnpackOptions,
+    WriteOptions,
 };
 use crate::store::{SnapshotId, Store, StoreError};
 
@@ -65,8 +66,15 @@ impl From<StoreError> for SnapshotError {
 pub struct Finished {
     /// Digest of the uncompressed tar.
     pub diff_id: DiffId,
-    /// The blob in the store.
-    pub blob: BlobInfo,
+    /// The blob in the store. A layer that nobody wanted as a blob yet has only its directory.
+    pub blob: Option<BlobInfo>,
+}
+
+impl Finished {
+    /// What is known of a layer that was just written.
+    pub fn of(layer: Layer) -> (Self, Arc<LayerIndex>) {
+        (Finished { diff_id: layer.diff_id, blob: Some(layer.blob) }, layer.index)
+    }
 }
 
 /// One layer: first perhaps only a directory a `RUN` left behind, later a digest and a blob.
@@ -75,6 +83,9 @@ pub struct LayerCell {
     changed: Condvar,
     fetch: Option<Fetch>,
     make: Mutex<Option<Make>>,
+    is_described: bool,
+    /// Held while the blob of a layer that has only its directory is made.
+    packing: Mutex<()>,
 }
 
 /// Brings a layer's blob into the store; called when something needs it, possibly more than once.
@@ -100,49 +111,65 @@ struct State {
 impl LayerCell {
     /// A layer whose blob is in the store; its index and files are read when asked for.
     pub fn known(diff_id: DiffId, blob: BlobInfo) -> Arc<Self> {
-        Self::of(State { finished: Some(Ok(Finished { diff_id, blob })), ..State::default() }, None)
+        let finished = Some(Ok(Finished { diff_id, blob: Some(blob) }));
+        Self::of(State { finished, ..State::default() }, None, None)
+    }
+
+    /// A layer that is in the store as a directory only.
+    pub fn unpacked(diff_id: DiffId, snapshot: SnapshotId) -> Arc<Self> {
+        let (finished, snapshot) = (Some(Ok(Finished { diff_id, blob: None })), Some(snapshot));
+        Self::of(State { finished, snapshot, ..State::default() }, None, None)
     }
 
     /// A layer known by its descriptor, whose blob is fetched when something needs it.
     pub fn remote(diff_id: DiffId, blob: BlobInfo, fetch: Fetch) -> Arc<Self> {
-        Self::of(State { finished: Some(Ok(Finished { diff_id, blob })), ..State::default() }, Some(fetch))
+        let finished = Some(Ok(Finished { diff_id, blob: Some(blob) }));
+        Self::of(State { finished, ..State::default() }, Some(fetch), None)
     }
 
-    fn of(state: State, fetch: Option<Fetch>) -> Arc<Self> {
-        let make = Mutex::default();
-        Arc::new(LayerCell { state: Mutex::new(state), changed: Condvar::new(), fetch, make })
+    fn of(state: State, fetch: Option<Fetch>, make: Option<Make>) -> Arc<Self> {
+        let (state, changed, is_described) = (Mutex::new(state), Condvar::new(), make.is_some());
+        let (make, packing) = (Mutex::new(make), Mutex::default());
+        Arc::new(LayerCell { state, changed, fetch, make, is_described, packing })
     }
 
     /// Sees to it that the layer's blob is in the store.
     pub fn ensure_blob(&self, store: &Store) -> Result<(), SnapshotError> {
         let Some(fetch) = &self.fetch else { return Ok(()) };
-        if store.has_blob(&self.finished()?.blob.digest) {
+        if self.has_blob(store)? {
             return Ok(());
         }
         fetch().map_err(SnapshotError::Fetch)
     }
 
+    fn has_blob(&self, store: &Store) -> Result<bool, SnapshotError> {
+        Ok(self.finished()?.blob.is_some_and(|blob| store.has_blob(&blob.digest)))
+    }
+
     /// A layer just made: its entries are known, its digest will be told by [`LayerCell::finish`].
     pub fn pending(entries: Arc<LayerIndex>, snapshot: Option<SnapshotId>) -> Arc<Self> {
-        Self::of(State { snapshot, entries: Some(entries), ..State::default() }, None)
+        Self::of(State { snapshot, entries: Some(entries), ..State::default() }, None, None)
     }
 
     /// A layer just made of a list of entries. Its directory is made by `make` when something mounts
     /// it, without waiting for the blob.
     pub fn described(entries: Arc<LayerIndex>, make: Option<Make>) -> Arc<Self> {
-        let state = State { entries: Some(entries), ..State::default() };
-        let make = Mutex::new(make);
-        Arc::new(LayerCell { state: Mutex::new(state), changed: Condvar::new(), fetch: None, make })
+        Self::of(State { entries: Some(entries), ..State::default() }, None, make)
     }
 
     /// Tells how writing the layer ended; wakes everybody who waits.
-    pub fn finish(&self, result: Result<layer::Layer, SnapshotError>) {
+    pub fn finish(&self, result: Result<(Finished, Arc<LayerIndex>), SnapshotError>) {
         let mut state = self.lock();
-        state.finished = Some(result.map(|layer| {
-            state.complete = Some(layer.index);
-            Finished { diff_id: layer.diff_id, blob: layer.blob }
+        state.finished = Some(result.map(|(finished, index)| {
+            state.complete = Some(index);
+            finished
         }));
         self.changed.notify_all();
+    }
+
+    /// Whether it was made from a list of entries, and not by running something.
+    pub fn is_described(&self) -> bool {
+        self.is_described
     }
 
     /// Whether digest and blob are known, without waiting.
@@ -239,7 +266,14 @@ impl Chain {
 
     /// Whether the blobs of all layers are in the store.
     pub fn is_here(&self, store: &Store) -> bool {
-        self.cells.iter().all(|cell| cell.finished().is_ok_and(|layer| store.has_blob(&layer.blob.digest)))
+        self.cells.iter().all(|cell| cell.has_blob(store).unwrap_or(false))
+    }
+
+    /// Whether its topmost layer is known and has no blob.
+    pub fn is_bare(&self) -> bool {
+        let bare =
+            |cell: &Arc<LayerCell>| matches!(&cell.lock().finished, Some(Ok(Finished { blob: None, .. })));
+        self.cells.last().is_some_and(bare)
     }
 
     /// The chain's identity, if every layer's digest is known already.
@@ -357,6 +391,34 @@ impl Snapshots {
         cell.lock().snapshot = Some(id);
     }
 
+    /// The blob of the layer at `position`, made now where it was not wanted before. Where it lies
+    /// elsewhere it is not fetched.
+    pub fn blob(
+        &self,
+        chain: &Chain,
+        position: usize,
+        options: &WriteOptions,
+    ) -> Result<BlobInfo, SnapshotError> {
+        let Some(cell) = chain.cells.get(position) else {
+            return Err(SnapshotError::Missing(DiffId::empty()));
+        };
+        let _guard = cell.packing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Finished { diff_id, blob } = cell.finished()?;
+        if let Some(blob) = blob {
+            return Ok(blob);
+        }
+        let (index, dir) = (cell.entries(&self.store)?, self.layer_dir(chain, position)?);
+        let blob = layer::pack_layer(&self.store, &diff_id, &index, &dir, options)?;
+        cell.lock().finished = Some(Ok(Finished { diff_id, blob: Some(blob.clone()) }));
+        Ok(blob)
+    }
+
+    /// The directory of a layer that was described, made now unless it was made already.
+    pub fn materialize(&self, below: &Chain, cell: &LayerCell) -> Result<PathBuf, SnapshotError> {
+        let Some(id) = self.make(below, cell)? else { return Err(SnapshotError::Missing(DiffId::empty())) };
+        Ok(self.store.snapshot_dir(&id))
+    }
+
     fn snapshot(&self, chain: &Chain, position: usize) -> Result<SnapshotId, SnapshotError> {
         let Some(cell) = chain.cells.get(position) else {
             return Err(SnapshotError::Missing(DiffId::empty()));
@@ -408,7 +470,11 @@ impl Snapshots {
 
     fn unpack(&self, below: &Chain, layer: &Finished, cell: &LayerCell) -> Result<SnapshotId, SnapshotError> {
         cell.ensure_blob(&self.store)?;
-        let blob = self.store.open_blob(&layer.blob.digest)?.ok_or(SnapshotError::Missing(layer.diff_id))?;
+        let blob = match &layer.blob {
+            Some(blob) => self.store.open_blob(&blob.digest)?,
+            None => None,
+        };
+        let blob = blob.ok_or(SnapshotError::Missing(layer.diff_id))?;
         let tree = self.tree(below)?;
         let dir = self.store.temp_dir()?;
         let target = dir.path().join("fs");
@@ -458,7 +524,7 @@ impl ParentView for Below<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer::{Entry, EntryKind, Metadata, NoContent, WriteOptions, write_layer};
+    use crate::layer::{Entry, EntryKind, Metadata, NoContent, write_layer};
 
     type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -498,7 +564,7 @@ mod tests {
         let place = snapshots.layer_dir(&chain, 0)?;
         assert_eq!(std::fs::read_link(place.join("d/l"))?, Path::new("x"));
         assert!(cell.snapshot().is_some() && !cell.is_finished());
-        cell.finish(Ok(written(&store, entries)?));
+        cell.finish(Ok(Finished::of(written(&store, entries)?)));
         assert_eq!(snapshots.layer_dir(&chain, 0)?, place);
         Ok(())
     }
@@ -510,7 +576,7 @@ mod tests {
         let snapshots = Snapshots::new(store.clone(), ids());
         let (cell, entries) = described(true);
         let chain = Chain::scratch().push(cell.clone());
-        cell.finish(Ok(written(&store, entries)?));
+        cell.finish(Ok(Finished::of(written(&store, entries)?)));
         snapshots.layer_dir(&chain, 0)?;
         assert_eq!(store.chain_snapshot(&chain.id()?)?, cell.snapshot());
         Ok(())

@@ -8,6 +8,6 @@ mod chain;
 mod plain;
 mod tree;
 
-pub use chain::{Chain, Fetch, LayerCell, Make, SnapshotError, Snapshots};
+pub use chain::{Chain, Fetch, Finished, LayerCell, Make, SnapshotError, Snapshots};
 pub use plain::PlainRoot;
 pub use tree::{Node, NodeKind, ResolveError, Tree, path_order};

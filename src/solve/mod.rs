@@ -59,6 +59,9 @@ pub struct Solver {
     pub same_times: bool,
     /// How layers are written.
     pub write: WriteOptions,
+    /// Whether the target becomes an image. Layers of other stages are packed by nobody, nor are those
+    /// of the target where it does not.
+    pub makes_image: bool,
     /// Steps whose records are not looked up.
     pub no_cache: Box<dyn Fn(&Step) -> bool + Send + Sync>,
     /// Steps at work at once.
@@ -111,6 +114,8 @@ struct Run<'a> {
     failure: Mutex<Option<SolveError>>,
     jobs: Slots,
     background: Background,
+    /// By step: whether its layer becomes part of an image.
+    exported: Vec<bool>,
 }
 
 impl Solver {
@@ -129,6 +134,7 @@ impl Solver {
             failure: Mutex::default(),
             jobs: Slots::new(self.jobs),
             background,
+            exported: self.exported(plan),
         };
         std::thread::scope(|scope| {
             for chain in stages(plan) {
@@ -140,6 +146,20 @@ impl Solver {
             }
         });
         run.finish()
+    }
+}
+
+impl Solver {
+    fn exported(&self, plan: &Plan) -> Vec<bool> {
+        let mut exported = vec![false; plan.steps.len()];
+        let target = plan.stages.get(plan.target).filter(|_| self.makes_image);
+        let mut next = target.and_then(|stage| stage.last);
+        while let Some(id) = next {
+            let Some(mark) = exported.get_mut(id.0) else { break };
+            *mark = true;
+            next = plan.steps.get(id.0).and_then(|step| step.parent);
+        }
+        exported
     }
 }
 

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use crate::cache::{Input, KeyInputs, Record};
 use crate::context::ignore::PatternSet;
 use crate::context::{ContextError, FileInfo, FileSource, StatCache, file_digests};
-use crate::digest::{ChainId, Digest, Hasher};
+use crate::digest::{ChainId, DiffId, Digest, Hasher};
 use crate::event::{Event, VertexId};
-use crate::layer::{self, ContentSource, Entry, LayerIndex, NoContent};
+use crate::layer::{
+    self, ContentSource, Entry, FrozenContent, LayerIndex, NoContent, WriteOptions, content_size,
+};
 use crate::plan::{CopyOrigin, CopyStep, RunMountKind, RunStep, Step, StepKind, WorkdirStep};
 use crate::remote::RemoteError;
-use crate::snapshot::{Chain, LayerCell, Make, SnapshotError};
+use crate::snapshot::{Chain, Finished, LayerCell, Make, SnapshotError, Snapshots};
 use crate::steps::accounts;
 use crate::steps::add::AddError;
 use crate::steps::copy::{self, CopyError, Inline, Selected};
@@ -21,7 +23,7 @@ use crate::steps::remote::{Found, RemoteFilesError};
 use crate::steps::run::{Report, RunError};
 use crate::steps::tree_source::TreeSource;
 use crate::steps::workdir::{self, WorkdirError};
-use crate::store::StoreError;
+use crate::store::{Room, StoreError};
 
 use super::{Run, StepState};
 
@@ -184,7 +186,8 @@ impl Run<'_> {
         }
         let entries = Arc::new(ran.entries);
         let cell = LayerCell::pending(entries.clone(), Some(ran.snapshot));
-        self.write(step, parent, cell, entries.entries.clone(), ran.content, key, None)
+        let layer = Unwritten { cell, entries: entries.entries.clone(), content: ran.content, recipe: None };
+        self.write(step, parent, layer, key)
     }
 
     /// What the mounts of a RUN show, and the digests of it. What a cache mount begins with counts
@@ -321,8 +324,7 @@ impl Run<'_> {
         }
         let tree = snapshots.tree(base)?;
         let layer = copy::layer(&tree, &dest, &selected, &inline, &archives)?;
-        let content = Held { content: layer.content, _scratch: scratch };
-        self.write_entries(step, parent, layer.entries, content, key)
+        self.write_entries(step, parent, layer.entries, layer.content.holding(scratch), key)
     }
 
     /// Looks the remote sources of an ADD up, showing the progress of downloads.
@@ -383,10 +385,10 @@ impl Run<'_> {
             }
             CopyOrigin::Step(id, _) => {
                 let Some(state) = self.wait(*id) else { return Err(StepError::Canceled) };
-                let tree = self.solver.snapshots.complete_tree(&state.chain)?;
+                let tree = self.solver.snapshots.tree(&state.chain)?;
                 let source = Arc::new(TreeSource::new(self.solver.snapshots.clone(), state.chain, tree));
                 let files = source.clone();
-                Ok((source, Box::new(move |infos: &[FileInfo]| Ok(files.digests(infos)))))
+                Ok((source, Box::new(move |infos: &[FileInfo]| files.digests(infos))))
             }
         }
     }
@@ -414,17 +416,41 @@ impl Run<'_> {
         let inputs =
             KeyInputs { definition: key.definition.clone(), parent: parent_id, inputs: key.inputs.clone() };
         let Some(record) = self.solver.records.get(&inputs.key())? else { return Ok(None) };
-        let Some(cell) = self.known_layer(&record.diff_id)? else { return Ok(None) };
-        Ok(Some(StepState { chain: parent.push(cell), cached: true, created: record.created }))
+        let Some(cell) = self.known_layer(&record.diff_id, Some(parent_id))? else { return Ok(None) };
+        let chain = parent.push(cell);
+        if self.is_exported(step) && chain.is_bare() {
+            let (snapshots, chain) = (self.solver.snapshots.clone(), chain.clone());
+            let options = self.solver.write.clone();
+            // Whoever makes the image asks again, and is told what failed.
+            self.background.queue(move || drop(snapshots.blob(&chain, chain.cells().len() - 1, &options)));
+        }
+        Ok(Some(StepState { chain, cached: true, created: record.created }))
     }
 
-    /// A layer of the store by its diff ID, if all of it is there.
-    fn known_layer(&self, diff_id: &crate::digest::DiffId) -> Result<Option<Arc<LayerCell>>, StepError> {
+    /// A layer of the store by its diff ID, if all of it is there: as a blob, or as the files of a layer
+    /// on top of `parent`.
+    fn known_layer(
+        &self,
+        diff_id: &DiffId,
+        parent: Option<ChainId>,
+    ) -> Result<Option<Arc<LayerCell>>, StepError> {
         let store = self.solver.snapshots.store();
         let Some(layer) = layer::load_layer(store, diff_id)? else { return Ok(None) };
         let wanted = self.solver.write.compression;
         let blob = layer.blobs.iter().find(|blob| blob.compression == wanted && store.has_blob(&blob.digest));
-        Ok(blob.map(|blob| LayerCell::known(*diff_id, blob.clone())))
+        if let Some(blob) = blob {
+            return Ok(Some(LayerCell::known(*diff_id, blob.clone())));
+        }
+        let Some(parent) = parent.filter(|_| layer.blobs.is_empty()) else { return Ok(None) };
+        let snapshot = store.chain_snapshot(&parent.push(*diff_id))?;
+        // Without its list of files a directory says too little.
+        let snapshot = snapshot.filter(|_| store.is_there(Room::Index, &diff_id.0.hex()).unwrap_or(false));
+        Ok(snapshot.map(|snapshot| LayerCell::unpacked(*diff_id, snapshot)))
+    }
+
+    /// Whether the step's layer becomes part of an image.
+    fn is_exported(&self, step: &Step) -> bool {
+        self.exported.get(step.id.0).copied().unwrap_or(true)
     }
 
     /// Writes a layer made of a list of entries, or takes the one with the very same bytes.
@@ -443,12 +469,10 @@ impl Run<'_> {
         let recipe = copy::recipe(&entries);
         if let Some(recipe) = recipe.filter(|_| !(self.solver.no_cache)(step))
             && let Some(diff) = self.solver.records.memo(&recipe)?
+            && let Some(cell) = self.known_layer(&DiffId(diff), None)?
         {
-            let diff_id = crate::digest::DiffId(diff);
-            if let Some(cell) = self.known_layer(&diff_id)? {
-                self.background.queue(self.record(step, cell.clone(), key, None));
-                return Ok(StepState { chain: parent.push(cell), cached: false, created: self.solver.now });
-            }
+            self.background.queue(self.record(step, cell.clone(), key, None));
+            return Ok(StepState { chain: parent.push(cell), cached: false, created: self.solver.now });
         }
         let index = Arc::new(LayerIndex { entries: entries.clone() });
         let content = Arc::new(content);
@@ -456,27 +480,31 @@ impl Run<'_> {
         let make: Make =
             Box::new(move |dir, ids| layer::write_files_checked(&files.entries, &*source, dir, ids));
         let cell = LayerCell::described(index, Some(make));
-        self.write(step, parent, cell, entries, content, key, recipe)
+        self.write(step, parent, Unwritten { cell, entries, content, recipe }, key)
     }
 
-    /// Queues the writing of a layer and gives the state that builds on it.
+    /// Queues the writing of a layer and gives the state that builds on it. What no image needs is not
+    /// packed: its files stay in their directory.
     fn write(
         &self,
         step: &Step,
         parent: &Chain,
-        cell: Arc<LayerCell>,
-        entries: Vec<Entry>,
-        content: impl ContentSource + Send + 'static,
+        layer: Unwritten<impl ContentSource + Send + 'static>,
         key: Key,
-        recipe: Option<Digest>,
     ) -> Result<StepState, StepError> {
-        let store = self.solver.snapshots.store().clone();
-        let options = self.solver.write.clone();
-        let writing = cell.clone();
-        let record = self.record(step, cell.clone(), key, recipe);
+        let cell = layer.cell.clone();
+        let record = self.record(step, cell.clone(), key, layer.recipe);
+        let (snapshots, options) = (self.solver.snapshots.clone(), self.solver.write.clone());
+        let below = parent.clone();
+        let packed = self.is_exported(step) || content_size(&layer.entries) < WORTH_LEAVING;
         self.background.queue(move || {
-            let layer = layer::write_layer(&store, entries, &content, &options);
-            writing.finish(layer.map_err(SnapshotError::from));
+            let written = match packed {
+                true => layer::write_layer(snapshots.store(), layer.entries, &layer.content, &options)
+                    .map(Finished::of)
+                    .map_err(SnapshotError::from),
+                false => leave(&snapshots, &below, &layer, &options),
+            };
+            layer.cell.finish(written);
             record();
         });
         Ok(StepState { chain: parent.push(cell), cached: false, created: self.solver.now })
@@ -499,17 +527,49 @@ impl Run<'_> {
             let (Ok(parent_id), Ok(finished)) = (key.base.id(), cell.finished()) else { return };
             let inputs = KeyInputs { definition: key.definition, parent: parent_id, inputs: key.inputs };
             let record = Record { diff_id: finished.diff_id, inputs, step: name, created };
+            // What a record leads to comes first.
+            if let Some(id) = cell.snapshot() {
+                let _ = store.put_chain_snapshot(&parent_id.push(finished.diff_id), &id);
+            }
             if key.keep {
                 let _ = records.put(&record);
             }
             if let Some(recipe) = recipe {
                 let _ = records.put_memo(&recipe, &finished.diff_id.0);
             }
-            if let Some(id) = cell.snapshot() {
-                let _ = store.put_chain_snapshot(&parent_id.push(finished.diff_id), &id);
-            }
         }
     }
+}
+
+/// Bytes of content from which on a layer that no image needs is left unpacked. Less is compressed
+/// faster than files are made.
+const WORTH_LEAVING: u64 = 1 << 20;
+
+/// A layer that is known by its entries.
+struct Unwritten<C> {
+    cell: Arc<LayerCell>,
+    entries: Vec<Entry>,
+    content: C,
+    /// What its bytes follow from.
+    recipe: Option<Digest>,
+}
+
+/// Digests a layer whose files are in a directory, where those of a copy are put first.
+fn leave<C: ContentSource>(
+    snapshots: &Snapshots,
+    below: &Chain,
+    layer: &Unwritten<C>,
+    options: &WriteOptions,
+) -> Result<(Finished, Arc<LayerIndex>), SnapshotError> {
+    let (store, entries) = (snapshots.store(), layer.entries.clone());
+    let (diff_id, index) = match layer.cell.is_described() {
+        false => layer::digest_layer(store, entries, &layer.content, options)?,
+        true => {
+            let dir = snapshots.materialize(below, &layer.cell)?;
+            layer::digest_layer(store, entries, &FrozenContent::open(&dir)?, options)?
+        }
+    };
+    Ok((Finished { diff_id, blob: None }, index))
 }
 
 fn inline_files(copy: &CopyStep) -> Vec<Inline> {
@@ -518,20 +578,4 @@ fn inline_files(copy: &CopyStep) -> Vec<Inline> {
         content: file.content.clone().into_bytes().into(),
     };
     copy.inline.iter().map(inline).collect()
-}
-
-/// Content that lives in a temporary directory.
-struct Held {
-    content: copy::CopyContent,
-    _scratch: Arc<crate::store::TempDir>,
-}
-
-impl ContentSource for Held {
-    fn open(&self, position: usize, entry: &Entry) -> std::io::Result<Box<dyn std::io::Read + Send>> {
-        self.content.open(position, entry)
-    }
-
-    fn open_file(&self, position: usize, entry: &Entry) -> std::io::Result<Option<std::fs::File>> {
-        self.content.open_file(position, entry)
-    }
 }

@@ -11,8 +11,9 @@ use crate::context::{
 };
 use crate::digest::{Digest, Hasher};
 use crate::fs::paths::join;
-use crate::layer::{ContentSource, Entry, EntryKind, KnownContent, Metadata};
+use crate::layer::{ContentSource, Entry, EntryKind, FrozenFile, KnownContent, Metadata};
 use crate::snapshot::Tree;
+use crate::store::TempDir;
 
 use super::place::{Destination, Origin, PlaceError, Placer, Selection, effective_mode, effective_owner};
 
@@ -324,6 +325,15 @@ pub struct CopyLayer {
 /// Content of a copy's entries.
 pub struct CopyContent {
     origins: Vec<Bytes>,
+    /// Where some of them lie.
+    _scratch: Option<Arc<TempDir>>,
+}
+
+impl CopyContent {
+    /// The same, which keeps a temporary directory that it reads from.
+    pub fn holding(self, scratch: Arc<TempDir>) -> Self {
+        CopyContent { _scratch: Some(scratch), ..self }
+    }
 }
 
 enum Bytes {
@@ -346,11 +356,17 @@ impl ContentSource for CopyContent {
     }
 
     fn open_known(&self, position: usize, _: &Entry) -> io::Result<Option<Box<dyn KnownContent>>> {
-        let Some(Bytes::Source(source, path, Some(state))) = self.origins.get(position) else {
-            return Ok(None);
-        };
-        let opened = source.open_in_state(path, state).map_err(io::Error::other)?;
-        Ok(opened.map(|file| Box::new(Settled { file, state: *state }) as Box<dyn KnownContent>))
+        match self.origins.get(position) {
+            Some(Bytes::Source(source, path, Some(state))) => {
+                let opened = source.open_in_state(path, state).map_err(io::Error::other)?;
+                Ok(opened.map(|file| Box::new(Settled { file, state: *state }) as Box<dyn KnownContent>))
+            }
+            Some(Bytes::Source(source, path, None)) => {
+                let opened = source.open_frozen(path).map_err(io::Error::other)?;
+                Ok(opened.map(|file| Box::new(FrozenFile(file)) as Box<dyn KnownContent>))
+            }
+            _ => Ok(None),
+        }
     }
 
     fn open_file(&self, position: usize, _: &Entry) -> io::Result<Option<std::fs::File>> {
@@ -380,6 +396,10 @@ impl Read for Settled {
 impl KnownContent for Settled {
     fn is_unchanged(&self) -> io::Result<bool> {
         self.state.is_that_of(&self.file)
+    }
+
+    fn file(&self) -> &File {
+        &self.file
     }
 }
 
@@ -423,7 +443,7 @@ pub fn layer(
         });
         entries.push(entry);
     }
-    Ok(CopyLayer { entries, content: CopyContent { origins } })
+    Ok(CopyLayer { entries, content: CopyContent { origins, _scratch: None } })
 }
 
 fn from_selection(flat: &[(&Selected, usize)], selection: usize, at: usize, entry: &mut Entry) -> Bytes {

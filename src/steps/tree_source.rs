@@ -1,14 +1,18 @@
 //! The files of a stage or image as a source of copies.
 
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::context::glob::{has_wildcard, match_path};
 use crate::context::ignore::PatternSet;
 use crate::context::{ContextError, FileInfo, FileKind, FileSource, Missing, Opened};
-use crate::digest::Digest;
+use crate::digest::{Digest, Hasher};
 use crate::fs::paths::join;
-use crate::snapshot::{Chain, Node, NodeKind, Snapshots, Tree, path_order};
+use crate::layer::content_size;
+use crate::snapshot::{Chain, Node, NodeKind, SnapshotError, Snapshots, Tree, path_order};
 
 /// A chain's merged view as a [`FileSource`]. Listing needs no files on disk; reading a file unpacks
 /// the layer that holds it, unless that was executed or unpacked here already.
@@ -19,18 +23,77 @@ pub struct TreeSource {
 }
 
 impl TreeSource {
-    /// The files of `chain`; `tree` is its view with content digests.
+    /// The files of `chain`; `tree` is its view.
     pub fn new(snapshots: Snapshots, chain: Chain, tree: Arc<Tree>) -> Self {
         TreeSource { snapshots, chain, tree }
     }
 
-    /// Content digests of listed files, which the layers' indexes know.
-    pub fn digests(&self, files: &[FileInfo]) -> Vec<Option<Digest>> {
-        let digest = |file: &FileInfo| match self.tree.lookup(&file.path).map(|node| &node.kind) {
-            Some(NodeKind::File { digest, .. }) => *digest,
-            _ => None,
+    /// Content digests of listed files. The layers' indexes know them, except those of layers that are
+    /// still being digested: of those, a few files are read now, and many are waited for.
+    pub fn digests(&self, files: &[FileInfo]) -> Result<Vec<Option<Digest>>, ContextError> {
+        let mut missing: BTreeMap<usize, Vec<Missed<'_>>> = BTreeMap::new();
+        let mut digests = Vec::with_capacity(files.len());
+        for file in files {
+            let node = self.tree.lookup(&file.path);
+            let Some(NodeKind::File { size, digest }) = node.map(|node| &node.kind) else {
+                digests.push(None);
+                continue;
+            };
+            if let (None, Some(node)) = (digest, node) {
+                let missed = Missed { at: digests.len(), place: node.place(&file.path), size: *size };
+                missing.entry(node.layer).or_default().push(missed);
+            }
+            digests.push(*digest);
+        }
+        for (layer, missed) in missing {
+            for (at, digest) in self.digests_of_layer(layer, &missed).map_err(|error| {
+                let path = missed.first().map(|one| one.place.to_vec()).unwrap_or_default();
+                ContextError::Io { action: "read", root: "/".into(), path, source: error }
+            })? {
+                if let Some(place) = digests.get_mut(at) {
+                    *place = digest;
+                }
+            }
+        }
+        Ok(digests)
+    }
+
+    fn digests_of_layer(
+        &self,
+        layer: usize,
+        missed: &[Missed<'_>],
+    ) -> io::Result<Vec<(usize, Option<Digest>)>> {
+        let Some(cell) = self.chain.cells().get(layer) else { return Ok(Vec::new()) };
+        let (store, failed) =
+            (self.snapshots.store(), |error: SnapshotError| io::Error::other(error.to_string()));
+        let wanted = missed.iter().fold(0, |sum: u64, one| sum.saturating_add(one.size));
+        if !cell.is_finished()
+            && wanted <= content_size(&cell.entries(store).map_err(failed)?.entries) / READ_AT_MOST
+        {
+            let dir = self.snapshots.layer_dir(&self.chain, layer).map_err(failed)?;
+            let digest = |one: &Missed<'_>| {
+                let mut hasher = Hasher::new();
+                io::copy(&mut crate::fs::open_file_in(&dir, one.place)?, &mut hasher)?;
+                Ok((one.at, Some(hasher.finish())))
+            };
+            return missed.iter().map(digest).collect();
+        }
+        let index = cell.complete_entries(store).map_err(failed)?;
+        let known: HashMap<&[u8], Digest> = index.digests().collect();
+        Ok(missed.iter().map(|one| (one.at, known.get(one.place).copied())).collect())
+    }
+
+    fn open_file(&self, path: &[u8]) -> Result<File, ContextError> {
+        let failed =
+            |source| ContextError::Io { action: "read", root: "/".into(), path: path.to_vec(), source };
+        let Some(node) = self.tree.lookup(path) else {
+            return Err(ContextError::NotFound { root: "/".into(), path: path.to_vec() });
         };
-        files.iter().map(digest).collect()
+        let dir = self
+            .snapshots
+            .layer_dir(&self.chain, node.layer)
+            .map_err(|error| failed(io::Error::other(error.to_string())))?;
+        crate::fs::open_file_in(&dir, node.place(path)).map_err(failed)
     }
 
     fn info(&self, path: &[u8], node: &Node) -> FileInfo {
@@ -53,6 +116,18 @@ impl TreeSource {
         }
     }
 }
+
+/// A file whose digest its layer did not know yet.
+struct Missed<'a> {
+    /// Its position in the list.
+    at: usize,
+    /// Where its layer has it.
+    place: &'a [u8],
+    size: u64,
+}
+
+/// More than one part in so many of a layer is not read twice.
+const READ_AT_MOST: u64 = 4;
 
 /// Names of one file share this number; it is the first eight bytes of a digest of the first name.
 fn link_number(first: &[u8]) -> u64 {
@@ -185,16 +260,11 @@ impl FileSource for TreeSource {
     }
 
     fn open(&self, path: &[u8]) -> Result<Opened, ContextError> {
-        let failed =
-            |source| ContextError::Io { action: "read", root: "/".into(), path: path.to_vec(), source };
-        let Some(node) = self.tree.lookup(path) else {
-            return Err(ContextError::NotFound { root: "/".into(), path: path.to_vec() });
-        };
-        let dir = self
-            .snapshots
-            .layer_dir(&self.chain, node.layer)
-            .map_err(|error| failed(std::io::Error::other(error.to_string())))?;
-        crate::fs::open_file_in(&dir, node.place(path)).map(Opened::File).map_err(failed)
+        self.open_file(path).map(Opened::File)
+    }
+
+    fn open_frozen(&self, path: &[u8]) -> Result<Option<File>, ContextError> {
+        self.open_file(path).map(Some)
     }
 
     fn nearest(&self, path: &[u8]) -> Vec<Vec<u8>> {

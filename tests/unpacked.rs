@@ -1,0 +1,189 @@
+//! Layers that no image needs are not packed: they stay in the store as files, and become blobs when an
+//! image wants them.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use support::{Lab, Who, base, has, is_root, skip, user_of};
+
+/// Two layers of more than a MiB in a stage of which the image takes one file.
+const DOCKERFILE: &str = "FROM busybox AS make
+COPY big /src/
+RUN cat /src/big /src/big > /twice && mkdir -m 711 /d && ln /twice /d/name && echo small > /small
+FROM busybox AS image
+COPY --from=make /small /small
+";
+
+fn ready(test: &str) -> bool {
+    let reason = match () {
+        () if base("busybox").is_none() => "tests/setup has not made the base images",
+        () if !has("skopeo") || !has("umoci") => "skopeo and umoci are not installed",
+        () if !is_root() => "only root can unpack images with their owners",
+        () => return true,
+    };
+    skip(test, reason);
+    false
+}
+
+fn context(lab: &Lab) -> PathBuf {
+    let big: String = (0..200_000).map(|n| format!("{}\n", n * 7919 % 1_000_003)).collect();
+    lab.context(&[("Dockerfile", DOCKERFILE), ("big", &big)])
+}
+
+/// Layers of the store that have no blob.
+fn bare(lab: &Lab) -> usize {
+    let mut count = 0;
+    for fan in fs::read_dir(lab.store().join("layers")).expect("layers").flatten() {
+        for layer in fs::read_dir(fan.path()).expect("layers").flatten() {
+            let text = fs::read_to_string(layer.path()).expect("layer");
+            count += usize::from(text.contains("\"blobs\":[]"));
+        }
+    }
+    count
+}
+
+fn steps_cached(err: &str) -> usize {
+    err.lines().filter(|line| line.ends_with(" CACHED")).count()
+}
+
+fn diff_ids(image: &support::Image) -> serde_json::Value {
+    image.config["rootfs"]["diff_ids"].clone()
+}
+
+fn users() -> Vec<Who> {
+    let there = |who: &Who| *who == Who::Caller || user_of(*who).is_some();
+    [Who::Caller, Who::Rootless, Who::SingleId].into_iter().filter(there).collect()
+}
+
+#[test]
+fn a_stage_of_which_the_image_takes_files_is_not_packed_until_it_is_the_image() {
+    if !ready("a_stage_of_which_the_image_takes_files_is_not_packed_until_it_is_the_image") {
+        return;
+    }
+    for who in users() {
+        let lab = Lab::as_user(who);
+        let context = context(&lab);
+        let first = lab.build_image(&context, &[]);
+        assert_eq!(first.text("/small"), "small\n");
+        assert_eq!((bare(&lab), steps_cached(&first.build.err)), (2, 0), "{who:?}");
+        let again = lab.build_image(&context, &[]);
+        assert_eq!((bare(&lab), steps_cached(&again.build.err)), (2, 3), "{who:?}: {}", again.build.err);
+        assert_eq!(again.manifest, first.manifest);
+        let fsck = lab.run(["fsck"]);
+        assert_eq!(fsck.code, 0, "{}{}", fsck.out, fsck.err);
+        let made = lab.build_image(&context, &["--target", "make"]);
+        assert_eq!((bare(&lab), steps_cached(&made.build.err)), (0, 2), "{who:?}: {}", made.build.err);
+        let other = Lab::as_user(who);
+        let direct = other.build_image(&context, &["--target", "make"]);
+        assert_eq!(bare(&other), 0);
+        assert_eq!(made.owner("/d"), "711 0:0");
+        assert_eq!(made.text("/d/name"), direct.text("/twice"));
+        assert_eq!(diff_ids(&made).as_array().map(Vec::len), Some(3));
+        // The steps were executed at different times.
+        assert_eq!(diff_ids(&made)[0], diff_ids(&direct)[0]);
+    }
+}
+
+#[test]
+fn an_image_is_the_same_whether_its_layers_were_packed_at_once_or_later() {
+    if !ready("an_image_is_the_same_whether_its_layers_were_packed_at_once_or_later") {
+        return;
+    }
+    for compression in ["gzip", "zstd", "uncompressed", "estargz"] {
+        let fixed = ["--build-arg", "SOURCE_DATE_EPOCH=1700000000", "--target", "make"];
+        let (later, at_once) = (Lab::new(), Lab::new());
+        let context = context(&later);
+        later.build_image(&context, &fixed[..2]);
+        assert_eq!(bare(&later), 2);
+        let image = |lab: &Lab, name: &str| {
+            let dest = lab.out(name);
+            let output = format!("type=oci,compression={compression},dest={}", dest.display());
+            let mut args = vec!["build".to_owned(), "-q".into(), "-o".into(), output];
+            args.extend(lab.bases());
+            args.extend(fixed.iter().map(|arg| (*arg).to_owned()));
+            args.push(context.display().to_string());
+            let done = lab.run(&args);
+            assert_eq!(done.code, 0, "{}", done.err);
+            done.out
+        };
+        assert_eq!(image(&later, "later.tar"), image(&at_once, "at-once.tar"), "{compression}");
+    }
+}
+
+fn remove_all(dir: &Path) {
+    for entry in fs::read_dir(dir).expect("directory").flatten() {
+        fs::remove_dir_all(entry.path()).expect("removed");
+    }
+}
+
+#[test]
+fn a_layer_whose_files_are_gone_is_made_again_and_named_by_fsck() {
+    if !ready("a_layer_whose_files_are_gone_is_made_again_and_named_by_fsck") {
+        return;
+    }
+    let lab = Lab::new();
+    let context = context(&lab);
+    lab.build_image(&context, &[]);
+    remove_all(&lab.store().join("chains"));
+    let fsck = lab.run(["fsck"]);
+    assert_ne!(fsck.code, 0);
+    assert!(fsck.out.contains("whose files are not in the store"), "{}", fsck.out);
+    let image = lab.build_image(&context, &[]);
+    // Without the files a record counts for nothing, whether or not anybody took it away.
+    // The last step's own layer has a blob, and what it copies is the same.
+    assert_eq!(steps_cached(&image.build.err), 1, "{}", image.build.err);
+    assert_eq!(image.text("/small"), "small\n");
+    lab.run(["fsck", "--repair"]);
+    let fsck = lab.run(["fsck"]);
+    assert_eq!(fsck.code, 0, "{}", fsck.out);
+    assert_eq!(steps_cached(&lab.build_image(&context, &[]).build.err), 3);
+}
+
+#[test]
+fn prune_takes_files_only_after_the_record_that_needs_them() {
+    if !ready("prune_takes_files_only_after_the_record_that_needs_them") {
+        return;
+    }
+    let lab = Lab::new();
+    let context = context(&lab);
+    lab.build_image(&context, &[]);
+    // The RUN layer has 2.6 MB, that of the COPY half: something has to go, and not all.
+    let prune = lab.run(["prune", "-f", "--max-used-space", "5500000"]);
+    assert_eq!(prune.code, 0, "{}", prune.err);
+    let fsck = lab.run(["fsck"]);
+    assert_eq!(fsck.code, 0, "{}", fsck.out);
+    let image = lab.build_image(&context, &["--target", "make"]);
+    assert_eq!(image.text("/small"), "small\n");
+    let prune = lab.run(["prune", "-af"]);
+    assert_eq!(prune.code, 0, "{}", prune.err);
+    assert_eq!(fs::read_dir(lab.store().join("snapshots")).expect("snapshots").count(), 0);
+}
+
+#[test]
+fn files_of_a_layer_that_is_still_being_digested_are_copied() {
+    if !ready("files_of_a_layer_that_is_still_being_digested_are_copied") {
+        return;
+    }
+    let lab = Lab::new();
+    let text = "FROM busybox AS make
+RUN head -c 30000000 /dev/urandom > /large && head -c 8000000 /dev/urandom > /middle && ln /middle /name \
+ && mkdir /d && echo small > /d/small && ln -s /d/small /link && cat /middle | sha256sum > /sum
+FROM busybox
+COPY --from=make /d /d
+COPY --from=make /name /sum /
+COPY --from=make /link /linked
+RUN [ \"$(cat /name | sha256sum)\" = \"$(cat /sum)\" ]
+FROM busybox AS both
+COPY --from=make /large /name /
+COPY --from=1 /d /d
+";
+    let context = lab.context(&[("Dockerfile", text)]);
+    let image = lab.build_image(&context, &[]);
+    assert_eq!(image.text("/d/small"), "small\n");
+    assert_eq!(fs::metadata(image.at("/large")).map(|meta| meta.len()).ok(), Some(30_000_000));
+    let again = lab.build_image(&context, &[]);
+    assert_eq!(steps_cached(&again.build.err), 7, "{}", again.build.err);
+    assert_eq!(again.manifest, image.manifest);
+}
