@@ -32,7 +32,7 @@ const ROWS: [Row; 6] = [
     ("copy", "FROM scratch\nCOPY src /src\nCOPY src/d1 src/d2 /two/\nWORKDIR /w\n", None, &[]),
     (
         "stages",
-        "FROM busybox AS a\nRUN seq 1 50000 > /a\nFROM busybox AS b\nCOPY src /s\nRUN cat /s/*/* > /b\n\
+        "FROM busybox AS a\nRUN seq 1 300000 > /a\nFROM busybox AS b\nCOPY src /s\nRUN cat /s/*/* > /b\n\
              FROM busybox\nCOPY --from=a /a /\nCOPY --from=b /b /\nRUN cat /a /b > /ab\n",
         None,
         &["-t", "stages:1"],

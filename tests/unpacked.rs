@@ -187,3 +187,38 @@ COPY --from=1 /d /d
     assert_eq!(steps_cached(&again.build.err), 7, "{}", again.build.err);
     assert_eq!(again.manifest, image.manifest);
 }
+
+#[test]
+fn where_only_files_are_wanted_no_image_is_made_as_in_buildkit() {
+    if !ready("where_only_files_are_wanted_no_image_is_made_as_in_buildkit") {
+        return;
+    }
+    let lab = Lab::new();
+    let context = context(&lab);
+    let build = |more: &[&str]| {
+        let mut args = vec!["build".to_owned()];
+        args.extend(lab.bases());
+        args.extend(more.iter().map(|arg| (*arg).to_owned()));
+        args.extend(["--target".into(), "make".into(), context.display().to_string()]);
+        let done = lab.run(&args);
+        assert_eq!(done.code, 0, "{}", done.err);
+        done
+    };
+    let files = format!("type=local,dest={}", lab.out("files").display());
+    for output in ["type=cacheonly", &files] {
+        let done = build(&["-q", "-o", output]);
+        assert_eq!((done.out.as_str(), bare(&lab)), ("\n", 2), "{output}");
+    }
+    assert_eq!(fs::read_to_string(lab.out("files/small")).ok().as_deref(), Some("small\n"));
+    let done = build(&["-o", "type=cacheonly"]);
+    assert!(done.err.contains("built  2 of 2 steps cached"), "{}", done.err);
+    let meta = lab.out("meta.json");
+    build(&["-o", "type=cacheonly", "--metadata-file", &meta.display().to_string()]);
+    assert_eq!(fs::read_to_string(&meta).ok().as_deref(), Some("{}\n"));
+    // Whoever asks for the ID or gives a name gets an image.
+    let id = lab.out("id");
+    build(&["-o", "type=cacheonly", "--iidfile", &id.display().to_string()]);
+    let id = fs::read_to_string(id).expect("an ID");
+    assert_eq!(bare(&lab), 0);
+    assert_eq!(build(&["-q", "-o", &files, "-t", "named:1"]).out.trim(), id);
+}

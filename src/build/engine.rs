@@ -180,18 +180,20 @@ impl Engine {
         // What only goes to registries need not be here: layers of bases go from one to the other.
         let only_pushed = !request.outputs.is_empty()
             && request.outputs.iter().all(|output| output.push || output.kind == OutputKind::CacheOnly);
+        let makes_image = request.makes_image();
         let mut built = Vec::new();
         let (mut cached, mut steps) = (0, 0);
         for (platform, plan) in &prepared.plans {
             let solver = self.solver(request, &prepared, plan, &stat_cache, &mounts, events, cancel);
             let solved = solver.solve(plan).map_err(|error| solve_failure(error, cancel))?;
             let chain = result::final_chain(plan, &solved);
-            if !only_pushed {
+            if makes_image && !only_pushed {
                 chain.ensure_blobs(&self.store)?;
             }
             let epoch = epoch_of(request, plan);
             let (compression, _) = result::write_options(request, epoch);
-            let image = self.image(plan, &solved, &chain, solver.now, epoch, compression)?;
+            let image = || self.image(plan, &solved, &chain, solver.now, epoch, compression);
+            let image = makes_image.then(image).transpose()?;
             built.push(Built { image, chain, platform: platform.clone() });
             cached += solved.cached;
             steps += plan.steps.iter().filter(|step| !matches!(step.kind, StepKind::From(_))).count();
@@ -199,32 +201,29 @@ impl Engine {
         // A cache that cannot be written costs time in the next build and nothing else.
         let _ = self.keep_stats(&stat_cache);
         let with_index = built.len() > 1 || request.multi_platform;
-        let package = result::package(self, &built, Family::Oci, &request.annotations, with_index)?;
+        let package = || result::package(self, &built, Family::Oci, &request.annotations, with_index);
+        let package = makes_image.then(package).transpose()?;
         let complete = !only_pushed || built.iter().all(|one| one.chain.is_here(&self.store));
         let all = outputs::Results { built: &built, with_index, names: &names, complete };
         outputs::write_all(self, request, &all, events, cancel)?;
+        let image = package.map(|package| package.into_image(with_index));
         for name in names.iter().filter(|_| complete) {
-            image::inspect::name_in_store(&self.store, name, &package.top)?;
+            let Some(image) = &image else { continue };
+            image::inspect::name_in_store(&self.store, name, &image.descriptor)?;
         }
+        let layers = || built.iter().filter_map(|one| one.image.as_ref()).flat_map(|image| &image.layers);
         let summary = Summary {
             names: names.iter().map(Reference::familiar).collect(),
-            manifest: Some(package.top.digest),
-            size: built.iter().flat_map(|one| &one.image.layers).map(|layer| layer.size).sum(),
-            layers: built.iter().map(|one| one.image.layers.len()).sum(),
+            manifest: image.as_ref().map(|image| image.descriptor.digest),
+            size: layers().map(|layer| layer.size).sum(),
+            layers: layers().count(),
             cached,
             steps,
             elapsed: begun.elapsed(),
         };
         events.send(Event::Summary(summary.clone()));
-        let config_digest = package.images.first().map_or(package.top.digest, |image| image.config_digest);
-        Ok(BuildOutcome {
-            image_id: if with_index { package.top.digest } else { config_digest },
-            config_digest,
-            descriptor: package.top,
-            names: names.iter().map(ToString::to_string).collect(),
-            summary,
-            warnings: prepared.warnings,
-        })
+        let names = names.iter().map(ToString::to_string).collect();
+        Ok(BuildOutcome { image, names, summary, warnings: prepared.warnings })
     }
 
     fn solver(
@@ -259,7 +258,7 @@ impl Engine {
             deciding_secrets: prepared.deciding_secrets.clone(),
             same_times: request.reproducible && write.clamp_mtime.is_some(),
             write,
-            makes_image: true,
+            makes_image: request.makes_image(),
             no_cache: no_cache(request),
             jobs: request.jobs.unwrap_or(DEFAULT_JOBS),
         }

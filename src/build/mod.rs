@@ -28,8 +28,8 @@ pub use indexes::IndexChange;
 pub use place::Place;
 pub use reproduce::Reproduced;
 pub use request::{
-    Annotation, AnnotationKind, BuildOutcome, BuildRequest, CompressionAlgorithm, CompressionChoice,
-    EngineAddress, HOST_GATEWAY, OutputKind, OutputSpec, PullPolicy, RunNetwork,
+    Annotation, AnnotationKind, BuildOutcome, BuildRequest, BuiltImage, CompressionAlgorithm,
+    CompressionChoice, EngineAddress, HOST_GATEWAY, OutputKind, OutputSpec, PullPolicy, RunNetwork,
 };
 pub use run::RunRequest;
 

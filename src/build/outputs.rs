@@ -116,7 +116,8 @@ impl Output<'_> {
     /// Manifests as this output wants them.
     fn package(&self, default: Family) -> Result<Package, Failure> {
         // Annotations of layers are part of eStargz; Docker's own manifests have none.
-        let annotated = self.results.built.iter().flat_map(|one| &one.image.layers);
+        let images = self.results.built.iter().filter_map(|one| one.image.as_ref());
+        let annotated = images.flat_map(|image| &image.layers);
         let annotated = annotated.map(|layer| &layer.annotations).any(|all| !all.is_empty());
         let default = if annotated { Family::Oci } else { default };
         let family = match self.spec.oci_types {
@@ -134,7 +135,7 @@ impl Output<'_> {
     }
 
     fn created(&self) -> Option<String> {
-        self.results.built.first().and_then(|one| one.image.config.created.clone())
+        self.results.built.first().and_then(|one| one.image.as_ref()?.config.created.clone())
     }
 
     fn export(&self, package: &Package) -> Result<ExportImage, Failure> {

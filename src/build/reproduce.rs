@@ -24,6 +24,8 @@ pub struct Reproduced {
     pub outcome: BuildOutcome,
     /// The first build's manifest or index.
     pub first: Descriptor,
+    /// That of the second.
+    pub second: Descriptor,
     /// For each platform, how its images differ.
     pub images: Vec<(String, Comparison)>,
 }
@@ -31,7 +33,7 @@ pub struct Reproduced {
 impl Reproduced {
     /// Whether both builds gave the same bytes.
     pub fn is_same(&self) -> bool {
-        self.first.digest == self.outcome.descriptor.digest
+        self.first.digest == self.second.digest
     }
 }
 
@@ -48,7 +50,7 @@ impl Engine {
             let message = "standard input cannot be read twice: give a directory and a Dockerfile";
             return Err(Failure::new(FailureKind::Usage, message));
         }
-        let second = BuildRequest { no_cache: true, ..request.clone() };
+        let second = BuildRequest { no_cache: true, wants_id: true, ..request.clone() };
         let mut first = BuildRequest { tags: Vec::new(), ..second.clone() };
         for output in &mut first.outputs {
             // They still say how layers are compressed.
@@ -59,12 +61,16 @@ impl Engine {
             std::thread::sleep(APART);
         }
         let two = self.build(&second, &mut io::empty(), events, cancel)?;
-        let (old, new) = (self.images_of(&one.descriptor)?, self.images_of(&two.descriptor)?);
+        let (Some(first), Some(second)) = (one.image, two.image.clone()) else {
+            return Err(Failure::new(FailureKind::Build, "there is no image to compare"));
+        };
+        let (first, second) = (first.descriptor, second.descriptor);
+        let (old, new) = (self.images_of(&first)?, self.images_of(&second)?);
         let mut images = Vec::new();
         for (old, new) in old.iter().zip(&new) {
             images.push((new.platform.to_string(), verify::compare(&self.store, old, new)?));
         }
-        Ok(Reproduced { first: one.descriptor, outcome: two, images })
+        Ok(Reproduced { first, second, outcome: two, images })
     }
 
     /// The image of a manifest, or all of an index, from the store.

@@ -59,6 +59,8 @@ pub struct BuildRequest {
     pub insecure_registries: Vec<String>,
     /// `-o`, in order; empty keeps the image in the store only.
     pub outputs: Vec<OutputSpec>,
+    /// The image's ID is asked for: there shall be one even where no output needs it.
+    pub wants_id: bool,
     /// `SOURCE_DATE_EPOCH` in seconds, when set.
     pub source_date_epoch: Option<i64>,
     /// `--reproducible`: without an epoch from elsewhere, that of the context is taken (the commit of
@@ -72,6 +74,18 @@ pub struct BuildRequest {
     pub jobs: Option<usize>,
     /// Limit for the whole of one RUN; `None` is no limit.
     pub step_timeout: Option<Duration>,
+}
+
+impl BuildRequest {
+    /// Whether the result becomes an image. Where only its files are wanted, or nothing, it does not, as
+    /// in the reference.
+    pub fn makes_image(&self) -> bool {
+        let is_image = |output: &OutputSpec| {
+            !matches!(output.kind, OutputKind::Local | OutputKind::Tar | OutputKind::CacheOnly)
+        };
+        let given = self.wants_id || !self.tags.is_empty() || self.outputs.is_empty();
+        given || self.outputs.iter().any(is_image)
+    }
 }
 
 /// An annotation of the result.
@@ -231,17 +245,24 @@ pub enum CompressionAlgorithm {
 /// What a successful build made.
 #[derive(Clone, Debug)]
 pub struct BuildOutcome {
-    /// Digest of the image's config: Docker's image ID. With several platforms, the digest of their
-    /// index, as the reference has it.
-    pub image_id: Digest,
-    /// Digest of the config; that of the first platform where there are several.
-    pub config_digest: Digest,
-    /// The manifest's descriptor, or that of the index over several platforms.
-    pub descriptor: Descriptor,
+    /// The image; `None` where the request makes none.
+    pub image: Option<BuiltImage>,
     /// Normalised names.
     pub names: Vec<String>,
     /// For the summary line.
     pub summary: crate::event::Summary,
     /// Warnings the build gave, for `--metadata-file`.
     pub warnings: Vec<String>,
+}
+
+/// What a built image goes by.
+#[derive(Clone, Debug)]
+pub struct BuiltImage {
+    /// Digest of the image's config: Docker's image ID. With several platforms, the digest of their
+    /// index, as the reference has it.
+    pub id: Digest,
+    /// Digest of the config; that of the first platform where there are several.
+    pub config_digest: Digest,
+    /// The manifest's descriptor, or that of the index over several platforms.
+    pub descriptor: Descriptor,
 }

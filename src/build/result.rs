@@ -12,15 +12,17 @@ use crate::solve::Solved;
 
 use super::engine::Engine;
 use super::failure::{Failure, FailureKind};
-use super::request::{Annotation, AnnotationKind, BuildRequest, CompressionAlgorithm, CompressionChoice};
+use super::request::{
+    Annotation, AnnotationKind, BuildRequest, BuiltImage, CompressionAlgorithm, CompressionChoice,
+};
 
 /// What history entries of the reference carry.
 const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
 
 /// One platform's image.
 pub(super) struct Built {
-    /// As values.
-    pub image: Image,
+    /// As values; `None` where no image is wanted.
+    pub image: Option<Image>,
     /// Its layers.
     pub chain: Chain,
     /// Its platform.
@@ -35,6 +37,16 @@ pub(super) struct Package {
     pub top: Descriptor,
 }
 
+impl Package {
+    /// What the image goes by.
+    pub fn into_image(self, with_index: bool) -> BuiltImage {
+        let top = self.top.digest;
+        let config_digest = self.images.first().map_or(top, |image| image.config_digest);
+        let id = if with_index { top } else { config_digest };
+        BuiltImage { id, config_digest, descriptor: self.top }
+    }
+}
+
 /// Manifests for all platforms, and an index where there are several.
 pub(super) fn package(
     engine: &Engine,
@@ -46,8 +58,9 @@ pub(super) fn package(
     let failed = |error: &dyn std::fmt::Display| Failure::new(FailureKind::Output, error.to_string());
     let mut images = Vec::new();
     for one in built {
+        let Some(image) = &one.image else { continue };
         let fitting = |kind| matching(annotations, kind, Some(&one.platform));
-        let image = Image { annotations: fitting(AnnotationKind::Manifest), ..one.image.clone() };
+        let image = Image { annotations: fitting(AnnotationKind::Manifest), ..image.clone() };
         let mut assembled = image::assemble(&engine.store, &image, family).map_err(|error| failed(&error))?;
         assembled.descriptor.annotations.extend(fitting(AnnotationKind::ManifestDescriptor));
         images.push(assembled);

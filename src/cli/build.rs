@@ -52,7 +52,8 @@ pub(super) fn with_engine<T>(
 
 /// Says what was built in the ways asked for.
 pub(super) fn report(session: &Session, args: &BuildArgs, outcome: &BuildOutcome) -> Result<(), Stop> {
-    let id = outcome.image_id.to_string();
+    // Where there is no image the line is empty, as in the reference.
+    let id = outcome.image.as_ref().map(|image| image.id.to_string()).unwrap_or_default();
     if let Some(path) = &args.iidfile {
         write_file(path, id.as_bytes())?;
     }
@@ -159,6 +160,7 @@ pub(super) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildReques
         shm_size: args.shm_size.as_deref().map(values::size).transpose().map_err(usage)?,
         insecure_registries: input.insecure_registries.clone(),
         outputs: outputs(args)?,
+        wants_id: args.iidfile.is_some(),
         source_date_epoch: epoch(env)?,
         reproducible: args.reproducible,
         jobs: jobs(args.jobs)?,
@@ -267,11 +269,12 @@ fn jobs(jobs: Option<usize>) -> Result<Option<usize>, Failure> {
 }
 
 fn metadata(outcome: &BuildOutcome, with_warnings: bool) -> String {
-    let mut fields = json!({
-        "containerimage.config.digest": outcome.config_digest.to_string(),
-        "containerimage.descriptor": outcome.descriptor,
-        "containerimage.digest": outcome.descriptor.digest.to_string(),
-    });
+    let mut fields = json!({});
+    if let Some(image) = &outcome.image {
+        fields["containerimage.config.digest"] = json!(image.config_digest.to_string());
+        fields["containerimage.descriptor"] = json!(image.descriptor);
+        fields["containerimage.digest"] = json!(image.descriptor.digest.to_string());
+    }
     if !outcome.names.is_empty() {
         fields["image.name"] = json!(outcome.names.join(","));
     }

@@ -164,7 +164,7 @@ pub(super) fn reproduce(session: &Session, args: &ReproduceArgs) -> Result<u8, S
             .collect();
         let all = json!({
             "reproducible": result.is_same(), "first": result.first.digest.to_string(),
-            "second": result.outcome.descriptor.digest.to_string(), "images": images,
+            "second": result.second.digest.to_string(), "images": images,
         });
         print(&format!("{all:#}\n"))?;
     } else if !args.build.quiet {
@@ -174,7 +174,7 @@ pub(super) fn reproduce(session: &Session, args: &ReproduceArgs) -> Result<u8, S
 }
 
 fn explain(result: &Reproduced) -> String {
-    let digest = result.outcome.descriptor.digest;
+    let digest = result.second.digest;
     if result.is_same() {
         return format!("reproducible: both builds gave {digest}\n");
     }

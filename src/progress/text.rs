@@ -36,20 +36,16 @@ pub(super) fn warning(message: &str, location: Option<&str>, rule: Option<&str>,
 /// The last line of a good build.
 pub(super) fn summary(summary: &Summary, colour: bool) -> String {
     let (bold, green, off) = if colour { ("\x1b[1m", "\x1b[32m", "\x1b[0m") } else { ("", "", "") };
+    let steps = format!("{} of {} steps cached, {}", summary.cached, summary.steps, precise(summary.elapsed));
+    let Some(manifest) = summary.manifest else { return format!("{green}built{off}  {steps}") };
     let name = match summary.names.as_slice() {
         [] => "image".to_owned(),
         names => names.join(", "),
     };
-    let digest = summary.manifest.map_or_else(String::new, |digest| format!(" sha256:{}", digest.short()));
     let layers =
         if summary.layers == 1 { "1 layer".to_owned() } else { format!("{} layers", summary.layers) };
-    format!(
-        "{green}built{off} {bold}{name}{off}{digest}  {}, {layers}, {} of {} steps cached, {}",
-        size(summary.size),
-        summary.cached,
-        summary.steps,
-        precise(summary.elapsed)
-    )
+    let (digest, size) = (manifest.short(), size(summary.size));
+    format!("{green}built{off} {bold}{name}{off} sha256:{digest}  {size}, {layers}, {steps}")
 }
 
 /// As [`elapsed`], with milliseconds below a second: fast builds deserve it.
