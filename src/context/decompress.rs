@@ -52,11 +52,13 @@ impl Compression {
 
 /// Finds out how `reader` is compressed and gives its content. Errors of the content come from the
 /// returned reader; an uncompressed stream is passed on byte for byte.
-pub fn decompress<'r, R: Read + 'r>(mut reader: R) -> io::Result<(Compression, Box<dyn Read + 'r>)> {
+pub fn decompress<'r, R: Read + Send + 'r>(
+    mut reader: R,
+) -> io::Result<(Compression, Box<dyn Read + Send + 'r>)> {
     let head = read_head(&mut reader, MAGIC_LENGTH)?;
     let compression = Compression::sniff(&head);
     let whole = Cursor::new(head).chain(reader);
-    let content: Box<dyn Read + 'r> = match compression {
+    let content: Box<dyn Read + Send + 'r> = match compression {
         Compression::None => Box::new(whole),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(buffered(whole))),
         Compression::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(buffered(whole))),

@@ -64,7 +64,7 @@ pub struct MainContext {
 /// `scratch`, which is made if missing and must be empty; the caller removes it after the build.
 pub fn open_main(
     spec: &ContextSpec,
-    stdin: &mut dyn Read,
+    stdin: &mut (dyn Read + Send),
     scratch: &Path,
 ) -> Result<MainContext, ContextError> {
     if spec.path == "-" {
@@ -239,7 +239,11 @@ fn rules_in(file: &Path, shown: &str) -> Result<Option<IgnoreRules>, ContextErro
 }
 
 /// A context on standard input: an archive, or a Dockerfile alone.
-fn open_stdin(spec: &ContextSpec, stdin: &mut dyn Read, scratch: &Path) -> Result<MainContext, ContextError> {
+fn open_stdin(
+    spec: &ContextSpec,
+    stdin: &mut (dyn Read + Send),
+    scratch: &Path,
+) -> Result<MainContext, ContextError> {
     let (compression, mut content) = decompress(stdin).map_err(ContextError::Stdin)?;
     let head = read_head(&mut content, TAR_BLOCK).map_err(ContextError::Stdin)?;
     make_empty_directory(scratch)
@@ -308,7 +312,7 @@ fn dockerfile_inside(context: &LocalContext, given: Option<&str>) -> Result<(Str
     })
 }
 
-fn read_stdin(stdin: &mut dyn Read) -> Result<Vec<u8>, ContextError> {
+fn read_stdin(stdin: &mut (dyn Read + Send)) -> Result<Vec<u8>, ContextError> {
     let mut text = Vec::new();
     stdin.read_to_end(&mut text).map_err(ContextError::Stdin)?;
     if text.is_empty() {

@@ -16,6 +16,7 @@ pub mod estargz;
 mod index;
 mod materialize;
 mod pack;
+mod plain;
 mod scan;
 mod stream;
 mod tar_read;

@@ -18,6 +18,7 @@ use crate::store::Store;
 use super::diff::{NoParent, ParentKind, ParentView, belongs_in_images};
 use super::entry::{Entry, EntryKind, LayerIndex, Metadata};
 use super::error::LayerError;
+use super::plain;
 use super::tar_read::{Header, TarReader};
 use super::tar_write::{OPAQUE, WHITEOUT};
 use super::write::{load_layer, store_index};
@@ -137,55 +138,38 @@ pub fn open_plain(store: &Store, diff_id: &DiffId) -> Result<Box<dyn Read>, Laye
     Ok(crate::context::decompress(file).map_err(LayerError::Stream)?.1)
 }
 
-/// Hashes and limits what passes.
-struct Watched<R> {
-    inner: R,
-    hasher: Hasher,
-    left: u64,
-}
-
-impl<R: Read> Read for Watched<R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buf)?;
-        self.left = self.left.checked_sub(count as u64).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidData, "the layer is larger than the limit")
-        })?;
-        self.hasher.update(&buf[..count]);
-        Ok(count)
-    }
-}
-
 fn read(
     blob: impl Read + Send,
     parent: &dyn ParentView,
     root: Option<&Root>,
     options: &UnpackOptions,
 ) -> Result<Unpacked, LayerError> {
-    let (_, plain) = crate::context::decompress(blob).map_err(LayerError::Stream)?;
-    let mut watched = Watched { inner: plain, hasher: Hasher::new(), left: options.limits.bytes };
-    let mut reader = TarReader::new(&mut watched);
-    let mut work = Work {
-        parent,
-        root,
-        ids: options.ids,
-        dots: options.dots,
-        entries: Vec::new(),
-        by_path: HashMap::new(),
-        resolved: HashMap::new(),
-        notes: Vec::new(),
-        implied: HashSet::new(),
-    };
-    while let Some(header) = reader.next()? {
-        if work.entries.len() >= options.limits.entries {
-            return Err(LayerError::Invalid("too many entries".into()));
+    let list = |plain: &mut dyn Read| {
+        let mut reader = TarReader::new(plain);
+        let mut work = Work {
+            parent,
+            root,
+            ids: options.ids,
+            dots: options.dots,
+            entries: Vec::new(),
+            by_path: HashMap::new(),
+            resolved: HashMap::new(),
+            notes: Vec::new(),
+            implied: HashSet::new(),
+        };
+        while let Some(header) = reader.next()? {
+            if work.entries.len() >= options.limits.entries {
+                return Err(LayerError::Invalid("too many entries".into()));
+            }
+            work.entry(&header, &mut reader)?;
         }
-        work.entry(&header, &mut reader)?;
-    }
-    reader.drain()?;
-    let uncompressed_size = reader.position();
-    let implied = std::mem::take(&mut work.implied);
-    let (index, notes) = work.finish()?;
-    Ok(Unpacked { diff_id: DiffId(watched.hasher.finish()), uncompressed_size, index, notes, implied })
+        reader.drain()?;
+        let implied = std::mem::take(&mut work.implied);
+        Ok((work.finish()?, implied, reader.position()))
+    };
+    let (((index, notes), implied, uncompressed_size), diff_id) =
+        plain::read(blob, options.limits.bytes, list)?;
+    Ok(Unpacked { diff_id, uncompressed_size, index, notes, implied })
 }
 
 struct Work<'a> {

@@ -31,7 +31,7 @@ pub trait Content: Sync {
         blob: &Descriptor,
         offset: u64,
         cancel: &Cancel,
-    ) -> Result<Box<dyn Read + '_>, RegistryError>;
+    ) -> Result<Box<dyn Read + Send + '_>, RegistryError>;
 
     /// Brings a blob into `store`, verified. `progress` is told how many of its bytes have come.
     fn fetch(
@@ -112,7 +112,7 @@ impl Content for StoreContent {
         blob: &Descriptor,
         offset: u64,
         cancel: &Cancel,
-    ) -> Result<Box<dyn Read + '_>, RegistryError> {
+    ) -> Result<Box<dyn Read + Send + '_>, RegistryError> {
         let Some(mut file) = self.store.open_blob(&blob.digest)? else {
             return self
                 .elsewhere(blob, |registry, repository| stream(registry, repository, blob, offset, cancel));
@@ -187,7 +187,7 @@ impl Content for RegistryContent {
         blob: &Descriptor,
         offset: u64,
         cancel: &Cancel,
-    ) -> Result<Box<dyn Read + '_>, RegistryError> {
+    ) -> Result<Box<dyn Read + Send + '_>, RegistryError> {
         stream(&self.registry, &self.repository, blob, offset, cancel)
     }
 
@@ -243,7 +243,12 @@ impl Content for LayoutContent {
         verified(self.place(), descriptor, bytes)
     }
 
-    fn open(&self, blob: &Descriptor, offset: u64, _: &Cancel) -> Result<Box<dyn Read + '_>, RegistryError> {
+    fn open(
+        &self,
+        blob: &Descriptor,
+        offset: u64,
+        _: &Cancel,
+    ) -> Result<Box<dyn Read + Send + '_>, RegistryError> {
         let mut opened = self.source.open_blob(&blob.digest).map_err(|error| self.failure(blob, error))?;
         skip(&mut opened, offset).map_err(|error| unreadable(self.place(), blob, error.to_string()))?;
         Ok(opened)
@@ -272,7 +277,7 @@ fn stream(
     blob: &Descriptor,
     offset: u64,
     cancel: &Cancel,
-) -> Result<Box<dyn Read + 'static>, RegistryError> {
+) -> Result<Box<dyn Read + Send>, RegistryError> {
     let mut reader = registry.open_blob(repository, &blob.digest, blob.size, cancel)?;
     match skip(&mut reader, offset) {
         Ok(()) => Ok(Box::new(reader)),

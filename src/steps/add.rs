@@ -43,7 +43,7 @@ pub enum AddError {
 }
 
 /// Whether a stream is a tar, compressed or not, by its first header.
-pub fn is_archive(reader: impl Read) -> bool {
+pub fn is_archive(reader: impl Read + Send) -> bool {
     let Ok((_, plain)) = decompress(reader) else { return false };
     let mut header = Vec::with_capacity(TAR_BLOCK);
     let complete = plain.take(TAR_BLOCK as u64).read_to_end(&mut header).is_ok();

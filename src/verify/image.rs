@@ -224,7 +224,7 @@ impl Walk<'_> {
             return None;
         }
         let mut bytes = Vec::new();
-        let read = |reader: &mut dyn Read| reader.take(limit + 1).read_to_end(&mut bytes).map(drop);
+        let read = |reader: &mut (dyn Read + Send)| reader.take(limit + 1).read_to_end(&mut bytes).map(drop);
         // What is not the config that was promised says nothing about the image.
         if !self.blob(config, place, read) {
             return None;
@@ -296,7 +296,7 @@ impl Walk<'_> {
         let mut checked = Layer::new(&place, below);
         let mut found = Report::default();
         let mut result: Option<(Compression, Scanned)> = None;
-        let read = |reader: &mut dyn Read| -> io::Result<()> {
+        let read = |reader: &mut (dyn Read + Send)| -> io::Result<()> {
             let (compression, mut plain) = crate::context::decompress(reader)?;
             let scanned = scan_tar(&mut plain, |header| checked.entry(header, &mut found));
             result = Some((compression, scanned));
@@ -337,7 +337,7 @@ impl Walk<'_> {
         &mut self,
         blob: &Descriptor,
         place: &str,
-        read: impl FnOnce(&mut dyn Read) -> io::Result<()>,
+        read: impl FnOnce(&mut (dyn Read + Send)) -> io::Result<()>,
     ) -> bool {
         let opened = match self.content.open(blob, 0, self.cancel) {
             Ok(opened) => opened,

@@ -44,7 +44,12 @@ impl Content for Memory {
         Ok(bytes)
     }
 
-    fn open(&self, blob: &Descriptor, _: u64, _: &Cancel) -> Result<Box<dyn Read + '_>, RegistryError> {
+    fn open(
+        &self,
+        blob: &Descriptor,
+        _: u64,
+        _: &Cancel,
+    ) -> Result<Box<dyn Read + Send + '_>, RegistryError> {
         Ok(Box::new(Cursor::new(self.get(blob)?)))
     }
 
