@@ -71,7 +71,7 @@ pub fn automatic(store: &Store, cancel: &Cancel) -> Result<Option<Collected>, St
             break;
         }
         let chosen = select(&survey, &policy, SystemTime::now(), super::collect::free_space(store));
-        let done = sweep(&collector, &survey, &chosen, cancel)?;
+        let done = sweep(&collector, &survey, &chosen, cancel);
         for (room, removed) in done.removed {
             let entry = all.removed.entry(room).or_default();
             entry.count += removed.count;

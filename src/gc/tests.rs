@@ -158,6 +158,27 @@ fn with_all_nothing_stays_that_no_name_leads_to() -> Result {
     Ok(())
 }
 
+/// Cache mounts whose lock is no file cannot be removed, not even by root.
+#[test]
+fn what_cannot_be_removed_is_told_and_keeps_nothing_else_from_going() -> Result {
+    let bench = Bench::new()?;
+    for name in ["x", "y"] {
+        let key = Digest::of(name.as_bytes());
+        bench.store()?.cache_dir::<crate::store::StoreError>(&key, 0, false, |_| Ok(()))?;
+        let lock = bench.dir.path().join(format!("mounts/{}.0.lock", key.hex()));
+        std::fs::remove_file(&lock)?;
+        std::fs::create_dir(&lock)?;
+    }
+    bench.step("z")?;
+    std::fs::write(bench.dir.path().join("records/stray"), "")?;
+    let collected = bench.prune(&all())?;
+    let told: Vec<String> = collected.failures.iter().map(ToString::to_string).collect();
+    assert!(told.len() == 2 && told.iter().all(|text| text.contains("mounts/")), "{told:?}");
+    assert_eq!((bench.count(Room::Mounts)?, bench.count(Room::Records)?, collected.strays), (2, 0, 1));
+    assert_eq!(bench.problems()?, Vec::<String>::new());
+    Ok(())
+}
+
 #[test]
 fn a_moved_name_frees_what_only_the_old_image_had() -> Result {
     let bench = Bench::new()?;

@@ -1,6 +1,6 @@
 //! Collections that meet a fault.
 
-use crate::inject::{can_inject, watched};
+use crate::inject::{can_inject, injected, watched};
 use crate::scene::{Fault, Scene, Verb};
 use crate::support::Who;
 use crate::{run, wanted_faults};
@@ -26,4 +26,26 @@ fn a_collection_that_cannot_list_everything_takes_nothing_that_has_a_name() {
     let failed = failed.count();
     println!("{failed} of {last} collections failed");
     assert!(failed > 0, "no collection met its fault");
+}
+
+#[test]
+fn a_collection_that_cannot_remove_one_thing_removes_the_others_and_fails() {
+    if !can_inject("a_collection_that_cannot_remove_one_thing_removes_the_others_and_fails") {
+        return;
+    }
+    let scene = Scene::new(Who::Caller);
+    let probe = Fault { case: 0, verb: Verb::Prune, call: "rename", error: "EIO", number: 1 };
+    scene.prepare(&probe);
+    let things = || scene.lab.run(["prune", "-a", "--dry-run", "--verbose"]).out.lines().count();
+    let (log, before) = (scene.lab.path().join("trace"), things());
+    let inject = "inject=rename:error=EIO:when=1";
+    let done = run(watched(&scene.verb(&probe), &log, &["-e", "trace=rename", "-e", inject]));
+    assert_eq!(injected(&log).len(), 1);
+    let store = scene.lab.store().display().to_string();
+    let told =
+        done.err.contains(&format!("cannot remove {store}/")) && done.err.contains("Input/output error");
+    assert!(done.code == 7 && told && done.out.contains("Total: "), "{} {}{}", done.code, done.out, done.err);
+    let after = things();
+    assert!(before > 20 && after < before / 2, "of {before} lines {after} are left\n{}", done.out);
+    scene.whole("a removal that failed");
 }
