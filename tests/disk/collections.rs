@@ -49,3 +49,25 @@ fn a_collection_that_cannot_remove_one_thing_removes_the_others_and_fails() {
     assert!(before > 20 && after < before / 2, "of {before} lines {after} are left\n{}", done.out);
     scene.whole("a removal that failed");
 }
+
+#[test]
+fn a_repair_that_cannot_remove_one_thing_removes_the_others_and_says_why() {
+    if !can_inject("a_repair_that_cannot_remove_one_thing_removes_the_others_and_says_why") {
+        return;
+    }
+    let scene = Scene::new(Who::Caller);
+    let repair = Fault { case: 0, verb: Verb::Repair, call: "rename", error: "EIO", number: 1 };
+    let strays = ["a", "b"].map(|name| scene.lab.store().join("records").join(name));
+    for stray in &strays {
+        std::fs::write(stray, "x").expect("write");
+    }
+    let log = scene.lab.path().join("trace");
+    let inject = "inject=rename:error=EIO:when=1";
+    let done = run(watched(&scene.verb(&repair), &log, &["-e", "trace=rename", "-e", inject]));
+    assert_eq!(injected(&log).len(), 1);
+    let told = done.out.contains("cannot remove") && done.out.contains("Input/output error");
+    assert!(done.code == 7 && told, "{} {}{}", done.code, done.out, done.err);
+    assert_eq!(strays.iter().filter(|stray| stray.exists()).count(), 1, "{}", done.out);
+    assert_eq!(scene.lab.run(["fsck", "--repair"]).code, 0);
+    scene.whole("a repair that failed");
+}
