@@ -101,7 +101,16 @@ mod tests {
         let mark = std::fs::File::options().write(true).open(dir.path().join("collect"))?;
         mark.set_modified(SystemTime::now() - DAY - Duration::from_secs(60))?;
         assert!(is_due(&store));
-        assert!(automatic(&store, &Cancel::new()?)?.is_some());
+        let cancel = Cancel::new()?;
+        // A process that another test starts holds the lock too, until it becomes its program.
+        let collected = (0..250).find_map(|_| match automatic(&store, &cancel) {
+            Ok(None) => {
+                std::thread::sleep(Duration::from_millis(20));
+                None
+            }
+            other => Some(other),
+        });
+        assert!(collected.is_some_and(|collected| collected.is_ok()));
         assert!(!is_due(&store));
         Ok(())
     }
