@@ -23,7 +23,7 @@ pub fn layer(bytes: &[u8]) {
     }
     for dots in [false, true] {
         let limits = Limits { entries: 1000, bytes: 1 << 20 };
-        let options = UnpackOptions { ids: OnDiskIds::AllToSelf, limits, dots };
+        let options = UnpackOptions { ids: OnDiskIds::AllToSelf, limits, dots, sparse: dots };
         if let Ok(unpacked) = unpack(Cursor::new(bytes.to_vec()), &dest, &NoParent, &options) {
             for entry in &unpacked.index.entries {
                 assert!(is_inside(&entry.path), "{:?}", String::from_utf8_lossy(&entry.path));

@@ -7,25 +7,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::{Lab, Who, base, done, has, is_root, skip, user_of};
+use support::{Lab, Who, base, bases_or_skip, done, has, is_root, skip, user_of};
 
 const HELLO: &[(&str, &str)] =
     &[("Dockerfile", "FROM busybox\nCOPY a /a\nRUN cat /a > /b\n"), ("a", "one\n")];
-
-fn bases_or_skip(test: &str) -> bool {
-    if base("busybox").is_none() {
-        skip(test, "tests/setup has not made the base images");
-    }
-    base("busybox").is_some()
-}
-
-fn build(lab: &Lab, context: &std::path::Path, more: &[&str]) -> support::Done {
-    let mut args = vec!["build".to_owned(), "--progress=plain".into()];
-    args.extend(lab.bases());
-    args.extend(more.iter().map(|arg| (*arg).to_owned()));
-    args.push(context.display().to_string());
-    lab.run(&args)
-}
 
 #[test]
 fn mistakes_are_explained_and_have_their_exit_codes() {
@@ -121,7 +106,7 @@ fn mistakes_are_explained_and_have_their_exit_codes() {
             all.clear();
         }
         all.extend(*args);
-        let ended = build(&lab, &context, &all);
+        let ended = lab.build(&context, &all);
         let text = format!("{}{}", ended.out, ended.err);
         assert_eq!(ended.code, *code, "{dockerfile:?} {args:?}\n{text}");
         for word in *words {
@@ -133,7 +118,7 @@ fn mistakes_are_explained_and_have_their_exit_codes() {
     let missing = lab.run(["build", "/no/such/directory"]);
     assert_eq!(missing.code, 4, "{}", missing.err);
     // After all that, the same store builds.
-    assert_eq!(build(&lab, &lab.context(HELLO), &[]).code, 0);
+    assert_eq!(lab.build(&lab.context(HELLO), &[]).code, 0);
 }
 
 #[test]
@@ -149,9 +134,9 @@ fn an_unreadable_file_fails_only_if_it_is_selected() {
     let context =
         lab.context(&[("Dockerfile", "FROM busybox\nCOPY open /\n"), ("open", "o"), ("closed", "c")]);
     fs::set_permissions(context.join("closed"), fs::Permissions::from_mode(0o000)).expect("chmod");
-    assert_eq!(build(&lab, &context, &[]).code, 0);
+    assert_eq!(lab.build(&context, &[]).code, 0);
     fs::write(context.join("Dockerfile"), "FROM busybox\nCOPY . /\n").expect("write");
-    let ended = build(&lab, &context, &[]);
+    let ended = lab.build(&context, &[]);
     assert_eq!(ended.code, 1, "{}", ended.err);
     assert!(ended.err.contains("closed") && ended.err.contains("ermission denied"), "{}", ended.err);
 }
@@ -165,13 +150,13 @@ fn the_cache_looks_at_content_and_nothing_else() {
     let dockerfile = "FROM busybox\nRUN echo first > /first\nCOPY --chmod=644 src /src\nARG V=1\nRUN echo $V > /v\nCOPY tail /tail\n";
     let context = lab.context(&[("Dockerfile", dockerfile), ("src/a", "a"), ("tail", "t")]);
     let cached = |more: &[&str]| {
-        let ended = build(&lab, &context, more);
+        let ended = lab.build(&context, more);
         assert_eq!(ended.code, 0, "{}", ended.err);
         ended.err.matches("CACHED").count()
     };
     let id = |file: &str| {
         let path = lab.out(file).display().to_string();
-        assert_eq!(build(&lab, &context, &["--iidfile", &path]).code, 0);
+        assert_eq!(lab.build(&context, &["--iidfile", &path]).code, 0);
         fs::read_to_string(path).expect("iidfile")
     };
     assert_eq!(cached(&[]), 0);
@@ -183,10 +168,10 @@ fn the_cache_looks_at_content_and_nothing_else() {
     assert_eq!(cached(&[]), 4);
     let moved = lab.path().join("elsewhere");
     fs::rename(&context, &moved).expect("rename");
-    assert_eq!(build(&lab, &moved, &[]).err.matches("CACHED").count(), 4);
+    assert_eq!(lab.build(&moved, &[]).err.matches("CACHED").count(), 4);
     fs::rename(&moved, &context).expect("rename");
     // A new argument leaves what stands before its ARG alone.
-    let ended = build(&lab, &context, &["--build-arg", "V=2"]);
+    let ended = lab.build(&context, &["--build-arg", "V=2"]);
     assert_eq!(ended.err.matches("CACHED").count(), 2, "{}", ended.err);
     // A changed file rebuilds what follows it.
     fs::write(context.join("src/a"), "b").expect("write");
@@ -206,9 +191,9 @@ fn a_stage_that_came_out_the_same_rebuilds_nothing_that_copies_from_it() {
     let dockerfile = "FROM busybox AS build\nCOPY input /input\nRUN wc -c < /input > /out\n\
                       FROM busybox\nCOPY --from=build /out /out\nRUN cat /out > /seen\n";
     let context = lab.context(&[("Dockerfile", dockerfile), ("input", "123")]);
-    assert_eq!(build(&lab, &context, &[]).code, 0);
+    assert_eq!(lab.build(&context, &[]).code, 0);
     fs::write(context.join("input"), "456").expect("write");
-    let ended = build(&lab, &context, &[]);
+    let ended = lab.build(&context, &[]);
     assert_eq!(ended.code, 0, "{}", ended.err);
     let cached: Vec<&str> = ended.err.lines().filter(|line| line.ends_with("CACHED")).collect();
     assert_eq!(cached.len(), 2, "{}", ended.err);
@@ -241,7 +226,7 @@ fn an_interrupted_build_leaves_nothing_and_the_next_one_works() {
         assert!(ended.err.contains("interrupted"), "{}", ended.err);
         wait_for(|| !running(&marker));
         assert!(!out.exists());
-        assert_eq!(build(&lab, &lab.context(HELLO), &[]).code, 0);
+        assert_eq!(lab.build(&lab.context(HELLO), &[]).code, 0);
     }
 }
 
@@ -258,7 +243,7 @@ fn a_killed_build_takes_its_processes_along_and_its_leftovers_are_cleared() {
     child.kill().expect("kill -9");
     let _ = child.wait();
     wait_for(|| !running(&marker));
-    assert_eq!(build(&lab, &lab.context(HELLO), &[]).code, 0);
+    assert_eq!(lab.build(&lab.context(HELLO), &[]).code, 0);
     let left = fs::read_dir(lab.store().join("tmp")).expect("tmp").count();
     assert_eq!(left, 0, "temporaries are left in the store");
 }
@@ -457,8 +442,7 @@ fn results_go_where_they_were_asked_to() {
     let lab = Lab::new();
     let context = lab.context(HELLO);
     let (iid, meta, dir) = (lab.out("iid"), lab.out("meta.json"), lab.out("files"));
-    let ended = build(
-        &lab,
+    let ended = lab.build(
         &context,
         &[
             "-q",
@@ -547,7 +531,7 @@ fn archives_are_read_by_other_tools_and_by_rbuild_itself() {
     ] {
         let path = lab.out(&format!("{kind}{}.tar", more.len()));
         let output = format!("type={kind},dest={}{more}", path.display());
-        let ended = build(&lab, &context, &["-t", "app:1", "-o", &output]);
+        let ended = lab.build(&context, &["-t", "app:1", "-o", &output]);
         assert_eq!(ended.code, 0, "{}", ended.err);
         let source = format!("{transport}:{}", path.display());
         let target = format!("dir:{}", lab.out(&format!("dir-{kind}-{}", more.len())).display());
@@ -558,7 +542,7 @@ fn archives_are_read_by_other_tools_and_by_rbuild_itself() {
         // And back again as a base.
         let child = lab.context(&[("Dockerfile", "FROM again\nRUN cat /b\n")]);
         let again = format!("again={}", path.display());
-        let ended = build(&lab, &child, &["--build-context", &again]);
+        let ended = lab.build(&child, &["--build-context", &again]);
         assert_eq!(ended.code, 0, "{kind}{more}: {}", ended.err);
     }
 }
@@ -602,7 +586,7 @@ fn one_user_id_is_enough_for_builds_as_root_inside() {
         return skip(test, "there is no ordinary user without subordinate IDs (tests/setup makes one)");
     }
     let lab = Lab::as_user(Who::SingleId);
-    let ended = build(&lab, &lab.context(HELLO), &["-t", "app:1"]);
+    let ended = lab.build(&lab.context(HELLO), &["-t", "app:1"]);
     assert_eq!(ended.code, 0, "{}", ended.err);
     assert_eq!(lab.run(["run", "app:1", "cat", "/b"]).out, "one\n");
     assert!(lab.run(["info"]).out.contains("one ID only"));
@@ -624,7 +608,7 @@ fn apt_works_inside_a_debian_base() {
         }
         let lab = Lab::as_user(who);
         let context = lab.context(&[("Dockerfile", dockerfile)]);
-        let ended = build(&lab, &context, &["--network", network, "-t", "deb:1"]);
+        let ended = lab.build(&context, &["--network", network, "-t", "deb:1"]);
         assert_eq!(ended.code, 0, "{who:?} {network}: {}", ended.err);
         assert_eq!(lab.run(["run", "deb:1", "cat", "/said"]).out, "Hello, world!\n");
     }

@@ -15,8 +15,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cases::{Random, Row, Small, cases, command, digest, fsck, leftovers, ready, unreachable_snapshots};
-use support::{Lab, Who, has, is_root, skip, user_of};
+use cases::{Random, Row, Small, cases, command, digest, fsck, leftovers, unreachable_snapshots};
+use support::{Lab, Who, bases_or_skip, has, is_root, skip, user_of};
 
 const KILLS: usize = 25;
 const ORDINARY_TIME: Duration = Duration::from_secs(30);
@@ -119,7 +119,7 @@ fn wanted_kills() -> Option<usize> {
 
 #[test]
 fn killed_builds_leave_a_whole_store_and_the_next_build_is_right() {
-    if ready("killed_builds_leave_a_whole_store_and_the_next_build_is_right") {
+    if bases_or_skip("killed_builds_leave_a_whole_store_and_the_next_build_is_right") {
         let full = wanted_kills();
         survive_kills(Who::Caller, full.unwrap_or(KILLS), full.is_none().then_some(ORDINARY_TIME));
     }
@@ -138,7 +138,7 @@ fn killed_rootless_builds_leave_a_whole_store() {
 #[test]
 fn a_store_on_a_full_disk_can_be_cleaned() {
     let test = "a_store_on_a_full_disk_can_be_cleaned";
-    if !ready(test) {
+    if !bases_or_skip(test) {
         return;
     }
     if !is_root() || !has("mkfs.ext4") {
@@ -185,7 +185,7 @@ fn can_be_rootless(test: &str) -> bool {
         skip(test, "there is no user with subordinate IDs (tests/setup makes one)");
         return false;
     }
-    ready(test)
+    bases_or_skip(test)
 }
 
 fn side_by_side(who: Who, rounds: usize) {
@@ -245,7 +245,7 @@ fn side_by_side(who: Who, rounds: usize) {
 
 #[test]
 fn builds_and_collection_go_on_side_by_side() {
-    if ready("builds_and_collection_go_on_side_by_side") {
+    if bases_or_skip("builds_and_collection_go_on_side_by_side") {
         side_by_side(Who::Caller, wanted_kills().map_or(1, |kills| (kills / 60).max(1)));
     }
 }

@@ -10,35 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use server::FileServer;
-use support::{Done, Lab, Who, base, has, is_root, skip, user_of};
-
-fn bases_or_skip(test: &str) -> bool {
-    if base("busybox").is_none() {
-        skip(test, "tests/setup has not made the base images");
-    }
-    base("busybox").is_some()
-}
-
-fn build(lab: &Lab, context: &Path, more: &[&str]) -> Done {
-    let mut args = vec!["build".to_owned(), "--progress=plain".into()];
-    args.extend(lab.bases());
-    args.extend(more.iter().map(|arg| (*arg).to_owned()));
-    args.push(context.display().to_string());
-    lab.run(&args)
-}
-
-/// The modes this machine can be tested in.
-fn modes(test: &str) -> Vec<Who> {
-    let mut all = vec![Who::Caller];
-    for who in [Who::Rootless, Who::SingleId] {
-        if is_root() && user_of(who).is_some() && has("setpriv") {
-            all.push(who);
-        } else {
-            skip(test, &format!("there is no user for {who:?} (see tests/setup)"));
-        }
-    }
-    all
-}
+use support::{Lab, bases_or_skip, has, is_root, modes, skip};
 
 const MOUNTS: &str = r#"FROM busybox AS a
 RUN mkdir -p /x/y && echo hi > /x/y/z && ln -s /x/y /lnk && rm -rf /home
@@ -77,8 +49,7 @@ fn mounts_show_the_same_in_every_mode() {
         ]);
         let secret = lab.context(&[("value", "correct horse\n")]).join("value");
         let out = lab.out("files");
-        let done = build(
-            &lab,
+        let done = lab.build(
             &context,
             &["--secret", &format!("id=s,src={}", secret.display()), "-o", &out.display().to_string()],
         );
@@ -118,7 +89,7 @@ fn a_changed_secret_executes_steps_again_on_request() {
         lab.context(&[("Dockerfile", dockerfile), ("one", "battery staple 1"), ("two", "battery staple 22")]);
     let cached = |secret: &str, more: &str| {
         let secret = format!("id=s,src={}{more}", context.join(secret).display());
-        let done = build(&lab, &context, &["--secret", &secret]);
+        let done = lab.build(&context, &["--secret", &secret]);
         assert_eq!(done.code, 0, "{}", done.err);
         done.err.matches(" CACHED").count()
     };
@@ -235,12 +206,12 @@ fn a_bind_mount_counts_by_content_and_only_what_is_selected() {
         ("src/f", "one\n"),
         ("other", "a"),
     ]);
-    assert_eq!(build(&lab, &context, &[]).code, 0);
+    assert_eq!(lab.build(&context, &[]).code, 0);
     fs::write(context.join("other"), "b").expect("write");
-    let unrelated = build(&lab, &context, &[]);
+    let unrelated = lab.build(&context, &[]);
     assert!(unrelated.err.contains("CACHED"), "{}", unrelated.err);
     fs::write(context.join("src/f"), "two\n").expect("write");
-    let changed = build(&lab, &context, &[]);
+    let changed = lab.build(&context, &[]);
     assert!(changed.code == 0 && !changed.err.contains("CACHED"), "{}", changed.err);
 }
 
@@ -284,7 +255,7 @@ fn downloads_are_asked_about_and_not_fetched_again() {
     assert_eq!(image.owner("/d/f.txt"), "600 0:0");
     let first = server.log();
     assert!(first.iter().any(|line| line.starts_with("200 /dir/f.txt")), "{first:?}");
-    let again = build(&lab, &context, &["--secret", &secret]);
+    let again = lab.build(&context, &["--secret", &secret]);
     assert!(again.code == 0 && again.err.contains("CACHED"), "{}", again.err);
     let asked = server.log();
     assert!(asked.iter().all(|line| line.starts_with("304 ")), "{asked:?}");
@@ -292,7 +263,7 @@ fn downloads_are_asked_about_and_not_fetched_again() {
     let changed = lab.build_image(&context, &[]);
     assert_eq!(changed.text("/d/f.txt"), "changed\n");
     let wrong = format!("FROM busybox\nADD --checksum=sha256:{digest} {} /d/\n", server.url("dir/f.txt"));
-    let wrong = build(&lab, &lab.context(&[("Dockerfile", &wrong)]), &[]);
+    let wrong = lab.build(&lab.context(&[("Dockerfile", &wrong)]), &[]);
     assert!(wrong.code != 0 && wrong.err.contains("digest mismatch"), "{}", wrong.err);
 }
 
@@ -391,8 +362,7 @@ fn several_platforms_give_an_index() {
                 FROM scratch\nCOPY --from=build /arch /\nARG TARGETPLATFORM\nLABEL platform=$TARGETPLATFORM\n";
     let context = lab.context(&[("Dockerfile", text)]);
     let (archive, files) = (lab.out("index.tar"), lab.out("files"));
-    let done = build(
-        &lab,
+    let done = lab.build(
         &context,
         &[
             "--platform=linux/amd64,linux/arm64",
@@ -463,17 +433,17 @@ fn limits_hold_and_are_named_when_they_strike() {
     }
     let lab = Lab::new();
     let forks = "FROM busybox\nRUN for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 1 & done; wait\n";
-    let done = build(&lab, &lab.context(&[("Dockerfile", forks)]), &["--pids-limit=6"]);
+    let done = lab.build(&lab.context(&[("Dockerfile", forks)]), &["--pids-limit=6"]);
     assert!(done.code == 1 && done.err.contains("--pids-limit"), "{}", done.err);
     let hog = "FROM busybox\nRUN awk 'BEGIN{s=\"xxxxxxxxxx\"; for(i=0;i<26;i++) s=s s; print length(s)}'\n";
-    let done = build(&lab, &lab.context(&[("Dockerfile", hog)]), &["--memory=16m"]);
+    let done = lab.build(&lab.context(&[("Dockerfile", hog)]), &["--memory=16m"]);
     assert!(
         done.code == 1 && done.err.contains("out of memory: killed at the limit of 16 MiB"),
         "{}",
         done.err
     );
     let fine = lab.context(&[("Dockerfile", "FROM busybox\nRUN true\n")]);
-    let done = build(&lab, &fine, &["-m", "64m", "--cpus=0.5", "--cpuset-cpus=0", "--cpu-shares=512"]);
+    let done = lab.build(&fine, &["-m", "64m", "--cpus=0.5", "--cpuset-cpus=0", "--cpu-shares=512"]);
     assert_eq!(done.code, 0, "{}", done.err);
     let left = fs::read_dir("/sys/fs/cgroup/pids").into_iter().flatten().flatten();
     let left = left.filter(|entry| entry.file_name().to_string_lossy().starts_with("rbuild-")).count();

@@ -37,11 +37,7 @@ fn flags(runtime: &str) -> [String; 2] {
 }
 
 fn build(lab: &Lab, context: &Path, more: &[&str]) -> Done {
-    let mut args = vec!["build".to_owned(), "--progress=plain".into(), "--no-cache".into()];
-    args.extend(lab.bases());
-    args.extend(more.iter().map(|arg| (*arg).to_owned()));
-    args.push(context.display().to_string());
-    lab.run(&args)
+    lab.build(context, &[&["--no-cache"], more].concat())
 }
 
 /// What a step may have written is in the image: two images with the same layers ran the same.

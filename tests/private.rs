@@ -5,12 +5,11 @@ mod support;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use support::{Lab, base, is_root, skip};
+use support::{Lab, base, bases_or_skip, is_root, lacks_mapped_owners, skip};
 
 /// `None`, saying why, where it cannot be tried.
 fn lab(test: &str) -> Option<Lab> {
-    if base("busybox").is_none() {
-        skip(test, "tests/setup has not made the base images");
+    if !bases_or_skip(test) {
         return None;
     }
     if !is_root() {
@@ -19,12 +18,8 @@ fn lab(test: &str) -> Option<Lab> {
     }
     let lab = Lab::new();
     let context = lab.context(&[("Dockerfile", "FROM busybox\nRUN true\n")]);
-    let mut args = vec!["build".to_owned(), "--userns=private".into(), "--network=none".into()];
-    args.extend(lab.bases());
-    args.push(context.display().to_string());
-    let ended = lab.run(&args);
-    if ended.err.contains("Linux 6.15 or newer is needed") {
-        skip(test, "this kernel does not stack layers with mapped owners");
+    let ended = lab.build(&context, &["--userns=private", "--network=none"]);
+    if lacks_mapped_owners(test, &ended) {
         return None;
     }
     assert_eq!(ended.code, 0, "{}", ended.err);

@@ -9,7 +9,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use support::{Lab, Who, base, has, is_root, skip, user_of};
+use support::{Lab, Who, bases_or_skip, has, is_root, lacks_mapped_owners, skip, user_of};
 
 /// Errors that say that this kernel does not have what the table allows: ENOENT, ENOSYS, EPROTONOSUPPORT,
 /// EAFNOSUPPORT.
@@ -92,8 +92,7 @@ fn check(test: &str, mode: &str, who: Who, flags: &[&str]) {
 /// The answers, and whether RUN had the machine's network for want of a helper. `None`, saying why, where it
 /// cannot be tried.
 fn run(test: &str, who: Who, run_flag: &str, flags: &[&str]) -> Option<(String, bool)> {
-    if base("busybox").is_none() {
-        skip(test, "tests/setup has not made the base images");
+    if !bases_or_skip(test) {
         return None;
     }
     let lab = Lab::as_user(who);
@@ -109,15 +108,13 @@ fn run(test: &str, who: Who, run_flag: &str, flags: &[&str]) -> Option<(String, 
     }
     let server = Server::start(&program);
     let out = lab.out("files");
-    let mut args = vec!["build".to_owned(), "--progress=plain".into()];
-    args.extend(flags.iter().map(|flag| (*flag).to_owned()));
-    args.extend(server.facts.iter().map(|fact| format!("--build-arg={fact}")));
-    args.extend(lab.bases());
-    args.push(format!("--output=type=local,dest={}", out.display()));
-    args.push(context.display().to_string());
-    let ended = lab.run(&args);
-    if ended.err.contains("Linux 6.15 or newer is needed") {
-        skip(test, "this kernel does not stack layers with mapped owners");
+    let output = format!("--output=type=local,dest={}", out.display());
+    let facts: Vec<String> = server.facts.iter().map(|fact| format!("--build-arg={fact}")).collect();
+    let mut args: Vec<&str> = facts.iter().map(String::as_str).collect();
+    args.extend(flags);
+    args.push(&output);
+    let ended = lab.build(&context, &args);
+    if lacks_mapped_owners(test, &ended) {
         return None;
     }
     assert_eq!(ended.code, 0, "{}", ended.err);

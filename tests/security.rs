@@ -32,19 +32,7 @@ const CANARY: &str = "canary-5b1d2f-sings";
 
 /// The modes this machine can be tested in; none without base images.
 fn modes(test: &str) -> Vec<Who> {
-    if base("busybox").is_none() {
-        skip(test, "tests/setup has not made the base images");
-        return Vec::new();
-    }
-    let mut all = vec![Who::Caller];
-    for who in [Who::Rootless, Who::SingleId] {
-        if is_root() && user_of(who).is_some() && has("setpriv") {
-            all.push(who);
-        } else {
-            skip(test, &format!("there is no user for {who:?} (see tests/setup)"));
-        }
-    }
-    all
+    if support::bases_or_skip(test) { support::modes(test) } else { Vec::new() }
 }
 
 /// A lab, and a directory outside that everybody may write to, so that only confinement protects it.
@@ -88,11 +76,7 @@ impl Range {
     }
 
     fn build(&self, context: &Path, more: &[&str]) -> Done {
-        let mut args = vec!["build".to_owned(), "--progress=plain".into()];
-        args.extend(self.lab.bases());
-        args.extend(more.iter().map(|arg| (*arg).to_owned()));
-        args.push(context.display().to_string());
-        self.lab.run(&args)
+        self.lab.build(context, more)
     }
 
     /// Builds a Dockerfile on its own into a directory.

@@ -7,27 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
-use support::{Done, Lab, Who, base, done, has, skip, user_of};
-
-fn ready(test: &str) -> bool {
-    if base("busybox").is_none() {
-        skip(test, "tests/setup has not made the base images");
-        return false;
-    }
-    true
-}
-
-fn build(lab: &Lab, context: &Path, more: &[&str]) -> Done {
-    let mut args: Vec<String> = vec!["build".into(), "--progress=plain".into()];
-    args.extend(lab.bases());
-    args.extend(more.iter().map(|arg| (*arg).to_owned()));
-    args.push(context.display().to_string());
-    lab.run(&args)
-}
+use support::{Lab, Who, bases_or_skip, done, has, skip, user_of};
 
 #[test]
 fn every_image_that_is_built_here_is_valid() {
-    if !ready("every_image_that_is_built_here_is_valid") {
+    if !bases_or_skip("every_image_that_is_built_here_is_valid") {
         return;
     }
     let lab = Lab::new();
@@ -46,7 +30,7 @@ fn every_image_that_is_built_here_is_valid() {
         ];
         let output = format!("{},dest={}", forms[count % forms.len()], archive.display());
         args.extend(["-t", "case", "-o", &output]);
-        let built = build(&lab, &case.path(), &args);
+        let built = lab.build(&case.path(), &args);
         assert_eq!(built.code, 0, "{}: {}", case.path().display(), built.err);
         for source in [format!("oci-archive:{}", archive.display()), "case".into()] {
             let judged = lab.run(["validate", "-q", &source]);
@@ -62,7 +46,7 @@ fn a_damaged_archive_is_told_with_its_places() {
     let lab = Lab::new();
     let context = lab.context(&[("Dockerfile", "FROM scratch\nCOPY f /f\n"), ("f", "text")]);
     let dir = lab.out("layout");
-    let built = build(&lab, &context, &["-o", &format!("type=oci,tar=false,dest={}", dir.display())]);
+    let built = lab.build(&context, &["-o", &format!("type=oci,tar=false,dest={}", dir.display())]);
     assert_eq!(built.code, 0, "{}", built.err);
     let blobs = fs::read_dir(dir.join("blobs/sha256")).expect("blobs").flatten();
     let layer =
@@ -105,7 +89,7 @@ fn two_images_are_compared_by_their_files() {
     ]);
     for (context, name) in [(&one, "one"), (&two, "two")] {
         fs::remove_file(context.join("Dockerfile.x")).ok();
-        let built = build(&lab, context, &["-t", name]);
+        let built = lab.build(context, &["-t", name]);
         assert_eq!(built.code, 0, "{}", built.err);
     }
     let changes = lab.run(["diff", "one", "two"]);
@@ -125,7 +109,7 @@ fn two_images_are_compared_by_their_files() {
 
 #[test]
 fn what_makes_a_build_differ_is_explained() {
-    if !ready("what_makes_a_build_differ_is_explained") {
+    if !bases_or_skip("what_makes_a_build_differ_is_explained") {
         return;
     }
     let lab = Lab::new();
@@ -216,7 +200,7 @@ fn digest(lab: &Lab, context: &Path, shell: &str, more: &[&str]) -> String {
 #[test]
 fn reproducible_builds_are_the_same_everywhere() {
     let test = "reproducible_builds_are_the_same_everywhere";
-    if !ready(test) {
+    if !bases_or_skip(test) {
         return;
     }
     let first = Lab::new();
@@ -234,7 +218,7 @@ fn reproducible_builds_are_the_same_everywhere() {
     // What was cached without the flag must not be taken.
     let third = Lab::new();
     let context = sources(&third);
-    assert_eq!(build(&third, &context, &[]).code, 0);
+    assert_eq!(third.build(&context, &[]).code, 0);
     assert_eq!(digest(&third, &context, "true", &[]), expected);
     for who in [Who::Rootless, Who::SingleId] {
         if user_of(who).is_none() || who == Who::Rootless && !has("newuidmap") {
@@ -251,7 +235,7 @@ fn reproducible_builds_are_the_same_everywhere() {
 #[test]
 fn jobs_times_and_places_do_not_show_in_reproducible_builds() {
     let test = "jobs_times_and_places_do_not_show_in_reproducible_builds";
-    if !ready(test) {
+    if !bases_or_skip(test) {
         return;
     }
     let mut seen = Vec::new();

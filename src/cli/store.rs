@@ -11,7 +11,7 @@ use crate::gc::{
     self, CheckOptions, CheckReport, Collected, Filter, Kind, KindUsage, Policy, Space, Survey, ThingUsage,
     Usage,
 };
-use crate::store::{Room, Store};
+use crate::store::{Room, Store, StoreError};
 
 use super::{Session, Stop, print, values};
 
@@ -20,6 +20,8 @@ const WAIT: Duration = Duration::from_secs(120);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// As many digits of an ID as images show.
 const SHORT: usize = 12;
+/// So many of the things that could not be removed are told one by one.
+const TOLD: usize = 20;
 
 #[derive(Args, Debug, Default)]
 pub(super) struct PruneArgs {
@@ -97,7 +99,24 @@ pub(super) fn prune(session: &Session, args: &PruneArgs) -> Result<u8, Stop> {
     if session.cancel.is_cancelled() {
         return Err(Failure::new(FailureKind::Interrupted, "canceled").into());
     }
-    Ok(0)
+    match not_removed(collected.failures) {
+        Some(failure) => Err(failure.into()),
+        None => Ok(0),
+    }
+}
+
+/// What could not be removed and why; `None` where there is no such thing.
+fn not_removed(failures: Vec<StoreError>) -> Option<Failure> {
+    let more = failures.len().saturating_sub(TOLD);
+    let mut failures = failures.into_iter();
+    let mut failure = Failure::from(failures.next()?);
+    for error in failures.take(TOLD - 1) {
+        failure.message.push_str(&format!("\n{error}"));
+    }
+    if more > 0 {
+        failure.message.push_str(&format!("\nand {more} more that could not be removed"));
+    }
+    Some(failure)
 }
 
 fn policy(args: &PruneArgs) -> Result<Policy, Failure> {

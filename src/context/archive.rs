@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek as _, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -17,6 +17,7 @@ use tar::EntryType;
 
 use super::error::ContextError;
 use super::paths;
+use super::sparse::{SparseMap, SparseRecords, Stretch};
 use super::tree::open_beneath;
 
 /// The size of a tar header.
@@ -69,8 +70,12 @@ struct Unpacker {
 
 impl Unpacker {
     fn entry(&mut self, entry: &mut tar::Entry<'_, impl Read>) -> Result<(), ContextError> {
-        let name = entry.path_bytes().into_owned();
         let kind = entry.header().entry_type();
+        let sparse = sparse_records(entry)?;
+        let name = match sparse.as_ref().and_then(SparseRecords::name) {
+            Some(name) => name.to_vec(),
+            None => entry.path_bytes().into_owned(),
+        };
         if kind == EntryType::XGlobalHeader {
             return Ok(());
         }
@@ -93,7 +98,7 @@ impl Unpacker {
         match kind {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 self.make_room(&place)?;
-                place.write_file(entry, mode)?;
+                place.write_file(entry, sparse.as_ref(), mode)?;
             }
             EntryType::Symlink => {
                 let target = link_target(entry, &place.name)?;
@@ -221,17 +226,56 @@ impl Place {
             .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir())
     }
 
-    fn write_file(&self, entry: &mut tar::Entry<'_, impl Read>, mode: Mode) -> Result<(), ContextError> {
+    fn write_file(
+        &self,
+        entry: &mut tar::Entry<'_, impl Read>,
+        sparse: Option<&SparseRecords>,
+        mode: Mode,
+    ) -> Result<(), ContextError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let created = rustix::fs::openat(&self.parent, self.base(), flags, Mode::RUSR | Mode::WUSR)
             .map_err(|errno| self.failed("create the file", errno))?;
         let mut file = File::from(created);
-        let written = io::copy(entry, &mut file).map_err(|error| refuse(&self.name, error.to_string()))?;
-        if written != entry.size() {
+        let failed = |error: io::Error| refuse(&self.name, error.to_string());
+        let size = entry.size();
+        let complete = match sparse {
+            Some(records) => {
+                let map = records.map(entry, size).map_err(failed)?;
+                write_sparse(entry, &map, &mut file)
+            }
+            None => io::copy(entry, &mut file).map(|written| written == size),
+        };
+        if !complete.map_err(failed)? {
             return Err(refuse(&self.name, "the archive ends in the middle of it"));
         }
         rustix::fs::fchmod(&file, mode).map_err(|errno| self.failed("set the mode", errno))
     }
+}
+
+/// What pax records say of holes; `None` where the entry has none that the archive leaves out.
+fn sparse_records(entry: &mut tar::Entry<'_, impl Read>) -> Result<Option<SparseRecords>, ContextError> {
+    let name = entry.path_bytes().into_owned();
+    let damaged = |error: io::Error| refuse(&name, error.to_string());
+    let mut sparse = SparseRecords::default();
+    for record in entry.pax_extensions().map_err(damaged)?.into_iter().flatten().flatten() {
+        sparse.take(record.key_bytes(), record.value_bytes()).map_err(damaged)?;
+    }
+    Ok(sparse.is_sparse().map_err(damaged)?.then_some(sparse))
+}
+
+/// Writes a file with its holes; `false` where the archive ends before it does.
+fn write_sparse(content: &mut impl Read, map: &SparseMap, file: &mut File) -> io::Result<bool> {
+    for stretch in map.stretches() {
+        match stretch {
+            Stretch::Hole(length) => drop(file.seek(SeekFrom::Current(length.cast_signed()))?),
+            Stretch::Stored(length) => {
+                if io::copy(&mut content.by_ref().take(length), file)? != length {
+                    return Ok(false);
+                }
+            }
+        }
+    }
+    file.set_len(map.size()).map(|()| true)
 }
 
 fn link_target(entry: &tar::Entry<'_, impl Read>, name: &[u8]) -> Result<Vec<u8>, ContextError> {

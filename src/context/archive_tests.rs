@@ -117,6 +117,34 @@ fn a_cut_archive_is_an_error() {
 }
 
 #[test]
+fn sparse_files_of_every_form_are_expanded() {
+    let dir = TempDir::new().expect("temporary directory");
+    let content = [&[0; 100_000][..], b"text", &[0; 300_000]].concat();
+    fs::write(dir.path().join("f"), &content[..100_004]).expect("write");
+    File::options().write(true).open(dir.path().join("f")).expect("open").set_len(400_004).expect("size");
+    let holes =
+        std::process::Command::new("cp").args(["--sparse=always", "f", "g"]).current_dir(dir.path()).status();
+    assert!(holes.expect("cp").success());
+    for form in [
+        &["--format=gnu"][..],
+        &["--format=posix", "--sparse-version=0.0"],
+        &["--format=posix", "--sparse-version=0.1"],
+        &["--format=posix", "--sparse-version=1.0"],
+    ] {
+        let mut tar = std::process::Command::new("tar");
+        tar.args(form).args(["-c", "--sparse", "g"]).current_dir(dir.path());
+        let bytes = tar.output().expect("tar").stdout;
+        assert!(bytes.len() < 100_000, "{form:?}: {} bytes", bytes.len());
+        let dir = unpacked(&bytes).expect("unpacks");
+        let out = dir.path().join("in");
+        assert!(fs::read(out.join("g")).expect("read") == content, "{form:?}");
+        assert_eq!(fs::read_dir(&out).expect("list").count(), 1);
+        let cut = &bytes[..bytes.len().min(2048)];
+        assert!(unpacked(cut).is_err(), "{form:?}");
+    }
+}
+
+#[test]
 fn archives_are_told_by_their_first_block() {
     let tar = archive(&[("f", Regular, "", 0o644, "x")]);
     assert!(is_tar(&tar) && is_tar(&[0; 512]));

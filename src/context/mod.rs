@@ -20,6 +20,7 @@ mod nearest;
 mod nfa;
 pub mod paths;
 mod source;
+pub mod sparse;
 mod stat_cache;
 mod tree;
 mod walk;

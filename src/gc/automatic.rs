@@ -71,7 +71,7 @@ pub fn automatic(store: &Store, cancel: &Cancel) -> Result<Option<Collected>, St
             break;
         }
         let chosen = select(&survey, &policy, SystemTime::now(), super::collect::free_space(store));
-        let done = sweep(&collector, &survey, &chosen, cancel)?;
+        let done = sweep(&collector, &survey, &chosen, cancel);
         for (room, removed) in done.removed {
             let entry = all.removed.entry(room).or_default();
             entry.count += removed.count;
@@ -101,7 +101,16 @@ mod tests {
         let mark = std::fs::File::options().write(true).open(dir.path().join("collect"))?;
         mark.set_modified(SystemTime::now() - DAY - Duration::from_secs(60))?;
         assert!(is_due(&store));
-        assert!(automatic(&store, &Cancel::new()?)?.is_some());
+        let cancel = Cancel::new()?;
+        // A process that another test starts holds the lock too, until it becomes its program.
+        let collected = (0..250).find_map(|_| match automatic(&store, &cancel) {
+            Ok(None) => {
+                std::thread::sleep(Duration::from_millis(20));
+                None
+            }
+            other => Some(other),
+        });
+        assert!(collected.is_some_and(|collected| collected.is_ok()));
         assert!(!is_due(&store));
         Ok(())
     }

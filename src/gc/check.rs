@@ -97,7 +97,7 @@ pub fn check(store: &Store, options: &CheckOptions, cancel: &Cancel) -> Result<C
     check.names()?;
     strays.extend(check.collector.leftovers()?);
     for stray in strays {
-        check.stray(stray)?;
+        check.stray(stray);
     }
     Ok(check.report)
 }
@@ -122,11 +122,16 @@ impl Check<'_> {
         self.rooms.remove(&room).unwrap_or_default()
     }
 
-    /// Notes something wrong, and takes it away if that was asked for.
-    fn wrong(&mut self, path: PathBuf, what: String) -> Result<(), StoreError> {
-        let repaired = self.options.repair && self.collector.remove_broken(&path)? != Fate::InUse;
+    /// Notes something wrong, and takes it away if that was asked for. What cannot be removed says why.
+    fn wrong(&mut self, path: PathBuf, mut what: String) {
+        let mut repaired = false;
+        if self.options.repair {
+            match self.collector.remove_broken(&path) {
+                Ok(fate) => repaired = fate != Fate::InUse,
+                Err(error) => what = format!("{what} ({error})"),
+            }
+        }
         self.report.findings.push(Finding { what, path, repaired });
-        Ok(())
     }
 
     fn permissions(&mut self) {
@@ -180,7 +185,7 @@ impl Check<'_> {
                 Ok(read) => self.report.bytes_read += read,
                 Err(reason) => {
                     self.bad.extend(item.digest());
-                    self.wrong(item.path, format!("blob sha256:{} {reason}", item.name))?;
+                    self.wrong(item.path, format!("blob sha256:{} {reason}", item.name));
                 }
             }
         }
@@ -207,12 +212,12 @@ impl Check<'_> {
                 }
             };
             self.broken.extend(item.digest());
-            self.wrong(item.path, format!("layer sha256:{}: {reason}", item.name))?;
+            self.wrong(item.path, format!("layer sha256:{}: {reason}", item.name));
         }
         for item in self.take(Room::Index) {
             let Some(bytes) = item.read()? else { continue };
             if !is_index(&bytes) {
-                self.wrong(item.path, format!("the list of files of layer sha256:{} is damaged", item.name))?;
+                self.wrong(item.path, format!("the list of files of layer sha256:{} is damaged", item.name));
             }
         }
         Ok(())
@@ -250,14 +255,14 @@ impl Check<'_> {
                 }
                 Some(_) => continue,
             };
-            self.wrong(item.path, format!("the note for the layers sha256:{} {reason}", item.name))?;
+            self.wrong(item.path, format!("the note for the layers sha256:{} {reason}", item.name));
         }
         for room in [Room::Snapshots, Room::Mounts] {
             let what = if room == Room::Snapshots { "unpacked layer" } else { "cache mount" };
             for item in self.take(room) {
                 let there = item.path.try_exists().map_err(|error| unreadable(&item, error))?;
                 if there && !self.store.is_there(room, &item.name)? {
-                    self.wrong(item.path, format!("the {what} {} is empty", item.name))?;
+                    self.wrong(item.path, format!("the {what} {} is empty", item.name));
                 }
             }
         }
@@ -296,7 +301,7 @@ impl Check<'_> {
                 Content::Other => None,
             };
             if let Some(reason) = reason {
-                self.wrong(item.path, format!("the cache record {} {reason}", &item.name[..12]))?;
+                self.wrong(item.path, format!("the cache record {} {reason}", &item.name[..12]));
             }
         }
         Ok(())
@@ -322,7 +327,7 @@ impl Check<'_> {
                 Ok(descriptor) => self.lack(&descriptor.digest, 0)?,
             };
             if let Some(reason) = reason {
-                self.wrong(item.path, format!("the image {}: {reason}", item.name))?;
+                self.wrong(item.path, format!("the image {}: {reason}", item.name));
             }
         }
         Ok(())
@@ -358,13 +363,13 @@ impl Check<'_> {
         self.store.is_there(Room::Records, &origins::key(blob).hex())
     }
 
-    fn stray(&mut self, path: PathBuf) -> Result<(), StoreError> {
+    fn stray(&mut self, path: PathBuf) {
         // It may have been a file on its way to its name.
         if self.collector.is_young(&path) || path.symlink_metadata().is_err() {
-            return Ok(());
+            return;
         }
         let what = format!("{} does not belong there", path.display());
-        self.wrong(path, what)
+        self.wrong(path, what);
     }
 }
 

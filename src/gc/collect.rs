@@ -72,6 +72,8 @@ pub struct Collected {
     pub strays: usize,
     /// What stayed because a living process has seen it.
     pub in_use: usize,
+    /// Why things stayed, or lie in `tmp` still, that should have gone; each names its path.
+    pub failures: Vec<StoreError>,
 }
 
 impl Collected {
@@ -89,7 +91,8 @@ impl Collected {
 }
 
 /// Takes away what the policy says. Waits at most `wait` for another collection. With `dry_run` only
-/// tells what would go.
+/// tells what would go. What cannot be removed keeps nothing else from going: see
+/// [`Collected::failures`].
 pub fn collect(
     store: &Store,
     policy: &Policy,
@@ -108,7 +111,7 @@ pub fn collect(
         would
     } else {
         collector.note_collection();
-        sweep(&collector, &survey, &chosen, cancel)?
+        sweep(&collector, &survey, &chosen, cancel)
     };
     Ok((survey, collected))
 }
@@ -117,46 +120,54 @@ pub(super) fn free_space(store: &Store) -> u64 {
     crate::fs::disk_space(store.root()).map_or(u64::MAX, |(_, free)| free)
 }
 
-/// Takes the chosen things away, in their order. What is in use stays, with all it refers to.
-pub(super) fn sweep(
-    collector: &Collector,
-    survey: &Survey,
-    chosen: &[usize],
-    cancel: &Cancel,
-) -> Result<Collected, StoreError> {
+/// Takes the chosen things away, in their order. What is in use or cannot be removed stays, with all
+/// it refers to.
+pub(super) fn sweep(collector: &Collector, survey: &Survey, chosen: &[usize], cancel: &Cancel) -> Collected {
     let mut collected = Collected::default();
-    let mut spared = vec![false; survey.things.len()];
+    let mut spared = vec![None; survey.things.len()];
     for at in chosen.iter().copied() {
         if cancel.is_cancelled() {
-            return Ok(collected);
+            return collected;
         }
-        if spared[at] {
-            spare(survey, at, &mut spared);
-            collected.in_use += 1;
+        if let Some(why) = spared[at] {
+            spare(survey, at, why, &mut spared);
+            collected.in_use += usize::from(why == Stays::InUse);
             continue;
         }
         let item = &survey.things[at].item;
         let bytes = if survey.things[at].size > 0 { survey.things[at].size } else { item.measure() };
-        match collector.remove(item)? {
-            Fate::Removed => collected.note(survey, at, bytes),
-            Fate::Gone => {}
-            Fate::InUse => {
-                spare(survey, at, &mut spared);
+        match collector.remove(item) {
+            Ok(Fate::Removed) => collected.note(survey, at, bytes),
+            Ok(Fate::Gone) => {}
+            Ok(Fate::InUse) => {
+                spare(survey, at, Stays::InUse, &mut spared);
                 collected.in_use += 1;
+            }
+            Err(error) => {
+                spare(survey, at, Stays::Failed, &mut spared);
+                collected.failures.push(error);
             }
         }
     }
     for stray in &survey.strays {
-        if collector.remove_stray(stray)? == Fate::Removed {
-            collected.strays += 1;
+        match collector.remove_stray(stray) {
+            Ok(fate) => collected.strays += usize::from(fate == Fate::Removed),
+            Err(error) => collected.failures.push(error),
         }
     }
-    Ok(collected)
+    collected
+}
+
+/// Why a thing that should go stays.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stays {
+    InUse,
+    Failed,
 }
 
 /// Everything below a thing that stays comes later in the order, and stays too.
-fn spare(survey: &Survey, at: usize, spared: &mut [bool]) {
+fn spare(survey: &Survey, at: usize, why: Stays, spared: &mut [Option<Stays>]) {
     for below in &survey.things[at].uses {
-        spared[*below] = true;
+        spared[*below].get_or_insert(why);
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 
+use crate::context::sparse::{Part, SparseMap, SparseRecords, Stretch};
+
 use super::error::LayerError;
 use super::tar_write::{BLOCK, padding};
 
@@ -26,7 +28,7 @@ pub struct Header {
     pub gid: u32,
     /// Modification time in whole seconds since 1970, rounded towards the past.
     pub mtime: i64,
-    /// Bytes of content; 0 for links, directories and devices.
+    /// Bytes of content, holes included; 0 for links, directories and devices.
     pub size: u64,
     /// Major number of a device.
     pub major: u32,
@@ -36,6 +38,8 @@ pub struct Header {
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Offset of the content in the stream.
     pub offset: u64,
+    /// Whether the stream holds only parts of the content.
+    pub sparse: bool,
 }
 
 /// Reads headers and contents one after the other.
@@ -45,8 +49,21 @@ pub(super) struct TarReader<R> {
     /// Content and padding of the current entry not read yet.
     left: u64,
     pad: u64,
+    /// What of a sparse file was not read yet, the next at the end.
+    stretches: Vec<Stretch>,
+    /// Sparse files are read; else they are errors.
+    sparse: bool,
     /// A block of zeroes was seen.
     ended: bool,
+}
+
+/// What the entries before a header say of it.
+#[derive(Default)]
+struct Extensions {
+    name: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    records: BTreeMap<Vec<u8>, Vec<u8>>,
+    sparse: SparseRecords,
 }
 
 /// How an archive ends.
@@ -65,8 +82,14 @@ fn invalid(text: impl Into<String>) -> LayerError {
 }
 
 impl<R: Read> TarReader<R> {
+    /// Layers: what is in them lies in the stream byte by byte, and sparse files are errors.
     pub fn new(inner: R) -> Self {
-        TarReader { inner, position: 0, left: 0, pad: 0, ended: false }
+        TarReader { inner, position: 0, left: 0, pad: 0, stretches: Vec::new(), sparse: false, ended: false }
+    }
+
+    /// Also reads sparse files, with zeros for their holes, if `sparse` is set.
+    pub fn with_sparse(self, sparse: bool) -> Self {
+        TarReader { sparse, ..self }
     }
 
     /// The stream that is read.
@@ -76,9 +99,7 @@ impl<R: Read> TarReader<R> {
 
     /// The next entry; `None` at the end. What was not read of the last one is skipped.
     pub fn next(&mut self) -> Result<Option<Header>, LayerError> {
-        let mut long_name = None;
-        let mut long_link = None;
-        let mut records = BTreeMap::new();
+        let mut extensions = Extensions::default();
         loop {
             self.skip()?;
             let Some(block) = self.block()? else { return Ok(None) };
@@ -89,13 +110,12 @@ impl<R: Read> TarReader<R> {
             check_sum(&block)?;
             let size = number(&block[124..136])?;
             match block[156] {
-                b'L' => long_name = Some(trim_nul(self.extension(size)?)),
-                b'K' => long_link = Some(trim_nul(self.extension(size)?)),
-                b'x' => parse_records(&self.extension(size)?, &mut records)?,
+                b'L' => extensions.name = Some(trim_nul(self.extension(size)?)),
+                b'K' => extensions.link = Some(trim_nul(self.extension(size)?)),
+                b'x' => parse_records(&self.extension(size)?, &mut extensions)?,
                 // Global records apply to all entries; images have no use for any of them.
                 b'g' => drop(self.extension(size)?),
-                b'S' => return Err(invalid("GNU sparse files are not supported in layers")),
-                _ => return self.header(&block, size, long_name, long_link, records).map(Some),
+                _ => return self.header(&block, size, extensions).map(Some),
             }
         }
     }
@@ -104,13 +124,9 @@ impl<R: Read> TarReader<R> {
         &mut self,
         block: &[u8; BLOCK],
         size: u64,
-        long_name: Option<Vec<u8>>,
-        long_link: Option<Vec<u8>>,
-        mut records: BTreeMap<Vec<u8>, Vec<u8>>,
+        extensions: Extensions,
     ) -> Result<Header, LayerError> {
-        if records.keys().any(|key| key.starts_with(b"GNU.sparse.")) {
-            return Err(invalid("GNU sparse files are not supported in layers"));
-        }
+        let Extensions { name, link, mut records, sparse } = extensions;
         let mut take = |key: &[u8]| records.remove(key);
         let decimal = |value: Option<Vec<u8>>| -> Result<Option<i64>, LayerError> {
             let Some(value) = value else { return Ok(None) };
@@ -122,8 +138,8 @@ impl<R: Read> TarReader<R> {
             let below = whole.starts_with('-') && fraction.bytes().any(|c| c != b'0');
             Ok(Some(seconds - i64::from(below)))
         };
-        let path = take(b"path").or(long_name).unwrap_or_else(|| ustar_name(block));
-        let link = take(b"linkpath").or(long_link).unwrap_or_else(|| text(&block[157..257]).to_vec());
+        let path = take(b"path").or(name).unwrap_or_else(|| ustar_name(block));
+        let link = take(b"linkpath").or(link).unwrap_or_else(|| text(&block[157..257]).to_vec());
         let id = |value: i64| u32::try_from(value).map_err(|_| invalid("owner out of range"));
         let uid = match decimal(take(b"uid"))? {
             Some(uid) => id(uid)?,
@@ -134,7 +150,7 @@ impl<R: Read> TarReader<R> {
             None => small(&block[116..124])?,
         };
         let mtime = decimal(take(b"mtime"))?.map_or_else(|| signed(&block[136..148]), Ok)?;
-        let flag = if block[156] == 0 { b'0' } else { block[156] };
+        let flag = if matches!(block[156], 0 | b'S') { b'0' } else { block[156] };
         let size = match decimal(take(b"size"))? {
             Some(size) => u64::try_from(size).map_err(|_| invalid("negative size"))?,
             None => size,
@@ -151,6 +167,8 @@ impl<R: Read> TarReader<R> {
         self.left = size;
         self.pad = padding(size) as u64;
         let mode = u32::try_from(number(&block[100..108])? & 0o7777).unwrap_or(0);
+        let map = self.sparse_map(block, flag, &sparse)?;
+        let path = sparse.name().filter(|_| map.is_some()).map_or(path, <[u8]>::to_vec);
         Ok(Header {
             path,
             link,
@@ -159,12 +177,76 @@ impl<R: Read> TarReader<R> {
             uid,
             gid,
             mtime,
-            size,
+            size: map.as_ref().map_or(size, SparseMap::size),
             major,
             minor,
             xattrs,
             offset: self.position,
+            sparse: map.is_some(),
         })
+    }
+
+    /// The holes of the entry that begins, if it has any; its content is read with them from here on.
+    fn sparse_map(
+        &mut self,
+        block: &[u8; BLOCK],
+        flag: u8,
+        records: &SparseRecords,
+    ) -> Result<Option<SparseMap>, LayerError> {
+        let old = block[156] == b'S';
+        if !old && !records.is_sparse().map_err(damaged)? {
+            return Ok(None);
+        }
+        if !self.sparse {
+            return Err(invalid("GNU sparse files are not supported in layers"));
+        }
+        if matches!(flag, b'1'..=b'6') {
+            return Err(invalid("a sparse file that is no file"));
+        }
+        let stored = self.left;
+        let map = if old { self.old_map(block)? } else { records.map(self, stored).map_err(damaged)? };
+        self.stretches = map.stretches();
+        self.stretches.reverse();
+        Ok(Some(map))
+    }
+
+    /// The map of GNU's oldest form: in the header, and in blocks behind it that its size leaves out.
+    fn old_map(&mut self, block: &[u8; BLOCK]) -> Result<SparseMap, LayerError> {
+        if block.get(257..265) != Some(b"ustar  \0") {
+            return Err(invalid("a sparse file whose header is not GNU's"));
+        }
+        let mut parts = Vec::new();
+        let mut add = |table: &[u8]| -> Result<(), LayerError> {
+            let (rows, _) = table.as_chunks::<24>();
+            // The first empty row ends the table.
+            for row in rows.iter().take_while(|row| row[0] != 0) {
+                parts.push(Part { offset: number(&row[..12])?, length: number(&row[12..])? });
+            }
+            Ok(())
+        };
+        add(&block[386..482])?;
+        let mut more = block[482] != 0;
+        let mut blocks = 0;
+        while more {
+            blocks += BLOCK as u64;
+            let next = self.block()?.filter(|_| blocks <= MAX_EXTENSION);
+            let next = next.ok_or_else(|| invalid("a sparse file whose map does not end"))?;
+            add(&next[..504])?;
+            more = next[504] != 0;
+        }
+        SparseMap::new(number(&block[483..495])?, parts, self.left).map_err(damaged)
+    }
+
+    /// Steps over the zeros of a sparse file that come next, and says how many they are.
+    pub fn take_hole(&mut self) -> u64 {
+        match self.stretches.last() {
+            Some(Stretch::Hole(length)) => {
+                let length = *length;
+                self.stretches.pop();
+                length
+            }
+            _ => 0,
+        }
     }
 
     /// After the last entry: reads to the end of the stream and says whether the archive was ended as
@@ -236,6 +318,7 @@ impl<R: Read> TarReader<R> {
     }
 
     fn skip(&mut self) -> Result<(), LayerError> {
+        self.stretches.clear();
         let rest = self.left + self.pad;
         if rest > 0 {
             let skipped =
@@ -253,11 +336,34 @@ impl<R: Read> TarReader<R> {
 /// Reads the current entry's content.
 impl<R: Read> Read for TarReader<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.len());
-        if most == 0 {
+        let limit = |length: u64| usize::try_from(length).unwrap_or(usize::MAX).min(buf.len());
+        let (most, hole) = match self.stretches.last() {
+            Some(Stretch::Hole(length)) => (limit(*length), true),
+            Some(Stretch::Stored(length)) => (limit(*length), false),
+            None => (limit(self.left), false),
+        };
+        let count = if hole {
+            buf[..most].fill(0);
+            most
+        } else {
+            self.read_stored(&mut buf[..most])?
+        };
+        if let Some(Stretch::Hole(length) | Stretch::Stored(length)) = self.stretches.last_mut() {
+            *length -= count as u64;
+            if *length == 0 {
+                self.stretches.pop();
+            }
+        }
+        Ok(count)
+    }
+}
+
+impl<R: Read> TarReader<R> {
+    fn read_stored(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
             return Ok(0);
         }
-        let count = self.inner.read(&mut buf[..most])?;
+        let count = self.inner.read(buf)?;
         if count == 0 {
             return Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
@@ -267,6 +373,14 @@ impl<R: Read> Read for TarReader<R> {
         self.left -= count as u64;
         self.position += count as u64;
         Ok(count)
+    }
+}
+
+/// What is wrong with a map of holes, or with the stream it is read from.
+fn damaged(error: io::Error) -> LayerError {
+    match error.kind() {
+        io::ErrorKind::InvalidData => invalid(error.to_string()),
+        _ => LayerError::Stream(error),
     }
 }
 
@@ -337,7 +451,7 @@ fn small(field: &[u8]) -> Result<u32, LayerError> {
     u32::try_from(number(field)?).map_err(|_| invalid("number out of range in a header"))
 }
 
-fn parse_records(mut body: &[u8], records: &mut BTreeMap<Vec<u8>, Vec<u8>>) -> Result<(), LayerError> {
+fn parse_records(mut body: &[u8], extensions: &mut Extensions) -> Result<(), LayerError> {
     let bad = || invalid("malformed pax record");
     while !body.is_empty() {
         let space = body.iter().take(12).position(|byte| *byte == b' ').ok_or_else(bad)?;
@@ -346,7 +460,9 @@ fn parse_records(mut body: &[u8], records: &mut BTreeMap<Vec<u8>, Vec<u8>>) -> R
         let record =
             body.get(space + 1..length).and_then(|record| record.strip_suffix(b"\n")).ok_or_else(bad)?;
         let equals = record.iter().position(|byte| *byte == b'=').ok_or_else(bad)?;
-        records.insert(record[..equals].to_vec(), record[equals + 1..].to_vec());
+        let (key, value) = (&record[..equals], &record[equals + 1..]);
+        extensions.sparse.take(key, value).map_err(damaged)?;
+        extensions.records.insert(key.to_vec(), value.to_vec());
         body = &body[length..];
     }
     Ok(())

@@ -301,11 +301,116 @@ fn truncated_and_garbled_archives_are_errors() {
 #[test]
 fn streams_larger_than_the_limit_are_refused() -> Result<(), Box<dyn std::error::Error>> {
     let dir = tempfile::tempdir()?;
-    let options =
-        UnpackOptions { ids: OnDiskIds::AllToSelf, limits: Limits { entries: 10, bytes: 1000 }, dots: false };
+    let options = UnpackOptions {
+        ids: OnDiskIds::AllToSelf,
+        limits: Limits { entries: 10, bytes: 1000 },
+        ..Default::default()
+    };
     let tar = hostile(&[(b"a", b'0', b""), (b"b", b'0', b"")]);
     assert!(unpack(&tar[..], dir.path(), &NoParent, &options).is_err());
     Ok(())
+}
+
+fn unpack_archive(bytes: &[u8], limit: u64) -> Result<(tempfile::TempDir, Unpacked), LayerError> {
+    let dir = tempfile::tempdir().map_err(LayerError::Stream)?;
+    let limits = Limits { entries: 100, bytes: limit };
+    let options = UnpackOptions { ids: OnDiskIds::AllToSelf, limits, dots: true, sparse: true };
+    let unpacked = unpack(Cursor::new(bytes.to_vec()), dir.path(), &NoParent, &options)?;
+    Ok((dir, unpacked))
+}
+
+/// What GNU tar writes in each of its forms, with more parts than one header holds.
+#[test]
+fn sparse_files_are_unpacked_with_their_holes() -> Result<(), Box<dyn std::error::Error>> {
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+    const SIZE: u64 = 40 << 20;
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("sparse");
+    let original = std::fs::File::create_new(&path)?;
+    for part in 0..60 {
+        original.write_all_at(format!("part {part}\n").as_bytes(), part << 18)?;
+    }
+    original.set_len(SIZE)?;
+    let content = std::fs::read(&path)?;
+    std::fs::File::create_new(dir.path().join("hole"))?.set_len(SIZE)?;
+    std::fs::write(dir.path().join("after"), "after\n")?;
+    for form in [
+        &["--format=gnu"][..],
+        &["--format=posix", "--sparse-version=0.0"],
+        &["--format=posix", "--sparse-version=0.1"],
+        &["--format=posix", "--sparse-version=1.0"],
+    ] {
+        let mut tar = Command::new("tar");
+        tar.args(form).args(["-c", "--sparse", "-C"]).arg(dir.path()).args(["sparse", "hole", "after"]);
+        let archive = tar.output()?.stdout;
+        assert!((1000..1 << 20).contains(&archive.len()), "{form:?}: {} bytes", archive.len());
+        let (out, unpacked) = unpack_archive(&archive, 100 << 20)?;
+        let at = |name: &str| out.path().join(name);
+        assert!(std::fs::read(at("sparse"))? == content, "{form:?}");
+        let (sparse, hole) = (std::fs::metadata(at("sparse"))?, std::fs::metadata(at("hole"))?);
+        assert_eq!(
+            (hole.len(), std::fs::read_to_string(at("after"))?.as_str()),
+            (SIZE, "after\n"),
+            "{form:?}"
+        );
+        assert!(sparse.blocks() < 10_000 && hole.blocks() < 100, "{form:?}: {} blocks", sparse.blocks());
+        let digest = Some(crate::digest::Digest::of(&content));
+        let expected = EntryKind::File { size: SIZE, digest };
+        assert!(unpacked.index.entries.iter().any(|entry| entry.path == b"sparse" && entry.kind == expected));
+        let refused = unpack_archive(&archive, 70 << 20).map_err(|error| error.to_string());
+        assert!(refused.is_err_and(|error| error.contains("limit")), "{form:?}");
+        let as_layer = unpack_bytes(&archive).map_err(|error| error.to_string());
+        assert!(as_layer.is_err_and(|error| error.contains("sparse files are not supported")), "{form:?}");
+    }
+    Ok(())
+}
+
+/// A header of GNU's oldest form with this table, size of the file and mark for more blocks.
+fn old_sparse(parts: &[(u64, u64)], size: u64, more: bool, stored: &[u8]) -> Vec<u8> {
+    let mut header = tar::Header::new_gnu();
+    let _ = header.set_path("s");
+    header.set_entry_type(tar::EntryType::GNUSparse);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(stored.len() as u64);
+    let raw = header.as_mut_bytes();
+    let rows = parts.iter().flat_map(|(offset, length)| [*offset, *length]).chain([size]);
+    let places = (386..386 + parts.len() * 24).step_by(12).chain([483]);
+    for (place, number) in places.zip(rows) {
+        raw[place..place + 12].copy_from_slice(&[&[0x80, 0, 0, 0][..], &number.to_be_bytes()].concat());
+    }
+    raw[482] = u8::from(more);
+    header.set_cksum();
+    let mut out = [&header.as_bytes()[..], stored].concat();
+    out.resize(out.len().next_multiple_of(512) + 1024, 0);
+    out
+}
+
+#[test]
+fn sparse_maps_that_lie_are_refused() {
+    let read = unpack_archive(&old_sparse(&[(3, 2)], 9, false, b"ab"), 1 << 20);
+    let content = read.map(|(dir, _)| std::fs::read(dir.path().join("s")).unwrap_or_default());
+    assert_eq!(content.ok().as_deref(), Some(&b"\0\0\0ab\0\0\0\0"[..]));
+    for (archive, reason) in [
+        (old_sparse(&[(0, 2), (1, 2)], 9, false, b"abcd"), "overlap"),
+        (old_sparse(&[(4, 2), (0, 2)], 9, false, b"abcd"), "order"),
+        (old_sparse(&[(8, 2)], 9, false, b"ab"), "beyond"),
+        (old_sparse(&[(i64::MAX as u64, 2)], i64::MAX as u64, false, b"ab"), "beyond"),
+        (old_sparse(&[(0, 2)], 9, false, b"abcd"), "does not hold"),
+        (old_sparse(&[(0, 2)], i64::MAX as u64, false, b"ab"), "limit"),
+        (old_sparse(&[(0, 2)], 9, true, &[0xff; 512]), "header"),
+    ] {
+        let refused = unpack_archive(&archive, 1 << 20).map_err(|error| error.to_string());
+        assert!(refused.as_ref().is_err_and(|error| error.contains(reason)), "{reason}: {:?}", refused.err());
+    }
+    let mut endless = old_sparse(&[], 9, true, b"");
+    endless.resize(4 << 20, 0);
+    for block in endless[512..].as_chunks_mut::<512>().0 {
+        block[504] = 1;
+    }
+    assert!(unpack_archive(&endless, 1 << 30).is_err_and(|error| error.to_string().contains("does not end")));
 }
 
 fn arbitrary_entries() -> impl Strategy<Value = Vec<Entry>> {

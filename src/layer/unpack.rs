@@ -4,7 +4,8 @@
 //! through, deletions take their overlay form, and sizes have limits.
 
 use std::collections::{HashMap, HashSet};
-use std::io::{self, Read};
+use std::fs::File;
+use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -40,7 +41,7 @@ pub enum OnDiskIds {
 pub struct Limits {
     /// Entries.
     pub entries: usize,
-    /// Bytes of the uncompressed stream.
+    /// Bytes of the uncompressed stream; and of all sparse files in it.
     pub bytes: u64,
 }
 
@@ -59,6 +60,9 @@ pub struct UnpackOptions {
     pub limits: Limits,
     /// Names may contain `..` as long as they stay inside: users' archives, not layers.
     pub dots: bool,
+    /// Sparse files are read, with zeros for their holes: users' archives, not layers. Their sizes count
+    /// for [`Limits::bytes`] too.
+    pub sparse: bool,
 }
 
 /// A layer that was read.
@@ -145,7 +149,7 @@ fn read(
     options: &UnpackOptions,
 ) -> Result<Unpacked, LayerError> {
     let list = |plain: &mut dyn Read| {
-        let mut reader = TarReader::new(plain);
+        let mut reader = TarReader::new(plain).with_sparse(options.sparse);
         let mut work = Work {
             parent,
             root,
@@ -157,9 +161,14 @@ fn read(
             notes: Vec::new(),
             implied: HashSet::new(),
         };
+        let mut expanded = 0u64;
         while let Some(header) = reader.next()? {
             if work.entries.len() >= options.limits.entries {
                 return Err(LayerError::Invalid("too many entries".into()));
+            }
+            expanded = expanded.saturating_add(if header.sparse { header.size } else { 0 });
+            if expanded > options.limits.bytes {
+                return Err(LayerError::Invalid("its sparse files are larger than the limit".into()));
             }
             work.entry(&header, &mut reader)?;
         }
@@ -215,7 +224,7 @@ fn implicit() -> Metadata {
 }
 
 impl Work<'_> {
-    fn entry(&mut self, header: &Header, content: &mut impl Read) -> Result<(), LayerError> {
+    fn entry(&mut self, header: &Header, content: &mut TarReader<impl Read>) -> Result<(), LayerError> {
         let stored = clean_name(&header.path, self.dots)?;
         if stored.is_empty() {
             // The root's own entry: its metadata is not part of a layer's meaning for anybody.
@@ -487,7 +496,7 @@ impl Work<'_> {
         kind: EntryKind,
         header: &Header,
         meta: &Metadata,
-        content: &mut impl Read,
+        content: &mut TarReader<impl Read>,
     ) -> Result<EntryKind, LayerError> {
         let failed = |error| LayerError::inside("unpack", path, error);
         if let EntryKind::File { size, .. } = kind {
@@ -495,9 +504,9 @@ impl Work<'_> {
             match self.root {
                 Some(root) => {
                     let mut file = root.create_file(path).map_err(failed)?;
-                    copy_hashed(content, &mut file, &mut hasher).map_err(failed)?;
+                    copy_hashed(content, Some(&mut file), &mut hasher).map_err(failed)?;
                 }
-                None => copy_hashed(content, &mut io::sink(), &mut hasher).map_err(LayerError::Stream)?,
+                None => copy_hashed(content, None, &mut hasher).map_err(LayerError::Stream)?,
             }
             self.apply(path, meta, true)?;
             return Ok(EntryKind::File { size, digest: Some(hasher.finish()) });
@@ -575,17 +584,43 @@ enum Seen {
     Other,
 }
 
-fn copy_hashed(from: &mut impl Read, to: &mut impl io::Write, hasher: &mut Hasher) -> io::Result<()> {
+/// Reads an entry's content to its end. Holes stay holes in the file.
+fn copy_hashed(
+    from: &mut TarReader<impl Read>,
+    mut to: Option<&mut File>,
+    hasher: &mut Hasher,
+) -> io::Result<()> {
     let mut buffer = vec![0; 128 * 1024];
     loop {
+        let hole = from.take_hole();
+        if hole > 0 {
+            hash_zeros(hasher, hole, &mut buffer);
+            if let Some(file) = &mut to {
+                // What is not written yet reads as zeros.
+                let end = file.seek(SeekFrom::Current(hole.cast_signed()))?;
+                file.set_len(end)?;
+            }
+            continue;
+        }
         match from.read(&mut buffer) {
             Ok(0) => return Ok(()),
             Ok(count) => {
                 hasher.update(&buffer[..count]);
-                to.write_all(&buffer[..count])?;
+                if let Some(file) = &mut to {
+                    file.write_all(&buffer[..count])?;
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
+    }
+}
+
+fn hash_zeros(hasher: &mut Hasher, mut count: u64, buffer: &mut [u8]) {
+    buffer.fill(0);
+    while count > 0 {
+        let part = usize::try_from(count).unwrap_or(usize::MAX).min(buffer.len());
+        hasher.update(&buffer[..part]);
+        count -= part as u64;
     }
 }

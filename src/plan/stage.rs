@@ -3,24 +3,21 @@
 mod copy;
 pub(super) mod mount;
 mod run;
+mod settings;
+mod start;
 
 use std::sync::Arc;
 
-use crate::dockerfile::{
-    ArgDecl, CommandLine, Expander, Instruction, InstructionKind, KeyValue, Source, Span, Word, parse_trigger,
-};
+use crate::dockerfile::{CommandLine, Expander, Instruction, InstructionKind, Source, Span, Word};
 use crate::image::{ContainerConfig, ImageConfig, Platform};
 
 use super::config;
 use super::error::PlanError;
-use super::graph::{
-    Base, CopyOrigin, CopyStep, FromStep, StageHistory, StagePlan, Step, StepId, StepKind, WorkdirStep,
-};
-use super::resolve::{Builder, Origin};
+use super::graph::{StageHistory, StagePlan, Step, StepId, StepKind, WorkdirStep};
+use super::resolve::Builder;
 use super::scope::Scope;
 
-/// What Docker takes where an image has no PATH.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) use self::start::evaluate;
 
 /// A stage after its last instruction.
 #[derive(Clone, Debug)]
@@ -58,138 +55,6 @@ struct Walk<'b, 'a> {
     total: usize,
     done: usize,
     triggered: bool,
-}
-
-/// Evaluates a stage whose base is known. `false` where a trigger needs an image that is not.
-pub(super) fn evaluate(builder: &mut Builder<'_>, index: usize) -> Result<bool, PlanError> {
-    let (base, platform) = builder.base_of(index);
-    let (state, triggers, start) = match base {
-        Origin::Stage(stage) => {
-            let mut state = match builder.evaluated.get(stage) {
-                Some(state) => state.clone(),
-                None => return Ok(false),
-            };
-            let triggers = std::mem::take(&mut state.image.config.on_build);
-            (state, triggers, None)
-        }
-        Origin::Image(name) => {
-            let name = name.clone();
-            let platform = platform.unwrap_or_else(|| builder.input.platform.clone());
-            let (source, span) =
-                (builder.dockerfile.source.clone(), builder.dockerfile.stages[index].from.span);
-            let Some(image) = builder.config(&name, &platform, &source, span) else { return Ok(false) };
-            let (state, triggers) = from_config(image.clone(), platform);
-            let platform = state.platform.clone();
-            (state, triggers, Some(StepKind::From(FromStep { base: Base::Image(name), platform })))
-        }
-        Origin::Scratch => {
-            let platform = platform.unwrap_or_else(|| builder.input.platform.clone());
-            (
-                scratch(platform),
-                Vec::new(),
-                Some(StepKind::From(FromStep {
-                    base: Base::Scratch,
-                    platform: builder.input.platform.clone(),
-                })),
-            )
-        }
-        Origin::Files(name) => {
-            let copy = whole_context(name);
-            let platform = platform.unwrap_or_else(|| builder.input.platform.clone());
-            (scratch(platform), Vec::new(), Some(StepKind::Copy(copy)))
-        }
-    };
-    let triggers = parse_triggers(builder, index, &triggers)?;
-    for (source, instruction) in &triggers {
-        if !builder.need_sources(index, instruction, source)? {
-            return Ok(false);
-        }
-    }
-    let mut walk = Walk::new(builder, index, state, &triggers, start.is_some());
-    walk.start(start);
-    walk.triggered = true;
-    for (source, instruction) in &triggers {
-        walk.instruction(source, instruction)?;
-    }
-    walk.triggered = false;
-    let dockerfile = walk.builder.dockerfile;
-    for instruction in &dockerfile.stages[index].instructions {
-        walk.instruction(&dockerfile.source, instruction)?;
-    }
-    let state = walk.state;
-    builder.evaluated.insert(index, state);
-    Ok(true)
-}
-
-fn parse_triggers(
-    builder: &Builder<'_>,
-    index: usize,
-    triggers: &[String],
-) -> Result<Vec<(Arc<Source>, Instruction)>, PlanError> {
-    let base = &builder.dockerfile.stages[index].from.image.text;
-    let name = format!("ONBUILD of {base}");
-    triggers
-        .iter()
-        .map(|trigger| {
-            let trigger = parse_trigger(&name, trigger, '\\')?;
-            Ok((trigger.source, trigger.instruction))
-        })
-        .collect()
-}
-
-/// A named context of files in place of a base image.
-fn whole_context(name: &str) -> CopyStep {
-    CopyStep {
-        origin: CopyOrigin::Context(name.to_owned()),
-        sources: vec!["/".into()],
-        inline: Vec::new(),
-        dest: "/".into(),
-        dest_is_dir: true,
-        chown: None,
-        chmod: None,
-        remote: Vec::new(),
-        extract: false,
-        extract_remote: false,
-        exclude: Vec::new(),
-        parents: false,
-        link: false,
-    }
-}
-
-fn scratch(platform: Platform) -> Evaluated {
-    let config = ContainerConfig {
-        env: vec![format!("PATH={DEFAULT_PATH}")],
-        working_dir: "/".into(),
-        ..ContainerConfig::default()
-    };
-    let image = ImageConfig { config, ..ImageConfig::default() };
-    with_platform(image, platform)
-}
-
-fn from_config(mut image: ImageConfig, platform: Platform) -> (Evaluated, Vec<String>) {
-    let triggers = std::mem::take(&mut image.config.on_build);
-    image.created = None;
-    if !image.config.env.iter().any(|pair| pair.starts_with("PATH=")) {
-        image.config.env.push(format!("PATH={DEFAULT_PATH}"));
-    }
-    // An image of one platform only may be of another than was asked for; it stays what it is.
-    let platform = match (image.os.as_str(), image.architecture.as_str()) {
-        ("", _) | (_, "") => platform,
-        (os, architecture) => Platform::new(os, architecture, &image.variant),
-    };
-    (with_platform(image, platform), triggers)
-}
-
-fn with_platform(mut image: ImageConfig, platform: Platform) -> Evaluated {
-    image.os.clone_from(&platform.os);
-    image.architecture.clone_from(&platform.architecture);
-    image.variant.clone_from(&platform.variant);
-    let mut scope = Scope::default();
-    for pair in &image.config.env {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        scope.set(name, value);
-    }
-    Evaluated { scope, declared: Vec::new(), image, history: Vec::new(), last: None, platform }
 }
 
 fn is_step(kind: &InstructionKind) -> bool {
@@ -355,68 +220,6 @@ impl<'b, 'a> Walk<'b, 'a> {
         }
     }
 
-    fn arg(&mut self, source: &Arc<Source>, declarations: &[ArgDecl]) -> Result<(), PlanError> {
-        let mut shown = Vec::new();
-        for declaration in declarations {
-            // A name is taken as it stands, quotes and dollar signs included (BuildKit's dispatchArg).
-            let name = declaration.name.text.clone();
-            let value = match (self.builder.build_arg(&name), &declaration.default) {
-                (Some(value), _) => Some(value.to_owned()),
-                (None, Some(default)) => Some(self.expand(source, default)?),
-                (None, None) => self.builder.globals.value(&name).map(str::to_owned),
-            };
-            if let Some(value) = &value {
-                self.state.scope.set(&name, value);
-            }
-            if !self.state.declared.contains(&name) {
-                self.state.declared.push(name.clone());
-            }
-            shown.push(value.map_or(name.clone(), |value| format!("{name}={value}")));
-        }
-        self.history(format!("ARG {}", shown.join(" ")), None);
-        Ok(())
-    }
-
-    /// All words of one instruction see the environment as it was before it.
-    fn pairs(
-        &mut self,
-        source: &Arc<Source>,
-        pairs: &[KeyValue],
-    ) -> Result<Vec<(String, String)>, PlanError> {
-        pairs
-            .iter()
-            .map(|pair| Ok((self.expand(source, &pair.key)?, self.expand(source, &pair.value)?)))
-            .collect()
-    }
-
-    fn env(&mut self, source: &Arc<Source>, pairs: &[KeyValue]) -> Result<(), PlanError> {
-        let expanded = self.pairs(source, pairs)?;
-        let mut shown = String::from("ENV");
-        for ((name, value), pair) in expanded.iter().zip(pairs) {
-            if name.is_empty() {
-                return Err(PlanError::at(source, pair.key.span, "ENV names can not be blank"));
-            }
-            self.state.scope.set(name, value);
-            config::set_env(&mut self.config().env, name, value);
-            shown.push_str(&format!(" {name}={value}"));
-        }
-        self.history(shown, None);
-        Ok(())
-    }
-
-    fn label(&mut self, source: &Arc<Source>, pairs: &[KeyValue]) -> Result<(), PlanError> {
-        let mut shown = String::from("LABEL");
-        for ((name, value), pair) in self.pairs(source, pairs)?.into_iter().zip(pairs) {
-            if name.is_empty() {
-                return Err(PlanError::at(source, pair.key.span, "LABEL names can not be blank"));
-            }
-            shown.push_str(&format!(" {name}={value}"));
-            self.config().labels.insert(name, value);
-        }
-        self.history(shown, None);
-        Ok(())
-    }
-
     fn with_shell(&self, command: &CommandLine) -> Vec<String> {
         match command {
             CommandLine::Exec(argv) => argv.clone(),
@@ -466,40 +269,6 @@ impl<'b, 'a> Walk<'b, 'a> {
             self.done += 1;
         }
         self.history(format!("WORKDIR {path}"), made);
-        Ok(())
-    }
-
-    fn expose(&mut self, source: &Arc<Source>, words: &[Word]) -> Result<(), PlanError> {
-        let mut ports = Vec::new();
-        // The reference sorts the words as written; what they expand to keeps that order.
-        let mut words: Vec<&Word> = words.iter().collect();
-        words.sort_by(|a, b| a.text.cmp(&b.text));
-        for word in words {
-            let expanded = self.expander().words(&word.text, &self.state.scope);
-            for text in expanded.map_err(|error| PlanError::at(source, word.span, error.message))? {
-                let parsed =
-                    config::ports(&text).map_err(|message| PlanError::at(source, word.span, message))?;
-                ports.extend(parsed);
-            }
-        }
-        self.history(format!("EXPOSE [{}]", ports.join(" ")), None);
-        let empty = || serde_json::Value::Object(serde_json::Map::new());
-        self.config().exposed_ports.extend(ports.into_iter().map(|port| (port, empty())));
-        Ok(())
-    }
-
-    fn volume(&mut self, source: &Arc<Source>, words: &[Word]) -> Result<(), PlanError> {
-        let mut volumes = Vec::new();
-        for word in words {
-            let volume = self.expand(source, word)?;
-            if volume.is_empty() {
-                return Err(PlanError::at(source, word.span, "VOLUME specified can not be an empty string"));
-            }
-            volumes.push(volume);
-        }
-        self.history(format!("VOLUME [{}]", volumes.join(" ")), None);
-        let empty = || serde_json::Value::Object(serde_json::Map::new());
-        self.config().volumes.extend(volumes.into_iter().map(|volume| (volume, empty())));
         Ok(())
     }
 }

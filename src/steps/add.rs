@@ -83,7 +83,8 @@ fn unpack(selected: &Selected, path: &[u8], scratch: &Path) -> Result<Unpacked, 
     let dir = scratch.join(number.to_string());
     let broken = |source| AddError::Broken { name: name.clone(), source };
     std::fs::create_dir(&dir).map_err(|source| broken(LayerError::io("create", &dir, source)))?;
-    let options = UnpackOptions { ids: OnDiskIds::AllToSelf, dots: true, ..UnpackOptions::default() };
+    let options =
+        UnpackOptions { ids: OnDiskIds::AllToSelf, dots: true, sparse: true, ..UnpackOptions::default() };
     let unpacked =
         layer::unpack(open(&*selected.source, path)?, &dir, &Tree::empty(), &options).map_err(broken)?;
     let implied = unpacked.implied;

@@ -1,84 +1,28 @@
 //! `RUN --mount`: from what a step asks for to mounts of the sandbox.
 
+mod cache;
+mod error;
+mod files;
+
 use std::collections::{BTreeMap, HashMap};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use crate::cancel::Cancel;
-use crate::context::{FileInfo, FileKind};
-use crate::digest::{Digest, Hasher};
+use crate::context::FileInfo;
+use crate::digest::Digest;
 use crate::fs::paths::join;
-use crate::layer::{self, LayerError, OnDiskIds};
-use crate::plan::{RunMount, RunMountKind, RunStep, Sharing};
+use crate::layer::LayerError;
+use crate::plan::{RunMount, RunMountKind, RunStep};
 use crate::sandbox::{Mount, MountKind};
-use crate::snapshot::{Chain, PlainRoot, ResolveError, SnapshotError, Snapshots, Tree};
-use crate::store::{CacheDir, StoreError, TempDir};
+use crate::snapshot::{Chain, PlainRoot, Snapshots, Tree};
+use crate::store::{CacheDir, TempDir};
 
-use super::copy::{self, CopyError, Selected};
-use super::place::Destination;
+use super::copy::Selected;
 use super::ssh::{Forward, KeyAgent};
 
-/// So many directories one private cache may have at the same time.
-const MAX_PRIVATE: usize = 1000;
-/// Pause between two looks at a locked cache.
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
-
-/// Why a mount cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum MountError {
-    /// A required secret was not given.
-    #[error("secret {0}: not found; pass it with --secret id={0},src=FILE or --secret id={0},env=VARIABLE")]
-    NoSecret(String),
-    /// A required agent was not given.
-    #[error("no SSH agent {0:?} is forwarded; pass it with --ssh {0}")]
-    NoSsh(String),
-    /// Forwarding an agent failed.
-    #[error("cannot forward the SSH agent {id:?}: {source}")]
-    Ssh {
-        /// Its name.
-        id: String,
-        /// The system's answer.
-        source: io::Error,
-    },
-    /// The target's path cannot be followed.
-    #[error("invalid mount target {target:?}: {source}")]
-    Target {
-        /// As written, absolute.
-        target: String,
-        /// Why.
-        source: ResolveError,
-    },
-    /// A link where a file or directory was a moment before: mounting it would mount what it names on
-    /// this machine.
-    #[error("mount source {0:?} is a symbolic link by now: it was replaced while the build ran")]
-    Replaced(String),
-    /// All private copies of a cache are in use.
-    #[error("too many steps use the private cache {0:?} at once")]
-    TooManyPrivate(String),
-    /// The build was stopped while waiting.
-    #[error("canceled")]
-    Canceled,
-    /// The files of the source.
-    #[error(transparent)]
-    Copy(#[from] CopyError),
-    /// Layers or store.
-    #[error(transparent)]
-    Snapshot(#[from] SnapshotError),
-}
-
-impl From<StoreError> for MountError {
-    fn from(error: StoreError) -> Self {
-        MountError::Snapshot(error.into())
-    }
-}
-
-impl From<LayerError> for MountError {
-    fn from(error: LayerError) -> Self {
-        MountError::Snapshot(error.into())
-    }
-}
+pub use self::error::MountError;
+pub use self::files::plain_destination;
 
 /// What a mount with an origin shows, found before the step's key is made.
 pub enum MountInput {
@@ -321,205 +265,4 @@ impl Maker<'_> {
         }
         Ok(Some((self.make_dir(&format!("upper{number}"))?, self.make_dir(&format!("work{number}"))?)))
     }
-
-    fn bind(
-        &self,
-        number: usize,
-        input: &MountInput,
-        writable: bool,
-        mounted: &mut Mounted,
-    ) -> Result<MountKind, MountError> {
-        match input {
-            MountInput::Nothing => {
-                let source = self.make_dir(&format!("nothing{number}"))?;
-                Ok(MountKind::Bind { source, inside: Vec::new(), readonly: !writable })
-            }
-            MountInput::Files { selected, digest } => self.files(number, selected, digest, writable, mounted),
-            MountInput::Layers { chain, place, .. } if self.no_overlay => {
-                let plain = PlainRoot::make(self.snapshots, chain, &[])?;
-                let source = plain.path().join(os_path(&place.path));
-                mounted.held.push(Held::Plain(plain));
-                Ok(MountKind::Bind { source, inside: Vec::new(), readonly: !writable })
-            }
-            MountInput::Layers { chain, place, .. } => Ok(MountKind::Overlay {
-                lowers: self.snapshots.lowers(chain)?,
-                upper: self.upper(number, writable)?,
-                inside: place.path.clone(),
-                is_dir: place.is_dir(),
-            }),
-        }
-    }
-
-    /// In place where the directory shows just what the step may see; else a copy, which steps of one
-    /// build share.
-    fn files(
-        &self,
-        number: usize,
-        selected: &Selected,
-        digest: &Digest,
-        writable: bool,
-        mounted: &mut Mounted,
-    ) -> Result<MountKind, MountError> {
-        let Some(selection) = selected.selections.first() else {
-            return self.bind(number, &MountInput::Nothing, writable, mounted);
-        };
-        let seen_as_they_are = selection.files.iter().all(|file| (file.uid, file.gid) == (0, 0));
-        let whole = selected.source.whole_directory().filter(|_| seen_as_they_are && selection.is_dir);
-        if let Some(root) = whole
-            && !(writable && self.no_overlay)
-        {
-            // Somebody may put a link in the place of a directory until this is mounted.
-            let (source, inside) = (root.to_owned(), selected.place.clone());
-            return Ok(if writable {
-                let upper = self.upper(number, true)?;
-                MountKind::Overlay { lowers: vec![source], upper, inside, is_dir: true }
-            } else {
-                MountKind::Bind { source, inside, readonly: true }
-            });
-        }
-        let is_link = |file: &FileInfo| matches!(file.kind, FileKind::Symlink { .. });
-        if !selection.is_dir && selection.files.iter().any(is_link) {
-            return Err(MountError::Replaced(selected.pattern.clone()));
-        }
-        let copy = self.copied(selected, digest, writable)?;
-        let files = copy.path().join("fs");
-        let source = if selection.is_dir { files } else { files.join(os_path(&selection.name)) };
-        mounted.held.push(Held::Copy(copy));
-        Ok(MountKind::Bind { source, inside: Vec::new(), readonly: !writable })
-    }
-
-    fn copied(
-        &self,
-        selected: &Selected,
-        digest: &Digest,
-        writable: bool,
-    ) -> Result<Arc<TempDir>, MountError> {
-        if writable {
-            let dir = self.snapshots.store().temp_dir()?;
-            materialize(selected, dir.path(), self.snapshots.ids(), false)?;
-            return Ok(Arc::new(dir));
-        }
-        let mut copies = self.settings.copies.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(copy) = copies.get(digest) {
-            return Ok(copy.clone());
-        }
-        let dir = self.snapshots.store().temp_dir()?;
-        materialize(selected, dir.path(), self.snapshots.ids(), false)?;
-        let dir = Arc::new(dir);
-        copies.insert(*digest, dir.clone());
-        Ok(dir)
-    }
-
-    fn cache(&self, mount: &RunMount, input: &MountInput) -> Result<CacheDir, MountError> {
-        let RunMountKind::Cache { id, namespace, sharing, mode, uid, gid, source, .. } = &mount.kind else {
-            return Err(MountError::TooManyPrivate(String::new()));
-        };
-        let key = cache_key(namespace, id, source, input, (*mode, *uid, *gid));
-        let store = self.snapshots.store();
-        let mut number = 0;
-        loop {
-            if self.cancel.is_cancelled() {
-                return Err(MountError::Canceled);
-            }
-            let exclusive = *sharing != Sharing::Shared;
-            let fill = |dir: &Path| self.seed(dir, input, (*mode, *uid, *gid));
-            if let Some(dir) = store.cache_dir(&key, number, exclusive, fill)? {
-                return Ok(dir);
-            }
-            match sharing {
-                Sharing::Private if number + 1 >= MAX_PRIVATE => {
-                    return Err(MountError::TooManyPrivate(id.clone()));
-                }
-                Sharing::Private => number += 1,
-                Sharing::Shared | Sharing::Locked => std::thread::sleep(LOCK_PAUSE),
-            }
-        }
-    }
-
-    /// The first content of a cache.
-    fn seed(
-        &self,
-        dir: &Path,
-        input: &MountInput,
-        (mode, uid, gid): (Option<u32>, Option<u32>, Option<u32>),
-    ) -> Result<(), MountError> {
-        use std::os::unix::fs::PermissionsExt as _;
-        let failed = |source| LayerError::io("prepare", dir, source);
-        let top = match input {
-            MountInput::Nothing => None,
-            MountInput::Files { selected, .. } => {
-                copy_into(selected, dir, self.snapshots.ids(), false)?;
-                None
-            }
-            MountInput::Layers { chain, place, .. } => {
-                let tree = self.snapshots.complete_tree(chain)?;
-                let source: Arc<dyn crate::context::FileSource> = Arc::new(
-                    super::tree_source::TreeSource::new(self.snapshots.clone(), chain.clone(), tree),
-                );
-                let path = String::from_utf8_lossy(&place.path).into_owned();
-                let selected = copy::select_path(&path, "the cache's source", source, None)?;
-                copy_into(&selected, dir, self.snapshots.ids(), true)?;
-                (!place.path.is_empty()).then_some((place.mode, place.uid, place.gid))
-            }
-        };
-        let (top_mode, top_uid, top_gid) = top.unwrap_or((0o755, 0, 0));
-        let owner = (uid.unwrap_or(top_uid), gid.unwrap_or(top_gid));
-        if self.snapshots.ids() == OnDiskIds::Keep && owner != (0, 0) {
-            std::os::unix::fs::chown(dir, Some(owner.0), Some(owner.1)).map_err(failed)?;
-        }
-        let mode = std::fs::Permissions::from_mode(mode.unwrap_or(top_mode) & 0o7777);
-        std::fs::set_permissions(dir, mode).map_err(failed)?;
-        Ok(())
-    }
-}
-
-/// A cache is one for each name and each way it was begun, as in the reference.
-fn cache_key(
-    namespace: &str,
-    id: &str,
-    source: &str,
-    input: &MountInput,
-    begun: (Option<u32>, Option<u32>, Option<u32>),
-) -> Digest {
-    let mut hasher = Hasher::new();
-    for field in ["cache-mount", namespace, id, source] {
-        hasher.field(field.as_bytes());
-    }
-    match input {
-        MountInput::Nothing => {}
-        MountInput::Files { digest, .. } | MountInput::Layers { digest, .. } => hasher.field(digest.raw()),
-    }
-    hasher.field(format!("{begun:?}").as_bytes());
-    hasher.finish()
-}
-
-/// Copies what was selected into `dir/fs`.
-fn materialize(selected: &Selected, dir: &Path, ids: OnDiskIds, keep_owner: bool) -> Result<(), MountError> {
-    let target = dir.join("fs");
-    std::fs::create_dir(&target).map_err(|source| LayerError::io("create", &target, source))?;
-    copy_into(selected, &target, ids, keep_owner)
-}
-
-fn copy_into(selected: &Selected, dir: &Path, ids: OnDiskIds, keep_owner: bool) -> Result<(), MountError> {
-    let dest = plain_destination(keep_owner);
-    let layer = copy::layer(&Tree::empty(), &dest, std::slice::from_ref(selected), &[], &[])?;
-    layer::write_files(&layer.entries, &layer.content, dir, ids)?;
-    Ok(())
-}
-
-/// The root of an empty file system.
-pub fn plain_destination(keep_owner: bool) -> Destination {
-    Destination {
-        path: b"/".to_vec(),
-        directory: true,
-        owner: None,
-        keep_owner,
-        chmod: None,
-        made_up_time: 0,
-    }
-}
-
-fn os_path(path: &[u8]) -> &Path {
-    use std::os::unix::ffi::OsStrExt as _;
-    Path::new(std::ffi::OsStr::from_bytes(path))
 }

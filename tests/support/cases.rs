@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::support::{self, Done, Lab, base, skip};
+use crate::support::{self, Done, Lab};
 
 /// Steps of a linear congruential generator (Knuth's constants); good enough to pick moments.
 pub struct Random(pub u64);
@@ -124,14 +124,6 @@ pub fn unreachable_snapshots(lab: &Lab) -> Vec<String> {
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .filter(|id| !known.contains(id))
         .collect()
-}
-
-pub fn ready(test: &str) -> bool {
-    if base("busybox").is_none() {
-        skip(test, "tests/setup has not made the base images");
-        return false;
-    }
-    true
 }
 
 /// A file system of its own for a lab's store; unmounted when dropped.

@@ -63,6 +63,36 @@ pub fn user_of(who: Who) -> Option<(&'static str, u32)> {
     Some((name, line.split(':').nth(2)?.parse().ok()?))
 }
 
+/// Whether there are base images; says so where there are none.
+pub fn bases_or_skip(test: &str) -> bool {
+    if base("busybox").is_none() {
+        skip(test, "tests/setup has not made the base images");
+    }
+    base("busybox").is_some()
+}
+
+/// The modes this machine can be tested in.
+pub fn modes(test: &str) -> Vec<Who> {
+    let mut all = vec![Who::Caller];
+    for who in [Who::Rootless, Who::SingleId] {
+        if is_root() && user_of(who).is_some() && has("setpriv") {
+            all.push(who);
+        } else {
+            skip(test, &format!("there is no user for {who:?} (see tests/setup)"));
+        }
+    }
+    all
+}
+
+/// Whether a build with `--userns=private` failed because this kernel cannot do it; says so.
+pub fn lacks_mapped_owners(test: &str, ended: &Done) -> bool {
+    let lacks = ended.err.contains("Linux 6.15 or newer is needed");
+    if lacks {
+        skip(test, "this kernel does not stack layers with mapped owners");
+    }
+    lacks
+}
+
 /// A private directory tree for one test: a store, a place for outputs, a home.
 pub struct Lab {
     pub dir: tempfile::TempDir,
@@ -172,15 +202,20 @@ impl Lab {
         flags
     }
 
+    /// Builds `context` on the test bases.
+    pub fn build(&self, context: &Path, more: &[&str]) -> Done {
+        let mut args = vec!["build".to_owned(), "--progress=plain".into()];
+        args.extend(self.bases());
+        args.extend(more.iter().map(|arg| (*arg).to_owned()));
+        args.push(context.display().to_string());
+        self.run(&args)
+    }
+
     /// Builds `context` into an OCI archive and reads it with skopeo and umoci.
     pub fn build_image(&self, context: &Path, more: &[&str]) -> Image {
         let archive = self.out(&format!("image-{}.tar", unique()));
         let output = format!("type=oci,dest={}", archive.display());
-        let mut args = vec!["build".to_owned(), "--progress=plain".into(), "-o".into(), output];
-        args.extend(self.bases());
-        args.extend(more.iter().map(|arg| (*arg).to_owned()));
-        args.push(context.display().to_string());
-        let done = self.run(&args);
+        let done = self.build(context, &[&["-o", output.as_str()], more].concat());
         assert!(done.code == 0, "build failed with {}:\n{}", done.code, done.err);
         Image::read(&archive, self.path(), done)
     }

@@ -1,0 +1,90 @@
+//! What a plan is made from, and what comes of asking for one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::build::RunNetwork;
+use crate::dockerfile::{Source, Span};
+use crate::image::{ImageConfig, Platform};
+
+use super::super::graph::Plan;
+
+/// What a build is asked for, as far as the plan depends on it.
+#[derive(Clone, Debug)]
+pub struct PlanInput {
+    /// `--target`.
+    pub target: Option<String>,
+    /// `--build-arg`; the last of one name counts.
+    pub build_args: Vec<(String, String)>,
+    /// `--label`.
+    pub labels: Vec<(String, String)>,
+    /// `--build-context`, by name.
+    pub contexts: BTreeMap<String, ContextKind>,
+    /// Platform of the image.
+    pub platform: Platform,
+    /// Others are planned besides it: steps are named with the platform.
+    pub several_platforms: bool,
+    /// Platform of this machine.
+    pub build_platform: Platform,
+    /// `--network`.
+    pub network: RunNetwork,
+    /// `--allow`.
+    pub allow: Entitlements,
+}
+
+/// What a build may do beyond the usual.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entitlements {
+    /// `network.host`: RUN --network=host.
+    pub network_host: bool,
+    /// `security.insecure`: RUN --security=insecure.
+    pub insecure: bool,
+    /// `device`: any device.
+    pub any_device: bool,
+    /// `device=NAME`: these.
+    pub devices: Vec<String>,
+}
+
+impl Entitlements {
+    /// Whether a device may be used, by its full name or its class.
+    pub fn device(&self, name: &str) -> bool {
+        let class = name.split('=').next().unwrap_or(name);
+        self.any_device || self.devices.iter().any(|allowed| allowed == name || allowed == class)
+    }
+}
+
+/// What a named context holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ContextKind {
+    /// Files.
+    Files,
+    /// An image.
+    Image,
+    /// Nothing (`docker-image://scratch`).
+    Scratch,
+}
+
+/// An image whose config must be known.
+#[derive(Clone, Debug)]
+pub struct ImageRequest {
+    /// Reference, or name of an image-like context.
+    pub name: String,
+    /// Platform wanted.
+    pub platform: Platform,
+    /// Where it is named.
+    pub source: Arc<Source>,
+    /// Where exactly.
+    pub span: Span,
+}
+
+/// Configs by name and platform, as requested.
+pub type BaseConfigs = BTreeMap<(String, String), ImageConfig>;
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub enum Planned {
+    /// Get these and ask again.
+    NeedsImages(Vec<ImageRequest>),
+    /// The whole plan.
+    Ready(Box<Plan>),
+}
