@@ -24,6 +24,7 @@ mod piece;
 mod proxy;
 mod pull;
 mod push;
+mod referrers;
 mod retry;
 mod roots;
 mod settings;
@@ -52,6 +53,7 @@ pub use error::{Fault, Refusal, RegistryError, Rejected, Target, Unreachable};
 pub use proxy::ProxyOptions;
 pub use pull::{FetchedManifest, MANIFEST_LIMIT, ManifestHead};
 pub use push::{BlobState, PushOptions, PushProgress, PushReport};
+pub use referrers::{Referrers, fallback_tag};
 pub use retry::RetryPolicy;
 pub use settings::Settings;
 
