@@ -28,14 +28,10 @@ impl Document {
         }
     }
 
-    /// Whether it is a manifest of something else than an image: its config is none, or it says what
-    /// it is instead.
+    /// Whether it is a manifest of something else than an image: its config is no image's.
     pub fn is_artifact(&self) -> bool {
         match self {
-            Document::Manifest(manifest) => {
-                manifest.artifact_type.as_ref().is_some_and(|text| !text.is_empty())
-                    || !Family::is_config(&manifest.config.media_type)
-            }
+            Document::Manifest(manifest) => !Family::is_config(&manifest.config.media_type),
             Document::Index(_) => false,
         }
     }

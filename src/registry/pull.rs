@@ -191,8 +191,8 @@ impl<'a> Asked<'a> {
 
     fn fetch(&self, host: &Host, session: &Session) -> Result<FetchedManifest, RegistryError> {
         let Asked { repository, path, .. } = self;
-        let incoming =
-            host.call(session, &Call { method: Method::GET, repository, path, accept: Some(ACCEPT), from: 0 })?;
+        let incoming = host
+            .call(session, &Call { method: Method::GET, repository, path, accept: Some(ACCEPT), from: 0 })?;
         let target = incoming.target.clone();
         let announced = announced_digest(&incoming)?;
         let header = content_type(&incoming);

@@ -17,7 +17,7 @@ use super::pull::{ACCEPT, announced_digest, check_repository, manifest_path};
 use super::upload::Uploads;
 
 /// Indexes may nest; deeper than this is an attack or a loop.
-const MAX_INDEX_DEPTH: u32 = 4;
+pub(super) const MAX_INDEX_DEPTH: u32 = 4;
 
 /// Limits of a push.
 #[derive(Clone, Debug, PartialEq, Eq)]

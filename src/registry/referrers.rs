@@ -174,12 +174,12 @@ fn page(
         }
     }
     let asked = answer.target.clone();
-    let filtered = answer.header(&FILTERS_APPLIED).is_some_and(|text| {
-        text.split(',').any(|filter| filter.trim().eq_ignore_ascii_case("artifactType"))
-    });
-    let claimed = answer.header(&CONTENT_TYPE).is_some_and(|text| {
-        text.split(';').next().is_some_and(|kind| kind.trim() == Family::Oci.index())
-    });
+    let filtered = answer
+        .header(&FILTERS_APPLIED)
+        .is_some_and(|text| text.split(',').any(|filter| filter.trim().eq_ignore_ascii_case("artifactType")));
+    let claimed = answer
+        .header(&CONTENT_TYPE)
+        .is_some_and(|text| text.split(';').next().is_some_and(|kind| kind.trim() == Family::Oci.index()));
     let next = match answer.header(&LINK).and_then(next_link) {
         None => None,
         Some(link) => {
@@ -205,7 +205,7 @@ fn next_page(page: &Uri, link: &str) -> Option<Uri> {
 }
 
 /// Whether an entry is of the type that is asked for.
-fn is_of(entry: &Descriptor, artifact_type: Option<&str>) -> bool {
+pub(super) fn is_of(entry: &Descriptor, artifact_type: Option<&str>) -> bool {
     artifact_type.is_none_or(|wanted| entry.artifact_type.as_deref() == Some(wanted))
 }
 
