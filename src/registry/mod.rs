@@ -40,6 +40,8 @@ pub(crate) mod fault_server;
 #[cfg(test)]
 mod push_tests;
 #[cfg(test)]
+mod referrers_tests;
+#[cfg(test)]
 mod sign_in_tests;
 
 pub use access::RegistryAccess;

@@ -159,7 +159,7 @@ impl Registry {
 
 impl Uploads<'_> {
     /// The digest under a tag or digest in the repository; `None` where there is nothing.
-    fn manifest_digest(&self, reference: &str) -> Result<Option<Digest>, RegistryError> {
+    pub(super) fn manifest_digest(&self, reference: &str) -> Result<Option<Digest>, RegistryError> {
         let path = manifest_path(self.repository, reference)?;
         let call = Call {
             method: Method::HEAD,

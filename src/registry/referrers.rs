@@ -262,15 +262,7 @@ impl Uploads<'_> {
                 None => Index::new(Vec::new()),
             };
             index.manifests.push(entry.clone());
-            let bytes = canonical(&index)
-                .map_err(|error| RegistryError::invalid("list of referrers", &tag, error.to_string()))?;
-            if bytes.len() > MANIFEST_LIMIT {
-                let reason = format!("with one more it is larger than {MANIFEST_LIMIT} bytes");
-                return Err(RegistryError::invalid("list of referrers", &tag, reason));
-            }
-            let media_type =
-                if index.media_type.is_empty() { Family::Oci.index() } else { &index.media_type };
-            self.manifest(&tag, media_type, &bytes)?;
+            self.write_list(&tag, index)?;
             // Whoever read the old list takes about as long to write as this did.
             let settle = (begun.elapsed() * 2).clamp(SETTLE.0, SETTLE.1);
             clock.sleep(settle.mul_f64(1.0 + clock.chance()), self.cancel);
@@ -289,6 +281,38 @@ impl Uploads<'_> {
             self.repository, entry.digest
         );
         Err(RegistryError::invalid("list of referrers", &tag, reason))
+    }
+
+    /// Writes the list. A registry may refuse one that names what was deleted; that is then left out.
+    fn write_list(&self, tag: &str, mut index: Index) -> Result<(), RegistryError> {
+        if index.media_type.is_empty() {
+            index.media_type = Family::Oci.index().to_owned();
+        }
+        let put = |index: &Index| {
+            let invalid = |reason: String| RegistryError::invalid("list of referrers", tag, reason);
+            let bytes = canonical(index).map_err(|error| invalid(error.to_string()))?;
+            if bytes.len() > MANIFEST_LIMIT {
+                return Err(invalid(format!("with one more it is larger than {MANIFEST_LIMIT} bytes")));
+            }
+            self.manifest(tag, &index.media_type, &bytes).map(|_| ())
+        };
+        let error = match put(&index) {
+            Err(error) if matches!(error.status(), Some(400 | 404)) => error,
+            result => return result,
+        };
+        let before = index.manifests.len();
+        let mut there = Vec::new();
+        for entry in index.manifests {
+            if self.manifest_digest(&entry.digest.to_string())?.is_some() {
+                there.push(entry);
+            }
+        }
+        // None at all: the registry does not say what it has.
+        if there.is_empty() || there.len() == before {
+            return Err(error);
+        }
+        index.manifests = there;
+        put(&index)
     }
 }
 
