@@ -33,6 +33,10 @@ pub struct StorageTools {
 /// What is handed over, in a directory of its own.
 const ARCHIVE: &str = "image.tar";
 
+/// How much of what a program said goes into an error: lines, and characters of them.
+const MOST_LINES: usize = 8;
+const MOST_WORDS: usize = 2000;
+
 /// A way into the storage.
 enum Tool {
     Skopeo(PathBuf),
@@ -194,9 +198,11 @@ impl Transfer<'_> {
     }
 }
 
-/// The last line that a program said, without what could drive a terminal.
+/// The last lines that a program said, as one, without what could drive a terminal.
 fn last_words(said: &[u8]) -> Option<String> {
     let said = String::from_utf8_lossy(said);
-    let last = said.lines().rev().find(|line| !line.trim().is_empty())?;
-    Some(last.chars().filter(|c| !c.is_control()).take(600).collect())
+    let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let last = lines.get(lines.len().saturating_sub(MOST_LINES)..).unwrap_or_default().join("; ");
+    let text: String = last.chars().filter(|c| !c.is_control()).take(MOST_WORDS).collect();
+    (!text.is_empty()).then_some(text)
 }

@@ -36,8 +36,11 @@ const MOST_PAGES: usize = 1_000;
 /// How often an entry is put into a list from which others' writing removes it.
 const MOST_MERGES: u32 = 20;
 
+/// How often a list is looked at that others write all the time.
+const MOST_LOOKS: u32 = 40;
+
 /// Between writing a list and looking whether the entry is still in it, at least and at most.
-const SETTLE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+const SETTLE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 
 /// The manifests that speak of another one.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -248,31 +251,41 @@ impl Uploads<'_> {
     }
 
     /// Puts an entry into the list that clients keep. The protocol has no way to write only if nobody
-    /// else did meanwhile, so the list is read again after others who read it before had time to
-    /// write, and written again if the entry has gone.
+    /// else did meanwhile, so the list is read again after those who read it before had time to write:
+    /// until it has the entry and stays as it is. Who writes later than that may still undo it.
     fn merge(&self, subject: &Digest, entry: &Descriptor) -> Result<(), RegistryError> {
         let tag = fallback_tag(subject);
         let clock = self.registry.clock();
-        let mut list = self.registry.tagged_list(self.repository, subject, self.cancel)?;
-        let mut begun = Instant::now();
-        for _ in 0..MOST_MERGES {
-            let mut index = match list {
-                Some((index, _)) if has(&index, entry) => return Ok(()),
-                Some((index, _)) => index,
-                None => Index::new(Vec::new()),
+        let mut last = None;
+        let mut lost = 0;
+        for _ in 0..MOST_LOOKS {
+            let begun = Instant::now();
+            let list = self.registry.tagged_list(self.repository, subject, self.cancel)?;
+            last = match list {
+                // Nothing was written, or nobody wrote since.
+                Some((index, digest)) if has(&index, entry) => {
+                    if last.is_none_or(|last| last == digest) {
+                        return Ok(());
+                    }
+                    Some(digest)
+                }
+                _ if lost == MOST_MERGES => break,
+                list => {
+                    lost += 1;
+                    let mut index = list.map_or_else(|| Index::new(Vec::new()), |(index, _)| index);
+                    index.manifests.push(entry.clone());
+                    Some(self.write_list(&tag, index)?)
+                }
             };
-            index.manifests.push(entry.clone());
-            self.write_list(&tag, index)?;
             // Whoever read the old list takes about as long to write as this did.
             let settle = (begun.elapsed() * 2).clamp(SETTLE.0, SETTLE.1);
             clock.sleep(settle.mul_f64(1.0 + clock.chance()), self.cancel);
             if self.cancel.is_cancelled() {
                 return Err(RegistryError::Cancelled);
             }
-            begun = Instant::now();
-            list = self.registry.tagged_list(self.repository, subject, self.cancel)?;
         }
-        if list.is_some_and(|(index, _)| has(&index, entry)) {
+        if lost < MOST_MERGES {
+            // Always there, in a list that others went on writing.
             return Ok(());
         }
         let host = self.registry.host();
@@ -283,8 +296,8 @@ impl Uploads<'_> {
         Err(RegistryError::invalid("list of referrers", &tag, reason))
     }
 
-    /// Writes the list. A registry may refuse one that names what was deleted; that is then left out.
-    fn write_list(&self, tag: &str, mut index: Index) -> Result<(), RegistryError> {
+    /// Writes the list and gives its digest. A registry may refuse one that names what was deleted; that is then left out.
+    fn write_list(&self, tag: &str, mut index: Index) -> Result<Digest, RegistryError> {
         if index.media_type.is_empty() {
             index.media_type = Family::Oci.index().to_owned();
         }
@@ -294,7 +307,8 @@ impl Uploads<'_> {
             if bytes.len() > MANIFEST_LIMIT {
                 return Err(invalid(format!("with one more it is larger than {MANIFEST_LIMIT} bytes")));
             }
-            self.manifest(tag, &index.media_type, &bytes).map(|_| ())
+            self.manifest(tag, &index.media_type, &bytes)?;
+            Ok(Digest::of(&bytes))
         };
         let error = match put(&index) {
             Err(error) if matches!(error.status(), Some(400 | 404)) => error,
