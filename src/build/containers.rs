@@ -48,7 +48,11 @@ enum Tool {
 
 impl Transfer<'_> {
     /// Puts an image of the store into the storage under `name`. Gives the descriptor it has there.
-    pub(super) fn into_containers(&self, top: &Descriptor, name: &Reference) -> Result<Descriptor, Failure> {
+    pub(super) fn store_in_containers(
+        &self,
+        top: &Descriptor,
+        name: &Reference,
+    ) -> Result<Descriptor, Failure> {
         let what = format!("cannot copy to containers-storage:{}", name.familiar());
         let tool = self.storage_tool(FailureKind::Output, &what)?;
         let dir = self.store.temp_dir()?;
@@ -84,7 +88,7 @@ impl Transfer<'_> {
     }
 
     /// Opens an image of the storage, by way of a temporary copy.
-    pub(super) fn from_containers(&self, name: &Reference) -> Result<Source, Failure> {
+    pub(super) fn open_containers(&self, name: &Reference) -> Result<Source, Failure> {
         let what = format!("cannot get containers-storage:{}", name.familiar());
         let tool = self.storage_tool(FailureKind::Base, &what)?;
         let dir = self.store.temp_dir()?;

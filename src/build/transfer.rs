@@ -139,7 +139,7 @@ impl Transfer<'_> {
             }
             Place::Containers(name) => {
                 self.fetch(&*source.content, &top, format!("copying to {}", name.familiar()))?;
-                self.into_containers(&top, name)
+                self.store_in_containers(&top, name)
             }
         }
     }
@@ -304,7 +304,7 @@ impl Transfer<'_> {
                 super::load::from_engine(&self.engines, &name.familiar(), &path, self.cancel)?;
                 Ok(Source { _held: Some(dir), ..archive(&path, None)? })
             }
-            Place::Containers(name) => self.from_containers(name),
+            Place::Containers(name) => self.open_containers(name),
         }
     }
 
