@@ -389,6 +389,47 @@ fn lists_that_are_wrong_are_told_and_passed_over() {
 }
 
 #[test]
+fn the_store_gives_what_has_a_name_and_push_keeps_lists_too() {
+    let test = "the_store_gives_what_has_a_name_and_push_keeps_lists_too";
+    let Some(server) = start(test) else { return };
+    let (lab, host) = (Lab::new(), server.host().to_owned());
+    let repository = format!("{host}/app");
+    let made = signed(&lab, &repository);
+    let pushed = format!("{host}/pushed:sbom");
+    ok(lab.run(["copy", "-q", &format!("docker://{repository}@{}", made.sbom), &format!("store:{pushed}")]));
+    ok(lab.run(["push", &pushed]));
+    let list = skopeo_raw(&format!("{host}/pushed:{}", made.image.replace(':', "-")));
+    assert_eq!(digests(list["manifests"].as_array().expect("a list")), [made.sbom.as_str()]);
+    assert_eq!(digests(&referrers(&lab, "store:app:1", &[])), [made.sbom.as_str()]);
+    let done = lab.run(["copy", "--referrers", "store:app:1", &format!("docker://{host}/whole:1")]);
+    assert!(done.err.contains("1 referrer copied"), "{}", done.err);
+    assert_eq!(digests(&referrers(&lab, &format!("{host}/whole:1"), &[])), [made.sbom.as_str()]);
+}
+
+#[test]
+fn a_chain_without_end_is_refused() {
+    let test = "a_chain_without_end_is_refused";
+    if start(test).is_none() {
+        return;
+    }
+    let (lab, modern, target) = (Lab::new(), MemoryRegistry::start(), MemoryRegistry::start());
+    let repository = format!("{}/app", modern.host());
+    let image = image(&lab, "app:1");
+    ok(lab.run(["copy", "-q", "store:app:1", &format!("docker://{repository}:1")]));
+    let (from, to) = (format!("docker://{repository}:1"), format!("docker://{}/app:1", target.host()));
+    let mut last = (image, 1);
+    for level in 1..=8 {
+        last = attach(&lab, &repository, SIGNATURE, &format!("level-{level}"), (&last.0, last.1));
+    }
+    let done = lab.run(["copy", "--referrers", &from, &to]);
+    assert!(done.err.contains("8 referrers copied"), "{}", done.err);
+    attach(&lab, &repository, SIGNATURE, "level-9", (&last.0, last.1));
+    let refused = lab.run(["copy", "--referrers", &from, &to]);
+    assert_eq!(refused.code, 5, "{}", refused.err);
+    assert!(refused.err.contains("more than 8 times over"), "{}", refused.err);
+}
+
+#[test]
 fn pushers_at_the_same_time_lose_nothing() {
     let test = "pushers_at_the_same_time_lose_nothing";
     let Some(server) = start(test) else { return };

@@ -336,7 +336,18 @@ fn has(index: &Index, entry: &Descriptor) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn no_link_panics_or_leads_to_another_host(header in "[<>;,= \"/:@a-z.]{0,40}|\\PC{0,40}") {
+            let page = Uri::from_static("https://reg.example.test:5000/v2/a/referrers/x");
+            let next = next_link(&header).and_then(|link| next_page(&page, link));
+            prop_assert!(next.is_none_or(|next| next.authority() == page.authority()));
+        }
+    }
 
     #[test]
     fn the_next_page_is_found_among_links() {
