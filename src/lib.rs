@@ -11,6 +11,7 @@
 pub mod build;
 pub mod cache;
 pub mod cancel;
+mod child;
 pub mod cli;
 pub mod context;
 pub mod digest;

@@ -324,7 +324,7 @@ fn images_are_copied_between_all_places() {
     assert_eq!(String::from_utf8_lossy(&piped.stdout), "Loaded image: app:3\n");
     for (from, code, word) in [
         ("docker-daemon:no-such-image:1", 5, "no-such-image:1"),
-        ("containers-storage:app", 8, "containers-storage: is not supported"),
+        ("containerd:app", 8, "containerd: is not supported"),
         ("store:none", 2, "no image none"),
         ("oci:none", 5, "none"),
         ("nonsense", 2, "transport"),

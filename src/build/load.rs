@@ -88,7 +88,8 @@ fn connect(engines: &[EngineAddress], kind: FailureKind, what: &str) -> Result<B
     }
     let message = format!("{what}: no engine answers ({})", tried.join("; "));
     Err(Failure::new(kind, message)
-        .help("start Docker or Podman's API socket, set DOCKER_HOST, or write an archive with -o type=docker,dest=FILE"))
+        .help("start Docker or Podman's API socket, set DOCKER_HOST, write an archive with -o type=docker,dest=FILE, \
+               or `rbuild copy store:NAME containers-storage:NAME` (Podman without a socket)"))
 }
 
 fn shown(engine: &EngineAddress) -> String {

@@ -6,6 +6,7 @@
 
 mod bases;
 mod check;
+mod containers;
 mod contexts;
 mod engine;
 mod failure;
@@ -13,6 +14,7 @@ mod indexes;
 mod load;
 mod outputs;
 mod place;
+mod referrers;
 mod reproduce;
 mod request;
 mod result;
@@ -22,10 +24,12 @@ mod validate;
 
 pub use crate::registry::RegistryAccess;
 pub use check::{Checked, FixedFile};
+pub use containers::StorageTools;
 pub use engine::{Engine, EngineOptions, Userns};
 pub use failure::{Failure, FailureKind};
 pub use indexes::IndexChange;
 pub use place::Place;
+pub use referrers::ReferrerList;
 pub use reproduce::Reproduced;
 pub use request::{
     Annotation, AnnotationKind, BuildOutcome, BuildRequest, BuiltImage, CompressionAlgorithm,

@@ -209,8 +209,15 @@ impl Output<'_> {
         let mut access = self.engine.options.registries.clone();
         access.insecure.extend(self.request.insecure_registries.iter().cloned());
         let (events, cancel) = (self.events, self.cancel);
-        let transfer =
-            Transfer { store, access: &access, platform: None, engines: Vec::new(), events, cancel };
+        let transfer = Transfer {
+            store,
+            access: &access,
+            platform: None,
+            engines: Vec::new(),
+            storage: Default::default(),
+            events,
+            cancel,
+        };
         for name in &names {
             let report = transfer.publish(name, &package.top, self.spec.by_digest)?;
             let sent = report.sent_bytes;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::digest::Digest;
 use crate::image::{Reference, Selector};
 
 use super::failure::{Failure, FailureKind};
@@ -21,16 +22,19 @@ pub enum Place {
     DockerArchive(PathBuf, Option<String>),
     /// `docker-daemon:NAME`: a running Docker or Podman.
     Engine(Reference),
+    /// `containers-storage:NAME`: the storage of Podman, Buildah and CRI-O.
+    Containers(Reference),
 }
 
 /// Transports of other tools, which users may try.
-const FOREIGN: [&str; 5] = ["containers-storage", "containerd", "dir", "sif", "ostree"];
+const FOREIGN: [&str; 4] = ["containerd", "dir", "sif", "ostree"];
 
 impl Place {
     /// Parses `TRANSPORT:...`. Paths are relative to `cwd`.
     pub fn parse(text: &str, cwd: &Path) -> Result<Self, Failure> {
         let usage = |message: String| Failure::new(FailureKind::Usage, message);
-        let known = "docker://NAME, store:NAME, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE or docker-daemon:NAME";
+        let known = "docker://NAME, store:NAME, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, docker-daemon:NAME \
+                     or containers-storage:NAME";
         let Some((transport, rest)) = text.split_once(':') else {
             return Err(usage(format!("{text:?} names no transport")).help(format!("write {known}")));
         };
@@ -62,6 +66,12 @@ impl Place {
                 Place::DockerArchive(path, name)
             }
             "docker-daemon" => Place::Engine(reference(rest.strip_prefix("//").unwrap_or(rest))?),
+            "containers-storage" if rest.starts_with('[') => {
+                let message = "containers-storage:[...]: storage specifiers are not supported";
+                return Err(Failure::new(FailureKind::Unsupported, message)
+                    .help("choose the storage with CONTAINERS_STORAGE_CONF, and name the image only"));
+            }
+            "containers-storage" => Place::Containers(reference(rest.strip_prefix("//").unwrap_or(rest))?),
             foreign if FOREIGN.contains(&foreign) => {
                 return Err(Failure::new(FailureKind::Unsupported, format!("{foreign}: is not supported"))
                     .help(format!("write {known}; archives can be handed from tool to tool")));
@@ -83,7 +93,8 @@ impl Place {
         let known = ["docker", "store", "oci", "oci-layout", "oci-archive", "docker-archive"];
         let foreign = FOREIGN.contains(&transport) && text.contains(':');
         // Nobody names a repository like this.
-        let clear = ["oci-layout", "oci-archive", "docker-archive", "docker-daemon"].contains(&transport)
+        let clear = ["oci-layout", "oci-archive", "docker-archive", "docker-daemon", "containers-storage"]
+            .contains(&transport)
             && text.contains(':');
         let placed =
             text.contains("://") || (known.contains(&transport) && text.contains('/')) || foreign || clear;
@@ -95,10 +106,38 @@ impl Place {
         Ok(if in_store(&name) { Place::Store(name) } else { Place::Registry(name) })
     }
 
+    /// The word before the colon, for messages.
+    pub(super) fn transport(&self) -> &'static str {
+        match self {
+            Place::Registry(_) => "docker",
+            Place::Store(_) => "store",
+            Place::Layout(..) => "oci",
+            Place::OciArchive(..) => "oci-archive",
+            Place::DockerArchive(..) => "docker-archive",
+            Place::Engine(_) => "docker-daemon",
+            Place::Containers(_) => "containers-storage",
+        }
+    }
+
+    /// The place of another manifest beside this one, as users may write it: `docker://REPOSITORY@DIGEST`.
+    pub fn beside(&self, digest: &Digest) -> String {
+        match self {
+            Place::Registry(name) | Place::Store(name) | Place::Engine(name) | Place::Containers(name) => {
+                let slashes = if matches!(self, Place::Registry(_)) { "//" } else { "" };
+                format!("{}:{slashes}{}@{digest}", self.transport(), name.familiar_repository())
+            }
+            Place::Layout(path, _) | Place::OciArchive(path, _) | Place::DockerArchive(path, _) => {
+                format!("{}:{}@{digest}", self.transport(), path.display())
+            }
+        }
+    }
+
     /// The name that the place gives its image, where it is a whole one.
     pub(super) fn name(&self) -> Option<Reference> {
         match self {
-            Place::Registry(name) | Place::Store(name) | Place::Engine(name) => Some(name.clone()),
+            Place::Registry(name) | Place::Store(name) | Place::Engine(name) | Place::Containers(name) => {
+                Some(name.clone())
+            }
             Place::Layout(_, name) | Place::OciArchive(_, name) | Place::DockerArchive(_, name) => {
                 let name = name.as_ref().filter(|name| name.contains([':', '/']))?;
                 Reference::parse(name).ok().map(Reference::with_default_tag)
@@ -148,6 +187,7 @@ mod tests {
         assert_eq!(parse("docker://app")?, Place::Registry(name("app")?));
         assert_eq!(parse("store:app:1")?, Place::Store(name("app:1")?));
         assert_eq!(parse("docker-daemon:app:1")?, Place::Engine(name("app:1")?));
+        assert_eq!(parse("containers-storage:localhost/app")?, Place::Containers(name("localhost/app")?));
         assert_eq!(parse("oci:d")?, Place::Layout(at("d"), None));
         assert_eq!(parse("oci:d:1.0")?, Place::Layout(at("d"), Some("1.0".into())));
         assert_eq!(parse("oci:odd:name:1")?, Place::Layout(at("odd:name"), Some("1".into())));
@@ -162,7 +202,9 @@ mod tests {
             ("docker:app", FailureKind::Usage),
             ("docker://", FailureKind::Usage),
             ("ftp:x", FailureKind::Usage),
-            ("containers-storage:app", FailureKind::Unsupported),
+            ("containerd:app", FailureKind::Unsupported),
+            ("containers-storage:[vfs@/x]app", FailureKind::Unsupported),
+            ("containers-storage:", FailureKind::Usage),
         ] {
             assert_eq!(parse(text).err().map(|failure| failure.kind), Some(kind), "{text}");
         }

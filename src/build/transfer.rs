@@ -19,6 +19,7 @@ use crate::registry::{
 };
 use crate::store::{Store, TempDir};
 
+use super::containers::StorageTools;
 use super::failure::{Failure, FailureKind};
 use super::place::{Place, selector};
 use super::request::EngineAddress;
@@ -39,6 +40,8 @@ pub struct Transfer<'a> {
     pub platform: Option<Platform>,
     /// Where Docker's API may be.
     pub engines: Vec<EngineAddress>,
+    /// How `containers-storage:` is reached.
+    pub storage: StorageTools,
     /// Where progress goes.
     pub events: &'a Events,
     /// Ends all of it.
@@ -69,14 +72,15 @@ impl Transfer<'_> {
         self.send(&StoreContent::new(self.store, self.access), descriptor, name, by_digest)
     }
 
-    fn send(
+    pub(super) fn send(
         &self,
         content: &dyn Content,
         descriptor: &Descriptor,
         name: &Reference,
         by_digest: bool,
     ) -> Result<PushReport, Failure> {
-        let shown = if by_digest { name.familiar_repository() } else { name.familiar() };
+        let unnamed = by_digest && name.digest.is_none();
+        let shown = if unnamed { name.familiar_repository() } else { name.familiar() };
         self.vertex(VertexKind::Export, format!("pushing {shown}"), |vertex| {
             let fail = |error: RegistryError| self.failure(FailureKind::Output, "push", &shown, &error);
             let registry = self.access.open(&name.domain, &name.path).map_err(fail)?;
@@ -108,6 +112,7 @@ impl Transfer<'_> {
     pub fn copy(&self, from: &Place, to: &Place) -> Result<Descriptor, Failure> {
         let source = self.open(from)?;
         let top = self.select(&source)?;
+        self.images_only(&*source.content, to, &top)?;
         match to {
             Place::Registry(name) => {
                 self.send(&*source.content, &top, name, false)?;
@@ -121,23 +126,47 @@ impl Transfer<'_> {
             Place::Layout(path, _) | Place::OciArchive(path, _) | Place::DockerArchive(path, _) => {
                 self.fetch(&*source.content, &top, format!("copying to {}", path.display()))?;
                 let name = to.name().or_else(|| from.name());
-                self.write(&top, to, path, name)
+                self.write(&top, &[], to, path, name)
             }
             Place::Engine(name) => {
                 self.fetch(&*source.content, &top, format!("copying to {}", name.familiar()))?;
                 let dir = self.store.temp_dir()?;
                 let path = dir.path().join("image.tar");
                 let archive = Place::DockerArchive(path.clone(), None);
-                let descriptor = self.write(&top, &archive, &path, Some(name.clone()))?;
+                let descriptor = self.write(&top, &[], &archive, &path, Some(name.clone()))?;
                 super::load::into_engine(&self.engines, &path, self.cancel)?;
                 Ok(descriptor)
+            }
+            Place::Containers(name) => {
+                self.fetch(&*source.content, &top, format!("copying to {}", name.familiar()))?;
+                self.store_in_containers(&top, name)
             }
         }
     }
 
-    fn write(
+    /// Refuses what is no image, for places that take nothing else.
+    fn images_only(&self, content: &dyn Content, to: &Place, top: &Descriptor) -> Result<(), Failure> {
+        if !matches!(to, Place::DockerArchive(..) | Place::Engine(_) | Place::Containers(_)) {
+            return Ok(());
+        }
+        let bytes = content
+            .document(top, self.cancel)
+            .map_err(|error| self.failure(FailureKind::Base, "read", &top.digest.to_string(), &error))?;
+        let document = parse(&content.place(), &bytes)?;
+        if !document.is_artifact() {
+            return Ok(());
+        }
+        let kind = document.artifact_type().unwrap_or("unknown type");
+        let message = format!("{}: holds images only; {} is {kind}", to.transport(), top.digest);
+        Err(Failure::new(FailureKind::Unsupported, message)
+            .help("artifacts can be in docker://NAME, store:NAME, oci:DIR and oci-archive:FILE"))
+    }
+
+    /// Writes what the store has as a layout or an archive. `more` comes along without names.
+    pub(super) fn write(
         &self,
         top: &Descriptor,
+        more: &[Descriptor],
         to: &Place,
         path: &Path,
         name: Option<Reference>,
@@ -156,7 +185,11 @@ impl Transfer<'_> {
             names.clear();
             descriptor.annotations.insert(REF_NAME.to_owned(), tag.clone());
         }
-        let images = [ExportImage { descriptor, names, created: None }];
+        let more = more.iter().map(|one| (one.clone(), Vec::new()));
+        let images: Vec<ExportImage> = std::iter::once((descriptor, names))
+            .chain(more)
+            .map(|(descriptor, names)| ExportImage { descriptor, names, created: None })
+            .collect();
         let dest = Dest::File(path.to_owned());
         match to {
             Place::Layout(..) => export::oci::write_directory(self.store, &images, path, self.cancel)?,
@@ -271,6 +304,7 @@ impl Transfer<'_> {
                 super::load::from_engine(&self.engines, &name.familiar(), &path, self.cancel)?;
                 Ok(Source { _held: Some(dir), ..archive(&path, None)? })
             }
+            Place::Containers(name) => self.open_containers(name),
         }
     }
 
@@ -293,7 +327,7 @@ impl Transfer<'_> {
         Ok(Descriptor::new(media_type, digest, bytes.len() as u64))
     }
 
-    fn select(&self, source: &Source) -> Result<Descriptor, Failure> {
+    pub(super) fn select(&self, source: &Source) -> Result<Descriptor, Failure> {
         match &self.platform {
             None => Ok(source.top.clone()),
             Some(platform) => self.choose(&*source.content, &source.top, platform),
@@ -416,7 +450,13 @@ impl Transfer<'_> {
         result
     }
 
-    fn failure(&self, kind: FailureKind, verb: &str, name: &str, error: &RegistryError) -> Failure {
+    pub(super) fn failure(
+        &self,
+        kind: FailureKind,
+        verb: &str,
+        name: &str,
+        error: &RegistryError,
+    ) -> Failure {
         if error.is_cancelled() || self.cancel.is_cancelled() {
             return Failure::new(FailureKind::Interrupted, "canceled");
         }

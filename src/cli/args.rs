@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use super::check::{CallArgs, CheckArgs};
-use super::copy::{CopyArgs, IndexCommand, LoadArgs};
+use super::copy::{CopyArgs, IndexCommand, LoadArgs, ReferrersArgs};
 use super::registry::{LoginArgs, PullArgs, PushArgs};
 use super::store::{DuArgs, FsckArgs, PruneArgs};
 use super::verify::{DiffArgs, ReproduceArgs, ValidateArgs};
@@ -79,6 +79,8 @@ pub(super) enum Command {
     Load(LoadArgs),
     /// Copy an image between registries, layouts, archives and the store
     Copy(CopyArgs),
+    /// List what speaks of an image: signatures, bills of materials, attestations
+    Referrers(ReferrersArgs),
     /// Make and change indexes: several images under one name
     Index {
         #[command(subcommand)]

@@ -1,11 +1,12 @@
-//! Verbs that move images between places: load, copy, index.
+//! Verbs that move images between places: load, copy, index; and what speaks of them: referrers.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
 
-use crate::build::{Failure, FailureKind, IndexChange, Place, Transfer};
+use crate::build::{Failure, FailureKind, IndexChange, Place, ReferrerList, Transfer};
 use crate::image::{Descriptor, Platform, Reference};
 
 use super::registry::{AccessArgs, platform, transfer};
@@ -23,7 +24,8 @@ pub(super) struct LoadArgs {
 
 const PLACES: &str = "\
 Places: docker://NAME (a registry), store:NAME (the store), oci:DIR[:TAG] or oci-layout:DIR[:TAG],
-oci-archive:FILE[:NAME], docker-archive:FILE[:NAME].";
+oci-archive:FILE[:NAME], docker-archive:FILE[:NAME], docker-daemon:NAME (a running Docker or Podman),
+containers-storage:NAME (Podman, Buildah and CRI-O; by skopeo, podman or buildah).";
 
 #[derive(Args, Debug)]
 #[command(after_help = PLACES)]
@@ -34,12 +36,40 @@ pub(super) struct CopyArgs {
     /// Platform to copy, such as linux/arm64; that of this machine by default
     #[arg(long, value_name = "PLATFORM")]
     pub platform: Option<String>,
+    /// Copy what speaks of the image too: signatures, bills of materials and the like
+    #[arg(long)]
+    pub referrers: bool,
     #[command(flatten)]
     pub access: AccessArgs,
     /// Where the image is
     pub source: String,
     /// Where it shall be
     pub target: String,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = PLACES)]
+pub(super) struct ReferrersArgs {
+    /// List only what is of this type, such as application/spdx+json
+    #[arg(long, value_name = "TYPE")]
+    pub artifact_type: Option<String>,
+    /// Of an index, ask about the image for this platform instead
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// How the list is written
+    #[arg(long, value_enum, default_value = "table")]
+    pub format: ListFormat,
+    #[command(flatten)]
+    pub access: AccessArgs,
+    /// The image or artifact: a name (of its registry) or a place
+    #[arg(value_name = "NAME")]
+    pub image: String,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ListFormat {
+    Table,
+    Json,
 }
 
 #[derive(Subcommand, Debug)]
@@ -138,18 +168,89 @@ fn load_stdin(transfer: &Transfer<'_>) -> Result<Vec<Result<Reference, Descripto
 pub(super) fn copy(session: &Session, args: &CopyArgs) -> Result<u8, Stop> {
     let cwd = std::env::current_dir()?;
     let (from, to) = (Place::parse(&args.source, &cwd)?, Place::parse(&args.target, &cwd)?);
-    if let Place::Registry(name) | Place::Store(name) = &to
+    if let Place::Registry(name) | Place::Store(name) | Place::Engine(name) | Place::Containers(name) = &to
         && name.digest.is_some()
     {
         return Err(usage("the target's digest is known only afterwards; give it a tag").into());
     }
-    if args.all && matches!(to, Place::DockerArchive(..)) {
-        return Err(usage("a docker archive holds one platform; leave --all out").into());
+    if args.all && matches!(to, Place::DockerArchive(..) | Place::Engine(_) | Place::Containers(_)) {
+        let what = args.target.split(':').next().unwrap_or_default();
+        return Err(usage(format!("{what}: holds one platform; leave --all out")).into());
     }
     let wanted = if args.all { None } else { Some(platform(args.platform.as_deref(), session)?) };
-    let descriptor = transfer(session, &args.access, wanted, |transfer| transfer.copy(&from, &to))?;
+    let (descriptor, referrers) = transfer(session, &args.access, wanted, |transfer| {
+        if args.referrers {
+            return transfer.copy_with_referrers(&from, &to);
+        }
+        Ok((transfer.copy(&from, &to)?, 0))
+    })?;
+    if args.referrers && !args.access.quiet {
+        eprintln!(
+            "rbuild: {referrers} {} copied with it",
+            if referrers == 1 { "referrer" } else { "referrers" }
+        );
+    }
     print(&format!("{}\n", descriptor.digest))?;
     Ok(0)
+}
+
+/// `rbuild referrers`
+pub(super) fn referrers(session: &Session, args: &ReferrersArgs) -> Result<u8, Stop> {
+    // Referrers are in registries, so a bare name means its registry even where the store knows it.
+    let place = Place::parse_name(&args.image, &std::env::current_dir()?, |_| false)?;
+    let wanted = args.platform.as_deref().map(Platform::parse).transpose();
+    let wanted = wanted.map_err(|error| usage(error.to_string()))?;
+    let kind = args.artifact_type.as_deref();
+    let list = transfer(session, &args.access, wanted, |transfer| transfer.referrers(&place, kind))?;
+    match args.format {
+        ListFormat::Json => print(&format!("{:#}\n", referrers_json(&place, &list)))?,
+        ListFormat::Table => print(&referrers_table(&place, &list))?,
+    }
+    Ok(0)
+}
+
+fn referrers_json(place: &Place, list: &ReferrerList) -> serde_json::Value {
+    let row = |entry: &Descriptor| {
+        json!({
+            "name": place.beside(&entry.digest), "digest": entry.digest.to_string(),
+            "mediaType": entry.media_type, "artifactType": entry.artifact_type, "size": entry.size,
+            "annotations": entry.annotations,
+        })
+    };
+    let subject = &list.subject;
+    json!({
+        "subject": {
+            "name": place.beside(&subject.digest), "digest": subject.digest.to_string(),
+            "mediaType": subject.media_type, "size": subject.size,
+        },
+        "referrers": list.referrers.iter().map(row).collect::<Vec<_>>(),
+    })
+}
+
+fn referrers_table(place: &Place, list: &ReferrerList) -> String {
+    // Lists are written by others, and terminals obey.
+    let clean = |text: &str| text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>();
+    let rows: Vec<[String; 4]> = (list.referrers.iter())
+        .map(|entry| {
+            let annotations = entry.annotations.iter().map(|(key, value)| format!("{key}={value}"));
+            [
+                place.beside(&entry.digest),
+                clean(entry.artifact_type.as_deref().unwrap_or("-")),
+                values::human(entry.size),
+                clean(&annotations.collect::<Vec<_>>().join(", ")),
+            ]
+        })
+        .collect();
+    let width = |at: usize, title: &str| {
+        rows.iter().map(|row| row[at].chars().count()).chain([title.len()]).max().unwrap_or_default()
+    };
+    let (name, kind, size) = (width(0, "NAME"), width(1, "ARTIFACT TYPE"), width(2, "SIZE"));
+    let line = |row: [&str; 4]| {
+        let [a, b, c, d] = row;
+        format!("{a:<name$}  {b:<kind$}  {c:>size$}  {d}").trim_end().to_owned() + "\n"
+    };
+    let head = line(["NAME", "ARTIFACT TYPE", "SIZE", "ANNOTATIONS"]);
+    rows.iter().fold(head, |out, row| out + &line(row.each_ref().map(String::as_str)))
 }
 
 /// `rbuild index`

@@ -141,6 +141,7 @@ fn dispatch(cli: Cli, env: Environment, mode: IdMode, user: RealUser) -> Result<
         Command::Pull(args) => registry::pull(&session, &args),
         Command::Load(args) => copy::load(&session, &args),
         Command::Copy(args) => copy::copy(&session, &args),
+        Command::Referrers(args) => copy::referrers(&session, &args),
         Command::Index { command } => copy::index(&session, &command),
         Command::Login(args) => registry::login(&session, &args),
         Command::Logout { registry } => registry::logout(&session, registry.as_deref()),

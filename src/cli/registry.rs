@@ -4,12 +4,13 @@ use std::io::{BufRead as _, Read as _, Write as _};
 
 use clap::Args;
 
-use crate::build::{Failure, FailureKind, RegistryAccess, Transfer};
+use crate::build::{Failure, FailureKind, RegistryAccess, StorageTools, Transfer};
 use crate::event::Events;
 use crate::image::{Platform, Reference};
 use crate::progress;
 use crate::registry::login::{self, Kept};
 use crate::registry::{Credentials, RegistryError, Secret};
+use crate::sandbox::userns::IdMode;
 use crate::store::Store;
 
 use super::build::progress_mode;
@@ -105,6 +106,7 @@ pub(super) fn transfer<T>(
     let mode = progress_mode(None, args.quiet, &session.env)?;
     let access = access(session, &args.insecure_registries)?;
     let engines = super::build::engines(&session.env)?;
+    let rootless = (session.mode != IdMode::Root).then_some((session.user.uid, session.user.gid));
     session.watch_signals()?;
     let store = Store::open(&session.root).map_err(Failure::from)?;
     let renderer = progress::renderer(mode, session.env.colour);
@@ -114,6 +116,7 @@ pub(super) fn transfer<T>(
         access: &access,
         platform,
         engines,
+        storage: StorageTools { search_path: session.env.path.clone(), rootless },
         events: &events,
         cancel: &session.cancel,
     };

@@ -84,7 +84,7 @@ pub struct ImageList {
     pub broken: Vec<(String, ReadError)>,
 }
 
-/// Lists the named images of the store, as seen from `platform`.
+/// Lists the named images of the store, as seen from `platform`. Names of artifacts are passed over.
 pub fn list_images(store: &Store, platform: &Platform) -> Result<ImageList, ReadError> {
     let mut list = ImageList::default();
     for (name, _) in store.references()? {
@@ -99,10 +99,18 @@ pub fn list_images(store: &Store, platform: &Platform) -> Result<ImageList, Read
                 platform: image.platform,
             }),
             Ok(None) => {}
+            Err(_) if is_artifact(store, &reference) => {}
             Err(error) => list.broken.push((name, error)),
         }
     }
     Ok(list)
+}
+
+/// Whether a name means something that never was an image, such as a signature.
+fn is_artifact(store: &Store, name: &Reference) -> bool {
+    let Ok(Some((digest, _))) = super::read::stored_descriptor(store, name) else { return false };
+    let bytes = store.read_blob(&digest).ok().flatten().unwrap_or_default();
+    Document::parse(&bytes).is_ok_and(|document| document.is_artifact())
 }
 
 /// The names of the store that mean this manifest (directly, not through an index).

@@ -91,6 +91,11 @@ impl Family {
         self.name(Role::Layer(compression))
     }
 
+    /// Whether this is the type of an image's config, of either family.
+    pub fn is_config(media_type: &str) -> bool {
+        matches!(role(media_type), Some(Role::Config))
+    }
+
     /// The family whose manifest type this is.
     pub fn of_manifest(media_type: &str) -> Option<Family> {
         [Family::Oci, Family::Docker].into_iter().find(|family| family.manifest() == media_type)

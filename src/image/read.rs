@@ -257,7 +257,7 @@ impl ImageSource for Layout {
     fn resolve(&self, selector: &Selector, platform: &Platform) -> Result<ResolvedImage, ReadError> {
         let blobs = self.blobs.as_ref();
         let candidates: Vec<&Descriptor> = match selector {
-            Selector::Only => self.images().collect(),
+            Selector::Only => self.own_images(),
             Selector::Name(name) => self.images().filter(|image| is_named(image, name)).collect(),
             Selector::Digest(digest) => {
                 // A digest inside a nested index is as good as one at the top.
@@ -316,23 +316,22 @@ impl ImageSource for Layout {
     }
 
     fn find(&self, selector: &Selector) -> Result<Descriptor, ReadError> {
-        let matches = |image: &&Descriptor| match selector {
-            Selector::Only => true,
-            Selector::Name(name) => is_named(image, name),
-            Selector::Digest(digest) => image.digest == *digest,
+        let found: Vec<&Descriptor> = match selector {
+            Selector::Only => self.own_images(),
+            Selector::Name(name) => self.images().filter(|image| is_named(image, name)).collect(),
+            Selector::Digest(digest) => self.images().filter(|image| image.digest == *digest).collect(),
         };
-        let mut found = self.images().filter(matches);
-        let Some(first) = found.next() else {
+        let Some(first) = found.first() else {
             return Err(match selector {
                 Selector::Only => ReadError::NoImage { place: self.place() },
                 Selector::Name(name) => self.not_found(name.clone()),
                 Selector::Digest(digest) => self.not_found(digest.to_string()),
             });
         };
-        if found.any(|other| other.digest != first.digest) {
+        if found.iter().any(|other| other.digest != first.digest) {
             return Err(ReadError::SeveralImages { place: self.place(), names: self.names() });
         }
-        Ok(first.clone())
+        Ok((*first).clone())
     }
 
     fn open_blob(&self, digest: &Digest) -> Result<Box<dyn Read + Send>, ReadError> {
@@ -344,6 +343,20 @@ impl ImageSource for Layout {
 impl Layout {
     fn images(&self) -> impl Iterator<Item = &Descriptor> {
         self.index.manifests.iter().filter(|image| !image.is_companion())
+    }
+
+    /// The images but those that only speak of others, such as signatures; all where there are no others.
+    fn own_images(&self) -> Vec<&Descriptor> {
+        let all: Vec<&Descriptor> = self.images().collect();
+        if all.iter().all(|image| image.digest == all[0].digest) {
+            return all;
+        }
+        let speaks_of_another = |image: &Descriptor| {
+            read_document(&*self.blobs, &image.digest, Some(image.size), MAX_MANIFEST_SIZE)
+                .is_ok_and(|bytes| Document::parse(&bytes).is_ok_and(|found| found.subject().is_some()))
+        };
+        let own: Vec<&Descriptor> = all.iter().copied().filter(|image| !speaks_of_another(image)).collect();
+        if own.is_empty() { all } else { own }
     }
 
     fn not_found(&self, wanted: String) -> ReadError {

@@ -86,6 +86,11 @@ impl Registry {
         &self.0.name
     }
 
+    /// What tells the time.
+    pub(super) fn clock(&self) -> &dyn Clock {
+        &*self.0.clock
+    }
+
     /// Runs an operation against the registry itself, never a mirror, with retries. `progressed`
     /// says, after a failed attempt, whether it came further than those before: then the count of
     /// attempts begins anew.
@@ -243,7 +248,7 @@ impl Host {
         }))
     }
 
-    fn hint(&self, call: &Call<'_>, refused: Refusal) -> Option<String> {
+    pub(super) fn hint(&self, call: &Call<'_>, refused: Refusal) -> Option<String> {
         let name = &self.endpoint.name;
         match refused {
             Refusal::NotFound => match call.path.split_once('/') {

@@ -1,13 +1,13 @@
 //! Where the parts of an image come from when they are pushed or copied.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Seek as _, SeekFrom};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::cancel::Cancel;
 use crate::digest::Digest;
 use crate::image::manifest::MAX_MANIFEST_SIZE;
-use crate::image::{Descriptor, ImageSource, ReadError};
+use crate::image::{Descriptor, Document, ImageSource, ReadError};
 use crate::store::Store;
 
 use super::access::RegistryAccess;
@@ -16,6 +16,8 @@ use super::client::Registry;
 use super::error::RegistryError;
 use super::origins::{self, Origin};
 use super::pull::MANIFEST_LIMIT;
+use super::push::MAX_INDEX_DEPTH;
+use super::referrers::is_of;
 
 /// Manifests and blobs by descriptor. Shared by several threads.
 pub trait Content: Sync {
@@ -44,6 +46,15 @@ pub trait Content: Sync {
 
     /// Repositories of the registry `host` that probably have the blob.
     fn repositories(&self, blob: &Digest, host: &str) -> Vec<String>;
+
+    /// Descriptors of the manifests that speak of `subject`, as far as the place lists them; only those of
+    /// `artifact_type` where given. A store and a layout list what their names and entries lead to.
+    fn referrers(
+        &self,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+        cancel: &Cancel,
+    ) -> Result<Vec<Descriptor>, RegistryError>;
 }
 
 /// The store, and for what it knows by descriptor only, the registries that it came from.
@@ -145,6 +156,21 @@ impl Content for StoreContent {
         let known = origins::known(&self.store, blob).unwrap_or_default();
         known.into_iter().filter(|origin| origin.host == host).map(|origin| origin.repository).collect()
     }
+
+    fn referrers(
+        &self,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+        cancel: &Cancel,
+    ) -> Result<Vec<Descriptor>, RegistryError> {
+        let mut named = Vec::new();
+        for (name, _) in self.store.references()? {
+            let record = self.store.reference(&name)?.unwrap_or_default();
+            named.extend(serde_json::from_slice::<Descriptor>(&record));
+        }
+        let by_subject = by_subject(self, &named, cancel)?;
+        Ok(of_type(by_subject.get(subject), artifact_type))
+    }
 }
 
 /// One repository of a registry.
@@ -206,17 +232,27 @@ impl Content for RegistryContent {
     fn repositories(&self, _: &Digest, host: &str) -> Vec<String> {
         if host == self.registry.host() { vec![self.repository.clone()] } else { Vec::new() }
     }
+
+    fn referrers(
+        &self,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+        cancel: &Cancel,
+    ) -> Result<Vec<Descriptor>, RegistryError> {
+        Ok(self.registry.referrers(&self.repository, subject, artifact_type, cancel)?.manifests)
+    }
 }
 
 /// A layout or archive.
 pub struct LayoutContent {
     source: Box<dyn ImageSource>,
+    by_subject: OnceLock<BySubject>,
 }
 
 impl LayoutContent {
     /// The content of an opened layout or archive.
     pub fn new(source: Box<dyn ImageSource>) -> Self {
-        LayoutContent { source }
+        LayoutContent { source, by_subject: OnceLock::new() }
     }
 
     fn failure(&self, blob: &Descriptor, error: ReadError) -> RegistryError {
@@ -269,6 +305,58 @@ impl Content for LayoutContent {
     fn repositories(&self, _: &Digest, _: &str) -> Vec<String> {
         Vec::new()
     }
+
+    fn referrers(
+        &self,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+        cancel: &Cancel,
+    ) -> Result<Vec<Descriptor>, RegistryError> {
+        let known = match self.by_subject.get() {
+            Some(known) => known,
+            None => {
+                let found = by_subject(self, self.source.entries(), cancel)?;
+                self.by_subject.get_or_init(|| found)
+            }
+        };
+        Ok(of_type(known.get(subject), artifact_type))
+    }
+}
+
+/// Referrers by what they speak of.
+type BySubject = BTreeMap<Digest, Vec<Descriptor>>;
+
+/// The referrers among `tops` and what indexes there lead to. What an index only names is passed over.
+fn by_subject(
+    content: &dyn Content,
+    tops: &[Descriptor],
+    cancel: &Cancel,
+) -> Result<BySubject, RegistryError> {
+    let (mut found, mut seen) = (BySubject::new(), BTreeSet::new());
+    let mut left: Vec<(Descriptor, u32)> = tops.iter().rev().map(|top| (top.clone(), 0)).collect();
+    while let Some((descriptor, depth)) = left.pop() {
+        if depth > MAX_INDEX_DEPTH || !seen.insert(descriptor.digest) {
+            continue;
+        }
+        let bytes = match content.document(&descriptor, cancel) {
+            Ok(bytes) => bytes,
+            Err(error) if depth == 0 || error.is_cancelled() => return Err(error),
+            Err(_) => continue,
+        };
+        let Ok(document) = Document::parse(&bytes) else { continue };
+        if let Some(subject) = document.subject() {
+            found.entry(subject.digest).or_default().push(document.listed(&bytes));
+        }
+        if let Document::Index(index) = document {
+            left.extend(index.manifests.into_iter().rev().map(|child| (child, depth + 1)));
+        }
+    }
+    Ok(found)
+}
+
+fn of_type(found: Option<&Vec<Descriptor>>, artifact_type: Option<&str>) -> Vec<Descriptor> {
+    let all = found.into_iter().flatten();
+    all.filter(|entry| is_of(entry, artifact_type)).cloned().collect()
 }
 
 fn stream(

@@ -5,7 +5,7 @@
 //! room are those their digest names, that never more is read than was announced, that credentials
 //! reach only the registry they are for and the token service it names, and that a cancelled call
 //! ends at once (while looking up a name or connecting: within the limit for that). A manifest
-//! is read only to find what it refers to. Must never read the environment, or know the store's layout.
+//! is read only to find what it refers to and speaks of. Must never read the environment, or know the store's layout.
 
 mod access;
 pub mod answers;
@@ -24,6 +24,7 @@ mod piece;
 mod proxy;
 mod pull;
 mod push;
+mod referrers;
 mod retry;
 mod roots;
 mod settings;
@@ -39,6 +40,8 @@ pub(crate) mod fault_server;
 #[cfg(test)]
 mod push_tests;
 #[cfg(test)]
+mod referrers_tests;
+#[cfg(test)]
 mod sign_in_tests;
 
 pub use access::RegistryAccess;
@@ -52,6 +55,7 @@ pub use error::{Fault, Refusal, RegistryError, Rejected, Target, Unreachable};
 pub use proxy::ProxyOptions;
 pub use pull::{FetchedManifest, MANIFEST_LIMIT, ManifestHead};
 pub use push::{BlobState, PushOptions, PushProgress, PushReport};
+pub use referrers::{Referrers, fallback_tag};
 pub use retry::RetryPolicy;
 pub use settings::Settings;
 

@@ -87,33 +87,19 @@ impl Registry {
         reference: &str,
         cancel: &Cancel,
     ) -> Result<FetchedManifest, RegistryError> {
-        let path = manifest_path(repository, reference)?;
-        let asked = Digest::parse(reference).ok();
-        let call = Call { method: Method::GET, repository, path: &path, accept: Some(ACCEPT), from: 0 };
-        self.read(asked.is_some(), cancel, |host, session| {
-            let incoming = host.call(&session, &call)?;
-            let target = incoming.target.clone();
-            let announced = announced_digest(&incoming)?;
-            let header = content_type(&incoming);
-            let too_large = || {
-                let reason = format!("the manifest is larger than {MANIFEST_LIMIT} bytes");
-                RegistryError::protocol(&target, reason)
-            };
-            if incoming.content_length().is_some_and(|length| length > MANIFEST_LIMIT as u64) {
-                return Err(too_large());
-            }
-            let bytes = incoming.read_up_to(&session, MANIFEST_LIMIT)?;
-            if bytes.len() > MANIFEST_LIMIT {
-                return Err(too_large());
-            }
-            let digest = Digest::of(&bytes);
-            if let Some(expected) = asked.or(announced).filter(|expected| *expected != digest) {
-                return Err(RegistryError::Mismatch { target, expected, actual: digest });
-            }
-            let media_type = agree_on_media_type(&header, &bytes)
-                .map_err(|reason| RegistryError::protocol(&target, reason))?;
-            Ok(FetchedManifest { bytes, media_type, digest })
-        })
+        let asked = Asked::new(repository, reference)?;
+        self.read(asked.digest.is_some(), cancel, |host, session| asked.fetch(host, &session))
+    }
+
+    /// As [`Registry::manifest`], never from a mirror.
+    pub(super) fn origin_manifest(
+        &self,
+        repository: &str,
+        reference: &str,
+        cancel: &Cancel,
+    ) -> Result<FetchedManifest, RegistryError> {
+        let asked = Asked::new(repository, reference)?;
+        self.write(cancel, &|| false, |host, session| asked.fetch(host, &session))
     }
 
     /// Brings a blob of `size` bytes into the store, verified. Does nothing where it is already
@@ -187,6 +173,47 @@ impl Registry {
                     .unwrap_or_else(|other| RegistryError::protocol(reader.target(), other.to_string()))),
             }
         })
+    }
+}
+
+/// A manifest that is asked for.
+struct Asked<'a> {
+    repository: &'a str,
+    path: String,
+    digest: Option<Digest>,
+}
+
+impl<'a> Asked<'a> {
+    fn new(repository: &'a str, reference: &str) -> Result<Self, RegistryError> {
+        let path = manifest_path(repository, reference)?;
+        Ok(Asked { repository, path, digest: Digest::parse(reference).ok() })
+    }
+
+    fn fetch(&self, host: &Host, session: &Session) -> Result<FetchedManifest, RegistryError> {
+        let Asked { repository, path, .. } = self;
+        let incoming = host
+            .call(session, &Call { method: Method::GET, repository, path, accept: Some(ACCEPT), from: 0 })?;
+        let target = incoming.target.clone();
+        let announced = announced_digest(&incoming)?;
+        let header = content_type(&incoming);
+        let too_large = || {
+            let reason = format!("the manifest is larger than {MANIFEST_LIMIT} bytes");
+            RegistryError::protocol(&target, reason)
+        };
+        if incoming.content_length().is_some_and(|length| length > MANIFEST_LIMIT as u64) {
+            return Err(too_large());
+        }
+        let bytes = incoming.read_up_to(session, MANIFEST_LIMIT)?;
+        if bytes.len() > MANIFEST_LIMIT {
+            return Err(too_large());
+        }
+        let digest = Digest::of(&bytes);
+        if let Some(expected) = self.digest.or(announced).filter(|expected| *expected != digest) {
+            return Err(RegistryError::Mismatch { target, expected, actual: digest });
+        }
+        let media_type = agree_on_media_type(&header, &bytes)
+            .map_err(|reason| RegistryError::protocol(&target, reason))?;
+        Ok(FetchedManifest { bytes, media_type, digest })
     }
 }
 

@@ -17,7 +17,7 @@ use super::pull::{ACCEPT, announced_digest, check_repository, manifest_path};
 use super::upload::Uploads;
 
 /// Indexes may nest; deeper than this is an attack or a loop.
-const MAX_INDEX_DEPTH: u32 = 4;
+pub(super) const MAX_INDEX_DEPTH: u32 = 4;
 
 /// Limits of a push.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +83,8 @@ struct Work {
     blobs: Vec<Descriptor>,
     /// Children before what refers to them: media type, digest, bytes.
     manifests: Vec<(String, Digest, Vec<u8>)>,
+    /// Manifests that are there already and speak of another one.
+    present: Vec<(Document, Vec<u8>)>,
     seen: BTreeSet<Digest>,
 }
 
@@ -90,7 +92,8 @@ impl Registry {
     /// Pushes the manifest or index `top` of `content`, with everything below it, to `repository`,
     /// under `tag` or, without one, by digest only. What the repository has is not sent. Blobs come
     /// first, a few at a time, then manifests, children before the index, and the tag last: nobody
-    /// sees an incomplete image. Layers that registries are not to hold stay away.
+    /// sees an incomplete image. Layers that registries are not to hold stay away. A manifest with a
+    /// subject is listed among its referrers, by the registry or else by this client.
     ///
     /// `progress` is called from several threads. A cancelled push leaves blobs without a manifest,
     /// which the registry clears away in its own time.
@@ -119,6 +122,9 @@ impl Registry {
         if let Some(tag) = tag
             && uploads.manifest_digest(tag)? == Some(top.digest)
         {
+            let bytes = content.document(top, cancel)?;
+            uploads.list_present(&parse(top, &bytes)?, &bytes)?;
+            report.sent_bytes = uploads.sent.load(Ordering::Relaxed);
             return Ok(report);
         }
         let mut work = Work::default();
@@ -133,7 +139,11 @@ impl Registry {
         for (media_type, digest, bytes) in &work.manifests {
             let last = *digest == top.digest;
             let reference = tag.filter(|_| last).map_or_else(|| digest.to_string(), str::to_owned);
-            uploads.manifest(&reference, media_type, bytes)?;
+            let told = uploads.manifest(&reference, media_type, bytes)?;
+            uploads.list(&parse_bytes(digest, bytes)?, bytes, told)?;
+        }
+        for (document, bytes) in &work.present {
+            uploads.list_present(document, bytes)?;
         }
         // The repository had the image, only not under this tag.
         if work.manifests.is_empty()
@@ -149,7 +159,7 @@ impl Registry {
 
 impl Uploads<'_> {
     /// The digest under a tag or digest in the repository; `None` where there is nothing.
-    fn manifest_digest(&self, reference: &str) -> Result<Option<Digest>, RegistryError> {
+    pub(super) fn manifest_digest(&self, reference: &str) -> Result<Option<Digest>, RegistryError> {
         let path = manifest_path(self.repository, reference)?;
         let call = Call {
             method: Method::HEAD,
@@ -179,11 +189,19 @@ impl Uploads<'_> {
             return Err(RegistryError::invalid("index", &digest, "indexes are nested too deeply"));
         }
         let digest = descriptor.digest;
-        if !work.seen.insert(digest) || self.manifest_digest(&digest.to_string())? == Some(digest) {
+        if !work.seen.insert(digest) {
             return Ok(());
         }
+        let there = self.manifest_digest(&digest.to_string())? == Some(digest);
         let bytes = self.content.document(descriptor, self.cancel)?;
         let media_type = media_type_of(descriptor, &bytes)?;
+        if there {
+            let document = parse(descriptor, &bytes)?;
+            if document.subject().is_some() {
+                work.present.push((document, bytes));
+            }
+            return Ok(());
+        }
         match parse(descriptor, &bytes)? {
             Document::Index(index) => {
                 for child in &index.manifests {
@@ -249,9 +267,12 @@ pub(super) fn is_foreign(media_type: &str) -> bool {
 }
 
 fn parse(descriptor: &Descriptor, bytes: &[u8]) -> Result<Document, RegistryError> {
-    Document::parse(bytes).map_err(|error| {
-        RegistryError::invalid("manifest", &descriptor.digest.to_string(), error.to_string())
-    })
+    parse_bytes(&descriptor.digest, bytes)
+}
+
+fn parse_bytes(digest: &Digest, bytes: &[u8]) -> Result<Document, RegistryError> {
+    Document::parse(bytes)
+        .map_err(|error| RegistryError::invalid("manifest", &digest.to_string(), error.to_string()))
 }
 
 /// What to declare a manifest as: what it says itself, else what refers to it says.

@@ -29,6 +29,9 @@ const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream")
 /// The least size of a piece a registry asks for.
 const CHUNK_MIN_LENGTH: HeaderName = HeaderName::from_static("oci-chunk-min-length");
 
+/// Sent by registries that keep lists of referrers, for a manifest with a subject.
+const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
+
 /// Pieces smaller than this are not worth trying.
 const SMALLEST_PIECE: u64 = 256 << 10;
 
@@ -290,13 +293,14 @@ impl Uploads<'_> {
         Ok(())
     }
 
-    /// Puts a manifest under a tag or its digest. All it refers to must be there already.
+    /// Puts a manifest under a tag or its digest. All it refers to must be there already. Gives whether the
+    /// registry said that it lists it among the referrers of its subject.
     pub(super) fn manifest(
         &self,
         reference: &str,
         media_type: &str,
         bytes: &[u8],
-    ) -> Result<(), RegistryError> {
+    ) -> Result<bool, RegistryError> {
         let path = manifest_path(self.repository, reference)?;
         let digest = Digest::of(bytes);
         let kind = HeaderValue::from_str(media_type)
@@ -311,8 +315,9 @@ impl Uploads<'_> {
                 return Err(self.refused(host, &session, answer));
             }
             check_digest(&answer, &digest)?;
+            let listed = answer.header(&OCI_SUBJECT).is_some();
             answer.drain();
-            Ok(())
+            Ok(listed)
         })
     }
 

@@ -3,20 +3,16 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io::{self, Read};
-use std::os::fd::AsFd as _;
+use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
-
-use base64::Engine as _;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::cancel::Cancel;
+use crate::child::{collect, wait};
 use crate::registry::{Clock as _, ProxyOptions, Roots, SystemClock};
+use base64::Engine as _;
 
 use super::error::RemoteError;
 use super::git_url::{GitUrl, Transport};
@@ -24,12 +20,6 @@ use super::url::without_credentials;
 
 /// Where `git` and `ssh` are looked for when the caller names no path (as Docker's default).
 pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// The most that is kept of what git prints; a list of refs may be long.
-const OUTPUT_LIMIT: u64 = 256 << 20;
-
-/// How long git may take to clear its temporaries once told to end.
-const GRACE: Duration = Duration::from_secs(2);
 
 /// How long to wait before trying again.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
@@ -386,40 +376,4 @@ impl Program<'_> {
         };
         text.split(' ').map(shown).collect::<Vec<_>>().join(" ").trim().to_owned()
     }
-}
-
-/// Reads a pipe to its end in a thread of its own, so that neither pipe can block git.
-fn collect(pipe: Option<impl Read + Send + 'static>) -> Option<JoinHandle<Vec<u8>>> {
-    let mut pipe = pipe?;
-    let read = move || {
-        let mut bytes = Vec::new();
-        let _ = pipe.by_ref().take(OUTPUT_LIMIT).read_to_end(&mut bytes);
-        let _ = io::copy(&mut pipe, &mut io::sink());
-        bytes
-    };
-    std::thread::Builder::new().name("git-output".into()).spawn(read).ok()
-}
-
-/// Waits for the end; `None` where the caller's cancellation brought it about.
-fn wait(child: &mut Child, cancel: &Cancel) -> io::Result<Option<ExitStatus>> {
-    let pid = Pid::from_child(child);
-    let ended = pidfd_open(pid, PidfdFlags::empty())?;
-    let (cancelled, ended) = (cancel.fd(), ended.as_fd());
-    let mut fds = [PollFd::new(&cancelled, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
-    while let Err(error) = poll(&mut fds, None) {
-        if error != rustix::io::Errno::INTR {
-            break;
-        }
-    }
-    if !cancel.is_cancelled() {
-        return child.wait().map(Some);
-    }
-    // Told to end, git removes its locks and half-written packs.
-    let _ = kill_process_group(pid, Signal::TERM);
-    let until = Instant::now() + GRACE;
-    while child.try_wait()?.is_none() && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let _ = kill_process_group(pid, Signal::KILL);
-    child.wait().map(|_| None)
 }

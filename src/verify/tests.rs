@@ -60,6 +60,10 @@ impl Content for Memory {
     fn repositories(&self, _: &Digest, _: &str) -> Vec<String> {
         Vec::new()
     }
+
+    fn referrers(&self, _: &Digest, _: Option<&str>, _: &Cancel) -> Result<Vec<Descriptor>, RegistryError> {
+        Ok(Vec::new())
+    }
 }
 
 /// One tar entry, whatever it says.
