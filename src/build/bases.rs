@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +50,26 @@ pub(super) struct Bases {
     cwd: PathBuf,
     resolved: Mutex<BTreeMap<(String, String), Arc<Resolved>>>,
     registries: Mutex<BTreeMap<String, Registry>>,
+    downloads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+}
+
+/// The bases of a build: when it ends, no download of theirs goes on.
+pub(super) struct BuildBases(Arc<Bases>);
+
+impl BuildBases {
+    pub fn new(bases: Bases) -> Self {
+        BuildBases(Arc::new(bases))
+    }
+
+    pub fn share(&self) -> Arc<Bases> {
+        self.0.clone()
+    }
+}
+
+impl Drop for BuildBases {
+    fn drop(&mut self) {
+        self.0.finish();
+    }
 }
 
 /// What was pulled under a name, so that a HEAD request is enough the next time.
@@ -81,6 +101,7 @@ impl Bases {
             cwd: cwd.to_owned(),
             resolved: Mutex::default(),
             registries: Mutex::default(),
+            downloads: Mutex::default(),
         }
     }
 
@@ -309,25 +330,17 @@ impl Bases {
     }
 
     /// All layers are fetched together when one is asked for: who needs one usually needs all.
-    fn fetch_later(self: &Arc<Self>, name: &str, found: &Arc<Resolved>) -> Fetch {
+    fn fetch_later(self: &Arc<Self>, name: &str, found: &Arc<Resolved>) -> Arc<dyn Fetch> {
         let (bases, found, name) = (self.clone(), found.clone(), name.to_owned());
-        let once: Mutex<Option<Result<(), String>>> = Mutex::default();
-        Arc::new(move || {
-            let mut done = once.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(result) = &*done {
-                return result.clone();
-            }
-            let vertex = bases.events.add(VertexKind::Transfer, format!("pull {name}"));
-            bases.events.send(Event::Started { vertex });
-            let begun = std::time::Instant::now();
-            let result = bases.fetch(&found, vertex);
-            let outcome = match &result {
-                Ok(()) => Outcome::Done,
-                Err(message) => Outcome::Failed(message.clone()),
-            };
-            bases.events.send(Event::Finished { vertex, outcome, elapsed: begun.elapsed() });
-            done.insert(result).clone()
-        })
+        Arc::new(Download { bases, found, name, phase: Mutex::default(), changed: Condvar::new() })
+    }
+
+    /// Waits for downloads that nobody waited for.
+    fn finish(&self) {
+        let threads = std::mem::take(&mut *self.downloads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            let _ = thread.join();
+        }
     }
 
     /// Missing blobs, a few at a time.
@@ -374,6 +387,77 @@ impl Bases {
                 .fetch(&self.store, blob, &report, &self.cancel)
                 .map_err(|error| error.to_string()),
         }
+    }
+}
+
+/// The layers of one image.
+struct Download {
+    bases: Arc<Bases>,
+    found: Arc<Resolved>,
+    name: String,
+    phase: Mutex<Phase>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+enum Phase {
+    #[default]
+    Waiting,
+    Running,
+    Ended(Result<(), String>),
+}
+
+impl Download {
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self) {
+        let events = &self.bases.events;
+        let vertex = events.add(VertexKind::Transfer, format!("pull {}", self.name));
+        events.send(Event::Started { vertex });
+        let begun = std::time::Instant::now();
+        let result = self.bases.fetch(&self.found, vertex);
+        let outcome = match &result {
+            Ok(()) => Outcome::Done,
+            Err(message) => Outcome::Failed(message.clone()),
+        };
+        events.send(Event::Finished { vertex, outcome, elapsed: begun.elapsed() });
+        *self.phase() = Phase::Ended(result);
+        self.changed.notify_all();
+    }
+}
+
+impl Fetch for Download {
+    fn begin(self: Arc<Self>) {
+        let mut phase = self.phase();
+        if !matches!(*phase, Phase::Waiting) {
+            return;
+        }
+        *phase = Phase::Running;
+        drop(phase);
+        let this = self.clone();
+        match std::thread::Builder::new().name("pull".into()).spawn(move || this.run()) {
+            Ok(thread) => {
+                self.bases.downloads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+            }
+            Err(_) => self.run(),
+        }
+    }
+
+    fn wait(self: Arc<Self>) -> Result<(), String> {
+        self.clone().begin();
+        let mut phase = self.phase();
+        loop {
+            match &*phase {
+                Phase::Ended(result) => return result.clone(),
+                _ => phase = self.changed.wait(phase).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        matches!(*self.phase(), Phase::Ended(_))
     }
 }
 

@@ -27,7 +27,7 @@ use crate::steps::remote::{RemoteOptions, Remotes};
 use crate::steps::run::{RunError, RunSettings};
 use crate::store::{Store, StoreError, TempDir};
 
-use super::bases::{self, Bases, NamedContext};
+use super::bases::{self, Bases, BuildBases, NamedContext};
 use super::check;
 use super::contexts::Fetcher;
 use super::failure::{Failure, FailureKind};
@@ -92,7 +92,7 @@ struct Prepared {
     context_root: PathBuf,
     /// One for each platform.
     plans: Vec<(Platform, Plan)>,
-    bases: Arc<Bases>,
+    bases: BuildBases,
     remotes: Arc<Remotes>,
     warnings: Vec<String>,
     /// The time that everything gets which this build makes.
@@ -237,7 +237,7 @@ impl Engine {
         cancel: &Cancel,
     ) -> Solver {
         let epoch = epoch_of(request, plan);
-        let bases = prepared.bases.clone();
+        let bases = prepared.bases.share();
         let (_, write) = result::write_options(request, epoch);
         Solver {
             snapshots: self.snapshots.clone(),
@@ -289,7 +289,7 @@ impl Engine {
         let warnings = warnings.finish()?;
         let context_root = main.context.root().to_owned();
         let contexts = contexts(main.context, &named, &request.cwd)?;
-        let bases = Arc::new(bases);
+        let bases = BuildBases::new(bases);
         let epoch = plans.iter().find_map(|(_, plan)| plan.source_date_epoch).or(epoch);
         Ok(Prepared {
             contexts,

@@ -32,7 +32,8 @@ pub use materialize::{write_files, write_files_checked};
 pub use scan::{Scanned, scan_tar};
 pub use tar_read::{End, Header as TarHeader};
 pub use unpack::{
-    Limits, OnDiskIds, UnpackOptions, Unpacked, open_plain, read_file, read_index, rebuild_index, unpack,
+    Limits, OnDiskIds, UnpackOptions, Unpacked, make_index, open_plain, read_file, read_index, rebuild_index,
+    unpack,
 };
 pub use write::{
     BlobInfo, ContentSource, FrozenContent, FrozenFile, KnownContent, Layer, LayerRecord, NoContent,

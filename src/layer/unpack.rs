@@ -101,17 +101,26 @@ pub fn rebuild_index(store: &Store, diff_id: &DiffId) -> Result<Option<Arc<Layer
     let Some(record) = load_layer(store, diff_id)? else { return Ok(None) };
     for blob in &record.blobs {
         let Some(file) = store.open_blob(&blob.digest)? else { continue };
-        let unpacked = read_index(file)?;
-        if unpacked.diff_id != *diff_id {
-            return Err(LayerError::Invalid(format!(
-                "layer content does not match the image: expected diff ID {diff_id}, got {}",
-                unpacked.diff_id
-            )));
-        }
-        store_index(store, diff_id, &unpacked.index)?;
-        return Ok(Some(Arc::new(unpacked.index)));
+        return make_index(store, diff_id, file).map(Some);
     }
     Ok(None)
+}
+
+/// Makes the index of a layer from its blob, whose content must have the diff ID.
+pub fn make_index(
+    store: &Store,
+    diff_id: &DiffId,
+    blob: impl Read + Send,
+) -> Result<Arc<LayerIndex>, LayerError> {
+    let unpacked = read_index(blob)?;
+    if unpacked.diff_id != *diff_id {
+        return Err(LayerError::Invalid(format!(
+            "layer content does not match the image: expected diff ID {diff_id}, got {}",
+            unpacked.diff_id
+        )));
+    }
+    store_index(store, diff_id, &unpacked.index)?;
+    Ok(Arc::new(unpacked.index))
 }
 
 /// The bytes of one file of a layer, read from its blob.

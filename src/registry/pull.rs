@@ -237,7 +237,7 @@ impl Pull<'_> {
         };
         let mut writer = match before {
             Some(writer) => writer,
-            None => self.store.blob_writer()?,
+            None => self.store.blob_writer_for(self.digest)?,
         };
         (self.progress)(writer.size());
         let mut body = SizedBody::rest(incoming, self.size, writer.size())?;

@@ -81,15 +81,25 @@ impl Finished {
 pub struct LayerCell {
     state: Mutex<State>,
     changed: Condvar,
-    fetch: Option<Fetch>,
+    fetch: Option<Arc<dyn Fetch>>,
     make: Mutex<Option<Make>>,
     is_described: bool,
     /// Held while the blob of a layer that has only its directory is made.
     packing: Mutex<()>,
 }
 
-/// Brings a layer's blob into the store; called when something needs it, possibly more than once.
-pub type Fetch = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+/// Brings a layer's blob into the store; asked when something needs it, possibly more than once.
+pub trait Fetch: Send + Sync {
+    /// Begins, unless it was begun before, and does not wait. What comes can be read meanwhile; see
+    /// [`Store::arriving`].
+    fn begin(self: Arc<Self>);
+
+    /// Begins if need be, and waits for the end.
+    fn wait(self: Arc<Self>) -> Result<(), String>;
+
+    /// Whether it has ended, well or not.
+    fn has_ended(&self) -> bool;
+}
 
 /// Puts a layer's files into an empty directory, from where they were before they became a layer.
 pub type Make = Box<dyn FnOnce(&Path, OnDiskIds) -> Result<(), LayerError> + Send>;
@@ -122,12 +132,12 @@ impl LayerCell {
     }
 
     /// A layer known by its descriptor, whose blob is fetched when something needs it.
-    pub fn remote(diff_id: DiffId, blob: BlobInfo, fetch: Fetch) -> Arc<Self> {
+    pub fn remote(diff_id: DiffId, blob: BlobInfo, fetch: Arc<dyn Fetch>) -> Arc<Self> {
         let finished = Some(Ok(Finished { diff_id, blob: Some(blob) }));
         Self::of(State { finished, ..State::default() }, Some(fetch), None)
     }
 
-    fn of(state: State, fetch: Option<Fetch>, make: Option<Make>) -> Arc<Self> {
+    fn of(state: State, fetch: Option<Arc<dyn Fetch>>, make: Option<Make>) -> Arc<Self> {
         let (state, changed, is_described) = (Mutex::new(state), Condvar::new(), make.is_some());
         let (make, packing) = (Mutex::new(make), Mutex::default());
         Arc::new(LayerCell { state, changed, fetch, make, is_described, packing })
@@ -139,7 +149,28 @@ impl LayerCell {
         if self.has_blob(store)? {
             return Ok(());
         }
-        fetch().map_err(SnapshotError::Fetch)
+        fetch.clone().wait().map_err(SnapshotError::Fetch)
+    }
+
+    /// Does something with the layer's blob, while it comes where it is on its way. What fails then is
+    /// tried again with the whole blob: nothing says that the failure was not the network's.
+    fn with_blob<T>(
+        &self,
+        store: &Store,
+        work: impl Fn(Box<dyn Read + Send>) -> Result<T, SnapshotError>,
+    ) -> Result<T, SnapshotError> {
+        let Finished { diff_id, blob } = self.finished()?;
+        let digest = blob.ok_or(SnapshotError::Missing(diff_id))?.digest;
+        if let Some(fetch) = self.fetch.as_ref().filter(|_| !store.has_blob(&digest)) {
+            fetch.clone().begin();
+            if let Some(coming) = store.arriving(&digest, || fetch.has_ended())
+                && let Ok(done) = work(Box::new(coming))
+            {
+                return Ok(done);
+            }
+            self.ensure_blob(store)?;
+        }
+        work(Box::new(store.open_blob(&digest)?.ok_or(SnapshotError::Missing(diff_id))?))
     }
 
     fn has_blob(&self, store: &Store) -> Result<bool, SnapshotError> {
@@ -201,10 +232,10 @@ impl LayerCell {
         let diff_id = finished?.diff_id;
         let index = match layer::load_index(store, &diff_id)? {
             Some(index) => index,
-            None => {
-                self.ensure_blob(store)?;
-                layer::rebuild_index(store, &diff_id)?.ok_or(SnapshotError::Missing(diff_id))?
+            None if self.fetch.is_some() => {
+                self.with_blob(store, |blob| Ok(layer::make_index(store, &diff_id, blob)?))?
             }
+            None => layer::rebuild_index(store, &diff_id)?.ok_or(SnapshotError::Missing(diff_id))?,
         };
         self.lock().complete = Some(index.clone());
         Ok(index)
@@ -338,11 +369,10 @@ impl Snapshots {
 
     /// The chain's directories for an overlay mount, topmost first; unpacks those not here yet.
     pub fn lowers(&self, chain: &Chain) -> Result<Vec<PathBuf>, SnapshotError> {
-        let mut dirs = Vec::with_capacity(chain.cells.len());
-        for position in (0..chain.cells.len()).rev() {
-            let id = self.snapshot(chain, position)?;
-            dirs.push(self.store.snapshot_dir(&id));
-        }
+        // From the lowest: unpacking a layer asks what the layers below have, which theirs has told then.
+        let dir = |position| Ok(self.store.snapshot_dir(&self.snapshot(chain, position)?));
+        let mut dirs = (0..chain.cells.len()).map(dir).collect::<Result<Vec<_>, SnapshotError>>()?;
+        dirs.reverse();
         Ok(dirs)
     }
 
@@ -469,19 +499,15 @@ impl Snapshots {
     }
 
     fn unpack(&self, below: &Chain, layer: &Finished, cell: &LayerCell) -> Result<SnapshotId, SnapshotError> {
-        cell.ensure_blob(&self.store)?;
-        let blob = match &layer.blob {
-            Some(blob) => self.store.open_blob(&blob.digest)?,
-            None => None,
-        };
-        let blob = blob.ok_or(SnapshotError::Missing(layer.diff_id))?;
         let tree = self.tree(below)?;
-        let dir = self.store.temp_dir()?;
-        let target = dir.path().join("fs");
-        std::fs::create_dir(&target).map_err(|source| LayerError::io("create", &target, source))?;
-        let options = UnpackOptions { ids: self.ids, ..UnpackOptions::default() };
         let view = Below { snapshots: self, chain: below, tree: &tree };
-        let unpacked = layer::unpack(blob, &target, &view, &options)?;
+        let options = UnpackOptions { ids: self.ids, ..UnpackOptions::default() };
+        let (dir, unpacked) = cell.with_blob(&self.store, |blob| {
+            let dir = self.store.temp_dir()?;
+            let target = dir.path().join("fs");
+            std::fs::create_dir(&target).map_err(|source| LayerError::io("create", &target, source))?;
+            Ok((dir, layer::unpack(blob, &target, &view, &options)?))
+        })?;
         if unpacked.diff_id != layer.diff_id {
             return Err(SnapshotError::WrongDiffId { expected: layer.diff_id, actual: unpacked.diff_id });
         }

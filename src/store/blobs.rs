@@ -3,9 +3,11 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::digest::{Digest, Hasher};
 
+use super::arrivals::Arrival;
 use super::open::{Store, StoreError};
 
 /// Why a blob was not taken.
@@ -66,7 +68,15 @@ impl Store {
     pub fn blob_writer(&self) -> Result<BlobWriter, StoreError> {
         let path = self.temp_path();
         let file = File::create(&path).map_err(StoreError::io("create", &path))?;
-        Ok(BlobWriter { store: self.clone(), path, file, hasher: Hasher::new(), size: 0, done: false })
+        let store = self.clone();
+        Ok(BlobWriter { store, path, file, hasher: Hasher::new(), size: 0, done: false, arrival: None })
+    }
+
+    /// Begins a blob that shall have this digest: [`Store::arriving`] finds it while it is written.
+    pub fn blob_writer_for(&self, digest: &Digest) -> Result<BlobWriter, StoreError> {
+        let mut writer = self.blob_writer()?;
+        writer.arrival = Some(self.arrivals().begin(digest, writer.path.clone()));
+        Ok(writer)
     }
 }
 
@@ -78,6 +88,7 @@ pub struct BlobWriter {
     hasher: Hasher,
     size: u64,
     done: bool,
+    arrival: Option<Arc<Arrival>>,
 }
 
 impl BlobWriter {
@@ -100,6 +111,9 @@ impl BlobWriter {
             return Err(IngestError::Mismatch { expected: *expected, actual, size: self.size });
         }
         self.keep(expected)?;
+        if let Some(arrival) = &self.arrival {
+            self.store.arrivals().end(arrival, true);
+        }
         Ok(self.size)
     }
 
@@ -124,6 +138,9 @@ impl Write for BlobWriter {
         let written = self.file.write(buf)?;
         self.hasher.update(&buf[..written]);
         self.size += written as u64;
+        if let Some(arrival) = &self.arrival {
+            arrival.advance(self.size);
+        }
         Ok(written)
     }
 
@@ -134,6 +151,9 @@ impl Write for BlobWriter {
 
 impl Drop for BlobWriter {
     fn drop(&mut self) {
+        if let Some(arrival) = &self.arrival {
+            self.store.arrivals().end(arrival, false);
+        }
         if !self.done {
             let _ = fs::remove_file(&self.path);
         }

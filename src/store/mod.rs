@@ -26,6 +26,7 @@
 //! or short is treated as absent. What a process has seen stays while it lives. Modification times say
 //! when something was last used. Must never interpret what it stores beyond this; `gc/` does.
 
+mod arrivals;
 mod blobs;
 mod blocks;
 mod collect;
@@ -38,6 +39,7 @@ mod secret_key;
 mod snapshots;
 mod temp;
 
+pub use arrivals::ArrivingBlob;
 pub use blobs::{BlobWriter, IngestError};
 pub use collect::{Collector, Fate};
 pub use inventory::{Item, Listing, Room};

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
+use super::arrivals::Arrivals;
 use super::files::entries;
 use super::temp;
 
@@ -68,6 +69,7 @@ struct Inner {
     _own_tmp_lock: File,
     fresh_since: SystemTime,
     counter: AtomicU64,
+    arrivals: Arrivals,
 }
 
 impl Drop for Inner {
@@ -119,6 +121,7 @@ impl Store {
             _own_tmp_lock: own_lock,
             fresh_since: SystemTime::now(),
             counter: AtomicU64::new(0),
+            arrivals: Arrivals::default(),
         })))
     }
 
@@ -131,6 +134,10 @@ impl Store {
             }
             other => other,
         }
+    }
+
+    pub(super) fn arrivals(&self) -> &Arrivals {
+        &self.0.arrivals
     }
 
     /// The store's root directory, for messages.
