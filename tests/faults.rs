@@ -186,6 +186,39 @@ fn pull(scene: &Scene, case: &Case) -> Row {
     Row { verb: "pull", what: case.what, result, said: words(&done, &lab, &host) }
 }
 
+/// The same under a build that unpacks layers while they come.
+fn build_on(scene: &Scene, case: &Case) {
+    let proxy = Proxy::start(scene.server.host()).expect("a proxy");
+    let (lab, host) = (Lab::new(), proxy.host());
+    if case.signed_in {
+        sign_in(&lab, &host);
+    }
+    let dockerfile = format!("FROM {host}/app:1\nCOPY Dockerfile /new\n");
+    let context = lab.context(&[("Dockerfile", &dockerfile)]);
+    let files = lab.out("files");
+    let build = || {
+        let output = format!("type=local,dest={}", files.display());
+        lab.run(["build", "-o", &output, &context.display().to_string()])
+    };
+    proxy.harm(case.rules.clone());
+    let done = build();
+    match case.ends {
+        Ends::Well(_) => assert_eq!(done.code, 0, "{}: {}", case.what, done.err),
+        Ends::Badly(words) => {
+            assert_eq!(done.code, 5, "{}: {}", case.what, done.err);
+            assert!(words.iter().all(|word| done.err.contains(word)), "{}: {}", case.what, done.err);
+            let snapshots = fs::read_dir(lab.store().join("snapshots")).expect("snapshots").count();
+            assert_eq!(snapshots, 0, "{}", case.what);
+        }
+    }
+    whole(&lab, case.what);
+    proxy.harm(Vec::new());
+    let again = build();
+    assert_eq!(again.code, 0, "{}: {}", case.what, again.err);
+    assert_eq!(fs::metadata(files.join("big")).map(|meta| meta.len()).ok(), Some(NOISE as u64));
+    whole(&lab, case.what);
+}
+
 fn push(scene: &Scene, case: &Case, number: usize) -> Row {
     let far = TestRegistry::start().expect("a registry that starts").expect("looked for before");
     let proxy = Proxy::start(far.host()).expect("a proxy");
@@ -458,7 +491,10 @@ fn every_fault_of_a_pull_ends_as_documented() {
     let nowhere = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("a port");
     let nowhere = nowhere.to_string();
     let cases = pulls(&scene, &elsewhere.host(), &nowhere);
-    let mut rows = all(&cases, |_, case| pull(&scene, case));
+    let mut rows = all(&cases, |_, case| {
+        build_on(&scene, case);
+        pull(&scene, case)
+    });
     for row in &mut rows {
         row.said = row.said.replace(&nowhere, "OTHER");
     }
