@@ -1,12 +1,10 @@
 //! The `rbuild` program.
 
-use std::process::ExitCode;
-
 /// musl's own allocator takes one lock for all threads.
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() -> ExitCode {
-    rbuild::cli::main()
+fn main() {
+    rbuild::sandbox::leave(rbuild::cli::main())
 }

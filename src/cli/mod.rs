@@ -20,7 +20,6 @@ mod values;
 mod verify;
 
 use std::io::{self, Write as _};
-use std::process::ExitCode;
 
 use clap::Parser as _;
 
@@ -45,29 +44,28 @@ struct Session {
 }
 
 /// The program.
-pub fn main() -> ExitCode {
+pub fn main() -> u8 {
     let env = Environment::read();
     let cli = match Cli::try_parse_from(args::normalize(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+            return if error.use_stderr() { 2 } else { 0 };
         }
     };
     if let Command::Completion { shell } = cli.command {
         args::print_completion(shell);
-        return ExitCode::SUCCESS;
+        return 0;
     }
     if let Command::Version = cli.command {
         println!("rbuild {}", env!("CARGO_PKG_VERSION"));
-        return ExitCode::SUCCESS;
+        return 0;
     }
     match start(&env).and_then(|(mode, user)| dispatch(cli, env.clone(), mode, user)) {
-        Ok(code) => ExitCode::from(code),
-        Err(Stop::Outer(code)) => ExitCode::from(code),
+        Ok(code) | Err(Stop::Outer(code)) => code,
         Err(Stop::Failed(failure)) => {
             render::failure(&failure, &env);
-            ExitCode::from(exit_code(failure.kind))
+            exit_code(failure.kind)
         }
     }
 }

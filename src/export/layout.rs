@@ -19,7 +19,11 @@ use crate::store::Store;
 
 use super::dest::{Dest, Output, Partial};
 use super::error::ExportError;
+use super::hashing::Hashing;
 
+/// Bytes written to an archive at once.
+const PIECE: usize = 256 << 10;
+const TAR_BLOCK: usize = 512;
 const LAYOUT_VERSION: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 const CREATED: &str = "org.opencontainers.image.created";
 
@@ -116,7 +120,7 @@ impl Layout {
             let name = format!("blobs/sha256/{}", digest.hex());
             let header = header(&name, *size, 0o444, EntryType::Regular).map_err(write)?;
             let mut blob = Verified::open(store, digest, *size, cancel)?;
-            let copied = tar.append(&header, &mut blob);
+            let copied = append(tar.get_mut(), &header, &mut blob, *size);
             blob.finish()?;
             copied.map_err(write)?;
         }
@@ -261,6 +265,20 @@ fn header(name: &str, size: u64, mode: u32, kind: EntryType) -> io::Result<Heade
     Ok(header)
 }
 
+/// What [`Builder::append`] does, by larger pieces.
+fn append(out: &mut impl Write, header: &Header, content: &mut impl Read, size: u64) -> io::Result<()> {
+    out.write_all(header.as_bytes())?;
+    let mut piece = vec![0; usize::try_from(size).unwrap_or(PIECE).clamp(1, PIECE)];
+    loop {
+        match content.read(&mut piece)? {
+            0 => break,
+            count => out.write_all(&piece[..count])?,
+        }
+    }
+    let over = (size % TAR_BLOCK as u64) as usize;
+    out.write_all(&[0; TAR_BLOCK][..(TAR_BLOCK - over) % TAR_BLOCK])
+}
+
 /// Whether an earlier export left this very blob here.
 fn is_blob(path: &Path, digest: &Digest, size: u64) -> bool {
     let mut hasher = Hasher::new();
@@ -300,7 +318,7 @@ struct Verified<'a> {
     file: File,
     cancel: &'a Cancel,
     digest: Digest,
-    hasher: Hasher,
+    hashing: Hashing,
     size: u64,
     left: u64,
     failure: Option<String>,
@@ -314,7 +332,8 @@ impl<'a> Verified<'a> {
             let actual = format!("{actual} bytes instead of {size}");
             return Err(ExportError::Corrupt { expected: *digest, actual });
         }
-        Ok(Verified { file, cancel, digest: *digest, hasher: Hasher::new(), size, left: size, failure: None })
+        let hashing = Hashing::of_size(size);
+        Ok(Verified { file, cancel, digest: *digest, hashing, size, left: size, failure: None })
     }
 
     /// To be called after copying and before looking at its result: the blob's own failure is the
@@ -330,7 +349,7 @@ impl<'a> Verified<'a> {
             // Writing failed before the blob was read to its end.
             return Ok(());
         }
-        let actual = self.hasher.finish();
+        let actual = self.hashing.finish().map_err(ExportError::io("read", Path::new("a blob")))?;
         if actual != self.digest {
             let actual = format!("the content of {actual}");
             return Err(ExportError::Corrupt { expected: self.digest, actual });
@@ -356,7 +375,7 @@ impl Read for Verified<'_> {
             self.failure = Some(format!("{} bytes instead of {}", self.size - self.left, self.size));
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.hasher.update(&buf[..count]);
+        self.hashing.update(&buf[..count]);
         self.left -= count as u64;
         Ok(count)
     }

@@ -12,6 +12,7 @@ pub mod tar;
 
 mod dest;
 mod error;
+mod hashing;
 mod layout;
 mod save;
 mod tree;

@@ -33,6 +33,7 @@ pub use spec::{
     Exit, Limits, Mount, MountKind, Network, OutputSink, ProcessSpec, ProcessUser, RootFs, Sandbox,
     SandboxError, Security, Stdio, Ulimit,
 };
+pub use syscalls::leave;
 
 #[cfg(test)]
 mod tests;

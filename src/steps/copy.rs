@@ -1,7 +1,7 @@
 //! `COPY` and the local half of `ADD`: what is selected, its digest, and the layer it makes.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::sync::Arc;
 
 use crate::context::glob::has_wildcard;
@@ -305,11 +305,13 @@ fn hash_file(
         hasher.field(name);
         hasher.field(value);
     }
-    let shown = match digest {
-        Some(digest) => digest.hex(),
-        None => String::from_utf8_lossy(&detail).into_owned(),
-    };
-    listing.extend_from_slice(format!("{kind} {mode:o} {uid}:{gid} {shown} ").as_bytes());
+    // Writing to memory cannot fail.
+    let _ = write!(listing, "{kind} {mode:o} {uid}:{gid} ");
+    match digest {
+        Some(digest) => listing.extend_from_slice(digest.hex().as_bytes()),
+        None => listing.extend_from_slice(String::from_utf8_lossy(&detail).as_bytes()),
+    }
+    listing.push(b' ');
     listing.extend_from_slice(if relative.is_empty() { &selection.name } else { relative });
     listing.push(b'\n');
 }
