@@ -7,28 +7,37 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A first-in-first-out queue with a few threads. The order matters: a job may wait for the layers
-/// below its own, which were queued before it and are therefore done or being worked on.
+/// A first-in-first-out queue with a few threads, started when there is something to do. The order
+/// matters: a job may wait for the layers below its own, which were queued before it and are therefore
+/// done or being worked on.
 pub struct Background {
     sender: Option<Sender<Job>>,
-    threads: Vec<JoinHandle<()>>,
+    receiver: Receiver<Job>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    most: usize,
 }
 
 impl Background {
-    /// Starts `threads` threads (at least one).
+    /// Will work with up to `threads` threads (at least one).
     pub fn start(threads: usize) -> Self {
         let (sender, receiver) = unbounded::<Job>();
-        let threads = (0..threads.max(1)).filter_map(|_| spawn_worker(receiver.clone())).collect();
-        Background { sender: Some(sender), threads }
+        Background { sender: Some(sender), receiver, threads: Mutex::default(), most: threads.max(1) }
     }
 
     /// Queues a job; runs it on the spot where no thread could be started.
     pub fn queue(&self, job: impl FnOnce() + Send + 'static) {
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        if threads.len() < self.most {
+            threads.extend(spawn_worker(self.receiver.clone()));
+        }
         match &self.sender {
-            Some(sender) if !self.threads.is_empty() => {
+            Some(sender) if !threads.is_empty() => {
                 let _ = sender.send(Box::new(job));
             }
-            _ => job(),
+            _ => {
+                drop(threads);
+                job();
+            }
         }
     }
 }
@@ -42,7 +51,8 @@ impl Drop for Background {
     /// Waits for everything queued: a build that succeeded must leave its records whole.
     fn drop(&mut self) {
         self.sender = None;
-        for thread in self.threads.drain(..) {
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
             let _ = thread.join();
         }
     }

@@ -137,13 +137,17 @@ impl Solver {
             exported: self.exported(plan),
         };
         std::thread::scope(|scope| {
-            for chain in stages(plan) {
+            let mut stages = stages(plan);
+            // This thread has nothing else to do.
+            let own = stages.pop().unwrap_or_default();
+            for chain in stages {
                 let run = &run;
                 let work = move || chain.iter().for_each(|id| run.step(*id));
                 if std::thread::Builder::new().name("stage".into()).spawn_scoped(scope, work).is_err() {
                     run.solver.cancel.cancel();
                 }
             }
+            own.iter().for_each(|id| run.step(*id));
         });
         run.finish()
     }
