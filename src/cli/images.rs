@@ -6,6 +6,7 @@ use crate::build::{Failure, FailureKind};
 use crate::export::{self, Dest};
 use crate::image::inspect::{history_rows, inspect_json, list_images, name_in_store, names_of};
 use crate::image::{Family, Platform, Reference, ResolvedImage, from_store};
+use crate::progress::visible;
 use crate::store::Store;
 
 use super::args::{ImagesArgs, SaveArgs, SaveFormat};
@@ -42,7 +43,7 @@ pub(super) fn images(session: &Session, args: &ImagesArgs) -> Result<u8, Stop> {
         ));
     }
     for item in &list.images {
-        let created = item.created.get(..19).unwrap_or(&item.created).replace('T', " ");
+        let created = visible(item.created.get(..19).unwrap_or(&item.created)).replace('T', " ");
         let tag = item.name.tag.clone().unwrap_or_default();
         if args.quiet {
             out.push_str(&format!("{}\n", item.config_digest));
@@ -85,13 +86,14 @@ pub(super) fn history(session: &Session, text: &str, whole: bool) -> Result<u8, 
     let (_, image) = image(&store, text)?;
     let mut out = format!("{:<20} {:<60} {:>10}  {}\n", "CREATED", "CREATED BY", "SIZE", "COMMENT");
     for row in history_rows(&image.config, &image.layers) {
-        let created = row.created.get(..19).unwrap_or(&row.created).replace('T', " ");
-        let mut by = row.created_by.replace('\n', " ");
+        let created = visible(row.created.get(..19).unwrap_or(&row.created)).replace('T', " ");
+        // Images of others say this, and terminals obey.
+        let mut by = visible(&row.created_by).replace('\n', " ");
         if !whole && by.chars().count() > 60 {
             by = by.chars().take(59).chain(std::iter::once('…')).collect();
         }
         let size = row.size.map_or_else(|| "0B".to_owned(), values::human);
-        out.push_str(&format!("{created:<20} {by:<60} {size:>10}  {}\n", row.comment));
+        out.push_str(&format!("{created:<20} {by:<60} {size:>10}  {}\n", visible(&row.comment)));
     }
     print(&out)?;
     Ok(0)
