@@ -319,6 +319,8 @@ fn artifacts_are_copied_like_images_and_refused_where_only_images_can_be() {
     ok(lab.run(["prune", "-a", "--force"]));
     let images = lab.run(["images"]);
     assert!(!images.err.contains("artifact") && !images.out.contains("artifact"), "{images:?}");
+    ok(lab.run(["tag", "artifact:1", "artifact:2"]));
+    ok(lab.run(["rmi", "artifact:2"]));
     ok(lab.run(["fsck"]));
     assert_eq!(ok(lab.run(["copy", "-q", "store:artifact:1", &at("oci", &lab, "again")])).trim(), made);
     let name = format!("{}/pushed:1", server.host());

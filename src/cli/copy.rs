@@ -145,8 +145,9 @@ pub(super) fn load(session: &Session, args: &LoadArgs) -> Result<u8, Stop> {
             Err(descriptor) => {
                 print(&format!("Loaded image without name: {}\n", descriptor.digest))?;
                 let file = if args.input == "-" { "FILE" } else { &args.input };
+                let place = if path.is_dir() { "oci" } else { "oci-archive" };
                 let digest = descriptor.digest;
-                eprintln!("rbuild: name it with `rbuild copy oci-archive:{file}@{digest} store:NAME`");
+                eprintln!("rbuild: name it with `rbuild copy --all {place}:{file}@{digest} store:NAME`");
             }
         }
     }

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::build::{Failure, FailureKind};
 use crate::export::{self, Dest};
-use crate::image::inspect::{history_rows, inspect_json, list_images, name_in_store, names_of};
+use crate::image::inspect::{history_rows, inspect_json, list_images, name_in_store, names_of, stored};
 use crate::image::{Family, Platform, Reference, ResolvedImage, from_store};
 use crate::progress::visible;
 use crate::store::Store;
@@ -26,9 +26,13 @@ fn image(store: &Store, text: &str) -> Result<(Reference, ResolvedImage), Failur
     let name = reference(text)?;
     match from_store(store, &name, &Platform::host())? {
         Some(image) => Ok((name, image)),
-        None => Err(Failure::new(FailureKind::Usage, format!("no image {} in the store", name.familiar()))
-            .help("`rbuild images` lists what is there")),
+        None => Err(no_image(&name)),
     }
+}
+
+fn no_image(name: &Reference) -> Failure {
+    Failure::new(FailureKind::Usage, format!("no image {} in the store", name.familiar()))
+        .help("`rbuild images` lists what is there")
 }
 
 /// `rbuild images`
@@ -118,10 +122,11 @@ pub(super) fn save(session: &Session, args: &SaveArgs) -> Result<u8, Stop> {
 /// `rbuild tag`
 pub(super) fn tag(session: &Session, source: &str, target: &str) -> Result<u8, Stop> {
     let store = open(session)?;
-    let (_, image) = image(&store, source)?;
+    let name = reference(source)?;
+    let descriptor = stored(&store, &name).map_err(Failure::from)?.ok_or_else(|| no_image(&name))?;
     let target = Reference::parse_new_name(target)
         .map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))?;
-    name_in_store(&store, &target, &image.descriptor()).map_err(Failure::from)?;
+    name_in_store(&store, &target, &descriptor).map_err(Failure::from)?;
     Ok(0)
 }
 
