@@ -15,6 +15,8 @@ const MOST_LEVELS: u32 = 8;
 /// Entries of lists that are looked at for one image, whether they turn out to be referrers or not; more is
 /// an attack or a mistake.
 const MOST: usize = 1_000;
+/// Bytes of the manifests of all referrers of one image; their annotations are kept until all are found.
+const MOST_BYTES: u64 = 64 << 20;
 /// Indexes may nest; deeper than this is an attack or a loop.
 const MAX_INDEX_DEPTH: u32 = 4;
 
@@ -95,7 +97,8 @@ impl Transfer<'_> {
     /// Everything that speaks of `top`, of manifests below it, or of something found before; each once,
     /// subjects before what speaks of them.
     fn all_referrers(&self, content: &dyn Content, top: &Descriptor) -> Result<Vec<Descriptor>, Failure> {
-        let (mut found, mut seen, mut looked) = (Vec::new(), BTreeSet::new(), 0);
+        let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
+        let (mut looked, mut bytes) = (0, 0);
         let mut subjects = Vec::new();
         self.subjects(content, top, &mut seen, &mut subjects, 0)?;
         for level in 0..=MOST_LEVELS {
@@ -116,6 +119,11 @@ impl Transfer<'_> {
                         continue;
                     }
                     let Some(referrer) = self.referrer(content, subject, &entry)? else { continue };
+                    bytes += referrer.size;
+                    if bytes > MOST_BYTES {
+                        let why = format!("their manifests have more than {MOST_BYTES} bytes");
+                        return Err(too_many(top, &why));
+                    }
                     self.subjects(content, &referrer, &mut seen, &mut next, 0)?;
                     found.push(referrer);
                 }

@@ -30,6 +30,9 @@ const INDEX: HeaderValue = HeaderValue::from_static("application/vnd.oci.image.i
 /// Referrers of one manifest that are read; more than this is a loop of pages or an attack.
 const MOST_REFERRERS: usize = 10_000;
 
+/// Bytes of one list, all pages together: 10,000 entries with their annotations fit several times.
+const MOST_BYTES: usize = 64 << 20;
+
 /// Pages of one list.
 const MOST_PAGES: usize = 1_000;
 
@@ -54,6 +57,7 @@ pub struct Referrers {
 /// One answer of the API.
 struct Page {
     index: Index,
+    size: usize,
     filtered: bool,
     next: Option<Uri>,
 }
@@ -100,7 +104,7 @@ impl Registry {
         cancel: &Cancel,
     ) -> Result<Option<Vec<Descriptor>>, RegistryError> {
         let (mut found, mut seen): (Vec<Descriptor>, BTreeSet<String>) = Default::default();
-        let mut place: Option<Uri> = None;
+        let (mut place, mut size): (Option<Uri>, usize) = (None, 0);
         for _ in 0..MOST_PAGES {
             let page = self.page(repository, subject, artifact_type, place.as_ref(), cancel)?;
             let Some(page) = page else {
@@ -111,6 +115,10 @@ impl Registry {
             let entries = page.index.manifests.into_iter();
             found.extend(entries.filter(|entry| page.filtered || is_of(entry, artifact_type)));
             let Some(next) = page.next else { return Ok(Some(found)) };
+            size += page.size;
+            if size > MOST_BYTES {
+                return Err(self.unusable(subject, format!("it has more than {MOST_BYTES} bytes")));
+            }
             if found.len() > MOST_REFERRERS || !seen.insert(next.to_string()) {
                 break;
             }
@@ -212,7 +220,7 @@ fn page(
     }
     let bytes = answer.read_up_to(session, MANIFEST_LIMIT)?;
     match Document::parse(&bytes) {
-        Ok(Document::Index(index)) => Ok(Some(Page { index: *index, filtered, next })),
+        Ok(Document::Index(index)) => Ok(Some(Page { index: *index, size: bytes.len(), filtered, next })),
         _ if !claimed => Ok(None),
         Ok(Document::Manifest(_)) => Err(RegistryError::protocol(&asked, "it is a manifest, not a list")),
         Err(error) => Err(RegistryError::protocol(&asked, error.to_string())),

@@ -127,6 +127,15 @@ fn strange_answers_are_errors_and_not_empty_lists() -> Outcome {
         _ => refusal(stream, 404, &[]),
     })?;
     assert!(list.is_err_and(|error| error.contains("goes on at /v2/gone")));
+    // Few entries, and each as large as a page may be.
+    let mut large = entry("1", KIND);
+    large.annotations.insert("k".to_owned(), "x".repeat(4_000_000));
+    let large = index(&[large]);
+    let (list, server) = asked(None, move |number, _, stream| {
+        reply(stream, 200, &[INDEX_TYPE, ("Link", &format!("<?n={number}>; rel=next"))], &large)
+    })?;
+    assert!(list.is_err_and(|error| error.contains("more than 67108864 bytes")));
+    assert_eq!(server.requests().len(), 17);
     Ok(())
 }
 
