@@ -114,18 +114,18 @@ impl Registry {
             };
             let entries = page.index.manifests.into_iter();
             found.extend(entries.filter(|entry| page.filtered || is_of(entry, artifact_type)));
-            let Some(next) = page.next else { return Ok(Some(found)) };
             size += page.size;
-            if size > MOST_BYTES {
-                return Err(self.unusable(subject, format!("it has more than {MOST_BYTES} bytes")));
+            if size > MOST_BYTES || found.len() > MOST_REFERRERS {
+                let most = format!("{MOST_REFERRERS} referrers or {MOST_BYTES} bytes");
+                return Err(self.unusable(subject, format!("it has more than {most}")));
             }
-            if found.len() > MOST_REFERRERS || !seen.insert(next.to_string()) {
+            let Some(next) = page.next else { return Ok(Some(found)) };
+            if !seen.insert(next.to_string()) {
                 break;
             }
             place = Some(next);
         }
-        let reason = format!("its pages do not end, or it lists more than {MOST_REFERRERS} referrers");
-        Err(self.unusable(subject, reason))
+        Err(self.unusable(subject, "its pages do not end".to_owned()))
     }
 
     /// The page at `place`, or the first one; `None` where there is no list.

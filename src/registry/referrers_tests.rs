@@ -131,10 +131,14 @@ fn strange_answers_are_errors_and_not_empty_lists() -> Outcome {
     let mut large = entry("1", KIND);
     large.annotations.insert("k".to_owned(), "x".repeat(4_000_000));
     let large = index(&[large]);
+    let many: Vec<_> = (0..10_001).map(|at: u32| Descriptor::of("x", &at.to_be_bytes())).collect();
+    let many = index(&many);
+    let (list, _server) = asked(None, move |_, _, stream| reply(stream, 200, &[INDEX_TYPE], &many))?;
+    assert!(list.is_err_and(|error| error.contains("more than 10000 referrers")));
     let (list, server) = asked(None, move |number, _, stream| {
         reply(stream, 200, &[INDEX_TYPE, ("Link", &format!("<?n={number}>; rel=next"))], &large)
     })?;
-    assert!(list.is_err_and(|error| error.contains("more than 67108864 bytes")));
+    assert!(list.is_err_and(|error| error.contains("67108864 bytes")));
     assert_eq!(server.requests().len(), 17);
     Ok(())
 }
