@@ -319,6 +319,8 @@ fn artifacts_are_copied_like_images_and_refused_where_only_images_can_be() {
     ok(lab.run(["prune", "-a", "--force"]));
     let images = lab.run(["images"]);
     assert!(!images.err.contains("artifact") && !images.out.contains("artifact"), "{images:?}");
+    ok(lab.run(["tag", "artifact:1", "artifact:2"]));
+    ok(lab.run(["rmi", "artifact:2"]));
     ok(lab.run(["fsck"]));
     assert_eq!(ok(lab.run(["copy", "-q", "store:artifact:1", &at("oci", &lab, "again")])).trim(), made);
     let name = format!("{}/pushed:1", server.host());
@@ -454,4 +456,46 @@ fn pushers_at_the_same_time_lose_nothing() {
     let list = referrers(&lab, &format!("{repository}:1"), &[]);
     made.sort();
     assert_eq!(digests(&list), made);
+}
+
+#[test]
+fn lists_that_lie_neither_drive_the_terminal_nor_keep_anybody_busy() {
+    let (lab, liar) = (Lab::new(), MemoryRegistry::start());
+    let repository = format!("{}/app", liar.host());
+    let image = image(&lab, "app:1");
+    let name = format!("docker://{repository}:1");
+    ok(lab.run(["copy", "-q", "store:app:1", &name]));
+    let entry = |digest: &str| json!({"mediaType": MANIFEST, "digest": digest, "size": 1});
+    let mut odd = entry(&image);
+    odd["artifactType"] = json!(format!("a/\u{1b}[2J\u{202e}{}", "x".repeat(70_000)));
+    odd["annotations"] = json!({"k\u{9b}": "two\nlines"});
+    liar.lie(&image, &[odd]);
+    let table = ok(lab.run(["referrers", &name]));
+    assert_eq!((table.lines().count(), table.contains("a/ [2J xx")), (2, true), "{table}");
+    assert!(table.contains("x…") && table.ends_with("  k =two lines\n") && table.len() < 2000, "{table}");
+    assert!(!table.contains(|c: char| c.is_control() && c != '\n'));
+
+    // A manifest that is none, and one that cannot be shown as it calls itself.
+    let (broken, kind) = (liar.plant("app", MANIFEST, b"no manifest"), "x/\u{1b}[31m");
+    let made = attach(&lab, &repository, kind, "real", (&image, 1));
+    liar.lie(&image, &[entry(&broken), entry(&made.0)]);
+    let done = lab.run(["copy", "--referrers", &name, &at("oci", &lab, "copy")]);
+    assert!(done.err.contains("1 referrer copied"), "{}", done.err);
+    let quiet = lab.run(["copy", "-q", "--referrers", &name, &at("oci", &lab, "copy")]);
+    assert_eq!(quiet.out.trim(), image);
+    for err in [&done.err, &quiet.err] {
+        assert!(err.lines().any(|line| line.contains(&broken) && line.contains("left out")), "{err}");
+    }
+    let refused = lab.run(["copy", &format!("docker://{repository}@{}", made.0), "docker-daemon:a:1"]);
+    assert!(refused.err.contains("is x/ [31m"), "{}", refused.err);
+
+    // Nothing of a list that is too long is asked for.
+    let missing: Vec<Value> =
+        (0..1001).map(|at: u32| entry(&Digest::of(&at.to_be_bytes()).to_string())).collect();
+    liar.lie(&image, &missing);
+    let before = liar.log().len();
+    let refused = lab.run(["copy", "--referrers", &name, &at("oci", &lab, "none")]);
+    assert_eq!(refused.code, 5, "{}", refused.err);
+    assert!(refused.err.contains("there are more than 1000"), "{}", refused.err);
+    assert!(liar.log().len() < before + 10);
 }

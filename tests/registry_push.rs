@@ -374,6 +374,10 @@ fn indexes_are_made_changed_pushed_and_copied_whole() {
     // Whole, and only what is for one platform.
     let whole = ok(lab.run(["copy", "--all", &format!("docker://{name}"), "store:whole:1"]));
     assert_eq!(digest(&whole), digest(&changed));
+    // Another name for it means all of it.
+    let again = format!("{far}/again:1");
+    ok(lab.run(["tag", "whole:1", &again]));
+    assert_eq!(digest(&ok(lab.run(["push", &again]))), digest(&whole));
     let archive = lab.out("whole.tar").display().to_string();
     ok(lab.run(["copy", "--all", "store:whole:1", &format!("oci-archive:{archive}")]));
     let other = Lab::new();

@@ -210,6 +210,8 @@ fn where_only_files_are_wanted_no_image_is_made_as_in_buildkit() {
         assert_eq!((done.out.as_str(), bare(&lab)), ("\n", 2), "{output}");
     }
     assert_eq!(fs::read_to_string(lab.out("files/small")).ok().as_deref(), Some("small\n"));
+    // What goes to standard output is alone there.
+    assert!(build(&["-q", "-o", "-"]).out.ends_with('\0'));
     let done = build(&["-o", "type=cacheonly"]);
     assert!(done.err.contains("built  2 of 2 steps cached"), "{}", done.err);
     let meta = lab.out("meta.json");

@@ -158,6 +158,8 @@ fn what_makes_a_build_differ_is_explained() {
     assert_eq!(json["reproducible"], false);
     assert_eq!(json["images"][0]["differences"]["layers"][0]["layer"], 2);
     assert_eq!(lab.run(["verify-reproducible", "-"]).code, 2);
+    let both = verify(good, &["-o", "-"]);
+    assert_eq!((both.code, both.out.as_str()), (2, ""), "{}", both.err);
 }
 
 /// A context whose times are those of the moment.

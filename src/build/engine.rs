@@ -223,7 +223,8 @@ impl Engine {
         };
         events.send(Event::Summary(summary.clone()));
         let names = names.iter().map(ToString::to_string).collect();
-        Ok(BuildOutcome { image, names, summary, warnings: prepared.warnings })
+        let on_stdout = request.outputs_on_stdout() > 0;
+        Ok(BuildOutcome { image, names, summary, warnings: prepared.warnings, on_stdout })
     }
 
     fn solver(

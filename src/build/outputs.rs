@@ -25,8 +25,7 @@ pub(super) fn check(request: &BuildRequest) -> Result<(), Failure> {
             return Err(Failure::new(FailureKind::Usage, "a push needs a name: give one with -t or name="));
         }
     }
-    let to_stdout = request.outputs.iter().filter(|output| output.dest == "-").count();
-    if to_stdout > 1 {
+    if request.outputs_on_stdout() > 1 {
         return Err(Failure::new(FailureKind::Usage, "only one output can go to standard output"));
     }
     for output in &request.outputs {

@@ -12,8 +12,11 @@ use super::transfer::{Transfer, parse};
 
 /// Referrers of referrers are followed so far.
 const MOST_LEVELS: u32 = 8;
-/// Referrers copied with one image; more is an attack or a mistake.
+/// Entries of lists that are looked at for one image, whether they turn out to be referrers or not; more is
+/// an attack or a mistake.
 const MOST: usize = 1_000;
+/// Bytes of the manifests of all referrers of one image; their annotations are kept until all are found.
+const MOST_BYTES: u64 = 64 << 20;
 /// Indexes may nest; deeper than this is an attack or a loop.
 const MAX_INDEX_DEPTH: u32 = 4;
 
@@ -95,23 +98,32 @@ impl Transfer<'_> {
     /// subjects before what speaks of them.
     fn all_referrers(&self, content: &dyn Content, top: &Descriptor) -> Result<Vec<Descriptor>, Failure> {
         let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
+        let (mut looked, mut bytes) = (0, 0);
         let mut subjects = Vec::new();
         self.subjects(content, top, &mut seen, &mut subjects, 0)?;
         for level in 0..=MOST_LEVELS {
             let mut next = Vec::new();
             for subject in &subjects {
-                for entry in self.listed(content, subject, None)? {
+                let mut entries = self.listed(content, subject, None)?;
+                entries.retain(|entry| !seen.contains(&entry.digest));
+                if level == MOST_LEVELS && !entries.is_empty() {
+                    let why = format!("they speak of each other more than {MOST_LEVELS} times over");
+                    return Err(too_many(top, &why));
+                }
+                looked += entries.len();
+                if looked > MOST {
+                    return Err(too_many(top, &format!("there are more than {MOST}")));
+                }
+                for entry in entries {
                     if seen.contains(&entry.digest) {
                         continue;
                     }
-                    if level == MOST_LEVELS {
-                        let why = format!("they speak of each other more than {MOST_LEVELS} times over");
+                    let Some(referrer) = self.referrer(content, subject, &entry)? else { continue };
+                    bytes += referrer.size;
+                    if bytes > MOST_BYTES {
+                        let why = format!("their manifests have more than {MOST_BYTES} bytes");
                         return Err(too_many(top, &why));
                     }
-                    if found.len() == MOST {
-                        return Err(too_many(top, &format!("there are more than {MOST}")));
-                    }
-                    let Some(referrer) = self.referrer(content, subject, &entry)? else { continue };
                     self.subjects(content, &referrer, &mut seen, &mut next, 0)?;
                     found.push(referrer);
                 }
@@ -172,7 +184,10 @@ impl Transfer<'_> {
                 return Err(self.failure(FailureKind::Base, "read", &entry.digest.to_string(), &error));
             }
         };
-        let document = parse(&content.place(), &bytes)?;
+        let document = match Document::parse(&bytes) {
+            Ok(document) => document,
+            Err(error) => return left_out(&error.to_string()),
+        };
         match document.subject() {
             Some(found) if found.digest == *subject => Ok(Some(document.listed(&bytes))),
             _ => left_out("that speaks of something else"),

@@ -50,6 +50,10 @@ impl Engine {
             let message = "standard input cannot be read twice: give a directory and a Dockerfile";
             return Err(Failure::new(FailureKind::Usage, message));
         }
+        if request.outputs_on_stdout() > 0 {
+            let message = "the report goes to standard output: give outputs a file as their dest";
+            return Err(Failure::new(FailureKind::Usage, message));
+        }
         let second = BuildRequest { no_cache: true, wants_id: true, ..request.clone() };
         let mut first = BuildRequest { tags: Vec::new(), ..second.clone() };
         for output in &mut first.outputs {

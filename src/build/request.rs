@@ -86,6 +86,11 @@ impl BuildRequest {
         let given = self.wants_id || !self.tags.is_empty() || self.outputs.is_empty();
         given || self.outputs.iter().any(is_image)
     }
+
+    /// Outputs that go to standard output.
+    pub fn outputs_on_stdout(&self) -> usize {
+        self.outputs.iter().filter(|output| output.dest == "-").count()
+    }
 }
 
 /// An annotation of the result.
@@ -253,6 +258,8 @@ pub struct BuildOutcome {
     pub summary: crate::event::Summary,
     /// Warnings the build gave, for `--metadata-file`.
     pub warnings: Vec<String>,
+    /// An output was written to standard output, where nothing else may be said then.
+    pub on_stdout: bool,
 }
 
 /// What a built image goes by.

@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::cancel::Cancel;
 use crate::event::{Event, Events, Outcome, VertexId, VertexKind};
 use crate::export::{self, Dest, ExportImage};
-use crate::image::inspect::name_in_store;
+use crate::image::inspect::{name_in_store, stored};
 use crate::image::read::{IMAGE_NAME, REF_NAME};
 use crate::image::{Descriptor, Document, Family, Index, Platform, Reference, open_layout, read};
 use crate::registry::origins::{self, Origin};
@@ -287,10 +287,9 @@ impl Transfer<'_> {
                 };
                 let found = registry.manifest(&name.path, &wanted, self.cancel).map_err(fail)?;
                 let document = parse(&shown, &found.bytes)?;
-                let media_type = match (&document, found.media_type.is_empty()) {
-                    (_, false) => found.media_type.as_str(),
-                    (Document::Index(_), true) => Family::Oci.index(),
-                    (Document::Manifest(_), true) => Family::Oci.manifest(),
+                let media_type = match found.media_type.as_str() {
+                    "" => document.media_type(),
+                    given => given,
                 };
                 let top = Descriptor::new(media_type, found.digest, found.bytes.len() as u64);
                 let origin = Origin { host: name.domain.clone(), repository: name.path.clone() };
@@ -314,17 +313,7 @@ impl Transfer<'_> {
             Failure::new(FailureKind::Usage, format!("no image {} in the store", name.familiar()))
                 .help("`rbuild images` lists what is there")
         };
-        let (digest, _) = read::stored_descriptor(self.store, name)?.ok_or_else(missing)?;
-        let bytes = self.store.read_blob(&digest)?.ok_or_else(missing)?;
-        let media_type = match parse(&name.familiar(), &bytes)? {
-            Document::Index(index) if index.media_type.is_empty() => Family::Oci.index().to_owned(),
-            Document::Index(index) => index.media_type,
-            Document::Manifest(manifest) if manifest.media_type.is_empty() => {
-                Family::Oci.manifest().to_owned()
-            }
-            Document::Manifest(manifest) => manifest.media_type,
-        };
-        Ok(Descriptor::new(media_type, digest, bytes.len() as u64))
+        stored(self.store, name)?.ok_or_else(missing)
     }
 
     pub(super) fn select(&self, source: &Source) -> Result<Descriptor, Failure> {

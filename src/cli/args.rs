@@ -56,7 +56,7 @@ pub(super) enum Command {
         #[arg(long)]
         no_trunc: bool,
     },
-    /// Write images to an archive
+    /// Write images to an archive; of an index, the image for this machine
     Save(SaveArgs),
     /// Give an image another name
     Tag {

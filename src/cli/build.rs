@@ -60,7 +60,7 @@ pub(super) fn report(session: &Session, args: &BuildArgs, outcome: &BuildOutcome
     if let Some(path) = &args.metadata_file {
         write_file(path, metadata(outcome, session.env.metadata_warnings).as_bytes())?;
     }
-    if args.quiet {
+    if args.quiet && !outcome.on_stdout {
         print(&format!("{id}\n"))?;
     }
     Ok(())

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::build::{Failure, FailureKind, IndexChange, Place, ReferrerList, Transfer};
 use crate::image::{Descriptor, Platform, Reference};
+use crate::progress::visible;
 
 use super::registry::{AccessArgs, platform, transfer};
 use super::{Session, Stop, print, values};
@@ -71,6 +72,9 @@ pub(super) enum ListFormat {
     Table,
     Json,
 }
+
+/// Characters of an artifact type in the table: a media type has no more (RFC 6838, section 4.2).
+const LONGEST_TYPE: usize = 255;
 
 #[derive(Subcommand, Debug)]
 pub(super) enum IndexCommand {
@@ -141,8 +145,9 @@ pub(super) fn load(session: &Session, args: &LoadArgs) -> Result<u8, Stop> {
             Err(descriptor) => {
                 print(&format!("Loaded image without name: {}\n", descriptor.digest))?;
                 let file = if args.input == "-" { "FILE" } else { &args.input };
+                let place = if path.is_dir() { "oci" } else { "oci-archive" };
                 let digest = descriptor.digest;
-                eprintln!("rbuild: name it with `rbuild copy oci-archive:{file}@{digest} store:NAME`");
+                eprintln!("rbuild: name it with `rbuild copy --all {place}:{file}@{digest} store:NAME`");
             }
         }
     }
@@ -229,13 +234,17 @@ fn referrers_json(place: &Place, list: &ReferrerList) -> serde_json::Value {
 
 fn referrers_table(place: &Place, list: &ReferrerList) -> String {
     // Lists are written by others, and terminals obey.
-    let clean = |text: &str| text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>();
+    let clean = |text: &str| visible(text).replace(['\n', '\t'], " ");
+    let short = |text: &str| match text.char_indices().nth(LONGEST_TYPE) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    };
     let rows: Vec<[String; 4]> = (list.referrers.iter())
         .map(|entry| {
             let annotations = entry.annotations.iter().map(|(key, value)| format!("{key}={value}"));
             [
                 place.beside(&entry.digest),
-                clean(entry.artifact_type.as_deref().unwrap_or("-")),
+                short(&clean(entry.artifact_type.as_deref().unwrap_or("-"))),
                 values::human(entry.size),
                 clean(&annotations.collect::<Vec<_>>().join(", ")),
             ]
@@ -247,7 +256,10 @@ fn referrers_table(place: &Place, list: &ReferrerList) -> String {
     let (name, kind, size) = (width(0, "NAME"), width(1, "ARTIFACT TYPE"), width(2, "SIZE"));
     let line = |row: [&str; 4]| {
         let [a, b, c, d] = row;
-        format!("{a:<name$}  {b:<kind$}  {c:>size$}  {d}").trim_end().to_owned() + "\n"
+        // `format!` pads up to 65535 only, and a path may be longer.
+        let blanks = |text: &str, width: usize| " ".repeat(width.saturating_sub(text.chars().count()));
+        let (after_a, after_b, before_c) = (blanks(a, name), blanks(b, kind), blanks(c, size));
+        format!("{a}{after_a}  {b}{after_b}  {before_c}{c}  {d}").trim_end().to_owned() + "\n"
     };
     let head = line(["NAME", "ARTIFACT TYPE", "SIZE", "ANNOTATIONS"]);
     rows.iter().fold(head, |out, row| out + &line(row.each_ref().map(String::as_str)))

@@ -4,8 +4,9 @@ use serde_json::json;
 
 use crate::build::{Failure, FailureKind};
 use crate::export::{self, Dest};
-use crate::image::inspect::{history_rows, inspect_json, list_images, name_in_store, names_of};
+use crate::image::inspect::{history_rows, inspect_json, list_images, name_in_store, names_of, stored};
 use crate::image::{Family, Platform, Reference, ResolvedImage, from_store};
+use crate::progress::visible;
 use crate::store::Store;
 
 use super::args::{ImagesArgs, SaveArgs, SaveFormat};
@@ -25,9 +26,13 @@ fn image(store: &Store, text: &str) -> Result<(Reference, ResolvedImage), Failur
     let name = reference(text)?;
     match from_store(store, &name, &Platform::host())? {
         Some(image) => Ok((name, image)),
-        None => Err(Failure::new(FailureKind::Usage, format!("no image {} in the store", name.familiar()))
-            .help("`rbuild images` lists what is there")),
+        None => Err(no_image(&name)),
     }
+}
+
+fn no_image(name: &Reference) -> Failure {
+    Failure::new(FailureKind::Usage, format!("no image {} in the store", name.familiar()))
+        .help("`rbuild images` lists what is there")
 }
 
 /// `rbuild images`
@@ -42,7 +47,7 @@ pub(super) fn images(session: &Session, args: &ImagesArgs) -> Result<u8, Stop> {
         ));
     }
     for item in &list.images {
-        let created = item.created.get(..19).unwrap_or(&item.created).replace('T', " ");
+        let created = visible(item.created.get(..19).unwrap_or(&item.created)).replace('T', " ");
         let tag = item.name.tag.clone().unwrap_or_default();
         if args.quiet {
             out.push_str(&format!("{}\n", item.config_digest));
@@ -85,13 +90,14 @@ pub(super) fn history(session: &Session, text: &str, whole: bool) -> Result<u8, 
     let (_, image) = image(&store, text)?;
     let mut out = format!("{:<20} {:<60} {:>10}  {}\n", "CREATED", "CREATED BY", "SIZE", "COMMENT");
     for row in history_rows(&image.config, &image.layers) {
-        let created = row.created.get(..19).unwrap_or(&row.created).replace('T', " ");
-        let mut by = row.created_by.replace('\n', " ");
+        let created = visible(row.created.get(..19).unwrap_or(&row.created)).replace('T', " ");
+        // Images of others say this, and terminals obey.
+        let mut by = visible(&row.created_by).replace('\n', " ");
         if !whole && by.chars().count() > 60 {
             by = by.chars().take(59).chain(std::iter::once('…')).collect();
         }
         let size = row.size.map_or_else(|| "0B".to_owned(), values::human);
-        out.push_str(&format!("{created:<20} {by:<60} {size:>10}  {}\n", row.comment));
+        out.push_str(&format!("{created:<20} {by:<60} {size:>10}  {}\n", visible(&row.comment)));
     }
     print(&out)?;
     Ok(0)
@@ -116,10 +122,11 @@ pub(super) fn save(session: &Session, args: &SaveArgs) -> Result<u8, Stop> {
 /// `rbuild tag`
 pub(super) fn tag(session: &Session, source: &str, target: &str) -> Result<u8, Stop> {
     let store = open(session)?;
-    let (_, image) = image(&store, source)?;
+    let name = reference(source)?;
+    let descriptor = stored(&store, &name).map_err(Failure::from)?.ok_or_else(|| no_image(&name))?;
     let target = Reference::parse_new_name(target)
         .map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))?;
-    name_in_store(&store, &target, &image.descriptor()).map_err(Failure::from)?;
+    name_in_store(&store, &target, &descriptor).map_err(Failure::from)?;
     Ok(0)
 }
 

@@ -7,7 +7,7 @@ use clap::Args;
 use crate::build::{Failure, FailureKind, RegistryAccess, StorageTools, Transfer};
 use crate::event::Events;
 use crate::image::{Platform, Reference};
-use crate::progress;
+use crate::progress::{self, Mode};
 use crate::registry::login::{self, Kept};
 use crate::registry::{Credentials, RegistryError, Secret};
 use crate::sandbox::userns::IdMode;
@@ -103,7 +103,8 @@ pub(super) fn transfer<T>(
     platform: Option<Platform>,
     work: impl FnOnce(&Transfer<'_>) -> Result<T, Failure>,
 ) -> Result<T, Stop> {
-    let mode = progress_mode(None, args.quiet, &session.env)?;
+    // What is lost on the way is no progress: quiet copies tell it too.
+    let mode = if args.quiet { Mode::Warnings } else { progress_mode(None, false, &session.env)? };
     let access = access(session, &args.insecure_registries)?;
     let engines = super::build::engines(&session.env)?;
     let rootless = (session.mode != IdMode::Root).then_some((session.user.uid, session.user.gid));

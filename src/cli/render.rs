@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use crate::build::Failure;
 use crate::dockerfile::render_error;
+use crate::progress::visible;
 
 use super::environment::Environment;
 
@@ -21,20 +22,21 @@ fn text(failure: &Failure, colour: bool) -> String {
         let step = failure.step.as_deref().unwrap_or("the step");
         out.push_str(&format!("\n{bold}Last output of {step}:{off}\n"));
         for line in &failure.tail {
-            out.push_str(&format!("{dim}  | {off}{}\n", line.replace('\x1b', "^[")));
+            out.push_str(&format!("{dim}  | {off}{}\n", visible(&line.replace('\x1b', "^["))));
         }
         out.push('\n');
     }
+    let (message, help) = (visible(&failure.message), failure.help.as_deref().map(visible));
     match &failure.place {
         Some((source, span)) => {
-            out.push_str(&render_error(source, *span, &failure.message, failure.help.as_deref(), colour));
+            out.push_str(&render_error(source, *span, &message, help.as_deref(), colour));
             if !out.ends_with('\n') {
                 out.push('\n');
             }
         }
         None => {
-            out.push_str(&format!("{red}{bold}error{off}{bold}: {}{off}\n", failure.message));
-            if let Some(help) = &failure.help {
+            out.push_str(&format!("{red}{bold}error{off}{bold}: {message}{off}\n"));
+            if let Some(help) = help {
                 out.push_str(&format!("{bold}help{off}: {help}\n"));
             }
         }

@@ -6,9 +6,9 @@ use crate::digest::Digest;
 use crate::store::Store;
 
 use super::config::ImageConfig;
-use super::manifest::{Descriptor, Document};
+use super::manifest::{Descriptor, Document, MAX_MANIFEST_SIZE};
 use super::platform::Platform;
-use super::read::{ReadError, ResolvedImage, StoreBlobs, from_store};
+use super::read::{ReadError, ResolvedImage, StoreBlobs, from_store, read_document, stored_descriptor};
 use super::reference::Reference;
 
 /// Indexes nest no deeper than this.
@@ -99,18 +99,42 @@ pub fn list_images(store: &Store, platform: &Platform) -> Result<ImageList, Read
                 platform: image.platform,
             }),
             Ok(None) => {}
-            Err(_) if is_artifact(store, &reference) => {}
+            Err(_) if names_artifact(store, &reference) => {}
             Err(error) => list.broken.push((name, error)),
         }
     }
     Ok(list)
 }
 
-/// Whether a name means something that never was an image, such as a signature.
-fn is_artifact(store: &Store, name: &Reference) -> bool {
-    let Ok(Some((digest, _))) = super::read::stored_descriptor(store, name) else { return false };
-    let bytes = store.read_blob(&digest).ok().flatten().unwrap_or_default();
-    Document::parse(&bytes).is_ok_and(|document| document.is_artifact())
+fn names_artifact(store: &Store, name: &Reference) -> bool {
+    let named = stored_descriptor(store, name).ok().flatten();
+    named.is_some_and(|(digest, _)| is_artifact(store, &digest, MAX_DEPTH))
+}
+
+/// Whether this never was an image, such as a signature or an index of nothing else.
+fn is_artifact(store: &Store, digest: &Digest, depth: u32) -> bool {
+    let bytes = store.read_blob(digest).ok().flatten().unwrap_or_default();
+    match Document::parse(&bytes) {
+        Ok(Document::Index(index)) => {
+            let artifact = |child: &Descriptor| is_artifact(store, &child.digest, depth - 1);
+            depth > 0 && !index.manifests.is_empty() && index.manifests.iter().all(artifact)
+        }
+        Ok(document) => document.is_artifact(),
+        Err(_) => false,
+    }
+}
+
+/// What a name means in the store, whole: an index over several platforms is not narrowed to one. `None`
+/// where nothing has the name.
+pub fn stored(store: &Store, name: &Reference) -> Result<Option<Descriptor>, ReadError> {
+    let Some((digest, size)) = stored_descriptor(store, name)? else { return Ok(None) };
+    let bytes = read_document(&StoreBlobs(store), &digest, size, MAX_MANIFEST_SIZE)?;
+    let document = Document::parse(&bytes).map_err(|source| ReadError::Document {
+        place: super::read::BlobSource::place(&StoreBlobs(store)),
+        what: format!("manifest {digest}"),
+        source,
+    })?;
+    Ok(Some(Descriptor::of(document.media_type(), &bytes)))
 }
 
 /// The names of the store that mean this manifest (directly, not through an index).
@@ -118,7 +142,7 @@ pub fn names_of(store: &Store, manifest: &Digest) -> Result<Vec<Reference>, Read
     let mut names = Vec::new();
     for (name, _) in store.references()? {
         let Ok(reference) = Reference::parse(&name) else { continue };
-        if super::read::stored_descriptor(store, &reference)?.is_some_and(|(digest, _)| digest == *manifest) {
+        if stored_descriptor(store, &reference)?.is_some_and(|(digest, _)| digest == *manifest) {
             names.push(reference);
         }
     }
@@ -246,6 +270,20 @@ mod tests {
         assert_eq!(broken.len(), 1);
 
         store.remove_reference("docker.io/library/broken:1")?;
+        let empty = Descriptor::of("application/vnd.oci.empty.v1+json", b"{}");
+        let artifact = json!({"schemaVersion": 2, "config": empty, "layers": []}).to_string();
+        let child = Descriptor::of(Family::Oci.manifest(), artifact.as_bytes());
+        let index = json!({"schemaVersion": 2, "manifests": [child]}).to_string();
+        store.put_blob(artifact.as_bytes())?;
+        store.put_blob(index.as_bytes())?;
+        let (index, of_artifacts) =
+            (Descriptor::of(Family::Oci.index(), index.as_bytes()), Reference::parse("index:1")?);
+        name_in_store(&store, &of_artifacts, &index)?;
+        assert_eq!(stored(&store, &of_artifacts)?, Some(index));
+        let list = list_images(&store, &platform)?;
+        assert_eq!((list.images.len(), list.broken.len()), (1, 0));
+        store.remove_reference(&of_artifacts.to_string())?;
+        assert_eq!(stored(&store, &of_artifacts)?, None);
         assert_eq!(names_of(&store, &assembled.descriptor.digest)?, std::slice::from_ref(&name));
         let resolved = from_store(&store, &name, &platform)?.ok_or("not found")?;
         let shown = inspect_json(&resolved, &[name]);

@@ -14,6 +14,15 @@ impl Document {
         }
     }
 
+    /// Its media type, also where it does not say one.
+    pub fn media_type(&self) -> &str {
+        let (own, default) = match self {
+            Document::Manifest(manifest) => (&manifest.media_type, Family::Oci.manifest()),
+            Document::Index(index) => (&index.media_type, Family::Oci.index()),
+        };
+        if own.is_empty() { default } else { own }
+    }
+
     /// What it says that it is: its own `artifactType`, else, of a manifest, the type of its config, as
     /// the distribution specification ("Listing Referrers") prescribes.
     pub fn artifact_type(&self) -> Option<&str> {
@@ -39,13 +48,11 @@ impl Document {
     /// The entry that lists of referrers have for this document, whose bytes are given: with its
     /// artifact type and its annotations. Names are left out: in a layout they would name it.
     pub fn listed(&self, bytes: &[u8]) -> Descriptor {
-        let (own, default, annotations) = match self {
-            Document::Manifest(manifest) => {
-                (&manifest.media_type, Family::Oci.manifest(), &manifest.annotations)
-            }
-            Document::Index(index) => (&index.media_type, Family::Oci.index(), &index.annotations),
+        let annotations = match self {
+            Document::Manifest(manifest) => &manifest.annotations,
+            Document::Index(index) => &index.annotations,
         };
-        let mut entry = Descriptor::of(if own.is_empty() { default } else { own }, bytes);
+        let mut entry = Descriptor::of(self.media_type(), bytes);
         entry.artifact_type = self.artifact_type().map(str::to_owned);
         entry.annotations = annotations.clone();
         entry.annotations.retain(|key, _| key != REF_NAME && key != IMAGE_NAME);

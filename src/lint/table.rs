@@ -14,10 +14,23 @@ pub(super) fn table(rows: &[Vec<&str>], gap: usize) -> String {
             if column + 1 == row.len() {
                 out.push_str(cell);
             } else {
-                out.push_str(&format!("{cell:<width$}", width = widths[column]));
+                // Padding by `format!` is limited to 65535.
+                let blanks = widths[column].saturating_sub(cell.chars().count());
+                out.push_str(cell);
+                out.push_str(&" ".repeat(blanks));
             }
         }
         out.push('\n');
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn cells_may_be_longer_than_formatting_can_pad() {
+        let long = "y".repeat(70_000);
+        let text = super::table(&[vec![&long, "a"], vec!["é", "b"]], 2);
+        assert_eq!(text, format!("{long}  a\né{}b\n", " ".repeat(70_001)));
+    }
 }

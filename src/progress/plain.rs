@@ -89,7 +89,7 @@ impl State {
         let end = match outcome {
             Outcome::Done => format!("DONE {}", text::elapsed(elapsed)),
             Outcome::Cached => "CACHED".to_owned(),
-            Outcome::Failed(message) => format!("ERROR: {message}"),
+            Outcome::Failed(message) => format!("ERROR: {}", text::visible(message)),
             Outcome::Canceled => "CANCELED".to_owned(),
         };
         self.line(&format!("#{number} {end}"));

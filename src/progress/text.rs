@@ -25,12 +25,22 @@ pub(super) fn size(bytes: u64) -> String {
     }
 }
 
+/// Text that others may have written (registries, archives, files), with blanks for everything that drives a
+/// terminal or turns the direction of writing. Lines and tabs stay.
+pub fn visible(text: &str) -> String {
+    let drives = |c: char| {
+        let turns = matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        turns || (c.is_control() && !matches!(c, '\n' | '\t'))
+    };
+    text.chars().map(|c| if drives(c) { ' ' } else { c }).collect()
+}
+
 /// A warning on one line.
 pub(super) fn warning(message: &str, location: Option<&str>, rule: Option<&str>, colour: bool) -> String {
     let (yellow, off) = if colour { ("\x1b[33m", "\x1b[0m") } else { ("", "") };
     let rule = rule.map_or_else(String::new, |rule| format!("{rule}: "));
     let location = location.map_or_else(String::new, |location| format!(" ({location})"));
-    format!("{yellow}warning{off}: {rule}{message}{location}")
+    format!("{yellow}warning{off}: {rule}{}{location}", visible(message))
 }
 
 /// The last line of a good build.
@@ -97,6 +107,12 @@ mod tests {
         assert_eq!(harmless(b"\x1b[31mred"), "\x1b[31mred\x1b[0m");
         assert_eq!(harmless(b"10%\r50%\r100%"), "100%");
         assert_eq!(harmless(b"\x1b]0;title\x07x"), "]0;titlex");
+    }
+
+    #[test]
+    fn words_of_others_cannot_drive_the_terminal() {
+        assert_eq!(visible("é\ta\n\x1b[2J\u{9b}1m\u{202e}b\x07\r"), "é\ta\n [2J 1m b  ");
+        assert_eq!(warning("\x1b[31m", None, None, false), "warning:  [31m");
     }
 
     #[test]

@@ -62,12 +62,14 @@ pub struct StoreContent {
     store: Store,
     access: RegistryAccess,
     open: Mutex<BTreeMap<(String, String), Registry>>,
+    by_subject: OnceLock<BySubject>,
 }
 
 impl StoreContent {
     /// Content of `store`. Registries are reached as `access` says.
     pub fn new(store: &Store, access: &RegistryAccess) -> Self {
-        StoreContent { store: store.clone(), access: access.clone(), open: Mutex::default() }
+        let (store, access) = (store.clone(), access.clone());
+        StoreContent { store, access, open: Mutex::default(), by_subject: OnceLock::new() }
     }
 
     /// Tries the registries that are known to have something; the last failure is told.
@@ -163,13 +165,14 @@ impl Content for StoreContent {
         artifact_type: Option<&str>,
         cancel: &Cancel,
     ) -> Result<Vec<Descriptor>, RegistryError> {
-        let mut named = Vec::new();
-        for (name, _) in self.store.references()? {
-            let record = self.store.reference(&name)?.unwrap_or_default();
-            named.extend(serde_json::from_slice::<Descriptor>(&record));
-        }
-        let by_subject = by_subject(self, &named, cancel)?;
-        Ok(of_type(by_subject.get(subject), artifact_type))
+        known_by_subject(&self.by_subject, subject, artifact_type, || {
+            let mut named = Vec::new();
+            for (name, _) in self.store.references()? {
+                let record = self.store.reference(&name)?.unwrap_or_default();
+                named.extend(serde_json::from_slice::<Descriptor>(&record));
+            }
+            by_subject(self, &named, cancel)
+        })
     }
 }
 
@@ -312,14 +315,8 @@ impl Content for LayoutContent {
         artifact_type: Option<&str>,
         cancel: &Cancel,
     ) -> Result<Vec<Descriptor>, RegistryError> {
-        let known = match self.by_subject.get() {
-            Some(known) => known,
-            None => {
-                let found = by_subject(self, self.source.entries(), cancel)?;
-                self.by_subject.get_or_init(|| found)
-            }
-        };
-        Ok(of_type(known.get(subject), artifact_type))
+        let find = || by_subject(self, self.source.entries(), cancel);
+        known_by_subject(&self.by_subject, subject, artifact_type, find)
     }
 }
 
@@ -354,9 +351,22 @@ fn by_subject(
     Ok(found)
 }
 
-fn of_type(found: Option<&Vec<Descriptor>>, artifact_type: Option<&str>) -> Vec<Descriptor> {
-    let all = found.into_iter().flatten();
-    all.filter(|entry| is_of(entry, artifact_type)).cloned().collect()
+/// The referrers of one type, from what is found the first time it is needed.
+fn known_by_subject(
+    known: &OnceLock<BySubject>,
+    subject: &Digest,
+    artifact_type: Option<&str>,
+    find: impl FnOnce() -> Result<BySubject, RegistryError>,
+) -> Result<Vec<Descriptor>, RegistryError> {
+    let known = match known.get() {
+        Some(known) => known,
+        None => {
+            let found = find()?;
+            known.get_or_init(|| found)
+        }
+    };
+    let all = known.get(subject).into_iter().flatten();
+    Ok(all.filter(|entry| is_of(entry, artifact_type)).cloned().collect())
 }
 
 fn stream(

@@ -193,7 +193,11 @@ impl Uploads<'_> {
             return Ok(());
         }
         let there = self.manifest_digest(&digest.to_string())? == Some(digest);
-        let bytes = self.content.document(descriptor, self.cancel)?;
+        let bytes = match self.content.document(descriptor, self.cancel) {
+            // Of an index that came without all of its images, only the registry has the others.
+            Err(error) if there && !error.is_cancelled() => return Ok(()),
+            read => read?,
+        };
         let media_type = media_type_of(descriptor, &bytes)?;
         if there {
             let document = parse(descriptor, &bytes)?;

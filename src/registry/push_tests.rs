@@ -242,6 +242,28 @@ fn what_is_there_is_not_sent_again() -> Outcome {
 }
 
 #[test]
+fn an_index_whose_images_only_the_registry_has_is_pushed() -> Outcome {
+    let model = Shared::default();
+    let server = start(&model, |_, _| None)?;
+    let bench = Bench::new(&server)?;
+    let child = image(&bench)?;
+    let index =
+        serde_json::json!({"schemaVersion": 2, "mediaType": Family::Oci.index(), "manifests": [child]});
+    let index = index.to_string();
+    bench.store.put_blob(index.as_bytes())?;
+    let top = Descriptor::of(Family::Oci.index(), index.as_bytes());
+    push(&bench, &child)?;
+    std::fs::remove_file(bench.store.blob_path(&child.digest))?;
+    assert_eq!(push(&bench, &top)?.sent_bytes, top.size);
+    let mut model = model.lock().unwrap_or_else(PoisonError::into_inner);
+    assert_eq!(model.manifests.get("1"), Some(&index));
+    model.manifests.clear();
+    drop(model);
+    assert!(push(&bench, &top).is_err_and(|error| error.to_string().contains("no registry is known")));
+    Ok(())
+}
+
+#[test]
 fn blobs_of_another_repository_are_mounted_and_the_rest_is_sent() -> Outcome {
     let model = Shared::default();
     model.lock().unwrap_or_else(PoisonError::into_inner).others.push("base/x".into());

@@ -16,7 +16,7 @@ use crate::image::manifest::canonical;
 use crate::image::{Descriptor, Document, Family, Index};
 
 use super::client::{Call, Host, Registry, refusal};
-use super::error::RegistryError;
+use super::error::{RegistryError, clean};
 use super::piece::with_query;
 use super::pull::{MANIFEST_LIMIT, check_repository};
 use super::transport::{Outgoing, Session, resolve};
@@ -29,6 +29,9 @@ const INDEX: HeaderValue = HeaderValue::from_static("application/vnd.oci.image.i
 
 /// Referrers of one manifest that are read; more than this is a loop of pages or an attack.
 const MOST_REFERRERS: usize = 10_000;
+
+/// Bytes of one list, all pages together: 10,000 entries with their annotations fit several times.
+const MOST_BYTES: usize = 64 << 20;
 
 /// Pages of one list.
 const MOST_PAGES: usize = 1_000;
@@ -54,6 +57,7 @@ pub struct Referrers {
 /// One answer of the API.
 struct Page {
     index: Index,
+    size: usize,
     filtered: bool,
     next: Option<Uri>,
 }
@@ -76,13 +80,19 @@ impl Registry {
         cancel: &Cancel,
     ) -> Result<Referrers, RegistryError> {
         check_repository(repository)?;
-        if let Some(manifests) = self.listed(repository, subject, artifact_type, cancel)? {
-            return Ok(Referrers { manifests, by_tag: false });
-        }
-        let index = self.tagged_list(repository, subject, cancel)?.map(|(index, _)| index);
-        let mut manifests = index.map(|index| index.manifests).unwrap_or_default();
-        manifests.retain(|entry| is_of(entry, artifact_type));
-        Ok(Referrers { manifests, by_tag: true })
+        let (mut manifests, by_tag) = match self.listed(repository, subject, artifact_type, cancel)? {
+            Some(manifests) => (manifests, false),
+            None => {
+                let index = self.tagged_list(repository, subject, cancel)?.map(|(index, _)| index);
+                let mut manifests = index.map(|index| index.manifests).unwrap_or_default();
+                manifests.retain(|entry| is_of(entry, artifact_type));
+                (manifests, true)
+            }
+        };
+        // Pages overlap where something was added meanwhile.
+        let mut seen = BTreeSet::new();
+        manifests.retain(|entry| seen.insert(entry.digest));
+        Ok(Referrers { manifests, by_tag })
     }
 
     /// What the API says; `None` where there is none.
@@ -93,40 +103,58 @@ impl Registry {
         artifact_type: Option<&str>,
         cancel: &Cancel,
     ) -> Result<Option<Vec<Descriptor>>, RegistryError> {
-        let path = format!("referrers/{subject}");
-        let query = artifact_type.map(|text| format!("artifactType={}", encoded(text)));
         let (mut found, mut seen): (Vec<Descriptor>, BTreeSet<String>) = Default::default();
-        let mut place: Option<Uri> = None;
-        for number in 0..MOST_PAGES {
-            let page = self.write(cancel, &|| false, |host, session| {
-                let first = match &place {
-                    Some(place) => place.clone(),
-                    None => {
-                        let path = format!("{}/{path}", host.endpoint.repository(repository));
-                        let url = host.url(&session, &path)?;
-                        query.as_ref().map_or(Ok(url.clone()), |query| with_query(&url, query))?
-                    }
-                };
-                page(host, &session, repository, &path, first)
-            })?;
-            // Later pages are there if the first was.
+        let (mut place, mut size): (Option<Uri>, usize) = (None, 0);
+        for _ in 0..MOST_PAGES {
+            let page = self.page(repository, subject, artifact_type, place.as_ref(), cancel)?;
             let Some(page) = page else {
-                return if number == 0 { Ok(None) } else { Err(self.endless(&path)) };
+                let Some(place) = place else { return Ok(None) };
+                let reason = format!("it goes on at {}, where there is no list", place.path());
+                return Err(self.unusable(subject, reason));
             };
             let entries = page.index.manifests.into_iter();
             found.extend(entries.filter(|entry| page.filtered || is_of(entry, artifact_type)));
+            size += page.size;
+            if size > MOST_BYTES || found.len() > MOST_REFERRERS {
+                let most = format!("{MOST_REFERRERS} referrers or {MOST_BYTES} bytes");
+                return Err(self.unusable(subject, format!("it has more than {most}")));
+            }
             let Some(next) = page.next else { return Ok(Some(found)) };
-            if found.len() > MOST_REFERRERS || !seen.insert(next.to_string()) {
+            if !seen.insert(next.to_string()) {
                 break;
             }
             place = Some(next);
         }
-        Err(self.endless(&path))
+        Err(self.unusable(subject, "its pages do not end".to_owned()))
     }
 
-    fn endless(&self, path: &str) -> RegistryError {
-        let reason = format!("its pages do not end, or it lists more than {MOST_REFERRERS} referrers");
-        RegistryError::invalid("list of referrers", &format!("{}: {path}", self.host()), reason)
+    /// The page at `place`, or the first one; `None` where there is no list.
+    fn page(
+        &self,
+        repository: &str,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+        place: Option<&Uri>,
+        cancel: &Cancel,
+    ) -> Result<Option<Page>, RegistryError> {
+        let path = format!("referrers/{subject}");
+        let query = artifact_type.map(|text| format!("artifactType={}", encoded(text)));
+        self.write(cancel, &|| false, |host, session| {
+            let url = match place {
+                Some(place) => place.clone(),
+                None => {
+                    let path = format!("{}/{path}", host.endpoint.repository(repository));
+                    let url = host.url(&session, &path)?;
+                    query.as_ref().map_or(Ok(url.clone()), |query| with_query(&url, query))?
+                }
+            };
+            page(host, &session, repository, &path, url)
+        })
+    }
+
+    fn unusable(&self, subject: &Digest, reason: String) -> RegistryError {
+        let name = format!("{}: referrers/{subject}", self.host());
+        RegistryError::invalid("list of referrers", &name, clean(&reason))
     }
 
     /// The list that clients keep, and its digest; `None` where there is none.
@@ -142,14 +170,13 @@ impl Registry {
             Err(error) if error.is_not_found() => return Ok(None),
             Err(error) => return Err(error),
         };
-        match Document::parse(&fetched.bytes) {
-            Ok(Document::Index(index)) => Ok(Some((*index, fetched.digest))),
-            _ => Err(RegistryError::invalid(
-                "list of referrers",
-                &format!("{}/{repository}:{tag}", self.host()),
-                "what is under the tag of the list is no index",
-            )),
-        }
+        let reason = match Document::parse(&fetched.bytes) {
+            Ok(Document::Index(index)) => return Ok(Some((*index, fetched.digest))),
+            Ok(Document::Manifest(_)) => "what is under the tag of the list is no index".to_owned(),
+            Err(error) => format!("what is under the tag of the list is no index of use: {error}"),
+        };
+        let name = format!("{}/{repository}:{tag}", self.host());
+        Err(RegistryError::invalid("list of referrers", &name, clean(&reason)))
     }
 }
 
@@ -183,16 +210,17 @@ fn page(
     let claimed = answer
         .header(&CONTENT_TYPE)
         .is_some_and(|text| text.split(';').next().is_some_and(|kind| kind.trim() == Family::Oci.index()));
-    let next = match answer.header(&LINK).and_then(next_link) {
-        None => None,
-        Some(link) => {
-            let reason = "its next page is at no valid address of the same registry";
-            Some(next_page(&url, link).ok_or_else(|| RegistryError::protocol(&asked, reason))?)
-        }
-    };
+    let mut next = None;
+    for link in answer.headers.get_all(LINK) {
+        // Passing over a link would give a part of the list for the whole.
+        let strange =
+            || RegistryError::protocol(&asked, "its next page is at no valid address of the same registry");
+        let Some(link) = next_link(link.to_str().map_err(|_| strange())?) else { continue };
+        next = Some(next_page(&url, link).ok_or_else(strange)?);
+    }
     let bytes = answer.read_up_to(session, MANIFEST_LIMIT)?;
     match Document::parse(&bytes) {
-        Ok(Document::Index(index)) => Ok(Some(Page { index: *index, filtered, next })),
+        Ok(Document::Index(index)) => Ok(Some(Page { index: *index, size: bytes.len(), filtered, next })),
         _ if !claimed => Ok(None),
         Ok(Document::Manifest(_)) => Err(RegistryError::protocol(&asked, "it is a manifest, not a list")),
         Err(error) => Err(RegistryError::protocol(&asked, error.to_string())),
@@ -202,8 +230,11 @@ fn page(
 /// Where a link leads from `page`: elsewhere on the same host. A registry behind a proxy that ends TLS may
 /// write another scheme or port there; the ones it was asked at are kept.
 fn next_page(page: &Uri, link: &str) -> Option<Uri> {
-    let next = resolve(page, link).filter(|next| next.host() == page.host())?;
     let (scheme, authority) = (page.scheme_str()?, page.authority()?);
+    let next = resolve(page, link)?;
+    if !next.host()?.eq_ignore_ascii_case(authority.host()) {
+        return None;
+    }
     format!("{scheme}://{authority}{}", next.path_and_query()?).parse().ok()
 }
 
@@ -244,7 +275,8 @@ impl Uploads<'_> {
     pub(super) fn list_present(&self, document: &Document, bytes: &[u8]) -> Result<(), RegistryError> {
         let Some(subject) = document.subject() else { return Ok(()) };
         let digest = &subject.digest;
-        if self.registry.listed(self.repository, digest, None, self.cancel)?.is_some() {
+        // One page says that the registry lists by itself, however long its list is.
+        if self.registry.page(self.repository, digest, None, None, self.cancel)?.is_some() {
             return Ok(());
         }
         self.merge(digest, &document.listed(bytes))

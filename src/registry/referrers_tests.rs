@@ -114,6 +114,51 @@ fn strange_answers_are_errors_and_not_empty_lists() -> Outcome {
         false => reply(stream, 200, &[], br#"{"schemaVersion":2,"config":{}}"#),
     })?;
     assert!(list.is_err_and(|error| error.contains("no index")));
+    // An index all the same, though with what this client cannot name.
+    let (list, _server) = asked(None, |_, request, stream| match request.path.contains("/referrers/") {
+        true => refusal(stream, 404, &[]),
+        false => {
+            reply(stream, 200, &[], br#"{"schemaVersion":2,"manifests":[{"digest":"sha512:00","size":1}]}"#)
+        }
+    })?;
+    assert!(list.is_err_and(|error| error.contains("sha512:00")));
+    let (list, _server) = asked(None, |number, _, stream| match number {
+        0 => reply(stream, 200, &[INDEX_TYPE, ("Link", "</v2/gone>; rel=next")], &index(&[])),
+        _ => refusal(stream, 404, &[]),
+    })?;
+    assert!(list.is_err_and(|error| error.contains("goes on at /v2/gone")));
+    // Few entries, and each as large as a page may be.
+    let mut large = entry("1", KIND);
+    large.annotations.insert("k".to_owned(), "x".repeat(4_000_000));
+    let large = index(&[large]);
+    let many: Vec<_> = (0..10_001).map(|at: u32| Descriptor::of("x", &at.to_be_bytes())).collect();
+    let many = index(&many);
+    let (list, _server) = asked(None, move |_, _, stream| reply(stream, 200, &[INDEX_TYPE], &many))?;
+    assert!(list.is_err_and(|error| error.contains("more than 10000 referrers")));
+    let (list, server) = asked(None, move |number, _, stream| {
+        reply(stream, 200, &[INDEX_TYPE, ("Link", &format!("<?n={number}>; rel=next"))], &large)
+    })?;
+    assert!(list.is_err_and(|error| error.contains("67108864 bytes")));
+    assert_eq!(server.requests().len(), 17);
+    Ok(())
+}
+
+#[test]
+fn every_link_counts_and_pages_may_overlap() -> Outcome {
+    let (list, server) = asked(None, |number, _, stream| {
+        let links = [INDEX_TYPE, ("Link", "</x>; rel=prev"), ("Link", "<?n=2>; rel=next")];
+        match number {
+            0 => reply(stream, 200, &links, &index(&[entry("1", KIND), entry("2", KIND)])),
+            _ => reply(stream, 200, &links[..2], &index(&[entry("2", KIND), entry("3", KIND)])),
+        }
+    })?;
+    assert_eq!(list?.manifests, [entry("1", KIND), entry("2", KIND), entry("3", KIND)]);
+    let second = format!("/v2/a/b/referrers/{}?n=2", subject());
+    assert_eq!(server.requests().last().map(|request| request.path.as_str()), Some(second.as_str()));
+    let (list, _server) = asked(None, |_, _, stream| {
+        reply(stream, 200, &[INDEX_TYPE, ("Link", "</v2/ü>; rel=next")], &index(&[]))
+    })?;
+    assert!(list.is_err_and(|error| error.contains("no valid address")));
     Ok(())
 }
 
@@ -121,7 +166,7 @@ fn strange_answers_are_errors_and_not_empty_lists() -> Outcome {
 #[derive(Default)]
 struct Model {
     manifests: BTreeMap<String, Vec<u8>>,
-    /// It lists referrers.
+    /// It lists referrers, on pages that do not end.
     api: bool,
     /// Writes of the list that somebody else undoes: with what is there then.
     undo: Vec<Vec<u8>>,
@@ -145,7 +190,7 @@ impl Model {
                 reply(stream, 201, if speaks && self.api { &told } else { &[] }, b"")
             }
             "GET" if request.path.contains("/referrers/") => match self.api {
-                true => reply(stream, 200, &[INDEX_TYPE], &index(&[])),
+                true => reply(stream, 200, &[INDEX_TYPE, ("Link", "<?again>; rel=next")], &index(&[])),
                 false => refusal(stream, 404, &[]),
             },
             method => match self.manifests.get(&end) {
@@ -208,7 +253,7 @@ fn a_registry_that_lists_is_left_to_it() -> Outcome {
     let (server, bench) = start(&model)?;
     push(&bench, "one")?;
     assert_eq!((server.count("sha256-"), server.count("/referrers/")), (0, 0));
-    // There already, perhaps from a client that did not look at the answer.
+    // There already, perhaps from a client that did not look at the answer. One page says enough.
     push(&bench, "one")?;
     assert_eq!((server.count("sha256-"), server.count("/referrers/")), (0, 1));
     Ok(())

@@ -403,6 +403,8 @@ pub(super) fn resolve(base: &Uri, location: &str) -> Option<Uri> {
         format!("{scheme}://{authority}{location}")
     } else if location.starts_with("http://") || location.starts_with("https://") {
         location.to_owned()
+    } else if location.starts_with('?') {
+        format!("{scheme}://{authority}{}{location}", base.path())
     } else if location.is_empty() || location.split(['/', '?']).next()?.contains(':') {
         return None;
     } else {
@@ -427,6 +429,7 @@ mod tests {
             ("//cdn.example.test/b", Some("https://cdn.example.test/b")),
             ("/b", Some("https://reg.example.test:5000/b")),
             ("b", Some("https://reg.example.test:5000/v2/a/blobs/b")),
+            ("?n=2", Some("https://reg.example.test:5000/v2/a/blobs/x?n=2")),
             ("", None),
             ("ftp://cdn.example.test/", None),
             ("file:///etc/passwd", None),

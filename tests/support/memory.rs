@@ -25,6 +25,8 @@ struct State {
     /// By `REPOSITORY/manifests/REFERENCE`: media type and bytes.
     manifests: BTreeMap<String, (String, Vec<u8>)>,
     uploads: BTreeMap<String, Vec<u8>>,
+    /// Lists of referrers that are given out as they are, by subject.
+    lies: BTreeMap<String, Vec<u8>>,
     log: Vec<String>,
 }
 
@@ -61,6 +63,21 @@ impl MemoryRegistry {
     /// Lines `METHOD PATH` of all requests so far.
     pub fn log(&self) -> Vec<String> {
         self.state.lock().expect("state").log.clone()
+    }
+
+    /// Puts whatever it is where a manifest belongs, under its digest.
+    pub fn plant(&self, repository: &str, media_type: &str, bytes: &[u8]) -> String {
+        let digest = Digest::of(bytes).to_string();
+        let (key, value) =
+            (format!("{repository}/manifests/{digest}"), (media_type.to_owned(), bytes.to_vec()));
+        self.state.lock().expect("state").manifests.insert(key, value);
+        digest
+    }
+
+    /// From now on claims that these are the referrers of a digest.
+    pub fn lie(&self, subject: &str, entries: &[Value]) {
+        let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries});
+        self.state.lock().expect("state").lies.insert(subject.to_owned(), index.to_string().into_bytes());
     }
 
     /// Tags and digests of a repository's manifests.
@@ -186,6 +203,9 @@ impl State {
     }
 
     fn referrers(&self, request: &Request, path: &str, subject: &str) -> Answer {
+        if let Some(lie) = self.lies.get(subject) {
+            return (200, vec![("Content-Type", INDEX.to_owned())], lie.clone());
+        }
         let repository = path.split("/referrers/").next().unwrap_or_default();
         let prefix = format!("{repository}/manifests/sha256:");
         let mut found = Vec::new();
