@@ -414,9 +414,9 @@ pub fn load_index(store: &Store, diff_id: &DiffId) -> Result<Option<Arc<LayerInd
     Ok(bytes.and_then(|bytes| index::parse(&bytes)).map(Arc::new))
 }
 
-/// Whether bytes are the entries of a layer, whole.
-pub fn is_index(bytes: &[u8]) -> bool {
-    index::parse(bytes).is_some()
+/// Bytes as the entries of a layer; garbled ones are none.
+pub fn parse_index(bytes: &[u8]) -> Option<LayerIndex> {
+    index::parse(bytes)
 }
 
 /// Writes a layer that is in the store in another compression.
