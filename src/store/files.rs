@@ -224,6 +224,19 @@ mod tests {
     }
 
     #[test]
+    fn a_description_of_a_layer_that_is_there_already_is_not_replaced()
+    -> Result<(), Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        let store = Store::open(dir.path())?;
+        let layer = DiffId(Digest::of(b"layer"));
+        assert!(store.put_new_layer(&layer, b"files")?);
+        store.put_layer(&layer, b"blob")?;
+        assert!(!store.put_new_layer(&layer, b"files")?);
+        assert_eq!(store.layer(&layer)?.as_deref(), Some(&b"blob"[..]));
+        Ok(())
+    }
+
+    #[test]
     fn a_foreign_directory_is_refused() -> Result<(), Box<dyn std::error::Error>> {
         let dir = tempfile::tempdir()?;
         fs::write(dir.path().join("precious"), "x")?;
