@@ -330,3 +330,22 @@ fn a_file_that_changes_while_a_layer_is_left_unpacked_fails_the_build_by_name() 
     let image = lab.build_image(&context, &[]);
     assert_eq!(image.text("/two"), fs::read_to_string(context.join("src/f2")).expect("file"));
 }
+
+#[test]
+fn owners_that_cannot_be_on_disk_are_in_a_blob() {
+    let test = "owners_that_cannot_be_on_disk_are_in_a_blob";
+    if !ready(test) {
+        return;
+    }
+    if user_of(Who::Rootless).is_none() {
+        return skip(test, "there is no user with subordinate IDs (tests/setup makes one)");
+    }
+    let lab = Lab::as_user(Who::Rootless);
+    let big = "x".repeat(2_000_000);
+    let text = "FROM busybox AS make\nCOPY --chown=2000000000:7 big /big\nFROM busybox\nRUN echo > /x\n";
+    let context = lab.context(&[("Dockerfile", text), ("big", &big)]);
+    let left = lab.build(&context, &["--target", "make", "-o", "type=cacheonly"]);
+    assert_eq!((left.code, bare(&lab)), (0, 0), "{}", left.err);
+    let image = lab.build_image(&context, &["--target", "make"]);
+    assert_eq!((steps_cached(&image.build.err), image.owner("/big")), (1, "644 2000000000:7".into()));
+}

@@ -51,6 +51,12 @@ impl SnapshotError {
 }
 
 impl SnapshotError {
+    /// Whether one file could not be handled, and not for want of space.
+    pub fn is_of_a_file(&self) -> bool {
+        let io = matches!(self, SnapshotError::Layer(error) if matches!(**error, LayerError::Io { .. }));
+        io && !self.is_no_space()
+    }
+
     /// Whether it only says that something else stopped the work.
     pub fn is_canceled(&self) -> bool {
         matches!(self, SnapshotError::Layer(error) if matches!(**error, LayerError::Canceled))

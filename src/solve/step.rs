@@ -54,6 +54,9 @@ pub enum StepError {
     /// A base image.
     #[error("{0}")]
     Base(String),
+    /// The system allows no more threads.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
     /// Stopped.
     #[error("canceled")]
     Canceled,
@@ -579,7 +582,13 @@ fn leave<C: ContentSource>(
     let (diff_id, index) = match layer.cell.is_described() {
         false => layer::digest_layer(store, entries, &layer.content, options)?,
         true => {
-            let dir = snapshots.materialize(below, &layer.cell)?;
+            let dir = match snapshots.materialize(below, &layer.cell) {
+                Err(error) if error.is_of_a_file() => {
+                    // A blob can have what this user or file system cannot: owners that are not mapped.
+                    return Ok(Finished::of(layer::write_layer(store, entries, &layer.content, options)?));
+                }
+                made => made?,
+            };
             layer::digest_layer(store, entries, &FrozenContent::open(&dir)?, options)?
         }
     };
