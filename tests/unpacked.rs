@@ -224,3 +224,130 @@ fn where_only_files_are_wanted_no_image_is_made_as_in_buildkit() {
     assert_eq!(bare(&lab), 0);
     assert_eq!(build(&["-q", "-o", &files, "-t", "named:1"]).out.trim(), id);
 }
+
+#[test]
+fn another_compression_executes_nothing_again() {
+    if !ready("another_compression_executes_nothing_again") {
+        return;
+    }
+    let lab = Lab::new();
+    let context = context(&lab);
+    let output = |name: &str| format!("type=oci,compression={name},dest={}", lab.out(name).display());
+    for (name, target) in [("zstd", "make"), ("gzip", "make"), ("uncompressed", "image"), ("estargz", "make")]
+    {
+        let done = lab.build(&context, &["-o", &output(name), "--target", target]);
+        assert_eq!(done.code, 0, "{}", done.err);
+        let expected = if name == "zstd" { 0 } else { 2 };
+        assert_eq!(steps_cached(&done.err), expected, "{name}: {}", done.err);
+    }
+}
+
+#[test]
+fn damaged_files_are_never_in_an_image() {
+    if !ready("damaged_files_are_never_in_an_image") {
+        return;
+    }
+    let lab = Lab::new();
+    let context = context(&lab);
+    lab.build_image(&context, &[]);
+    let snapshots = fs::read_dir(lab.store().join("snapshots")).expect("snapshots").flatten();
+    let twice = snapshots.map(|entry| entry.path().join("fs/twice")).find(|path| path.exists());
+    let twice = twice.expect("the file of the RUN");
+    let mut bytes = fs::read(&twice).expect("read");
+    bytes[1000] ^= 1;
+    fs::write(&twice, bytes).expect("write");
+    let wanted = format!("type=oci,dest={}", lab.out("image.tar").display());
+    let done = lab.build(&context, &["-o", &wanted, "--target", "make"]);
+    assert_eq!(done.code, 7, "{}", done.err);
+    assert!(done.err.contains("are damaged") && done.err.contains("--no-cache"), "{}", done.err);
+    assert!(!lab.out("image.tar").exists());
+    let fsck = lab.run(["fsck"]);
+    assert_ne!(fsck.code, 0);
+    assert!(fsck.out.contains("are damaged: they give"), "{}", fsck.out);
+    assert_eq!(lab.run(["fsck", "--repair"]).code, 0);
+    assert_eq!(lab.run(["fsck"]).code, 0);
+    let image = lab.build_image(&context, &["--target", "make"]);
+    assert_eq!(steps_cached(&image.build.err), 1, "{}", image.build.err);
+    assert_eq!(image.text("/twice"), image.text("/src/big").repeat(2));
+}
+
+#[test]
+fn packing_stops_when_interrupted_and_goes_on_the_next_time() {
+    if !ready("packing_stops_when_interrupted_and_goes_on_the_next_time") {
+        return;
+    }
+    let lab = Lab::new();
+    let text = "FROM busybox AS make\nRUN head -c 300000000 /dev/urandom > /large\n\
+                FROM busybox\nCOPY --from=make /etc/passwd /p\n";
+    let context = lab.context(&[("Dockerfile", text)]);
+    lab.build_image(&context, &[]);
+    assert_eq!(bare(&lab), 1);
+    let mut command = lab.rbuild();
+    command.args(["build", "-q", "--target", "make"]).args(lab.bases()).arg(&context);
+    let child = command.stderr(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn();
+    let child = child.expect("rbuild starts");
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    let id = child.id().to_string();
+    support::tool("kill", &["-INT".as_ref(), id.as_ref()]);
+    let done = support::done(child.wait_with_output().expect("rbuild ends"));
+    assert_eq!((done.code, bare(&lab)), (130, 1), "{}", done.err);
+    assert_eq!(lab.run(["fsck"]).code, 0);
+    let image = lab.build_image(&context, &["--target", "make"]);
+    assert_eq!((steps_cached(&image.build.err), bare(&lab)), (1, 0), "{}", image.build.err);
+}
+
+/// Whether a directory is being filled with the files of a layer.
+fn is_being_made(lab: &Lab, file: &str) -> bool {
+    let list = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    list(&lab.store().join("tmp")).flat_map(|own| list(&own)).any(|dir| dir.join("fs").join(file).exists())
+}
+
+#[test]
+fn a_file_that_changes_while_a_layer_is_left_unpacked_fails_the_build_by_name() {
+    if !ready("a_file_that_changes_while_a_layer_is_left_unpacked_fails_the_build_by_name") {
+        return;
+    }
+    let lab = Lab::new();
+    let text = "FROM busybox AS make\nCOPY src /src\nFROM busybox\nCOPY --from=make /src/f2 /two\n";
+    let big = "x".repeat(50_000_000);
+    let context = lab.context(&[("Dockerfile", text), ("src/f0", &big), ("src/f1", &big), ("src/f2", &big)]);
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    let done = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_being_made(&lab, "src/f0") && !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+            let file = fs::OpenOptions::new().write(true).open(context.join("src/f2")).expect("open");
+            std::os::unix::fs::FileExt::write_at(&file, b"y", 49_000_000).expect("write");
+        });
+        let done = lab.build(&context, &["-t", "changing:1"]);
+        ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        done
+    });
+    // What was copied is what was digested, or the build says so.
+    assert!(done.code == 0 || done.err.contains("src/f2\" changed while it was read"), "{}", done.err);
+    println!("the build ended with {}", done.code);
+    let fsck = lab.run(["fsck"]);
+    assert_eq!(fsck.code, 0, "{}", fsck.out);
+    let image = lab.build_image(&context, &[]);
+    assert_eq!(image.text("/two"), fs::read_to_string(context.join("src/f2")).expect("file"));
+}
+
+#[test]
+fn owners_that_cannot_be_on_disk_are_in_a_blob() {
+    let test = "owners_that_cannot_be_on_disk_are_in_a_blob";
+    if !ready(test) {
+        return;
+    }
+    if user_of(Who::Rootless).is_none() {
+        return skip(test, "there is no user with subordinate IDs (tests/setup makes one)");
+    }
+    let lab = Lab::as_user(Who::Rootless);
+    let big = "x".repeat(2_000_000);
+    let text = "FROM busybox AS make\nCOPY --chown=2000000000:7 big /big\nFROM busybox\nRUN echo > /x\n";
+    let context = lab.context(&[("Dockerfile", text), ("big", &big)]);
+    let left = lab.build(&context, &["--target", "make", "-o", "type=cacheonly"]);
+    assert_eq!((left.code, bare(&lab)), (0, 0), "{}", left.err);
+    let image = lab.build_image(&context, &["--target", "make"]);
+    assert_eq!((steps_cached(&image.build.err), image.owner("/big")), (1, "644 2000000000:7".into()));
+}

@@ -352,20 +352,21 @@ impl Bases {
         };
         let next = std::sync::atomic::AtomicUsize::new(0);
         let failed: Mutex<Option<String>> = Mutex::default();
-        std::thread::scope(|scope| {
-            for _ in 0..missing.len().min(PARALLEL) {
-                scope.spawn(|| {
-                    while let Some(blob) =
-                        missing.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
-                    {
-                        if let Err(error) = self.fetch_one(found, blob, vertex) {
-                            let mut slot = failed.lock().unwrap_or_else(PoisonError::into_inner);
-                            slot.get_or_insert(error);
-                            next.store(missing.len(), std::sync::atomic::Ordering::Relaxed);
-                        }
-                    }
-                });
+        let work = || {
+            while let Some(blob) = missing.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+                if let Err(error) = self.fetch_one(found, blob, vertex) {
+                    let mut slot = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                    slot.get_or_insert(error);
+                    next.store(missing.len(), std::sync::atomic::Ordering::Relaxed);
+                }
             }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..missing.len().min(PARALLEL) {
+                // Where there can be no more threads, this one does it all.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+            }
+            work();
         });
         failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }

@@ -192,7 +192,7 @@ impl Engine {
             }
             let epoch = epoch_of(request, plan);
             let (compression, _) = result::write_options(request, epoch);
-            let image = || self.image(plan, &solved, &chain, solver.now, epoch, compression);
+            let image = || self.image(plan, &solved, solver.now, epoch, compression, cancel);
             let image = makes_image.then(image).transpose()?;
             built.push(Built { image, chain, platform: platform.clone() });
             cached += solved.cached;

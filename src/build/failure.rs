@@ -93,6 +93,9 @@ impl From<crate::snapshot::SnapshotError> for Failure {
         if let crate::snapshot::SnapshotError::Fetch(message) = &error {
             return Failure::new(FailureKind::Base, message.clone());
         }
+        if error.is_canceled() {
+            return Failure::new(FailureKind::Interrupted, error.to_string());
+        }
         store_failure(&error, error.is_no_space())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::cancel::Cancel;
 use crate::digest::DiffId;
 use crate::image::manifest::canonical;
 use crate::image::{self, Assembled, Descriptor, Family, History, Image, Index, LayerRef, Platform};
@@ -111,14 +112,15 @@ impl Engine {
         &self,
         plan: &Plan,
         solved: &Solved,
-        chain: &Chain,
         now: i64,
         epoch: Option<i64>,
         compression: CompressionChoice,
+        cancel: &Cancel,
     ) -> Result<Image, Failure> {
         let Some(stage) = plan.stages.get(plan.target) else {
             return Err(Failure::new(FailureKind::Build, "the plan has no target"));
         };
+        let chain = final_chain(plan, solved);
         let mut config = stage.config.clone();
         let own = stage.history.iter().filter(|line| line.step.is_some()).count();
         let base_layers = chain.cells().len().saturating_sub(own);
@@ -146,7 +148,7 @@ impl Engine {
         for (position, cell) in chain.cells().iter().enumerate() {
             let ours = position >= base_layers;
             let (_, options) = write_choice(compression, None);
-            let mut blob = self.snapshots.blob(chain, position, &options)?;
+            let mut blob = self.snapshots.blob(&chain, position, &options, cancel)?;
             let diff_id = cell.finished()?.diff_id;
             if compression.estargz && (ours || compression.force) {
                 layers.push(self.estargz(&diff_id, compression.level)?);

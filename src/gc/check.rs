@@ -16,7 +16,7 @@ use crate::cache::Record;
 use crate::cancel::Cancel;
 use crate::digest::{Digest, Hasher};
 use crate::image::Descriptor;
-use crate::layer::{LayerRecord, is_index};
+use crate::layer::{LayerError, LayerRecord, check_files, parse_index};
 use crate::registry::origins;
 use crate::store::{Collector, Fate, Item, Room, SnapshotId, Store, StoreError};
 
@@ -87,6 +87,8 @@ pub fn check(store: &Store, options: &CheckOptions, cancel: &Cancel) -> Result<C
         bad: BTreeSet::new(),
         broken: BTreeSet::new(),
         bare: BTreeSet::new(),
+        lists: BTreeMap::new(),
+        chains: BTreeMap::new(),
         report,
     };
     check.permissions();
@@ -114,6 +116,10 @@ struct Check<'a> {
     broken: BTreeSet<Digest>,
     /// Layers that have files and no blob.
     bare: BTreeSet<Digest>,
+    /// The lists of their files.
+    lists: BTreeMap<Digest, Item>,
+    /// Chains that lead to something: their notes, and where their files are.
+    chains: BTreeMap<Digest, (PathBuf, SnapshotId)>,
     report: CheckReport,
 }
 
@@ -216,8 +222,10 @@ impl Check<'_> {
         }
         for item in self.take(Room::Index) {
             let Some(bytes) = item.read()? else { continue };
-            if !is_index(&bytes) {
+            if parse_index(&bytes).is_none() {
                 self.wrong(item.path, format!("the list of files of layer sha256:{} is damaged", item.name));
+            } else if let Some(layer) = item.digest().filter(|digest| self.bare.contains(digest)) {
+                self.lists.insert(layer, item);
             }
         }
         Ok(())
@@ -235,13 +243,39 @@ impl Check<'_> {
         Ok(layer.uncompressed_size > 0 && !layer.blobs.is_empty())
     }
 
-    /// Whether a step's layer is to be had neither as a blob nor as files.
-    fn lacks_files(&self, record: &Record) -> Result<bool, StoreError> {
-        let layer = record.diff_id.0;
-        let chain = record.inputs.parent.push(record.diff_id).0;
-        Ok(self.bare.contains(&layer)
-            && !(self.store.is_there(Room::Chains, &chain.hex())?
-                && self.store.is_there(Room::Index, &layer.hex())?))
+    /// What is wrong with a step's layer that is here as files only.
+    fn lacks_files(&mut self, record: &Record) -> Result<Option<String>, StoreError> {
+        let layer = record.diff_id;
+        if !self.bare.contains(&layer.0) {
+            return Ok(None);
+        }
+        let chain = record.inputs.parent.push(layer).0;
+        let list = self.lists.get(&layer.0).map(Item::read).transpose()?.flatten();
+        let index = list.and_then(|bytes| parse_index(&bytes));
+        let (Some((note, snapshot)), Some(index)) = (self.chains.get(&chain).cloned(), index) else {
+            return Ok(Some(format!("leads to layer {layer}, whose files are not in the store")));
+        };
+        if self.options.fast || self.cancel.is_cancelled() {
+            return Ok(None);
+        }
+        let dir = self.store.snapshot_dir(&snapshot);
+        match check_files(self.store, &layer, &index, &dir, self.cancel) {
+            Ok(size) => self.report.bytes_read += size,
+            Err(LayerError::Canceled) => {}
+            Err(LayerError::Damaged { why, .. }) => {
+                self.chains.remove(&chain);
+                self.wrong(
+                    note,
+                    format!("the files of layer {layer} in {} are damaged: {why}", dir.display()),
+                );
+                return Ok(Some(format!("leads to layer {layer}, whose files are damaged")));
+            }
+            Err(error) => {
+                let source = io::Error::other(error.to_string());
+                return Err(StoreError::Io { action: "check", path: dir, source });
+            }
+        }
+        Ok(None)
     }
 
     fn directories(&mut self) -> Result<(), StoreError> {
@@ -253,7 +287,10 @@ impl Check<'_> {
                 Some(id) if !self.store.is_there(Room::Snapshots, id.as_str())? => {
                     format!("leads to the unpacked layer {id}, which is not there")
                 }
-                Some(_) => continue,
+                Some(id) => {
+                    self.chains.extend(item.digest().map(|chain| (chain, (item.path, id))));
+                    continue;
+                }
             };
             self.wrong(item.path, format!("the note for the layers sha256:{} {reason}", item.name));
         }
@@ -286,9 +323,7 @@ impl Check<'_> {
             };
             let reason = match Content::parse(&bytes) {
                 Content::Step(record) => match layer(&record.diff_id.0)? {
-                    None if self.lacks_files(&record)? => {
-                        Some(format!("leads to layer {}, whose files are not in the store", record.diff_id))
-                    }
+                    None => self.lacks_files(&record)?,
                     lack => lack,
                 },
                 Content::Recipe(diff_id) => layer(&diff_id.0)?,

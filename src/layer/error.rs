@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::digest::DiffId;
 use crate::store::StoreError;
 
 /// A layer that cannot be written or read.
@@ -32,6 +33,23 @@ pub enum LayerError {
     /// The archive breaks a rule or a limit.
     #[error("invalid layer archive: {0}")]
     Invalid(String),
+    /// The files of a layer that has no blob are not those it was made of.
+    #[error(
+        "the files of layer {layer} in {} are damaged ({why}): run the build with --no-cache, or \
+         `rbuild fsck --repair`",
+        dir.display()
+    )]
+    Damaged {
+        /// The layer.
+        layer: DiffId,
+        /// Where they lie.
+        dir: PathBuf,
+        /// What differs.
+        why: String,
+    },
+    /// Stopped.
+    #[error("canceled")]
+    Canceled,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),

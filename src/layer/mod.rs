@@ -37,8 +37,8 @@ pub use unpack::{
 };
 pub use write::{
     BlobInfo, ContentSource, FrozenContent, FrozenFile, KnownContent, Layer, LayerRecord, NoContent,
-    WriteOptions, add_blob, digest_layer, is_index, load_index, load_layer, pack_layer, recompress,
-    store_index, write_layer,
+    WriteOptions, add_blob, check_files, digest_layer, load_index, load_layer, pack_layer, parse_index,
+    recompress, store_index, write_layer,
 };
 
 #[cfg(test)]

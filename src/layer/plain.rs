@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::digest::{DiffId, Digest, Hasher};
 
 use super::error::LayerError;
+use super::stream::no_thread;
 
 /// Bytes of a piece.
 const PIECE: usize = 256 << 10;
@@ -38,15 +39,16 @@ pub(super) fn read<T>(
         let (to_read, pieces) = bounded::<io::Result<Arc<Piece>>>(PIECES);
         let (home, returned) = bounded::<Vec<u8>>(PIECES);
         let spawn = || thread::Builder::new().name("unpack".into());
+        let failed = |error| LayerError::Stream(no_thread(error));
         let hasher = spawn()
             .spawn_scoped(scope, move || {
                 let mut hasher = Hasher::new();
                 hashed.iter().for_each(|piece| hasher.update(&piece.bytes));
                 hasher.finish()
             })
-            .map_err(LayerError::Stream)?;
+            .map_err(failed)?;
         let source = Source { plain, to_hash, to_read, home, returned };
-        spawn().spawn_scoped(scope, move || source.run(first)).map_err(LayerError::Stream)?;
+        spawn().spawn_scoped(scope, move || source.run(first)).map_err(failed)?;
         let mut reader = Pieces { pieces, current: None, at: 0 };
         let result = consume(&mut Limited { inner: &mut reader, left: limit });
         // A consumer that failed leaves pieces behind; nobody shall wait for their turn.

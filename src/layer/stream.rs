@@ -412,7 +412,12 @@ fn spawn<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     work: impl FnOnce() -> T + Send + 'scope,
 ) -> io::Result<ScopedJoinHandle<'scope, T>> {
-    thread::Builder::new().name("layer".into()).spawn_scoped(scope, work)
+    thread::Builder::new().name("layer".into()).spawn_scoped(scope, work).map_err(no_thread)
+}
+
+/// Says what failed where the system allows no more threads.
+pub(super) fn no_thread(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot start a thread: {error}"))
 }
 
 fn end(joiner: Joiner, size: u64) -> io::Result<WrittenBlob> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::build::CompressionAlgorithm;
+use crate::cancel::Cancel;
 use crate::digest::{DiffId, Digest};
 use crate::fs::Root;
 use crate::store::{BlobWriter, Store};
@@ -85,23 +86,33 @@ impl ContentSource for NoContent {
 /// The files of a directory that does not change any more: nothing in it needs to be digested twice.
 pub struct FrozenContent {
     root: Root,
+    cancel: Option<Cancel>,
 }
 
 impl FrozenContent {
     /// The files below `dir`.
     pub fn open(dir: &Path) -> Result<Self, LayerError> {
         let root = Root::open(dir).map_err(|error| LayerError::io("open", dir, error))?;
-        Ok(FrozenContent { root })
+        Ok(FrozenContent { root, cancel: None })
+    }
+
+    /// The same; reading fails once `cancel` asks to stop.
+    fn until(dir: &Path, cancel: &Cancel) -> Result<Self, LayerError> {
+        Ok(FrozenContent { cancel: Some(cancel.clone()), ..Self::open(dir)? })
+    }
+
+    fn file(&self, entry: &Entry) -> io::Result<FrozenFile> {
+        Ok(FrozenFile { cancel: self.cancel.clone(), ..FrozenFile::of(self.root.open_file(&entry.path)?) })
     }
 }
 
 impl ContentSource for FrozenContent {
     fn open(&self, _: usize, entry: &Entry) -> io::Result<Box<dyn Read + Send>> {
-        Ok(Box::new(self.root.open_file(&entry.path)?))
+        Ok(Box::new(self.file(entry)?))
     }
 
     fn open_known(&self, _: usize, entry: &Entry) -> io::Result<Option<Box<dyn KnownContent>>> {
-        Ok(Some(Box::new(FrozenFile(self.root.open_file(&entry.path)?))))
+        Ok(Some(Box::new(self.file(entry)?)))
     }
 
     fn open_file(&self, _: usize, entry: &Entry) -> io::Result<Option<File>> {
@@ -110,21 +121,35 @@ impl ContentSource for FrozenContent {
 }
 
 /// A file that does not change any more.
-pub struct FrozenFile(pub File);
+pub struct FrozenFile {
+    file: File,
+    cancel: Option<Cancel>,
+}
+
+impl FrozenFile {
+    /// This one.
+    pub fn of(file: File) -> Self {
+        FrozenFile { file, cancel: None }
+    }
+}
 
 impl Read for FrozenFile {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
+        if self.cancel.as_ref().is_some_and(Cancel::is_cancelled) {
+            return Err(io::Error::other("canceled"));
+        }
+        self.file.read(buffer)
     }
 }
 
 impl KnownContent for FrozenFile {
+    /// Nobody writes to it, but a power cut may have left it with another length.
     fn is_unchanged(&self) -> io::Result<bool> {
-        Ok(true)
+        Ok((&self.file).read(&mut [0])? == 0)
     }
 
     fn file(&self) -> &File {
-        &self.0
+        &self.file
     }
 }
 
@@ -196,34 +221,77 @@ pub fn digest_layer(
     let plain = WriteOptions { compression: CompressionAlgorithm::Uncompressed, ..options.clone() };
     let Described { diff_id, size, index, .. } = describe(store, None, entries, content, &plain)?;
     store_index(store, &diff_id, &index)?;
-    if load_layer(store, &diff_id)?.is_none() {
-        put_record(store, &diff_id, &LayerRecord { uncompressed_size: size, blobs: Vec::new() })?;
+    let record = LayerRecord { uncompressed_size: size, blobs: Vec::new() };
+    // Somebody may be noting a blob of the same layer at this moment: that must not be lost.
+    if !store.put_new_layer(&diff_id, &render(&record)?)? && load_layer(store, &diff_id)?.is_none() {
+        put_record(store, &diff_id, &record)?;
     }
     Ok((diff_id, Arc::new(index)))
 }
 
-/// Makes the blob of a layer that [`digest_layer`] described, from its files in `dir`.
+/// Makes the blob of a layer that [`digest_layer`] described, from its files in `dir`. Stops when
+/// `cancel` says so: the files are still there for the next time.
 pub fn pack_layer(
     store: &Store,
     diff_id: &DiffId,
     index: &LayerIndex,
     dir: &Path,
     options: &WriteOptions,
+    cancel: &Cancel,
 ) -> Result<BlobInfo, LayerError> {
-    let content = FrozenContent::open(dir)?;
-    // Its times are those the digest was made of.
-    let options = WriteOptions { clamp_mtime: None, ..options.clone() };
-    let described = describe(store, Some(store.blob_writer()?), index.entries.clone(), &content, &options)?;
-    if described.diff_id != *diff_id {
-        return Err(LayerError::Invalid(format!(
-            "layer {diff_id} is damaged in the store: its files in {} give {}",
-            dir.display(),
-            described.diff_id
-        )));
-    }
-    let blob = keep_blob(store, described.blob, &options)?;
+    let described = describe_again(store, Some(store.blob_writer()?), diff_id, index, dir, options, cancel)?;
+    let blob = keep_blob(store, described.blob, options)?;
     add_blob(store, diff_id, described.size, &blob)?;
     Ok(blob)
+}
+
+/// Reads the files of such a layer and says how many bytes its tar has. Files that are not those it was
+/// made of are an error.
+pub fn check_files(
+    store: &Store,
+    diff_id: &DiffId,
+    index: &LayerIndex,
+    dir: &Path,
+    cancel: &Cancel,
+) -> Result<u64, LayerError> {
+    let compression = CompressionAlgorithm::Uncompressed;
+    let plain = WriteOptions { compression, level: None, threads: 1, clamp_mtime: None };
+    Ok(describe_again(store, None, diff_id, index, dir, &plain, cancel)?.size)
+}
+
+fn describe_again(
+    store: &Store,
+    blob: Option<BlobWriter>,
+    diff_id: &DiffId,
+    index: &LayerIndex,
+    dir: &Path,
+    options: &WriteOptions,
+    cancel: &Cancel,
+) -> Result<Described, LayerError> {
+    let content = FrozenContent::until(dir, cancel)?;
+    // Its times are those the digest was made of.
+    let options = WriteOptions { clamp_mtime: None, ..options.clone() };
+    let described = describe(store, blob, index.entries.clone(), &content, &options);
+    if cancel.is_cancelled() {
+        return Err(LayerError::Canceled);
+    }
+    let damaged = |why: String| LayerError::Damaged { layer: *diff_id, dir: dir.to_owned(), why };
+    match described {
+        Ok(described) if described.diff_id == *diff_id => Ok(described),
+        Ok(described) => Err(damaged(format!("they give {}", described.diff_id))),
+        Err(LayerError::Changed { path, detail }) => Err(damaged(format!("{path}: {detail}"))),
+        Err(LayerError::Io { path, source, .. }) if is_of_the_file(&source) => {
+            Err(damaged(format!("{}: {source}", path.display())))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether an error of reading says something of the file, and not of the process or the machine.
+fn is_of_the_file(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let of_it = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::IO];
+    Errno::from_io_error(error).is_none_or(|errno| of_it.contains(&errno))
 }
 
 fn describe(
@@ -327,8 +395,11 @@ pub fn add_blob(
 }
 
 fn put_record(store: &Store, diff_id: &DiffId, record: &LayerRecord) -> Result<(), LayerError> {
-    let bytes = serde_json::to_vec(record).map_err(|error| LayerError::Stream(error.into()))?;
-    Ok(store.put_layer(diff_id, &bytes)?)
+    Ok(store.put_layer(diff_id, &render(record)?)?)
+}
+
+fn render(record: &LayerRecord) -> Result<Vec<u8>, LayerError> {
+    serde_json::to_vec(record).map_err(|error| LayerError::Stream(error.into()))
 }
 
 /// What the store knows of a layer; garbled is unknown.
@@ -343,9 +414,9 @@ pub fn load_index(store: &Store, diff_id: &DiffId) -> Result<Option<Arc<LayerInd
     Ok(bytes.and_then(|bytes| index::parse(&bytes)).map(Arc::new))
 }
 
-/// Whether bytes are the entries of a layer, whole.
-pub fn is_index(bytes: &[u8]) -> bool {
-    index::parse(bytes).is_some()
+/// Bytes as the entries of a layer; garbled ones are none.
+pub fn parse_index(bytes: &[u8]) -> Option<LayerIndex> {
+    index::parse(bytes)
 }
 
 /// Writes a layer that is in the store in another compression.

@@ -4,6 +4,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use crate::cancel::Cancel;
 use crate::digest::{ChainId, DiffId};
 use crate::layer::{
     self, BlobInfo, Layer, LayerError, LayerIndex, OnDiskIds, ParentNode, ParentView, UnpackOptions,
@@ -49,6 +50,19 @@ impl SnapshotError {
     }
 }
 
+impl SnapshotError {
+    /// Whether one file could not be handled, and not for want of space.
+    pub fn is_of_a_file(&self) -> bool {
+        let io = matches!(self, SnapshotError::Layer(error) if matches!(**error, LayerError::Io { .. }));
+        io && !self.is_no_space()
+    }
+
+    /// Whether it only says that something else stopped the work.
+    pub fn is_canceled(&self) -> bool {
+        matches!(self, SnapshotError::Layer(error) if matches!(**error, LayerError::Canceled))
+    }
+}
+
 impl From<LayerError> for SnapshotError {
     fn from(error: LayerError) -> Self {
         SnapshotError::Layer(Arc::new(error))
@@ -82,7 +96,7 @@ pub struct LayerCell {
     state: Mutex<State>,
     changed: Condvar,
     fetch: Option<Arc<dyn Fetch>>,
-    make: Mutex<Option<Make>>,
+    make: Mutex<Making>,
     is_described: bool,
     /// Held while the blob of a layer that has only its directory is made.
     packing: Mutex<()>,
@@ -110,6 +124,17 @@ impl std::fmt::Debug for LayerCell {
     }
 }
 
+/// How far the files of a layer are that can make its own.
+#[derive(Default)]
+enum Making {
+    /// There is nothing to make, or it was made.
+    #[default]
+    Done,
+    Ready(Make),
+    /// Everybody who needs them is told the same.
+    Failed(SnapshotError),
+}
+
 #[derive(Debug, Default)]
 struct State {
     snapshot: Option<SnapshotId>,
@@ -125,10 +150,11 @@ impl LayerCell {
         Self::of(State { finished, ..State::default() }, None, None)
     }
 
-    /// A layer that is in the store as a directory only.
-    pub fn unpacked(diff_id: DiffId, snapshot: SnapshotId) -> Arc<Self> {
-        let (finished, snapshot) = (Some(Ok(Finished { diff_id, blob: None })), Some(snapshot));
-        Self::of(State { finished, snapshot, ..State::default() }, None, None)
+    /// A layer that is in the store as a directory only, and its entries.
+    pub fn unpacked(diff_id: DiffId, snapshot: SnapshotId, index: Arc<LayerIndex>) -> Arc<Self> {
+        let finished = Some(Ok(Finished { diff_id, blob: None }));
+        let state = State { finished, snapshot: Some(snapshot), complete: Some(index), entries: None };
+        Self::of(state, None, None)
     }
 
     /// A layer known by its descriptor, whose blob is fetched when something needs it.
@@ -139,7 +165,7 @@ impl LayerCell {
 
     fn of(state: State, fetch: Option<Arc<dyn Fetch>>, make: Option<Make>) -> Arc<Self> {
         let (state, changed, is_described) = (Mutex::new(state), Condvar::new(), make.is_some());
-        let (make, packing) = (Mutex::new(make), Mutex::default());
+        let (make, packing) = (Mutex::new(make.map_or(Making::Done, Making::Ready)), Mutex::default());
         Arc::new(LayerCell { state, changed, fetch, make, is_described, packing })
     }
 
@@ -428,6 +454,7 @@ impl Snapshots {
         chain: &Chain,
         position: usize,
         options: &WriteOptions,
+        cancel: &Cancel,
     ) -> Result<BlobInfo, SnapshotError> {
         let Some(cell) = chain.cells.get(position) else {
             return Err(SnapshotError::Missing(DiffId::empty()));
@@ -438,7 +465,7 @@ impl Snapshots {
             return Ok(blob);
         }
         let (index, dir) = (cell.entries(&self.store)?, self.layer_dir(chain, position)?);
-        let blob = layer::pack_layer(&self.store, &diff_id, &index, &dir, options)?;
+        let blob = layer::pack_layer(&self.store, &diff_id, &index, &dir, options, cancel)?;
         cell.lock().finished = Some(Ok(Finished { diff_id, blob: Some(blob.clone()) }));
         Ok(blob)
     }
@@ -481,8 +508,24 @@ impl Snapshots {
 
     /// The directory of a layer that can make its own, by now or already.
     fn make(&self, below: &Chain, cell: &LayerCell) -> Result<Option<SnapshotId>, SnapshotError> {
-        let mut make = cell.make.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(make) = make.take() else { return Ok(cell.snapshot()) };
+        let mut making = cell.make.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::take(&mut *making) {
+            Making::Done => Ok(cell.snapshot()),
+            Making::Failed(error) => {
+                *making = Making::Failed(error.clone());
+                Err(error)
+            }
+            Making::Ready(make) => {
+                let made = self.make_now(make, below, cell);
+                if let Err(error) = &made {
+                    *making = Making::Failed(error.clone());
+                }
+                made.map(Some)
+            }
+        }
+    }
+
+    fn make_now(&self, make: Make, below: &Chain, cell: &LayerCell) -> Result<SnapshotId, SnapshotError> {
         let dir = self.store.temp_dir()?;
         let target = dir.path().join("fs");
         std::fs::create_dir(&target).map_err(|source| LayerError::io("create", &target, source))?;
@@ -495,7 +538,7 @@ impl Snapshots {
         {
             self.store.put_chain_snapshot(&below.push(finished.diff_id), &id)?;
         }
-        Ok(Some(id))
+        Ok(id)
     }
 
     fn unpack(&self, below: &Chain, layer: &Finished, cell: &LayerCell) -> Result<SnapshotId, SnapshotError> {
@@ -613,8 +656,11 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let snapshots = Snapshots::new(Store::open(dir.path())?, ids());
         let chain = Chain::scratch().push(described(false).0);
-        let error = snapshots.layer_dir(&chain, 0).map(drop);
-        assert!(matches!(error, Err(SnapshotError::Layer(_))), "{error:?}");
+        // Whoever comes second is told the same.
+        for _ in 0..2 {
+            let error = snapshots.layer_dir(&chain, 0).map(drop);
+            assert!(matches!(error, Err(SnapshotError::Layer(_))), "{error:?}");
+        }
         Ok(())
     }
 }

@@ -141,10 +141,13 @@ impl Solver {
             // This thread has nothing else to do.
             let own = stages.pop().unwrap_or_default();
             for chain in stages {
-                let run = &run;
+                let (run, steps) = (&run, chain.clone());
                 let work = move || chain.iter().for_each(|id| run.step(*id));
-                if std::thread::Builder::new().name("stage".into()).spawn_scoped(scope, work).is_err() {
-                    run.solver.cancel.cancel();
+                if let Err(error) = std::thread::Builder::new().name("stage".into()).spawn_scoped(scope, work)
+                {
+                    run.fail_at(String::new(), None, StepError::Thread(error));
+                    // Others may wait for them.
+                    steps.into_iter().for_each(|id| run.publish(id, Err(())));
                 }
             }
             own.iter().for_each(|id| run.step(*id));
@@ -213,14 +216,17 @@ impl Run<'_> {
 
     /// The first real failure is kept; it stops everything else.
     fn fail(&self, step: &Step, error: StepError) {
+        self.fail_at(step.name.clone(), Some((step.source.clone(), step.span)), error);
+    }
+
+    fn fail_at(&self, step: String, place: Option<(Arc<Source>, Span)>, error: StepError) {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         let keep = match &*failure {
             None => true,
             Some(earlier) => earlier.error.is_canceled() && !error.is_canceled(),
         };
         if keep {
-            let place = Some((step.source.clone(), step.span));
-            *failure = Some(SolveError { step: step.name.clone(), place, error });
+            *failure = Some(SolveError { step, place, error });
         }
         self.solver.cancel.cancel();
     }

@@ -23,7 +23,7 @@ use crate::steps::remote::{Found, RemoteFilesError};
 use crate::steps::run::{Report, RunError};
 use crate::steps::tree_source::TreeSource;
 use crate::steps::workdir::{self, WorkdirError};
-use crate::store::{Room, StoreError};
+use crate::store::StoreError;
 
 use super::{Run, StepState};
 
@@ -54,6 +54,9 @@ pub enum StepError {
     /// A base image.
     #[error("{0}")]
     Base(String),
+    /// The system allows no more threads.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
     /// Stopped.
     #[error("canceled")]
     Canceled,
@@ -419,14 +422,22 @@ impl Run<'_> {
             KeyInputs { definition: key.definition.clone(), parent: parent_id, inputs: key.inputs.clone() };
         let Some(record) = self.solver.records.get(&inputs.key())? else { return Ok(None) };
         let Some(cell) = self.known_layer(&record.diff_id, Some(parent_id))? else { return Ok(None) };
+        let chain = self.found(step, parent, cell);
+        Ok(Some(StepState { chain, cached: true, created: record.created }))
+    }
+
+    /// The chain with a layer that the store has on top. Where an image needs it, it is packed.
+    fn found(&self, step: &Step, parent: &Chain, cell: Arc<LayerCell>) -> Chain {
         let chain = parent.push(cell);
         if self.is_exported(step) && chain.is_bare() {
             let (snapshots, chain) = (self.solver.snapshots.clone(), chain.clone());
-            let options = self.solver.write.clone();
+            let (options, cancel) = (self.solver.write.clone(), self.solver.cancel.clone());
             // Whoever makes the image asks again, and is told what failed.
-            self.background.queue(move || drop(snapshots.blob(&chain, chain.cells().len() - 1, &options)));
+            self.background.queue(move || {
+                drop(snapshots.blob(&chain, chain.cells().len() - 1, &options, &cancel));
+            });
         }
-        Ok(Some(StepState { chain, cached: true, created: record.created }))
+        chain
     }
 
     /// A layer of the store by its diff ID, if all of it is there: as a blob, or as the files of a layer
@@ -439,15 +450,17 @@ impl Run<'_> {
         let store = self.solver.snapshots.store();
         let Some(layer) = layer::load_layer(store, diff_id)? else { return Ok(None) };
         let wanted = self.solver.write.compression;
-        let blob = layer.blobs.iter().find(|blob| blob.compression == wanted && store.has_blob(&blob.digest));
-        if let Some(blob) = blob {
+        let mut blobs: Vec<_> = layer.blobs.iter().collect();
+        // Whoever makes the image compresses it as it was asked to.
+        blobs.sort_by_key(|blob| blob.compression != wanted);
+        if let Some(blob) = blobs.into_iter().find(|blob| store.has_blob(&blob.digest)) {
             return Ok(Some(LayerCell::known(*diff_id, blob.clone())));
         }
         let Some(parent) = parent.filter(|_| layer.blobs.is_empty()) else { return Ok(None) };
-        let snapshot = store.chain_snapshot(&parent.push(*diff_id))?;
+        let Some(snapshot) = store.chain_snapshot(&parent.push(*diff_id))? else { return Ok(None) };
         // Without its list of files a directory says too little.
-        let snapshot = snapshot.filter(|_| store.is_there(Room::Index, &diff_id.0.hex()).unwrap_or(false));
-        Ok(snapshot.map(|snapshot| LayerCell::unpacked(*diff_id, snapshot)))
+        let index = layer::load_index(store, diff_id)?;
+        Ok(index.map(|index| LayerCell::unpacked(*diff_id, snapshot, index)))
     }
 
     /// Whether the step's layer becomes part of an image.
@@ -471,10 +484,11 @@ impl Run<'_> {
         let recipe = copy::recipe(&entries);
         if let Some(recipe) = recipe.filter(|_| !(self.solver.no_cache)(step))
             && let Some(diff) = self.solver.records.memo(&recipe)?
-            && let Some(cell) = self.known_layer(&DiffId(diff), None)?
+            && let Some(cell) = self.known_layer(&DiffId(diff), key.parent)?
         {
             self.background.queue(self.record(step, cell.clone(), key, None));
-            return Ok(StepState { chain: parent.push(cell), cached: false, created: self.solver.now });
+            let chain = self.found(step, parent, cell);
+            return Ok(StepState { chain, cached: false, created: self.solver.now });
         }
         let index = Arc::new(LayerIndex { entries: entries.clone() });
         let content = Arc::new(content);
@@ -530,8 +544,11 @@ impl Run<'_> {
             let inputs = KeyInputs { definition: key.definition, parent: parent_id, inputs: key.inputs };
             let record = Record { diff_id: finished.diff_id, inputs, step: name, created };
             // What a record leads to comes first.
-            if let Some(id) = cell.snapshot() {
-                let _ = store.put_chain_snapshot(&parent_id.push(finished.diff_id), &id);
+            if let Some(id) = cell.snapshot()
+                && store.put_chain_snapshot(&parent_id.push(finished.diff_id), &id).is_err()
+                && finished.blob.is_none()
+            {
+                return;
             }
             if key.keep {
                 let _ = records.put(&record);
@@ -567,7 +584,13 @@ fn leave<C: ContentSource>(
     let (diff_id, index) = match layer.cell.is_described() {
         false => layer::digest_layer(store, entries, &layer.content, options)?,
         true => {
-            let dir = snapshots.materialize(below, &layer.cell)?;
+            let dir = match snapshots.materialize(below, &layer.cell) {
+                Err(error) if error.is_of_a_file() => {
+                    // A blob can have what this user or file system cannot: owners that are not mapped.
+                    return Ok(Finished::of(layer::write_layer(store, entries, &layer.content, options)?));
+                }
+                made => made?,
+            };
             layer::digest_layer(store, entries, &FrozenContent::open(&dir)?, options)?
         }
     };

@@ -365,7 +365,7 @@ impl ContentSource for CopyContent {
             }
             Some(Bytes::Source(source, path, None)) => {
                 let opened = source.open_frozen(path).map_err(io::Error::other)?;
-                Ok(opened.map(|file| Box::new(FrozenFile(file)) as Box<dyn KnownContent>))
+                Ok(opened.map(|file| Box::new(FrozenFile::of(file)) as Box<dyn KnownContent>))
             }
             _ => Ok(None),
         }

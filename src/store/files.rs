@@ -34,6 +34,23 @@ impl Store {
         self.write_atomically(&self.fan_out("layers", &diff_id.0, ".json"), content)
     }
 
+    /// Writes the description of a layer unless there is one by now; whether it did.
+    pub fn put_new_layer(&self, diff_id: &DiffId, content: &[u8]) -> Result<bool, StoreError> {
+        let path = self.fan_out("layers", &diff_id.0, ".json");
+        let temporary = self.temp_path();
+        fs::write(&temporary, content).map_err(StoreError::io("write", &path))?;
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
+        }
+        let linked = fs::hard_link(&temporary, &path).is_ok();
+        // Not every file system knows hard links.
+        if !linked && self.layer(diff_id)?.is_none() {
+            return self.rename_into_place(&temporary, &path).map(|()| true);
+        }
+        let _ = fs::remove_file(&temporary);
+        Ok(linked)
+    }
+
     /// The entries of a layer, in the form `layer/` gave them.
     pub fn layer_index(&self, diff_id: &DiffId) -> Result<Option<Vec<u8>>, StoreError> {
         self.read_used(&self.fan_out("index", &diff_id.0, ""))
@@ -203,6 +220,19 @@ mod tests {
         assert_eq!(store.references()?.len(), 1);
         assert!(store.remove_reference("docker.io/library/app:1")?);
         assert!(!store.remove_reference("docker.io/library/app:1")?);
+        Ok(())
+    }
+
+    #[test]
+    fn a_description_of_a_layer_that_is_there_already_is_not_replaced()
+    -> Result<(), Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        let store = Store::open(dir.path())?;
+        let layer = DiffId(Digest::of(b"layer"));
+        assert!(store.put_new_layer(&layer, b"files")?);
+        store.put_layer(&layer, b"blob")?;
+        assert!(!store.put_new_layer(&layer, b"files")?);
+        assert_eq!(store.layer(&layer)?.as_deref(), Some(&b"blob"[..]));
         Ok(())
     }
 

@@ -18,13 +18,13 @@ const ORDINARY_TIME: Duration = Duration::from_secs(35);
 
 fn choose(scene: &Scene, wanted: usize, random: &mut Random) -> Vec<Fault> {
     let mut universe = BTreeMap::new();
-    let verbs = [Verb::Build, Verb::Build, Verb::Build, Verb::Again, Verb::Prune, Verb::Repair];
+    let verbs = [Verb::Build, Verb::Build, Verb::Build, Verb::Pack, Verb::Again, Verb::Prune, Verb::Repair];
     let mut faults = Vec::new();
     while faults.len() < wanted {
         let case = random.below(ROWS.len() as u64) as usize;
         let verb = verbs[random.below(verbs.len() as u64) as usize];
         // The others make the same calls, more or less, whatever was built.
-        let like = if verb == Verb::Build { case } else { 0 };
+        let like = if matches!(verb, Verb::Build | Verb::Pack) { case } else { 0 };
         let probe = Fault { case: like, verb, call: "", error: "", number: 0 };
         let counts = universe.entry(format!("{like}{verb:?}")).or_insert_with(|| scene.record(&probe));
         let calls: Vec<_> = CALLS.iter().filter(|(name, _)| counts.contains_key(name)).collect();

@@ -34,7 +34,7 @@ fn few_open_files_are_a_message_and_no_harm() {
     }
     let next = run(command(&lab, &case, &lab.store(), 2));
     assert!(next.code == 0, "{}", next.err);
-    assert_eq!(digest(&lab, 2), case.digest);
+    assert_eq!(digest(&lab, &case, 2), case.digest);
     println!("{failed} of 8 builds had too few open files");
     assert!(failed > 0, "no limit was low enough");
 }
@@ -53,7 +53,7 @@ fn run_full(lab: &Lab, case: &Case, place: &Path, kilobytes: u64) -> Option<bool
     let about =
         format!("{} with {kilobytes} kB in {}: {} {}", case.name, place.display(), done.code, done.err);
     if done.code == 0 {
-        assert_eq!(digest(lab, 1), case.digest, "{about}");
+        assert_eq!(digest(lab, case, 1), case.digest, "{about}");
     } else {
         let text = done.err.to_lowercase();
         let told = text.contains("no space left on device");
@@ -71,7 +71,7 @@ fn run_full(lab: &Lab, case: &Case, place: &Path, kilobytes: u64) -> Option<bool
     assert_eq!(leftovers(lab), Vec::<String>::new(), "{about}");
     let next = build(2);
     assert!(next.code == 0, "{} after {about}", next.err);
-    assert_eq!(digest(lab, 2), case.digest, "{about}");
+    assert_eq!(digest(lab, case, 2), case.digest, "{about}");
     assert_eq!(unreachable_snapshots(lab), Vec::<String>::new(), "{about}");
     Some(done.code != 0)
 }

@@ -17,6 +17,8 @@ pub enum Verb {
     Build,
     /// A build whose steps are all in the store.
     Again,
+    /// A build whose steps are all in the store, as files only.
+    Pack,
     Prune,
     Repair,
 }
@@ -65,15 +67,27 @@ impl Scene {
         sum(&archive)
     }
 
+    fn digest(&self, case: usize, number: usize) -> String {
+        digest(&self.lab, &self.cases[case], number)
+    }
+
     fn build(&self, case: usize, number: usize) -> Command {
         let case = &self.cases[case];
         let _ = fs::remove_file(self.lab.out(&format!("metadata-{number}")));
         command(&self.lab, case, &self.lab.store(), number)
     }
 
+    /// The build without an image.
+    fn leave(&self, case: usize) -> Command {
+        let mut build = self.lab.rbuild();
+        build.env("SOURCE_DATE_EPOCH", "1700000000").args(["build", "-q", "-o", "type=cacheonly"]);
+        build.args(self.lab.bases()).arg(&self.cases[case].context);
+        build
+    }
+
     pub fn verb(&self, fault: &Fault) -> Command {
         let words: &[&str] = match fault.verb {
-            Verb::Build | Verb::Again => return self.build(fault.case, 1),
+            Verb::Build | Verb::Again | Verb::Pack => return self.build(fault.case, 1),
             Verb::Prune => &["prune", "-a"],
             Verb::Repair => &["fsck", "--repair"],
         };
@@ -83,12 +97,17 @@ impl Scene {
     }
 
     pub fn prepare(&self, fault: &Fault) {
-        if fault.verb == Verb::Build {
+        if matches!(fault.verb, Verb::Build | Verb::Pack) {
             self.lab.run(["rmi", "stages:1", "export:1"]);
             let pruned = self.lab.run(["prune", "-a"]);
             assert!(pruned.code == 0, "{fault:?}: {}", pruned.err);
-        } else {
-            let built = run(self.build(fault.case, 1));
+        }
+        if fault.verb != Verb::Build {
+            let built = run(if fault.verb == Verb::Pack {
+                self.leave(fault.case)
+            } else {
+                self.build(fault.case, 1)
+            });
             assert!(built.code == 0, "{fault:?}: {}", built.err);
         }
     }
@@ -115,8 +134,8 @@ impl Scene {
             || format!("{fault:?}\n{}\nexit code {}: {}{}", hits.join("\n"), done.code, done.out, done.err);
         assert!(hits.is_empty() || done.code != 124, "hangs: {}", about());
         if done.code == 0 {
-            if matches!(fault.verb, Verb::Build | Verb::Again) {
-                assert_eq!(digest(&self.lab, 1), self.cases[fault.case].digest, "{}", about());
+            if matches!(fault.verb, Verb::Build | Verb::Again | Verb::Pack) {
+                assert_eq!(self.digest(fault.case, 1), self.cases[fault.case].digest, "{}", about());
                 self.output(fault.case, 1, &about());
             }
         } else if let Some(wrong) = badly_told(fault, &done, &hits) {
@@ -130,7 +149,7 @@ impl Scene {
         }
         let next = run(self.build(fault.case, 2));
         assert!(next.code == 0, "the next build failed: {} after {}", next.err, about());
-        assert_eq!(digest(&self.lab, 2), self.cases[fault.case].digest, "{}", about());
+        assert_eq!(self.digest(fault.case, 2), self.cases[fault.case].digest, "{}", about());
         self.output(fault.case, 2, &about());
         assert_eq!(leftovers(&self.lab), Vec::<String>::new(), "{}", about());
         assert_eq!(unreachable_snapshots(&self.lab), Vec::<String>::new(), "{}", about());

@@ -1,5 +1,7 @@
 //! What checks find and repair.
 
+use crate::layer::{FrozenContent, digest_layer};
+
 use super::*;
 
 #[test]
@@ -70,6 +72,39 @@ fn layers_left_in_their_registry_are_no_damage_and_what_is_known_of_them_stays()
     bench.age_all(DAY * 100)?;
     bench.prune(&all())?;
     assert_eq!(bench.problems()?, Vec::<String>::new());
+    Ok(())
+}
+
+#[test]
+fn damaged_files_of_a_layer_without_a_blob_are_found_and_repaired() -> Result {
+    let bench = Bench::new()?;
+    let store = bench.store()?;
+    let dir = store.temp_dir()?;
+    std::fs::create_dir(dir.path().join("fs"))?;
+    let file = std::path::Path::new("fs/file");
+    std::fs::write(dir.path().join(file), "content")?;
+    let kind = EntryKind::File { size: 7, digest: None };
+    let entry = Entry { path: b"file".to_vec(), kind, meta: Default::default(), offset: 0 };
+    let options =
+        WriteOptions { compression: Default::default(), level: None, threads: 1, clamp_mtime: None };
+    let content = FrozenContent::open(&dir.path().join("fs"))?;
+    let (diff_id, _) = digest_layer(&store, vec![entry], &content, &options)?;
+    let id = store.freeze_snapshot(dir)?;
+    store.put_chain_snapshot(&ChainId::of(&[diff_id]), &id)?;
+    let inputs = KeyInputs { definition: "x".into(), parent: ChainId::scratch(), inputs: Vec::new() };
+    Records::new(store.clone()).put(&Record { diff_id, inputs, step: "RUN x".into(), created: 1 })?;
+    assert_eq!(bench.problems()?, Vec::<String>::new());
+    std::fs::write(store.snapshot_dir(&id).join("file"), "CONTENT")?;
+    drop(store);
+    let problems = bench.problems()?;
+    assert_eq!(problems.len(), 2, "{problems:#?}");
+    assert!(problems[0].contains("damaged: they give") && problems[1].contains("whose files are damaged"));
+    let fast = CheckOptions { fast: true, ..CheckOptions::default() };
+    assert!(check(&bench.store()?, &fast, &Cancel::new()?)?.is_clean());
+    let repair = CheckOptions { repair: true, ..CheckOptions::default() };
+    assert!(check(&bench.store()?, &repair, &Cancel::new()?)?.is_clean());
+    assert_eq!(bench.problems()?, Vec::<String>::new());
+    assert_eq!((bench.count(Room::Chains)?, bench.count(Room::Records)?), (0, 0));
     Ok(())
 }
 
