@@ -351,3 +351,24 @@ fn owners_that_cannot_be_on_disk_are_in_a_blob() {
     let image = lab.build_image(&context, &["--target", "make"]);
     assert_eq!((steps_cached(&image.build.err), image.owner("/big")), (1, "644 2000000000:7".into()));
 }
+
+#[test]
+fn names_are_looked_up_in_a_layer_that_is_not_packed() {
+    if !ready("names_are_looked_up_in_a_layer_that_is_not_packed") {
+        return;
+    }
+    for who in users() {
+        let lab = Lab::as_user(who);
+        let big: String = (0..300_000).map(|n| format!("{}\n", n * 7919 % 1_000_003)).collect();
+        let text = "FROM scratch AS make\nCOPY files /\nCOPY --chown=somebody:some Dockerfile /d\n\
+                    FROM busybox\nCOPY --from=make /d /d\n";
+        let context = lab.context(&[
+            ("Dockerfile", text),
+            ("files/etc/passwd", "somebody:x:12:13::/:/bin/sh\n"),
+            ("files/etc/group", "some:x:14:\n"),
+            ("files/big", &big),
+        ]);
+        let image = lab.build_image(&context, &[]);
+        assert_eq!((image.owner("/d").as_str(), bare(&lab)), ("644 12:14", 1), "{who:?}");
+    }
+}

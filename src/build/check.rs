@@ -12,8 +12,9 @@ use crate::lint::{self, LintInput, Outline, Report};
 use crate::plan::{BaseConfigs, Plan, PlanInput};
 
 use super::bases::Bases;
-use super::engine::{Engine, Opened, plan_with_bases};
+use super::engine::Engine;
 use super::failure::{Failure, FailureKind};
+use super::prepare::{Opened, plan_with_bases};
 use super::request::BuildRequest;
 
 /// A file that was checked.

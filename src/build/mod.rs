@@ -14,6 +14,7 @@ mod indexes;
 mod load;
 mod outputs;
 mod place;
+mod prepare;
 mod referrers;
 mod reproduce;
 mod request;

@@ -90,7 +90,8 @@ impl Layout {
             }
             Document::Manifest(manifest) => {
                 for blob in manifest.layers.iter().chain([&manifest.config]) {
-                    if !store.has_blob(&blob.digest) {
+                    // What could not be marked as used may be there; opening says what is the matter.
+                    if !store.has_blob(&blob.digest) && store.open_blob(&blob.digest)?.is_none() {
                         return Err(ExportError::MissingBlob { digest: blob.digest });
                     }
                     self.blobs.insert(blob.digest, blob.size);

@@ -4,10 +4,16 @@
 //! directories that a `RUN` mounts ([`Chain::lowers`]), made only when something asks for them.
 //! Promises that a frozen snapshot never changes. Must never interpret Dockerfile words.
 
+mod cell;
 mod chain;
+mod error;
 mod plain;
+mod snapshots;
 mod tree;
 
-pub use chain::{Chain, Fetch, Finished, LayerCell, Make, SnapshotError, Snapshots};
+pub use cell::{Fetch, Finished, LayerCell, Make};
+pub use chain::Chain;
+pub use error::SnapshotError;
 pub use plain::PlainRoot;
+pub use snapshots::Snapshots;
 pub use tree::{Node, NodeKind, ResolveError, Tree, path_order};

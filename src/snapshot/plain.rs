@@ -12,7 +12,9 @@ use crate::fs::{Root, TreeEntry, copy_layer, copy_metadata};
 use crate::layer::LayerError;
 use crate::store::{SnapshotId, TempDir};
 
-use super::chain::{Chain, SnapshotError, Snapshots};
+use super::chain::Chain;
+use super::error::SnapshotError;
+use super::snapshots::Snapshots;
 
 /// What the sandbox mounts on; in an overlay these lie in a layer of their own.
 const POINTS: [(&[u8], bool); 7] = [

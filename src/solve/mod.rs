@@ -6,7 +6,9 @@
 //! written only after everything it names is in the store. Must never know flags or terminals.
 
 mod background;
+mod error;
 mod executor;
+mod record;
 mod step;
 
 use std::collections::BTreeMap;
@@ -26,8 +28,8 @@ use crate::steps::remote::Remotes;
 use crate::steps::run::RunSettings;
 
 pub use background::{Background, Slots};
+pub use error::StepError;
 pub use executor::{Executor, LocalExecutor};
-pub use step::StepError;
 
 /// Everything a solve works with.
 pub struct Solver {

@@ -2,107 +2,27 @@
 
 use std::sync::Arc;
 
-use crate::cache::{Input, KeyInputs, Record};
+use crate::cache::Input;
 use crate::context::ignore::PatternSet;
 use crate::context::{ContextError, FileInfo, FileSource, StatCache, file_digests};
-use crate::digest::{ChainId, DiffId, Digest, Hasher};
+use crate::digest::{Digest, Hasher};
 use crate::event::{Event, VertexId};
-use crate::layer::{
-    self, ContentSource, Entry, FrozenContent, LayerIndex, NoContent, WriteOptions, content_size,
-};
+use crate::layer::{self, NoContent};
 use crate::plan::{CopyOrigin, CopyStep, RunMountKind, RunStep, Step, StepKind, WorkdirStep};
-use crate::remote::RemoteError;
-use crate::snapshot::{Chain, Finished, LayerCell, Make, SnapshotError, Snapshots};
+use crate::snapshot::{Chain, LayerCell};
 use crate::steps::accounts;
-use crate::steps::add::AddError;
 use crate::steps::copy::{self, CopyError, Inline, Selected};
-use crate::steps::identity::{Accounts, IdentityError};
+use crate::steps::identity::Accounts;
 use crate::steps::mount::{MountInput, plain_destination};
 use crate::steps::place::Destination;
-use crate::steps::remote::{Found, RemoteFilesError};
-use crate::steps::run::{Report, RunError};
+use crate::steps::remote::Found;
+use crate::steps::run::Report;
 use crate::steps::tree_source::TreeSource;
-use crate::steps::workdir::{self, WorkdirError};
-use crate::store::StoreError;
+use crate::steps::workdir;
 
+use super::error::StepError;
+use super::record::Unwritten;
 use super::{Run, StepState};
-
-/// Why a step failed.
-#[derive(Debug, thiserror::Error)]
-pub enum StepError {
-    /// `RUN`.
-    #[error(transparent)]
-    Run(#[from] RunError),
-    /// `COPY`, `ADD`.
-    #[error(transparent)]
-    Copy(#[from] CopyError),
-    /// A remote source of `ADD`.
-    #[error(transparent)]
-    Remote(RemoteError),
-    /// An archive of `ADD`.
-    #[error(transparent)]
-    Add(#[from] AddError),
-    /// `WORKDIR`.
-    #[error(transparent)]
-    Workdir(#[from] WorkdirError),
-    /// An unknown user or group.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// Layers.
-    #[error(transparent)]
-    Snapshot(#[from] SnapshotError),
-    /// A base image.
-    #[error("{0}")]
-    Base(String),
-    /// The system allows no more threads.
-    #[error("cannot start a thread: {0}")]
-    Thread(std::io::Error),
-    /// Stopped.
-    #[error("canceled")]
-    Canceled,
-}
-
-impl StepError {
-    /// Whether it only says that something else stopped the step.
-    pub fn is_canceled(&self) -> bool {
-        matches!(self, StepError::Canceled | StepError::Run(RunError::Canceled))
-    }
-
-    /// Whether the file system is full.
-    pub fn is_no_space(&self) -> bool {
-        match self {
-            StepError::Snapshot(error) | StepError::Run(RunError::Snapshot(error)) => error.is_no_space(),
-            _ => false,
-        }
-    }
-}
-
-impl From<RemoteError> for StepError {
-    fn from(error: RemoteError) -> Self {
-        if error.is_cancelled() { StepError::Canceled } else { StepError::Remote(error) }
-    }
-}
-
-impl From<RemoteFilesError> for StepError {
-    fn from(error: RemoteFilesError) -> Self {
-        match error {
-            RemoteFilesError::Remote(error) => error.into(),
-            RemoteFilesError::Copy(error) => error.into(),
-        }
-    }
-}
-
-impl From<StoreError> for StepError {
-    fn from(error: StoreError) -> Self {
-        StepError::Snapshot(error.into())
-    }
-}
-
-impl From<layer::LayerError> for StepError {
-    fn from(error: layer::LayerError) -> Self {
-        StepError::Snapshot(error.into())
-    }
-}
 
 /// What `--exclude` takes out.
 fn excluded(copy: &CopyStep) -> Result<Option<PatternSet>, StepError> {
@@ -138,17 +58,6 @@ fn changed(mount: &MountInput) -> bool {
         false => selected.source.stat(&selected.place).ok().flatten().map(|file| vec![file]),
     };
     now.as_ref() != Some(&selection.files)
-}
-
-/// A step's key, where the layers below it are known already.
-struct Key {
-    definition: serde_json::Value,
-    inputs: Vec<Input>,
-    parent: Option<ChainId>,
-    /// The layers it depends on.
-    base: Chain,
-    /// Whether the result is recorded under it.
-    keep: bool,
 }
 
 impl Run<'_> {
@@ -397,204 +306,6 @@ impl Run<'_> {
             }
         }
     }
-
-    /// The key's parts. The parent's identity is part of it only if it is known without waiting:
-    /// a step on a layer that was just made cannot have a record in all but contrived cases, and
-    /// waiting would keep it from running while that layer is compressed.
-    fn key(&self, step: &Step, base: &Chain, inputs: Vec<Input>) -> Result<Key, StepError> {
-        let parent = base.known_id().transpose()?;
-        let definition = match self.solver.write.clamp_mtime {
-            None => step.definition(),
-            Some(latest) if self.solver.same_times => {
-                serde_json::json!({"step": step.definition(), "times": latest})
-            }
-            Some(latest) => serde_json::json!({"step": step.definition(), "clamp": latest}),
-        };
-        Ok(Key { definition, inputs, parent, base: base.clone(), keep: true })
-    }
-
-    fn look_up(&self, step: &Step, parent: &Chain, key: &Key) -> Result<Option<StepState>, StepError> {
-        let Some(parent_id) = key.parent else { return Ok(None) };
-        if (self.solver.no_cache)(step) {
-            return Ok(None);
-        }
-        let inputs =
-            KeyInputs { definition: key.definition.clone(), parent: parent_id, inputs: key.inputs.clone() };
-        let Some(record) = self.solver.records.get(&inputs.key())? else { return Ok(None) };
-        let Some(cell) = self.known_layer(&record.diff_id, Some(parent_id))? else { return Ok(None) };
-        let chain = self.found(step, parent, cell);
-        Ok(Some(StepState { chain, cached: true, created: record.created }))
-    }
-
-    /// The chain with a layer that the store has on top. Where an image needs it, it is packed.
-    fn found(&self, step: &Step, parent: &Chain, cell: Arc<LayerCell>) -> Chain {
-        let chain = parent.push(cell);
-        if self.is_exported(step) && chain.is_bare() {
-            let (snapshots, chain) = (self.solver.snapshots.clone(), chain.clone());
-            let (options, cancel) = (self.solver.write.clone(), self.solver.cancel.clone());
-            // Whoever makes the image asks again, and is told what failed.
-            self.background.queue(move || {
-                drop(snapshots.blob(&chain, chain.cells().len() - 1, &options, &cancel));
-            });
-        }
-        chain
-    }
-
-    /// A layer of the store by its diff ID, if all of it is there: as a blob, or as the files of a layer
-    /// on top of `parent`.
-    fn known_layer(
-        &self,
-        diff_id: &DiffId,
-        parent: Option<ChainId>,
-    ) -> Result<Option<Arc<LayerCell>>, StepError> {
-        let store = self.solver.snapshots.store();
-        let Some(layer) = layer::load_layer(store, diff_id)? else { return Ok(None) };
-        let wanted = self.solver.write.compression;
-        let mut blobs: Vec<_> = layer.blobs.iter().collect();
-        // Whoever makes the image compresses it as it was asked to.
-        blobs.sort_by_key(|blob| blob.compression != wanted);
-        if let Some(blob) = blobs.into_iter().find(|blob| store.has_blob(&blob.digest)) {
-            return Ok(Some(LayerCell::known(*diff_id, blob.clone())));
-        }
-        let Some(parent) = parent.filter(|_| layer.blobs.is_empty()) else { return Ok(None) };
-        let Some(snapshot) = store.chain_snapshot(&parent.push(*diff_id))? else { return Ok(None) };
-        // Without its list of files a directory says too little.
-        let index = layer::load_index(store, diff_id)?;
-        Ok(index.map(|index| LayerCell::unpacked(*diff_id, snapshot, index)))
-    }
-
-    /// Whether the step's layer becomes part of an image.
-    fn is_exported(&self, step: &Step) -> bool {
-        self.exported.get(step.id.0).copied().unwrap_or(true)
-    }
-
-    /// Writes a layer made of a list of entries, or takes the one with the very same bytes.
-    fn write_entries(
-        &self,
-        step: &Step,
-        parent: &Chain,
-        mut entries: Vec<Entry>,
-        content: impl ContentSource + Send + 'static,
-        key: Key,
-    ) -> Result<StepState, StepError> {
-        // The recipe has to say what the layer will say.
-        if let Some(latest) = self.solver.write.clamp_mtime {
-            entries.iter_mut().for_each(|entry| entry.meta.mtime = entry.meta.mtime.min(latest));
-        }
-        let recipe = copy::recipe(&entries);
-        if let Some(recipe) = recipe.filter(|_| !(self.solver.no_cache)(step))
-            && let Some(diff) = self.solver.records.memo(&recipe)?
-            && let Some(cell) = self.known_layer(&DiffId(diff), key.parent)?
-        {
-            self.background.queue(self.record(step, cell.clone(), key, None));
-            let chain = self.found(step, parent, cell);
-            return Ok(StepState { chain, cached: false, created: self.solver.now });
-        }
-        let index = Arc::new(LayerIndex { entries: entries.clone() });
-        let content = Arc::new(content);
-        let (files, source) = (index.clone(), content.clone());
-        let make: Make =
-            Box::new(move |dir, ids| layer::write_files_checked(&files.entries, &*source, dir, ids));
-        let cell = LayerCell::described(index, Some(make));
-        self.write(step, parent, Unwritten { cell, entries, content, recipe }, key)
-    }
-
-    /// Queues the writing of a layer and gives the state that builds on it. What no image needs is not
-    /// packed: its files stay in their directory.
-    fn write(
-        &self,
-        step: &Step,
-        parent: &Chain,
-        layer: Unwritten<impl ContentSource + Send + 'static>,
-        key: Key,
-    ) -> Result<StepState, StepError> {
-        let cell = layer.cell.clone();
-        let record = self.record(step, cell.clone(), key, layer.recipe);
-        let (snapshots, options) = (self.solver.snapshots.clone(), self.solver.write.clone());
-        let below = parent.clone();
-        let packed = self.is_exported(step) || content_size(&layer.entries) < WORTH_LEAVING;
-        self.background.queue(move || {
-            let written = match packed {
-                true => layer::write_layer(snapshots.store(), layer.entries, &layer.content, &options)
-                    .map(Finished::of)
-                    .map_err(SnapshotError::from),
-                false => leave(&snapshots, &below, &layer, &options),
-            };
-            layer.cell.finish(written);
-            record();
-        });
-        Ok(StepState { chain: parent.push(cell), cached: false, created: self.solver.now })
-    }
-
-    /// Writes the record once the layer and all below it are in the store. Layers below were queued
-    /// earlier, so waiting for them ends.
-    fn record(
-        &self,
-        step: &Step,
-        cell: Arc<LayerCell>,
-        key: Key,
-        recipe: Option<Digest>,
-    ) -> impl FnOnce() + Send + 'static {
-        let records = self.solver.records.clone();
-        let store = self.solver.snapshots.store().clone();
-        let (name, created) = (step.name.clone(), self.solver.now);
-        move || {
-            // A layer that could not be written fails the build where its chain is asked for.
-            let (Ok(parent_id), Ok(finished)) = (key.base.id(), cell.finished()) else { return };
-            let inputs = KeyInputs { definition: key.definition, parent: parent_id, inputs: key.inputs };
-            let record = Record { diff_id: finished.diff_id, inputs, step: name, created };
-            // What a record leads to comes first.
-            if let Some(id) = cell.snapshot()
-                && store.put_chain_snapshot(&parent_id.push(finished.diff_id), &id).is_err()
-                && finished.blob.is_none()
-            {
-                return;
-            }
-            if key.keep {
-                let _ = records.put(&record);
-            }
-            if let Some(recipe) = recipe {
-                let _ = records.put_memo(&recipe, &finished.diff_id.0);
-            }
-        }
-    }
-}
-
-/// Bytes of content from which on a layer that no image needs is left unpacked. Less is compressed
-/// faster than files are made.
-const WORTH_LEAVING: u64 = 1 << 20;
-
-/// A layer that is known by its entries.
-struct Unwritten<C> {
-    cell: Arc<LayerCell>,
-    entries: Vec<Entry>,
-    content: C,
-    /// What its bytes follow from.
-    recipe: Option<Digest>,
-}
-
-/// Digests a layer whose files are in a directory, where those of a copy are put first.
-fn leave<C: ContentSource>(
-    snapshots: &Snapshots,
-    below: &Chain,
-    layer: &Unwritten<C>,
-    options: &WriteOptions,
-) -> Result<(Finished, Arc<LayerIndex>), SnapshotError> {
-    let (store, entries) = (snapshots.store(), layer.entries.clone());
-    let (diff_id, index) = match layer.cell.is_described() {
-        false => layer::digest_layer(store, entries, &layer.content, options)?,
-        true => {
-            let dir = match snapshots.materialize(below, &layer.cell) {
-                Err(error) if error.is_of_a_file() => {
-                    // A blob can have what this user or file system cannot: owners that are not mapped.
-                    return Ok(Finished::of(layer::write_layer(store, entries, &layer.content, options)?));
-                }
-                made => made?,
-            };
-            layer::digest_layer(store, entries, &FrozenContent::open(&dir)?, options)?
-        }
-    };
-    Ok((Finished { diff_id, blob: None }, index))
 }
 
 fn inline_files(copy: &CopyStep) -> Vec<Inline> {

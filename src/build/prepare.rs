@@ -1,0 +1,328 @@
+//! A request made ready: contexts opened, bases looked up, plans made.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::cancel::Cancel;
+use crate::context::{self, ContextKind, FileSource, FileStatCache, MainContext};
+use crate::digest::Digest;
+use crate::dockerfile::{self, Dockerfile, InstructionKind};
+use crate::event::Events;
+use crate::image::Platform;
+use crate::plan::{self, Plan, PlanInput, Planned};
+use crate::remote;
+use crate::steps::mount::{Secret, SshSource};
+use crate::steps::network::BuildNetwork;
+use crate::steps::remote::{RemoteOptions, Remotes};
+use crate::store::{StoreError, TempDir};
+
+use super::bases::{self, Bases, BuildBases, NamedContext};
+use super::check;
+use super::contexts::Fetcher;
+use super::engine::Engine;
+use super::failure::{Failure, FailureKind};
+use super::request::BuildRequest;
+
+/// A request with its contexts open and its plans made.
+pub(super) struct Prepared {
+    pub contexts: BTreeMap<String, Arc<dyn FileSource>>,
+    /// For the stat cache.
+    pub context_root: PathBuf,
+    /// One for each platform.
+    pub plans: Vec<(Platform, Plan)>,
+    pub bases: BuildBases,
+    pub remotes: Arc<Remotes>,
+    pub warnings: Vec<String>,
+    /// The time that everything gets which this build makes.
+    pub epoch: Option<i64>,
+    /// By id.
+    pub deciding_secrets: BTreeMap<String, Digest>,
+    /// One for all platforms.
+    pub network: Arc<BuildNetwork>,
+    pub _scratch: Vec<TempDir>,
+}
+
+/// A request as far as it is read: no image has been looked for.
+pub(super) struct Opened {
+    pub(super) main: MainContext,
+    pub(super) dockerfile: Dockerfile,
+    pub(super) named: BTreeMap<String, NamedContext>,
+    pub(super) build_args: Vec<(String, String)>,
+    pub(super) epoch: Option<i64>,
+    pub(super) remotes: Arc<Remotes>,
+    /// Where archives and what was fetched lie.
+    pub(super) scratch: Vec<TempDir>,
+}
+
+impl Opened {
+    /// What the plan for the first platform is made from.
+    pub(super) fn first_input(&self, request: &BuildRequest) -> Result<PlanInput, Failure> {
+        let platforms = platforms(&request.platforms)?;
+        let platform = platforms.first().cloned().unwrap_or_else(Platform::host);
+        Ok(plan_input(request, &self.build_args, &self.named, &platform, false))
+    }
+}
+
+impl Engine {
+    pub(super) fn prepare(
+        &self,
+        request: &BuildRequest,
+        stdin: &mut (dyn Read + Send),
+        events: &Events,
+        cancel: &Cancel,
+    ) -> Result<Prepared, Failure> {
+        let opened = self.open_request(request, stdin, events, cancel)?;
+        let Opened { main, dockerfile, named, build_args, epoch, remotes, scratch } = opened;
+        let bases = self.bases(request, &named, events, cancel);
+        let platforms = platforms(&request.platforms)?;
+        let (mut plans, mut warnings) = (Vec::new(), check::Warnings::default());
+        for platform in &platforms {
+            let mut input = plan_input(request, &build_args, &named, platform, platforms.len() > 1);
+            if request.source_date_epoch.is_some() || !sets_epoch(&dockerfile) {
+                pass_epoch(epoch, &mut input.build_args);
+            }
+            let mut configs = plan::BaseConfigs::new();
+            let plan = plan_with_bases(&dockerfile, &input, &bases, &mut configs, cancel)?;
+            warnings.of_plan(&main, &dockerfile, &input, &configs, &plan, events)?;
+            plans.push((platform.clone(), plan));
+        }
+        let warnings = warnings.finish()?;
+        let context_root = main.context.root().to_owned();
+        let contexts = contexts(main.context, &named, &request.cwd)?;
+        let bases = BuildBases::new(bases);
+        let epoch = plans.iter().find_map(|(_, plan)| plan.source_date_epoch).or(epoch);
+        Ok(Prepared {
+            contexts,
+            context_root,
+            plans,
+            bases,
+            remotes,
+            warnings,
+            epoch,
+            deciding_secrets: self.deciding_secrets(&request.secrets)?,
+            network: self.network(),
+            _scratch: scratch,
+        })
+    }
+
+    /// Digests of the secrets that were given with `invalidate=true`.
+    fn deciding_secrets(
+        &self,
+        secrets: &BTreeMap<String, Secret>,
+    ) -> Result<BTreeMap<String, Digest>, StoreError> {
+        let deciding: Vec<_> = secrets.iter().filter(|(_, secret)| secret.invalidates).collect();
+        if deciding.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let key = self.store.secret_key()?;
+        Ok(deciding.into_iter().map(|(id, secret)| (id.clone(), secret.keyed_digest(id, &key))).collect())
+    }
+
+    /// Reads the context, the Dockerfile and what named contexts are; what lies elsewhere is fetched.
+    pub(super) fn open_request(
+        &self,
+        request: &BuildRequest,
+        stdin: &mut (dyn Read + Send),
+        events: &Events,
+        cancel: &Cancel,
+    ) -> Result<Opened, Failure> {
+        let mut fetch = Fetcher::new(&self.store, self.remotes(request), events, cancel);
+        let (main, context_time) = fetch.main(request, stdin)?;
+        let dockerfile = parse(&main)?;
+        let epoch = match request.source_date_epoch {
+            None if request.reproducible => Some(context_time.unwrap_or_else(|| self.context_time(&main))),
+            given => given,
+        };
+        let mut named = BTreeMap::new();
+        for (name, value) in &request.build_contexts {
+            named.insert(name.to_lowercase(), fetch.named(value, &request.cwd)?);
+        }
+        let build_args = with_context_time(&request.build_args, context_time)?;
+        let (remotes, scratch) = fetch.finish();
+        Ok(Opened { main, dockerfile, named, build_args, epoch, remotes, scratch })
+    }
+
+    /// Where the images of a request come from.
+    pub(super) fn bases(
+        &self,
+        request: &BuildRequest,
+        named: &BTreeMap<String, NamedContext>,
+        events: &Events,
+        cancel: &Cancel,
+    ) -> Bases {
+        let images = named
+            .iter()
+            .filter_map(|(name, context)| match context {
+                NamedContext::Image(location) => Some((name.clone(), location.clone())),
+                NamedContext::Files(_) | NamedContext::Fetched(_) | NamedContext::Scratch => None,
+            })
+            .collect();
+        let mut access = self.options.registries.clone();
+        access.insecure.extend(request.insecure_registries.iter().cloned());
+        Bases::new(&self.store, events, cancel, request.pull, access, images, &request.cwd)
+    }
+
+    pub(super) fn keep_stats(&self, stats: &FileStatCache) -> std::io::Result<()> {
+        if !stats.learnt_something() {
+            return Ok(());
+        }
+        let scratch = self.store.temp_dir().map_err(std::io::Error::other)?;
+        stats.save(scratch.path())
+    }
+
+    fn remotes(&self, request: &BuildRequest) -> Remotes {
+        let ssh_agent = match request.ssh.get("default") {
+            Some(SshSource::Agent(socket)) => Some(socket.clone()),
+            _ => None,
+        };
+        let options = RemoteOptions { ssh_agent, ..self.options.remotes.clone() };
+        Remotes::new(self.store.clone(), options, request.secrets.clone())
+    }
+
+    /// When the context was committed; 0 where nobody says, since times of files differ from checkout to
+    /// checkout.
+    fn context_time(&self, main: &MainContext) -> i64 {
+        let search_path = self.options.remotes.search_path.as_deref();
+        match main.kind {
+            ContextKind::Directory => remote::head_time(main.context.root(), search_path).unwrap_or(0),
+            ContextKind::Archive | ContextKind::DockerfileOnly => 0,
+        }
+    }
+}
+
+fn parse(main: &MainContext) -> Result<Dockerfile, Failure> {
+    let parsed = dockerfile::parse(&main.dockerfile_name, &main.dockerfile).map_err(plan::PlanError::from)?;
+    let Some(syntax) = &parsed.directives.syntax else { return Ok(parsed) };
+    let image = syntax.text.split_whitespace().next().unwrap_or_default();
+    let name = image.split(['@', ':']).next().unwrap_or_default();
+    let known =
+        ["docker/dockerfile", "docker.io/docker/dockerfile", "docker/dockerfile-upstream", "dockerfile.v0"];
+    if known.contains(&name) {
+        return Ok(parsed);
+    }
+    let message =
+        format!("the frontend {image:?} is not supported: rbuild understands Dockerfiles by itself");
+    Err(Failure::new(FailureKind::Unsupported, message)
+        .help("remove the syntax directive if the file is an ordinary Dockerfile")
+        .at(&parsed.source, syntax.span))
+}
+
+/// Platforms asked for, each once; this machine's where none is.
+fn platforms(texts: &[String]) -> Result<Vec<Platform>, Failure> {
+    let mut all: Vec<Platform> = Vec::new();
+    for text in texts {
+        let platform = match text.as_str() {
+            "local" => Platform::host(),
+            text => {
+                Platform::parse(text).map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))?
+            }
+        };
+        if !all.contains(&platform) {
+            all.push(platform);
+        }
+    }
+    if all.is_empty() {
+        all.push(Platform::host());
+    }
+    Ok(all)
+}
+
+pub(super) fn epoch_of(request: &BuildRequest, plan: &Plan) -> Option<i64> {
+    plan.source_date_epoch.or(request.source_date_epoch)
+}
+
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
+/// As buildx does, the epoch becomes a build argument, which RUN sees where the stage declares it.
+/// One that is given stays.
+fn pass_epoch(epoch: Option<i64>, build_args: &mut Vec<(String, String)>) {
+    let given = build_args.iter().any(|(name, _)| name == EPOCH);
+    if let Some(epoch) = epoch.filter(|_| !given) {
+        build_args.push((EPOCH.to_owned(), epoch.to_string()));
+    }
+}
+
+/// Whether the Dockerfile itself has an epoch for all stages.
+fn sets_epoch(dockerfile: &Dockerfile) -> bool {
+    dockerfile.global_args.iter().any(|instruction| match &instruction.kind {
+        InstructionKind::Arg(all) => all.iter().any(|one| one.name.text == EPOCH && one.default.is_some()),
+        _ => false,
+    })
+}
+
+/// `SOURCE_DATE_EPOCH=context` is the time of the context's commit, or that its server tells.
+fn with_context_time(
+    build_args: &[(String, String)],
+    time: Option<i64>,
+) -> Result<Vec<(String, String)>, Failure> {
+    let mut all = build_args.to_vec();
+    for (name, value) in &mut all {
+        if name == "SOURCE_DATE_EPOCH" && value == "context" {
+            let time = time.ok_or_else(|| {
+                let message = "SOURCE_DATE_EPOCH=context: the build context has no time of its own";
+                Failure::new(FailureKind::Usage, message).help("a git repository or a download has one")
+            })?;
+            *value = time.to_string();
+        }
+    }
+    Ok(all)
+}
+
+fn plan_input(
+    request: &BuildRequest,
+    build_args: &[(String, String)],
+    named: &BTreeMap<String, NamedContext>,
+    platform: &Platform,
+    several: bool,
+) -> PlanInput {
+    PlanInput {
+        target: request.target.clone(),
+        build_args: build_args.to_vec(),
+        labels: request.labels.clone(),
+        contexts: bases::plan_kinds(named),
+        platform: platform.clone(),
+        several_platforms: several,
+        build_platform: Platform::host(),
+        network: request.network,
+        allow: request.allow.clone(),
+    }
+}
+
+/// Asks for a plan until every config it needs is known.
+pub(super) fn plan_with_bases(
+    dockerfile: &Dockerfile,
+    input: &PlanInput,
+    bases: &Bases,
+    configs: &mut plan::BaseConfigs,
+    cancel: &Cancel,
+) -> Result<Plan, Failure> {
+    loop {
+        if cancel.is_cancelled() {
+            return Err(Failure::new(FailureKind::Interrupted, "canceled"));
+        }
+        match plan::plan(dockerfile, input, configs)? {
+            Planned::Ready(plan) => return Ok(*plan),
+            Planned::NeedsImages(requests) => bases.resolve_all(&requests, configs)?,
+        }
+    }
+}
+
+fn contexts(
+    main: context::LocalContext,
+    named: &BTreeMap<String, NamedContext>,
+    cwd: &Path,
+) -> Result<BTreeMap<String, Arc<dyn FileSource>>, Failure> {
+    let mut contexts: BTreeMap<String, Arc<dyn FileSource>> = BTreeMap::new();
+    contexts.insert(String::new(), Arc::new(main));
+    for (name, context) in named {
+        let opened = match context {
+            NamedContext::Files(path) => context::open_named(&path.to_string_lossy(), cwd)?,
+            NamedContext::Fetched(path) => context::open_fetched(path)?,
+            NamedContext::Image(_) | NamedContext::Scratch => continue,
+        };
+        contexts.insert(name.clone(), Arc::new(opened));
+    }
+    Ok(contexts)
+}

@@ -1,0 +1,89 @@
+//! Why steps fail.
+
+use crate::layer;
+use crate::remote::RemoteError;
+use crate::snapshot::SnapshotError;
+use crate::steps::add::AddError;
+use crate::steps::copy::CopyError;
+use crate::steps::identity::IdentityError;
+use crate::steps::remote::RemoteFilesError;
+use crate::steps::run::RunError;
+use crate::steps::workdir::WorkdirError;
+use crate::store::StoreError;
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// `RUN`.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// `COPY`, `ADD`.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// A remote source of `ADD`.
+    #[error(transparent)]
+    Remote(RemoteError),
+    /// An archive of `ADD`.
+    #[error(transparent)]
+    Add(#[from] AddError),
+    /// `WORKDIR`.
+    #[error(transparent)]
+    Workdir(#[from] WorkdirError),
+    /// An unknown user or group.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Layers.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A base image.
+    #[error("{0}")]
+    Base(String),
+    /// The system allows no more threads.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+    /// Stopped.
+    #[error("canceled")]
+    Canceled,
+}
+
+impl StepError {
+    /// Whether it only says that something else stopped the step.
+    pub fn is_canceled(&self) -> bool {
+        matches!(self, StepError::Canceled | StepError::Run(RunError::Canceled))
+    }
+
+    /// Whether the file system is full.
+    pub fn is_no_space(&self) -> bool {
+        match self {
+            StepError::Snapshot(error) | StepError::Run(RunError::Snapshot(error)) => error.is_no_space(),
+            _ => false,
+        }
+    }
+}
+
+impl From<RemoteError> for StepError {
+    fn from(error: RemoteError) -> Self {
+        if error.is_cancelled() { StepError::Canceled } else { StepError::Remote(error) }
+    }
+}
+
+impl From<RemoteFilesError> for StepError {
+    fn from(error: RemoteFilesError) -> Self {
+        match error {
+            RemoteFilesError::Remote(error) => error.into(),
+            RemoteFilesError::Copy(error) => error.into(),
+        }
+    }
+}
+
+impl From<StoreError> for StepError {
+    fn from(error: StoreError) -> Self {
+        StepError::Snapshot(error.into())
+    }
+}
+
+impl From<layer::LayerError> for StepError {
+    fn from(error: layer::LayerError) -> Self {
+        StepError::Snapshot(error.into())
+    }
+}
