@@ -28,7 +28,7 @@ fn ready(test: &str) -> bool {
 }
 
 fn context(lab: &Lab) -> PathBuf {
-    let big: String = (0..200_000).map(|n| format!("{}\n", n * 7919 % 1_000_003)).collect();
+    let big: String = (0..200_000u64).map(|n| format!("{}\n", n * 7919 % 1_000_003)).collect();
     lab.context(&[("Dockerfile", DOCKERFILE), ("big", &big)])
 }
 
@@ -359,7 +359,7 @@ fn names_are_looked_up_in_a_layer_that_is_not_packed() {
     }
     for who in users() {
         let lab = Lab::as_user(who);
-        let big: String = (0..300_000).map(|n| format!("{}\n", n * 7919 % 1_000_003)).collect();
+        let big: String = (0..300_000u64).map(|n| format!("{}\n", n * 7919 % 1_000_003)).collect();
         let text = "FROM scratch AS make\nCOPY files /\nCOPY --chown=somebody:some Dockerfile /d\n\
                     FROM busybox\nCOPY --from=make /d /d\n";
         let context = lab.context(&[

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::cache::{Input, KeyInputs, Record};
 use crate::digest::{ChainId, DiffId, Digest};
-use crate::layer::{self, ContentSource, Entry, FrozenContent, LayerIndex, WriteOptions, content_size};
+use crate::layer::{self, ContentSource, Entry, LayerIndex, WriteOptions, content_size};
 use crate::plan::Step;
 use crate::snapshot::{Chain, Finished, LayerCell, Make, SnapshotError, Snapshots};
 use crate::steps::copy;
@@ -204,26 +204,38 @@ pub(super) struct Unwritten<C> {
     pub recipe: Option<Digest>,
 }
 
-/// Digests a layer whose files are in a directory, where those of a copy are put first.
+/// Digests a layer whose files are in a directory; those of a copy are put there meanwhile.
 fn leave<C: ContentSource>(
     snapshots: &Snapshots,
     below: &Chain,
     layer: &Unwritten<C>,
     options: &WriteOptions,
 ) -> Result<(Finished, Arc<LayerIndex>), SnapshotError> {
-    let (store, entries) = (snapshots.store(), layer.entries.clone());
-    let (diff_id, index) = match layer.cell.is_described() {
-        false => layer::digest_layer(store, entries, &layer.content, options)?,
-        true => {
-            let dir = match snapshots.materialize(below, &layer.cell) {
-                Err(error) if error.is_of_a_file() => {
-                    // A blob can have what this user or file system cannot: owners that are not mapped.
-                    return Ok(Finished::of(layer::write_layer(store, entries, &layer.content, options)?));
-                }
-                made => made?,
-            };
-            layer::digest_layer(store, entries, &FrozenContent::open(&dir)?, options)?
+    let store = snapshots.store();
+    let digest = || layer::digest_layer(store, layer.entries.clone(), &layer.content, options);
+    if !layer.cell.is_described() {
+        let (diff_id, index) = digest()?;
+        return Ok((Finished { diff_id, blob: None }, index));
+    }
+    let (made, digested) = std::thread::scope(|scope| {
+        let spawn = std::thread::Builder::new().name("files".into());
+        let digesting = spawn.spawn_scoped(scope, digest);
+        let made = snapshots.materialize(below, &layer.cell);
+        let digested = digesting.map(|thread| thread.join());
+        (made, digested)
+    });
+    match made {
+        // A blob can have what this user or file system cannot: owners that are not mapped.
+        Err(error) if error.is_of_a_file() => {
+            let entries = layer.entries.clone();
+            return Ok(Finished::of(layer::write_layer(store, entries, &layer.content, options)?));
         }
+        made => made?,
+    };
+    let (diff_id, index) = match digested {
+        Ok(Ok(digested)) => digested?,
+        // No thread could be had.
+        _ => digest()?,
     };
     Ok((Finished { diff_id, blob: None }, index))
 }
