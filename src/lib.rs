@@ -32,4 +32,5 @@ pub mod snapshot;
 pub mod solve;
 pub mod steps;
 pub mod store;
+mod threads;
 pub mod verify;

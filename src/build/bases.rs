@@ -111,12 +111,7 @@ impl Bases {
         requests: &[ImageRequest],
         configs: &mut crate::plan::BaseConfigs,
     ) -> Result<(), Failure> {
-        let results: Vec<Result<Arc<Resolved>, Failure>> = std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                requests.iter().map(|request| scope.spawn(move || self.resolve(request))).collect();
-            let lost = || Err(Failure::new(FailureKind::Base, "a thread died while looking up an image"));
-            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| lost())).collect()
-        });
+        let results = crate::threads::each(requests, requests.len(), |request| self.resolve(request));
         for (request, result) in requests.iter().zip(results) {
             let found = result?;
             let key = (request.name.clone(), request.platform.to_string());
@@ -361,13 +356,7 @@ impl Bases {
                 }
             }
         };
-        std::thread::scope(|scope| {
-            for _ in 1..missing.len().min(PARALLEL) {
-                // Where there can be no more threads, this one does it all.
-                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
-            }
-            work();
-        });
+        crate::threads::crew(missing.len().min(PARALLEL), work);
         failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 

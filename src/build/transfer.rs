@@ -413,11 +413,7 @@ impl Transfer<'_> {
                 }
             }
         };
-        std::thread::scope(|scope| {
-            for _ in 0..blobs.len().min(PARALLEL) {
-                scope.spawn(run);
-            }
-        });
+        crate::threads::crew(blobs.len().min(PARALLEL), run);
         failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 

@@ -93,6 +93,7 @@ pub fn file_digests(
 ) -> Result<Vec<Option<Digest>>, ContextError> {
     let known = |info| stat_cache.and_then(|cache| cache.get(&StatKey::of(info)?));
     let mut digests: Vec<Option<Digest>> = files.iter().map(known).collect();
+    crate::threads::prepare();
     digests.par_iter_mut().zip(files).try_for_each(|(digest, info)| -> Result<(), ContextError> {
         let Some(key) = StatKey::of(info).filter(|_| digest.is_none()) else { return Ok(()) };
         let (read, unchanged) = digest_file(source, &key)?;

@@ -152,6 +152,7 @@ fn read_all<'a>(
                 all.push(read(directory)?);
             }
         } else {
+            crate::threads::prepare();
             let more: Result<Vec<_>, _> = depth.par_iter().with_min_len(2).map(read).collect();
             all.extend(more?);
         }

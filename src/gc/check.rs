@@ -164,6 +164,7 @@ impl Check<'_> {
         let promised = self.promised()?;
         let items = self.take(Room::Blobs);
         let (fast, cancel) = (self.options.fast, self.cancel);
+        crate::threads::prepare();
         let results: Vec<(Item, io::Result<Result<u64, String>>)> = items
             .into_par_iter()
             .filter(|_| !cancel.is_cancelled())

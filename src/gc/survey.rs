@@ -59,6 +59,7 @@ impl Survey {
             }
         }
         if measure {
+            crate::threads::prepare();
             survey.things.par_iter_mut().for_each(|thing| thing.size = thing.item.measure());
         }
         for at in 0..survey.things.len() {

@@ -253,11 +253,7 @@ impl Uploads<'_> {
                 }
             }
         };
-        std::thread::scope(|scope| {
-            for _ in 0..blobs.len().min(self.options.parallel.max(1)) {
-                scope.spawn(run);
-            }
-        });
+        crate::threads::crew(blobs.len().min(self.options.parallel.max(1)), run);
         match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Err(error),
             None => Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner)),

@@ -266,14 +266,15 @@ impl Keeper {
         let pidfd = self.pidfd.as_fd();
         // The PID namespace for children is a thread's own: this thread ends with its only child made.
         std::thread::scope(|scope| {
-            let spawned = scope.spawn(move || {
+            let thread = std::thread::Builder::new().name("connect".into());
+            let spawned = thread.spawn_scoped(scope, move || {
                 let path = format!("/proc/{}/ns/pid", self.pid);
                 let namespace = File::open(path)?;
                 move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
                 // Still the same keeper, not another process with its number.
                 rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::CONT)?;
                 command.spawn()
-            });
+            })?;
             spawned.join().unwrap_or_else(|_| Err(io::Error::other("the thread that starts it ended")))
         })
     }

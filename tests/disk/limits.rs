@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::cases::{Case, Small, cases, command, digest, fsck, leftovers, unreachable_snapshots};
-use crate::support::{Lab, bases_or_skip, is_root, skip};
+use crate::support::{Lab, Who, bases_or_skip, has, is_root, skip, user_of};
 use crate::{ROWS, run, wanted_faults};
 
 #[test]
@@ -37,6 +37,41 @@ fn few_open_files_are_a_message_and_no_harm() {
     assert_eq!(digest(&lab, &case, 2), case.digest);
     println!("{failed} of 8 builds had too few open files");
     assert!(failed > 0, "no limit was low enough");
+}
+
+#[test]
+fn few_threads_are_a_message_or_a_slower_build() {
+    let test = "few_threads_are_a_message_or_a_slower_build";
+    if !bases_or_skip(test) {
+        return;
+    }
+    // Nobody limits root.
+    let Some((name, _)) = user_of(Who::Rootless).filter(|_| has("prlimit")) else {
+        return skip(test, "there is no ordinary user with subordinate IDs, or no prlimit");
+    };
+    let lab = Lab::as_user(Who::Rootless);
+    let files: Vec<(String, String)> = (0..40).map(|n| (format!("src/d{n}/f"), n.to_string())).collect();
+    let mut files: Vec<(&str, &str)> = files.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+    let text = "FROM busybox AS a\nCOPY src /src\nFROM busybox AS b\nCOPY src/d1 /b\nFROM scratch\n\
+                COPY --from=a /src /a\nCOPY --from=b /b /b\n";
+    files.push(("Dockerfile", text));
+    let context = lab.context(&files);
+    let mut worked = 0;
+    for limit in [1, 2, 3, 4, 6, 8, 12, 400] {
+        let mut build = Command::new("setpriv");
+        build.args(["--reuid", name, "--regid", name, "--init-groups", "--inh-caps=-all"]);
+        build.args(["prlimit", &format!("--nproc={limit}")]);
+        build.arg(lab.path().join("rbuild")).args(["build", "--no-cache"]).args(lab.bases()).arg(&context);
+        build.env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin").env("RBUILD_ROOT", lab.store());
+        build.env("HOME", lab.path().join("home")).current_dir(lab.path());
+        let done = run(build);
+        worked += usize::from(done.code == 0);
+        let told = done.err.contains("Resource temporarily unavailable") && !done.err.contains("panicked");
+        assert!(done.code == 0 || told, "{limit} threads: {} {}", done.code, done.err);
+        let checked = fsck(&lab);
+        assert!(checked.code == 0, "{}{} after {limit} threads", checked.out, checked.err);
+    }
+    assert!(worked > 0, "no limit was high enough");
 }
 
 /// A build on a disk of so many kilobytes: the store's, or that of the output.
