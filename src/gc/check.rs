@@ -260,15 +260,26 @@ impl Check<'_> {
             return Ok(None);
         }
         let dir = self.store.snapshot_dir(&snapshot);
-        match check_files(self.store, &layer, &index, &dir, self.cancel) {
+        let check = || check_files(self.store, &layer, &index, &dir, self.cancel);
+        // A disk may fail once; what fails again is damaged.
+        let checked = match check() {
+            Err(LayerError::Damaged { .. }) => check(),
+            checked => checked,
+        };
+        match checked {
             Ok(size) => self.report.bytes_read += size,
             Err(LayerError::Canceled) => {}
             Err(LayerError::Damaged { why, .. }) => {
                 self.chains.remove(&chain);
-                self.wrong(
-                    note,
-                    format!("the files of layer {layer} in {} are damaged: {why}", dir.display()),
-                );
+                let what = format!("the files of layer {layer} in {} are damaged: {why}", dir.display());
+                self.wrong(note, what);
+                // Nobody finds them any more.
+                if let Some(snapshot) = dir.parent().filter(|_| self.options.repair) {
+                    self.wrong(
+                        snapshot.to_owned(),
+                        format!("the unpacked layer {} is left over", snapshot.display()),
+                    );
+                }
                 return Ok(Some(format!("leads to layer {layer}, whose files are damaged")));
             }
             Err(error) => {

@@ -40,7 +40,7 @@ impl Store {
         let temporary = self.temp_path();
         fs::write(&temporary, content).map_err(StoreError::io("write", &path))?;
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
+            make_dir(parent)?;
         }
         let linked = fs::hard_link(&temporary, &path).is_ok();
         // Not every file system knows hard links.
@@ -137,7 +137,7 @@ impl Store {
         match fs::rename(from, to) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let parent = to.parent().unwrap_or(to);
-                fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
+                make_dir(parent)?;
                 fs::rename(from, to).map_err(StoreError::io("write", to))
             }
             other => other.map_err(StoreError::io("write", to)),
@@ -192,6 +192,17 @@ pub(super) fn decode_name(encoded: &str) -> Option<String> {
         out.push(u8::from_str_radix(text, 16).ok()?);
     }
     String::from_utf8(out).ok()
+}
+
+/// Makes a directory unless something of that name is there; if that is none, whatever comes next says so.
+pub(super) fn make_dir(path: &Path) -> Result<(), StoreError> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(path).map_err(StoreError::io("create", path))
+        }
+        made => made.map_err(StoreError::io("create", path)),
+    }
 }
 
 #[cfg(test)]

@@ -67,7 +67,7 @@ impl Store {
         let temporary = self.temp_path();
         fs::write(&temporary, id.as_str()).map_err(StoreError::io("write", &path))?;
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
+            super::files::make_dir(parent)?;
         }
         let linked = fs::hard_link(&temporary, &path).is_ok();
         // What is there may lead nowhere, and not every file system knows hard links.
