@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,7 @@ use crate::registry::{Content as _, Registry, RegistryAccess, RegistryContent, R
 use crate::snapshot::{Chain, Fetch, LayerCell};
 use crate::store::Store;
 
+use super::download::Download;
 use super::failure::{Failure, FailureKind};
 use super::request::PullPolicy;
 
@@ -33,7 +34,7 @@ enum Origin {
     Registry(Registry, String, String),
 }
 
-struct Resolved {
+pub(super) struct Resolved {
     image: ResolvedImage,
     origin: Origin,
 }
@@ -41,7 +42,7 @@ struct Resolved {
 /// Resolves and fetches bases of one build.
 pub(super) struct Bases {
     store: Store,
-    events: Events,
+    pub(super) events: Events,
     cancel: Cancel,
     policy: PullPolicy,
     access: RegistryAccess,
@@ -50,7 +51,7 @@ pub(super) struct Bases {
     cwd: PathBuf,
     resolved: Mutex<BTreeMap<(String, String), Arc<Resolved>>>,
     registries: Mutex<BTreeMap<String, Registry>>,
-    downloads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    pub(super) downloads: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
 
 /// The bases of a build: when it ends, no download of theirs goes on.
@@ -327,7 +328,7 @@ impl Bases {
     /// All layers are fetched together when one is asked for: who needs one usually needs all.
     fn fetch_later(self: &Arc<Self>, name: &str, found: &Arc<Resolved>) -> Arc<dyn Fetch> {
         let (bases, found, name) = (self.clone(), found.clone(), name.to_owned());
-        Arc::new(Download { bases, found, name, phase: Mutex::default(), changed: Condvar::new() })
+        Arc::new(Download::new(bases, found, name))
     }
 
     /// Waits for downloads that nobody waited for.
@@ -339,7 +340,7 @@ impl Bases {
     }
 
     /// Missing blobs, a few at a time.
-    fn fetch(&self, found: &Resolved, vertex: VertexId) -> Result<(), String> {
+    pub(super) fn fetch(&self, found: &Resolved, vertex: VertexId) -> Result<(), String> {
         let missing: Vec<&Descriptor> = {
             let mut seen = std::collections::BTreeSet::new();
             let wanted = found.image.layers.iter().filter(|layer| !self.store.has_blob(&layer.digest));
@@ -377,77 +378,6 @@ impl Bases {
                 .fetch(&self.store, blob, &report, &self.cancel)
                 .map_err(|error| error.to_string()),
         }
-    }
-}
-
-/// The layers of one image.
-struct Download {
-    bases: Arc<Bases>,
-    found: Arc<Resolved>,
-    name: String,
-    phase: Mutex<Phase>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-enum Phase {
-    #[default]
-    Waiting,
-    Running,
-    Ended(Result<(), String>),
-}
-
-impl Download {
-    fn phase(&self) -> MutexGuard<'_, Phase> {
-        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn run(&self) {
-        let events = &self.bases.events;
-        let vertex = events.add(VertexKind::Transfer, format!("pull {}", self.name));
-        events.send(Event::Started { vertex });
-        let begun = std::time::Instant::now();
-        let result = self.bases.fetch(&self.found, vertex);
-        let outcome = match &result {
-            Ok(()) => Outcome::Done,
-            Err(message) => Outcome::Failed(message.clone()),
-        };
-        events.send(Event::Finished { vertex, outcome, elapsed: begun.elapsed() });
-        *self.phase() = Phase::Ended(result);
-        self.changed.notify_all();
-    }
-}
-
-impl Fetch for Download {
-    fn begin(self: Arc<Self>) {
-        let mut phase = self.phase();
-        if !matches!(*phase, Phase::Waiting) {
-            return;
-        }
-        *phase = Phase::Running;
-        drop(phase);
-        let this = self.clone();
-        match std::thread::Builder::new().name("pull".into()).spawn(move || this.run()) {
-            Ok(thread) => {
-                self.bases.downloads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
-            }
-            Err(_) => self.run(),
-        }
-    }
-
-    fn wait(self: Arc<Self>) -> Result<(), String> {
-        self.clone().begin();
-        let mut phase = self.phase();
-        loop {
-            match &*phase {
-                Phase::Ended(result) => return result.clone(),
-                _ => phase = self.changed.wait(phase).unwrap_or_else(PoisonError::into_inner),
-            }
-        }
-    }
-
-    fn has_ended(&self) -> bool {
-        matches!(*self.phase(), Phase::Ended(_))
     }
 }
 

@@ -8,6 +8,7 @@ mod bases;
 mod check;
 mod containers;
 mod contexts;
+mod download;
 mod engine;
 mod failure;
 mod indexes;

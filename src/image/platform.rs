@@ -20,6 +20,24 @@ pub struct Platform {
 pub struct InvalidPlatform(pub String);
 
 impl Platform {
+    /// The arguments that every `FROM` sees without declaration: those of the platform that is built for
+    /// and of the one that builds, and the target stage's name.
+    pub fn arguments(target: &Self, build: &Self, stage: &str) -> [(&'static str, String); 11] {
+        [
+            ("BUILDPLATFORM", build.to_string()),
+            ("BUILDOS", build.os.clone()),
+            ("BUILDOSVERSION", String::new()),
+            ("BUILDARCH", build.architecture.clone()),
+            ("BUILDVARIANT", build.variant.clone()),
+            ("TARGETPLATFORM", target.to_string()),
+            ("TARGETOS", target.os.clone()),
+            ("TARGETOSVERSION", String::new()),
+            ("TARGETARCH", target.architecture.clone()),
+            ("TARGETVARIANT", target.variant.clone()),
+            ("TARGETSTAGE", stage.to_owned()),
+        ]
+    }
+
     /// Normalises the three parts: aliases such as `x86_64`, `aarch64` or `armhf` become GOARCH
     /// names, and variants that mean the default are dropped (`arm64/v8`, `amd64/v1`) or, for `arm`,
     /// written out (`v7`).

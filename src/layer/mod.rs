@@ -22,6 +22,7 @@ mod stream;
 mod tar_read;
 mod tar_write;
 mod unpack;
+mod unpack_entry;
 mod write;
 
 pub use diff::{NoParent, Owners, ParentKind, ParentNode, ParentView, UpperContent, diff_upper};

@@ -177,19 +177,7 @@ pub(super) fn same(a: &str, b: &str) -> bool {
 fn platform_arguments(input: &LintInput<'_>) -> Scope {
     let (target, build) = (input.platform, input.build_platform);
     let mut globals = Scope::default();
-    for (name, value) in [
-        ("BUILDPLATFORM", build.to_string()),
-        ("BUILDOS", build.os.clone()),
-        ("BUILDOSVERSION", String::new()),
-        ("BUILDARCH", build.architecture.clone()),
-        ("BUILDVARIANT", build.variant.clone()),
-        ("TARGETPLATFORM", target.to_string()),
-        ("TARGETOS", target.os.clone()),
-        ("TARGETOSVERSION", String::new()),
-        ("TARGETARCH", target.architecture.clone()),
-        ("TARGETVARIANT", target.variant.clone()),
-        ("TARGETSTAGE", input.target.unwrap_or("default").to_owned()),
-    ] {
+    for (name, value) in Platform::arguments(target, build, input.target.unwrap_or("default")) {
         globals.set(name, input.build_arg(name).unwrap_or(&value));
     }
     globals

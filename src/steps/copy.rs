@@ -1,20 +1,19 @@
 //! `COPY` and the local half of `ADD`: what is selected, its digest, and the layer it makes.
 
-use std::fs::File;
-use std::io::{self, Read, Write as _};
+use std::io::Write as _;
 use std::sync::Arc;
 
 use crate::context::glob::has_wildcard;
 use crate::context::ignore::{PatternError, PatternSet};
 use crate::context::{
-    ContextError, FileInfo, FileKind, FileSource, FileStatCache, FileState, Missing, Opened, paths,
+    ContextError, FileInfo, FileKind, FileSource, FileStatCache, FileState, Missing, paths,
 };
 use crate::digest::{Digest, Hasher};
 use crate::fs::paths::join;
-use crate::layer::{ContentSource, Entry, EntryKind, FrozenFile, KnownContent, Metadata};
+use crate::layer::{Entry, EntryKind, Metadata};
 use crate::snapshot::Tree;
-use crate::store::TempDir;
 
+use super::copy_content::{Bytes, CopyContent};
 use super::place::{Destination, Origin, PlaceError, Placer, Selection, effective_mode, effective_owner};
 
 /// A source with everything it selected.
@@ -324,87 +323,6 @@ pub struct CopyLayer {
     pub content: CopyContent,
 }
 
-/// Content of a copy's entries.
-pub struct CopyContent {
-    origins: Vec<Bytes>,
-    /// Where some of them lie.
-    _scratch: Option<Arc<TempDir>>,
-}
-
-impl CopyContent {
-    /// The same, which keeps a temporary directory that it reads from.
-    pub fn holding(self, scratch: Arc<TempDir>) -> Self {
-        CopyContent { _scratch: Some(scratch), ..self }
-    }
-}
-
-enum Bytes {
-    None,
-    Source(Arc<dyn FileSource>, Vec<u8>, Option<FileState>),
-    Inline(Arc<[u8]>),
-    Local(std::path::PathBuf),
-}
-
-impl ContentSource for CopyContent {
-    fn open(&self, position: usize, entry: &Entry) -> io::Result<Box<dyn Read + Send>> {
-        match self.origins.get(position) {
-            Some(Bytes::Source(source, path, _)) => {
-                Ok(Box::new(source.open(path).map_err(io::Error::other)?))
-            }
-            Some(Bytes::Inline(bytes)) => Ok(Box::new(io::Cursor::new(bytes.clone()))),
-            Some(Bytes::Local(path)) => Ok(Box::new(std::fs::File::open(path)?)),
-            _ => Err(io::Error::other(format!("no content for {}", String::from_utf8_lossy(&entry.path)))),
-        }
-    }
-
-    fn open_known(&self, position: usize, _: &Entry) -> io::Result<Option<Box<dyn KnownContent>>> {
-        match self.origins.get(position) {
-            Some(Bytes::Source(source, path, Some(state))) => {
-                let opened = source.open_in_state(path, state).map_err(io::Error::other)?;
-                Ok(opened.map(|file| Box::new(Settled { file, state: *state }) as Box<dyn KnownContent>))
-            }
-            Some(Bytes::Source(source, path, None)) => {
-                let opened = source.open_frozen(path).map_err(io::Error::other)?;
-                Ok(opened.map(|file| Box::new(FrozenFile::of(file)) as Box<dyn KnownContent>))
-            }
-            _ => Ok(None),
-        }
-    }
-
-    fn open_file(&self, position: usize, _: &Entry) -> io::Result<Option<std::fs::File>> {
-        match self.origins.get(position) {
-            Some(Bytes::Source(source, path, _)) => match source.open(path).map_err(io::Error::other)? {
-                Opened::File(file) => Ok(Some(file)),
-                Opened::Stream(_) => Ok(None),
-            },
-            Some(Bytes::Local(path)) => Ok(Some(std::fs::File::open(path)?)),
-            _ => Ok(None),
-        }
-    }
-}
-
-/// A file that was in a known state when it was opened.
-struct Settled {
-    file: File,
-    state: FileState,
-}
-
-impl Read for Settled {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.file.read(buffer)
-    }
-}
-
-impl KnownContent for Settled {
-    fn is_unchanged(&self) -> io::Result<bool> {
-        self.state.is_that_of(&self.file)
-    }
-
-    fn file(&self) -> &File {
-        &self.file
-    }
-}
-
 /// An archive that `ADD` unpacks: its entries, relative to the destination, and where it was
 /// unpacked to.
 pub struct Unpacked {
@@ -445,7 +363,7 @@ pub fn layer(
         });
         entries.push(entry);
     }
-    Ok(CopyLayer { entries, content: CopyContent { origins, _scratch: None } })
+    Ok(CopyLayer { entries, content: CopyContent::new(origins) })
 }
 
 fn from_selection(flat: &[(&Selected, usize)], selection: usize, at: usize, entry: &mut Entry) -> Bytes {

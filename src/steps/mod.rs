@@ -6,6 +6,7 @@
 
 pub mod add;
 pub mod copy;
+mod copy_content;
 pub mod device;
 pub mod identity;
 pub mod mount;

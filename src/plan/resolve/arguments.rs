@@ -1,6 +1,7 @@
 //! Build arguments and global variables.
 
 use crate::dockerfile::{Expander, InstructionKind, Word, suggest};
+use crate::image::Platform;
 
 use super::super::error::{PlanError, PlanWarning};
 use super::super::scope::{is_control, is_proxy};
@@ -17,19 +18,7 @@ impl<'a> Builder<'a> {
         // The name of the last stage where no other is asked for, as the reference's code has it.
         let last = self.dockerfile.stages.last().and_then(|stage| stage.name());
         let stage = self.input.target.as_deref().or(last).unwrap_or("default");
-        for (name, value) in [
-            ("BUILDPLATFORM", build.to_string()),
-            ("BUILDOS", build.os.clone()),
-            ("BUILDOSVERSION", String::new()),
-            ("BUILDARCH", build.architecture.clone()),
-            ("BUILDVARIANT", build.variant.clone()),
-            ("TARGETPLATFORM", target.to_string()),
-            ("TARGETOS", target.os.clone()),
-            ("TARGETOSVERSION", String::new()),
-            ("TARGETARCH", target.architecture.clone()),
-            ("TARGETVARIANT", target.variant.clone()),
-            ("TARGETSTAGE", stage.to_owned()),
-        ] {
+        for (name, value) in Platform::arguments(target, build, stage) {
             let value = self.build_arg(name).map_or(value, str::to_owned);
             self.globals.set(name, &value);
         }
