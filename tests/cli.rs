@@ -613,3 +613,19 @@ fn apt_works_inside_a_debian_base() {
         assert_eq!(lab.run(["run", "deb:1", "cat", "/said"]).out, "Hello, world!\n");
     }
 }
+
+#[test]
+fn a_build_in_which_everything_is_cached_gives_the_image_it_gave_though_nothing_below_has_a_time() {
+    let lab = Lab::new();
+    let text = "FROM scratch\nENV a=b\nLABEL c=d\nCOPY Dockerfile /d\nENV e=f\n";
+    let context = lab.context(&[("Dockerfile", text)]);
+    let build = || {
+        let done = lab.run(["build", "-q", &context.display().to_string()]);
+        assert_eq!(done.code, 0, "{}", done.err);
+        done.out
+    };
+    let first = build();
+    // Times have whole seconds.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert_eq!(build(), first);
+}

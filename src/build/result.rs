@@ -7,7 +7,7 @@ use crate::digest::DiffId;
 use crate::image::manifest::canonical;
 use crate::image::{self, Assembled, Descriptor, Family, History, Image, Index, LayerRef, Platform};
 use crate::layer::{self, BlobInfo, WriteOptions};
-use crate::plan::Plan;
+use crate::plan::{Plan, StepId};
 use crate::snapshot::Chain;
 use crate::solve::Solved;
 
@@ -124,14 +124,17 @@ impl Engine {
         let mut config = stage.config.clone();
         let own = stage.history.iter().filter(|line| line.step.is_some()).count();
         let base_layers = chain.cells().len().saturating_sub(own);
-        let started = image::build::rfc3339(now, 0);
+        // What has no layer before it is as old as the first that follows, and not as this build: with
+        // every step cached it is the image that it was.
+        let executed = |id: StepId| solved.states.get(id.0).map(|state| state.created);
+        let first = stage.history.iter().find_map(|line| line.step.and_then(executed));
+        let started = image::build::rfc3339(epoch.or(first).unwrap_or(now), 0);
         image::build::normalize_history(&mut config.history, base_layers, Some(&started));
         // An instruction without a layer is as old as the layer before it, as in the reference: a
         // build in which every step was cached gives the image it gave before.
         let mut created = config.history.iter().rev().find_map(|line| line.created.clone());
         for line in &stage.history {
-            let executed = line.step.and_then(|id| solved.states.get(id.0)).map(|state| state.created);
-            if let Some(seconds) = epoch.or(executed) {
+            if let Some(seconds) = epoch.or(line.step.and_then(executed)) {
                 created = Some(image::build::rfc3339(seconds, 0));
             }
             config.history.push(History {
