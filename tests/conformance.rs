@@ -212,6 +212,34 @@ fn unequal(what: &str, expected: &Value, found: &Value, lines: &mut Vec<String>)
     }
 }
 
+/// An expectation holds on every day and on every release of the bases' packages. Content that comes from a
+/// package betrays one that does not; accounts of the small base are `tests/setup`'s.
+#[test]
+fn expectations_contain_nothing_of_the_packages_in_the_bases() {
+    let test = "expectations_contain_nothing_of_the_packages_in_the_bases";
+    if base("busybox").is_none() || base("debian").is_none() {
+        return skip(test, "tests/setup has not made the base images");
+    }
+    let mut known = BTreeMap::new();
+    for name in ["busybox", "debian"] {
+        let base = flat::Base::read(&base(name).expect("a base")).expect("a readable base");
+        let own = |path: &str| name == "busybox" && path.starts_with("etc/");
+        known.extend(base.contents(64).into_iter().filter(|(_, path)| !own(path)));
+    }
+    assert!(known.len() > 1000, "only {} files in the bases", known.len());
+    let mut problems = Vec::new();
+    for case in cases() {
+        let text = fs::read_to_string(folder().join(&case).join("expect.json")).expect("expect.json");
+        let expected: Value = serde_json::from_str(&text).expect("JSON");
+        for (path, facts) in expected["tree"].as_object().into_iter().flatten() {
+            if let Some(origin) = facts["sha256"].as_str().and_then(|digest| known.get(digest)) {
+                problems.push(format!("{case}: {path} has the content of {origin} in a base"));
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
 fn run_all(names: &[String]) -> BTreeMap<String, Vec<String>> {
     let lab = Lab::new();
     let bases = tag_bases(&lab);

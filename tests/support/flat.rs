@@ -260,6 +260,16 @@ impl Base {
         tree.apply(&layout, 0)?;
         Ok(Base { diff_ids: layout.diff_ids(), history: layout.history().len(), tree })
     }
+
+    /// Digests of the contents of files that have so many bytes or more, each with one of its paths.
+    pub fn contents(&self, least: u64) -> BTreeMap<String, String> {
+        let listing = self.tree.listing();
+        let large =
+            listing.iter().filter(|(_, facts)| facts.get("size").and_then(Value::as_u64) >= Some(least));
+        large
+            .filter_map(|(path, facts)| Some((facts.get("sha256")?.as_str()?.to_owned(), (*path).to_owned())))
+            .collect()
+    }
 }
 
 /// What the image in `dir` adds to `base`, in the form of `expect.json`.
