@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::cancel::Cancel;
 use crate::event::{Event, Events, Outcome, Stream, VertexId, VertexKind};
-use crate::export::{self, Dest, ExportImage, RootTree};
+use crate::export::local::{LocalOptions, LocalReport};
+use crate::export::{self, Dest, ExportImage, Replaced, RootTree};
 use crate::image::{Family, Platform, Reference};
 use crate::layer::{Entry, EntryKind};
 use crate::snapshot::{Chain, NodeKind, Snapshots, Tree, path_order};
@@ -159,7 +161,7 @@ impl Output<'_> {
             OutputKind::Image => self.image()?,
             OutputKind::Local => {
                 for (one, below) in self.files()? {
-                    self.local(one, &path.join(below))?;
+                    self.local(one, &below)?;
                 }
             }
             OutputKind::Tar => {
@@ -267,20 +269,69 @@ impl Output<'_> {
         }
     }
 
-    fn local(&self, one: &Built, path: &std::path::Path) -> Result<(), Failure> {
+    fn local(&self, one: &Built, below: &str) -> Result<(), Failure> {
+        let mut shown = PathBuf::from(&self.spec.dest);
+        shown.extend(Some(below).filter(|below| !below.is_empty()));
+        let path = &self.request.cwd.join(&shown);
         let files = ImageFiles::new(&self.engine.snapshots, &one.chain)?;
         if let Some(parent) = path.parent().filter(|_| self.results.with_index) {
             std::fs::create_dir_all(parent).map_err(|error| {
                 Failure::new(FailureKind::Output, format!("cannot create {}: {error}", parent.display()))
             })?;
         }
-        let report = export::local::write(&files, path, self.request.source_date_epoch, self.cancel)?;
-        if !report.skipped_devices.is_empty() {
-            let count = report.skipped_devices.len();
-            self.events.warn(format!("{count} device files were left out of {}", self.spec.dest));
+        let before_replacing = |replaced: &Replaced| self.events.warn(replacement(&shown, replaced));
+        let options = LocalOptions {
+            mtime: self.request.source_date_epoch,
+            keep_special: self.spec.keep_special,
+            before_replacing: &before_replacing,
+        };
+        let report = export::local::write(&files, path, &options, self.cancel)?;
+        if let Some(notice) = left_out(&shown, &report, self.spec.keep_special) {
+            self.events.warn(notice);
         }
         Ok(())
     }
+}
+
+/// How many names a notice lists.
+const NAMED: usize = 5;
+
+fn replacement(path: &Path, replaced: &Replaced) -> String {
+    let mut parts = Vec::new();
+    for (what, paths) in [("replacing", &replaced.files), ("changing the mode of", &replaced.modes)] {
+        if paths.is_empty() {
+            continue;
+        }
+        let named: Vec<_> = paths.iter().take(NAMED).map(|path| String::from_utf8_lossy(path)).collect();
+        let more = match paths.len() - named.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        parts.push(format!("{what} {}{more}", named.join(", ")));
+    }
+    format!("{} has files that rbuild did not write there: {}", path.display(), parts.join("; "))
+}
+
+/// One notice of everything that the image has and the directory has not.
+fn left_out(path: &Path, report: &LocalReport, asked_for: bool) -> Option<String> {
+    let count = |count: usize, one: &str, several: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        count => Some(format!("{count} {several}")),
+    };
+    let devices = count(report.skipped_devices.len(), "device node", "device nodes");
+    let bits = count(
+        report.without_set_id.len(),
+        "set-user-ID or set-group-ID file",
+        "set-user-ID or set-group-ID files",
+    );
+    let bits = bits.map(|files| format!("the special mode bits of {files}"));
+    let parts: Vec<String> = devices.into_iter().chain(bits).collect();
+    if parts.is_empty() {
+        return None;
+    }
+    let advice = if asked_for { "only root can make them" } else { "keep-special=true keeps them" };
+    Some(format!("left out of {}: {} ({advice})", path.display(), parts.join(" and ")))
 }
 
 /// Files of several images, each below a directory of its own.

@@ -44,7 +44,10 @@ impl Place {
         let split = |rest: &str| {
             let rest = rest.strip_prefix("//").unwrap_or(rest);
             let (path, name) = split_path(rest, cwd);
-            (cwd.join(path), name)
+            if path.as_os_str().is_empty() {
+                return Err(usage(format!("{text:?} has no path")).help(format!("write {known}")));
+            }
+            Ok((cwd.join(path), name))
         };
         Ok(match transport {
             "docker" => {
@@ -54,15 +57,15 @@ impl Place {
             }
             "store" => Place::Store(reference(rest.strip_prefix("//").unwrap_or(rest))?),
             "oci" | "oci-layout" => {
-                let (path, name) = split(rest);
+                let (path, name) = split(rest)?;
                 Place::Layout(path, name)
             }
             "oci-archive" => {
-                let (path, name) = split(rest);
+                let (path, name) = split(rest)?;
                 Place::OciArchive(path, name)
             }
             "docker-archive" => {
-                let (path, name) = split(rest);
+                let (path, name) = split(rest)?;
                 Place::DockerArchive(path, name)
             }
             "docker-daemon" => Place::Engine(reference(rest.strip_prefix("//").unwrap_or(rest))?),

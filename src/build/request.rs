@@ -173,6 +173,8 @@ pub struct OutputSpec {
     pub oci_types: Option<bool>,
     /// `platform-split=`: a directory for each platform; `None` splits where there are several.
     pub split: Option<bool>,
+    /// `keep-special=`: files keep set-user-ID and set-group-ID bits, and device nodes are made.
+    pub keep_special: bool,
     /// `push=true`, `type=registry`, `--push`: to the registries of its names.
     pub push: bool,
     /// `push-by-digest=true`: under no tag.
@@ -192,6 +194,7 @@ impl OutputSpec {
             annotations: Vec::new(),
             oci_types: None,
             split: None,
+            keep_special: false,
             push: false,
             by_digest: false,
             rewrite_timestamp: None,

@@ -7,6 +7,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use super::check::{CallArgs, CheckArgs};
 use super::copy::{CopyArgs, IndexCommand, LoadArgs, ReferrersArgs};
+use super::empty::path;
 use super::registry::{LoginArgs, PullArgs, PushArgs};
 use super::store::{DuArgs, FsckArgs, PruneArgs};
 use super::verify::{DiffArgs, ReproduceArgs, ValidateArgs};
@@ -22,10 +23,10 @@ Exit codes: 0 done, 1 a step failed, 2 wrong usage, 3 mistake in the Dockerfile,
 #[command(name = "rbuild", version, after_help = AFTER, disable_help_subcommand = true)]
 pub(super) struct Cli {
     /// Where images, layers and the cache are kept [env: RBUILD_ROOT]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", value_parser = path())]
     pub root: Option<PathBuf>,
     /// Mirrors and ways to reach registries, instead of the usual registries.toml
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", value_parser = path())]
     pub registries: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Command,
@@ -172,10 +173,10 @@ pub(super) struct BuildArgs {
     #[arg(long = "annotation", value_name = "NAME=VALUE", help_heading = "Output")]
     pub annotations: Vec<String>,
     /// Write the image ID to a file
-    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    #[arg(long, value_name = "FILE", value_parser = path(), help_heading = "Output")]
     pub iidfile: Option<PathBuf>,
     /// Write facts about the result to a file, as JSON
-    #[arg(long = "metadata-file", value_name = "FILE", help_heading = "Output")]
+    #[arg(long = "metadata-file", value_name = "FILE", value_parser = path(), help_heading = "Output")]
     pub metadata_file: Option<PathBuf>,
     /// Print the image ID only
     #[arg(short = 'q', long, help_heading = "Output")]

@@ -117,11 +117,11 @@ pub(super) fn progress_mode(flag: Option<&str>, quiet: bool, env: &Environment) 
 /// Everything checked and every default applied.
 pub(super) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildRequest, Failure> {
     let input = &args.input;
+    if input.context.is_empty() {
+        return Err(usage("the build context is empty").help("write . for the current directory"));
+    }
     let cwd = std::env::current_dir()
         .map_err(|error| usage(format!("the current directory cannot be used: {error}")))?;
-    let each = |texts: &[String], flag: &str| -> Result<Vec<(String, String)>, Failure> {
-        texts.iter().map(|text| values::pair(text, flag).map_err(usage)).collect()
-    };
     Ok(BuildRequest {
         context: input.context.clone(),
         dockerfile: input.file.clone(),
@@ -134,7 +134,11 @@ pub(super) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildReques
             .iter()
             .map(|text| values::label(text).map_err(usage))
             .collect::<Result<_, _>>()?,
-        build_contexts: each(&input.build_contexts, "--build-context")?,
+        build_contexts: input
+            .build_contexts
+            .iter()
+            .map(|text| values::build_context(text).map_err(usage))
+            .collect::<Result<_, _>>()?,
         platforms: platforms(input, env),
         annotations: annotations(&args.annotations)?,
         multi_platform: multi_platform(&input.build_args)?,
@@ -173,7 +177,9 @@ fn build_args(texts: &[String], env: &Environment) -> Result<Vec<(String, String
     let mut out = Vec::new();
     for text in texts {
         match text.split_once('=') {
-            Some(("", _)) => return Err(usage(format!("--build-arg needs NAME=VALUE, got {text:?}"))),
+            _ if text.is_empty() || text.starts_with('=') => {
+                return Err(usage(format!("--build-arg needs NAME=VALUE, got {text:?}")));
+            }
             Some((name, value)) => out.push((name.to_owned(), value.to_owned())),
             None => out.extend(Environment::variable(text).map(|value| (text.clone(), value))),
         }

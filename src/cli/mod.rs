@@ -8,6 +8,7 @@ mod args;
 mod build;
 mod check;
 mod copy;
+mod empty;
 mod environment;
 mod images;
 mod isolation;
@@ -46,13 +47,14 @@ struct Session {
 /// The program.
 pub fn main() -> u8 {
     let env = Environment::read();
-    let cli = match Cli::try_parse_from(args::normalize(std::env::args_os())) {
+    let mut cli = match Cli::try_parse_from(args::normalize(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
             return if error.use_stderr() { 2 } else { 0 };
         }
     };
+    empty::drop_empty(&mut cli);
     if let Command::Completion { shell } = cli.command {
         args::print_completion(shell);
         return 0;

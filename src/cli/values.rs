@@ -49,9 +49,23 @@ pub(super) fn pair(text: &str, flag: &str) -> Result<(String, String), String> {
     }
 }
 
+/// `NAME=VALUE`; an empty path would mean the current directory, which nobody asked for.
+pub(super) fn build_context(text: &str) -> Result<(String, String), String> {
+    let (name, value) = pair(text, "--build-context")?;
+    let path = value.strip_prefix("oci-layout://").unwrap_or(&value);
+    if path.is_empty() || path.starts_with([':', '@']) {
+        return Err(format!("--build-context {text:?} names no directory, archive or image"));
+    }
+    Ok((name, value))
+}
+
 /// `NAME=VALUE`, or `NAME` for a label without a value.
 pub(super) fn label(text: &str) -> Result<(String, String), String> {
-    if text.contains('=') { pair(text, "--label") } else { Ok((text.to_owned(), String::new())) }
+    match text {
+        "" => Err("--label is empty: write NAME=VALUE".to_owned()),
+        text if text.contains('=') => pair(text, "--label"),
+        text => Ok((text.to_owned(), String::new())),
+    }
 }
 
 /// `HOST:IP` or `HOST=IP`; IPv6 with or without brackets.
@@ -154,7 +168,7 @@ pub(super) fn ulimit(text: &str) -> Result<(String, u64, u64), String> {
     Ok((name.to_owned(), soft, hard))
 }
 
-const OUTPUT_KEYS: [&str; 16] = [
+const OUTPUT_KEYS: [&str; 17] = [
     "type",
     "dest",
     "tar",
@@ -166,6 +180,7 @@ const OUTPUT_KEYS: [&str; 16] = [
     "oci-mediatypes",
     "rewrite-timestamp",
     "platform-split",
+    "keep-special",
     "annotation",
     "annotation-index",
     "annotation-manifest-descriptor",
@@ -187,6 +202,9 @@ pub(super) fn output(text: &str) -> Result<OutputSpec, String> {
         let (key, value) = part.split_once('=').ok_or_else(|| format!("invalid output option {part:?}"))?;
         match key.trim().to_lowercase().as_str() {
             "type" => kind = Some(value.to_owned()),
+            "dest" if value.is_empty() => {
+                return Err(format!("the dest of the output {text:?} is empty: write dest=PATH"));
+            }
             "dest" => dest = Some(value.to_owned()),
             "tar" => tar = boolean(value)?,
             "name" => spec.names.extend(value.split(',').map(str::to_owned)),
@@ -201,6 +219,7 @@ pub(super) fn output(text: &str) -> Result<OutputSpec, String> {
             "oci-mediatypes" => spec.oci_types = Some(boolean(value)?),
             "rewrite-timestamp" => spec.rewrite_timestamp = Some(boolean(value)?),
             "platform-split" => spec.split = Some(boolean(value)?),
+            "keep-special" => spec.keep_special = boolean(value)?,
             "push" => spec.push = boolean(value)?,
             "push-by-digest" => spec.by_digest = boolean(value)?,
             // Names are always normalised, and an image pushed by digest has no other.
@@ -261,6 +280,9 @@ pub(super) fn output(text: &str) -> Result<OutputSpec, String> {
     };
     if (spec.push || spec.by_digest) && spec.kind != OutputKind::Image {
         return Err("push goes with type=image or type=registry only".into());
+    }
+    if spec.keep_special && spec.kind != OutputKind::Local {
+        return Err("keep-special goes with type=local only: the other types keep everything".into());
     }
     if estargz && spec.oci_types == Some(false) {
         return Err(
@@ -419,6 +441,7 @@ mod tests {
         assert_eq!(kind("type=docker,dest=-"), Ok((OutputKind::Docker, "-".into())));
         assert_eq!(kind("type=docker"), Ok((OutputKind::Load, String::new())));
         assert_eq!(kind("type=image,name=a:1,push=false"), Ok((OutputKind::Image, String::new())));
+        assert!(output("type=local,dest=x,keep-special=true").is_ok_and(|spec| spec.keep_special));
         let zstd =
             output("type=oci,dest=x,compression=zstd,compression-level=9").map(|spec| spec.compression);
         let wanted = CompressionChoice {
@@ -434,8 +457,13 @@ mod tests {
             ("type=wat,dest=x", "wat"),
             ("dest=x", "type="),
             ("type=local", "dest"),
+            ("type=local,dest=", "is empty"),
+            ("type=oci,tar=false,dest=", "is empty"),
+            ("type=tar,dest=", "is empty"),
+            ("type=docker,dest=", "is empty"),
             ("type=oci,dest=x,push=true", "push"),
             ("type=image,unpack=true", "unpack"),
+            ("type=tar,dest=x,keep-special=true", "type=local"),
         ] {
             assert!(output(bad).is_err_and(|error| error.contains(word)), "{bad}");
         }
@@ -465,6 +493,14 @@ mod tests {
             one(AnnotationKind::Index, Some("linux/amd64"), "b"),
         ];
         assert_eq!(spec.map(|spec| spec.annotations), Ok(wanted));
+    }
+
+    #[test]
+    fn named_contexts_have_a_name_and_a_place() {
+        assert_eq!(build_context("a=."), Ok(("a".into(), ".".into())));
+        for bad in ["a", "=x", "a=", "a=oci-layout://", "a=oci-layout://:tag"] {
+            assert!(build_context(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

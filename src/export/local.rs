@@ -1,6 +1,8 @@
 //! The files of an image in a directory: `type=local`.
 //!
-//! Modes and times are kept, owners are not: everything belongs to whoever runs the build. Every
+//! Modes and times are kept, owners are not: everything belongs to whoever runs the build. That is why a
+//! program of the image must not keep its set-user-ID bit here: it would lend the builder's rights to
+//! everybody, as a device node would open the machine's device. Both stay only if they are asked for. Every
 //! directory at the destination is entered by its parent's descriptor without following links, so a
 //! link that lies there cannot lead the export elsewhere; where the image has a directory, such a
 //! link is replaced.
@@ -21,32 +23,54 @@ use crate::layer::{Entry, EntryKind, Metadata};
 
 use super::dest::Partial;
 use super::error::ExportError;
+use super::occupied::{self, Replaced};
 use super::tree::{Content, RootTree, check};
+
+/// Bits that run a program with rights other than those of its caller.
+const SET_ID: u32 = 0o6000;
+
+/// How files are written.
+pub struct LocalOptions<'a> {
+    /// The time of every file and directory, in seconds since 1970; without, each keeps its own.
+    pub mtime: Option<i64>,
+    /// Keep set-user-ID and set-group-ID bits and device nodes.
+    pub keep_special: bool,
+    /// Told what will be replaced in a directory that no earlier output was written to, before it is.
+    pub before_replacing: &'a dyn Fn(&Replaced),
+}
 
 /// What an export to a directory did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalReport {
     /// Entries written.
     pub written: usize,
-    /// Paths of device nodes, and of hardlinks to them, that were left out, because making them needs privileges.
+    /// Paths of device nodes, and of hardlinks to them, that were left out: because they are not wanted, or
+    /// because making them needs privileges.
     pub skipped_devices: Vec<Vec<u8>>,
+    /// Paths of files and directories whose set-user-ID or set-group-ID bits were left out.
+    pub without_set_id: Vec<Vec<u8>>,
 }
 
-/// Writes the files of an image below `dest`. With `mtime`, every file and directory gets that time,
-/// in seconds since 1970.
+/// Writes the files of an image below `dest`.
 ///
 /// All content is first written to a temporary directory; an existing `dest` is touched only after
 /// that succeeded. What it holds besides the image's files stays.
 pub fn write(
     tree: &dyn RootTree,
     dest: &Path,
-    mtime: Option<i64>,
+    options: &LocalOptions<'_>,
     cancel: &Cancel,
 ) -> Result<LocalReport, ExportError> {
     let mut entries = tree.entries().map_err(|source| ExportError::content(b"/", source))?;
+    let mut without_set_id = Vec::new();
     for entry in &mut entries {
         check(entry)?;
-        entry.meta.mtime = mtime.unwrap_or(entry.meta.mtime);
+        entry.meta.mtime = options.mtime.unwrap_or(entry.meta.mtime);
+        let has_mode = !matches!(entry.kind, EntryKind::Symlink(_) | EntryKind::Hardlink(_));
+        if has_mode && !options.keep_special && entry.meta.mode & SET_ID != 0 {
+            entry.meta.mode &= !SET_ID;
+            without_set_id.push(entry.path.clone());
+        }
     }
     let exists = match fs::metadata(dest) {
         Ok(meta) if !meta.is_dir() => return Err(ExportError::NotADirectory { path: dest.to_owned() }),
@@ -58,24 +82,29 @@ pub fn write(
     let beside = if exists { dest.join(".rbuild") } else { dest.to_owned() };
     let (partial, ()) = Partial::create(&beside, |path| fs::create_dir(path))?;
     let mut stage = Rooted::open(partial.path())?;
-    let skipped_devices = fill(tree, &entries, &mut stage, cancel)?;
+    let skipped_devices = fill(tree, &entries, &mut stage, options.keep_special, cancel)?;
     entries.retain(|entry| !skipped_devices.contains(&entry.path));
     if exists {
         let mut target = Rooted::open(dest)?;
-        check_conflicts(&entries, &mut target)?;
+        let replaced = occupied::survey(&entries, &mut stage, &mut target)?;
+        if !replaced.is_empty() && !occupied::is_marked(&target) {
+            (options.before_replacing)(&replaced);
+        }
         merge(&entries, &mut stage, &mut target)?;
         finish_directories(&entries, &mut target)?;
+        occupied::mark(&target);
     } else {
         finish_directories(&entries, &mut stage)?;
+        occupied::mark(&stage);
         partial.rename_to(dest)?;
     }
-    Ok(LocalReport { written: entries.len(), skipped_devices })
+    Ok(LocalReport { written: entries.len(), skipped_devices, without_set_id })
 }
 
 /// A directory that paths are resolved in, one component at a time and never through a link.
-struct Rooted {
+pub(super) struct Rooted {
     path: PathBuf,
-    root: OwnedFd,
+    pub(super) root: OwnedFd,
     /// The directory used last: entries come grouped by directory.
     last: Option<(Vec<u8>, OwnedFd)>,
 }
@@ -90,7 +119,10 @@ impl Rooted {
     }
 
     /// The directory that holds `path`, and the name in it.
-    fn locate<'a, 'p>(&'a mut self, path: &'p [u8]) -> rustix::io::Result<(BorrowedFd<'a>, &'p [u8])> {
+    pub(super) fn locate<'a, 'p>(
+        &'a mut self,
+        path: &'p [u8],
+    ) -> rustix::io::Result<(BorrowedFd<'a>, &'p [u8])> {
         let Some(at) = path.iter().rposition(|c| *c == b'/') else { return Ok((self.root.as_fd(), path)) };
         let (parent, name) = (&path[..at], &path[at + 1..]);
         if self.last.as_ref().is_none_or(|(known, _)| known != parent) {
@@ -106,7 +138,7 @@ impl Rooted {
     }
 
     /// Where an entry lies, for messages.
-    fn shown(&self, path: &[u8]) -> PathBuf {
+    pub(super) fn shown(&self, path: &[u8]) -> PathBuf {
         use std::os::unix::ffi::OsStrExt as _;
         self.path.join(std::ffi::OsStr::from_bytes(path))
     }
@@ -117,11 +149,12 @@ impl Rooted {
 }
 
 /// Writes all entries into an empty directory. Directories stay private and writable until
-/// [`finish_directories`]. Gives the device nodes that could not be made.
+/// [`finish_directories`]. Gives the device nodes that were left out.
 fn fill(
     tree: &dyn RootTree,
     entries: &[Entry],
     stage: &mut Rooted,
+    devices: bool,
     cancel: &Cancel,
 ) -> Result<Vec<Vec<u8>>, ExportError> {
     let mut skipped = Vec::new();
@@ -142,6 +175,7 @@ fn fill(
                 })?;
                 continue;
             }
+            EntryKind::CharDevice { .. } | EntryKind::BlockDevice { .. } if !devices => Err(Errno::PERM),
             EntryKind::Hardlink(target) if skipped.contains(target) => Err(Errno::PERM),
             EntryKind::Hardlink(target) => hardlink(stage, path, target),
             kind => {
@@ -217,19 +251,6 @@ fn hardlink(stage: &mut Rooted, path: &[u8], target: &[u8]) -> rustix::io::Resul
     let target_dir = rustix::io::fcntl_dupfd_cloexec(dir, 3)?;
     let (dir, name) = stage.locate(path)?;
     linkat(&target_dir, target_name, dir, name, AtFlags::empty())
-}
-
-/// Before anything at the destination changes: a directory where the image has a file stays, and
-/// the export fails.
-fn check_conflicts(entries: &[Entry], target: &mut Rooted) -> Result<(), ExportError> {
-    for entry in entries.iter().filter(|entry| entry.kind != EntryKind::Dir) {
-        let found =
-            target.locate(&entry.path).and_then(|(dir, name)| statat(dir, name, AtFlags::SYMLINK_NOFOLLOW));
-        if found.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory) {
-            return Err(ExportError::InTheWay { path: target.shown(&entry.path) });
-        }
-    }
-    Ok(())
 }
 
 /// Moves the staged files to the destination, making directories on the way.

@@ -14,12 +14,14 @@ mod dest;
 mod error;
 mod hashing;
 mod layout;
+mod occupied;
 mod save;
 mod tree;
 
 pub use dest::Dest;
 pub use error::ExportError;
 pub use layout::ExportImage;
+pub use occupied::Replaced;
 pub use save::save;
 pub use tree::RootTree;
 

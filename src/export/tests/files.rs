@@ -6,7 +6,8 @@ use std::path::Path;
 
 use super::fixture::{Result, go_on, names_in};
 use crate::digest::Digest;
-use crate::export::{Dest, ExportError, RootTree, local, tar};
+use crate::export::local::LocalOptions;
+use crate::export::{Dest, ExportError, Replaced, RootTree, local, tar};
 use crate::layer::{Entry, EntryKind, Metadata};
 
 /// A tree in memory.
@@ -55,11 +56,16 @@ fn tree() -> Tree {
         .add("tmp", 0o1777, EntryKind::Dir)
 }
 
+/// Everything of the image, in silence.
+fn options(mtime: Option<i64>) -> LocalOptions<'static> {
+    LocalOptions { mtime, keep_special: true, before_replacing: &|_| {} }
+}
+
 #[test]
 fn a_directory_gets_modes_times_and_links() -> Result {
     let dir = tempfile::tempdir()?;
     let dest = dir.path().join("out");
-    let report = local::write(&tree(), &dest, None, &go_on()?)?;
+    let report = local::write(&tree(), &dest, &options(None), &go_on()?)?;
     assert_eq!(report.written, 8);
     assert_eq!(names_in(dir.path())?, ["out"]);
     assert_eq!(names_in(&dest)?, ["bin", "etc", "lib", "pipe", "tmp"]);
@@ -73,7 +79,7 @@ fn a_directory_gets_modes_times_and_links() -> Result {
     assert_eq!(meta("bin/su")?.ino(), meta("bin/sudo")?.ino());
     assert_eq!(fs::read_link(dest.join("lib"))?, Path::new("/usr/lib"));
 
-    local::write(&tree(), &dest, Some(7), &go_on()?)?;
+    local::write(&tree(), &dest, &options(Some(7)), &go_on()?)?;
     assert_eq!((meta("bin")?.mtime(), meta("etc/passwd")?.mtime()), (7, 7));
     assert_eq!(names_in(&dest)?, ["bin", "etc", "lib", "pipe", "tmp"]);
     Ok(())
@@ -90,7 +96,7 @@ fn links_at_the_destination_never_lead_out_of_it() -> Result {
     symlink(outside.join("passwd"), dest.join("pipe"))?;
     fs::create_dir(dest.join("bin"))?;
     symlink(outside.join("passwd"), dest.join("bin/su"))?;
-    local::write(&tree(), &dest, None, &go_on()?)?;
+    local::write(&tree(), &dest, &options(None), &go_on()?)?;
     assert_eq!(names_in(&outside)?, ["passwd"]);
     assert_eq!(fs::read(outside.join("passwd"))?, b"precious");
     assert_eq!(fs::read(dest.join("etc/passwd"))?, b"root");
@@ -107,7 +113,7 @@ fn an_image_with_paths_that_lead_out_is_refused() -> Result {
         let tree = Tree::default().file(bad, 0o644, b"x");
         let dest = dir.path().join("out");
         assert!(
-            matches!(local::write(&tree, &dest, None, &go_on()?), Err(ExportError::Entry { .. })),
+            matches!(local::write(&tree, &dest, &options(None), &go_on()?), Err(ExportError::Entry { .. })),
             "{bad:?}"
         );
         let archive = Dest::File(dir.path().join("a.tar"));
@@ -120,7 +126,7 @@ fn an_image_with_paths_that_lead_out_is_refused() -> Result {
     let tree = Tree::default()
         .add("a", 0o777, EntryKind::Symlink(dir.path().as_os_str().as_encoded_bytes().to_vec()))
         .file("a/x", 0o644, b"x");
-    assert!(local::write(&tree, &dir.path().join("out"), None, &go_on()?).is_err());
+    assert!(local::write(&tree, &dir.path().join("out"), &options(None), &go_on()?).is_err());
     assert!(names_in(dir.path())?.is_empty());
     Ok(())
 }
@@ -130,7 +136,7 @@ fn a_failure_leaves_the_destination_as_it_was() -> Result {
     let dir = tempfile::tempdir()?;
     let dest = dir.path().join("out");
     fs::create_dir_all(dest.join("etc/passwd"))?;
-    let in_the_way = local::write(&tree(), &dest, None, &go_on()?);
+    let in_the_way = local::write(&tree(), &dest, &options(None), &go_on()?);
     assert!(matches!(&in_the_way, Err(ExportError::InTheWay { path }) if path.ends_with("etc/passwd")));
     assert_eq!(names_in(&dest)?, ["etc"]);
 
@@ -145,8 +151,8 @@ fn a_failure_leaves_the_destination_as_it_was() -> Result {
     for tree in [changed, longer, shorter, missing] {
         let new = dir.path().join("new");
         for result in [
-            local::write(&tree, &dest, None, &go_on()?).map(drop),
-            local::write(&tree, &new, None, &go_on()?).map(drop),
+            local::write(&tree, &dest, &options(None), &go_on()?).map(drop),
+            local::write(&tree, &new, &options(None), &go_on()?).map(drop),
             tar::write(&tree, &Dest::File(new), None, &go_on()?),
         ] {
             let named = matches!(&result, Err(ExportError::Content { path, .. }) if path == "etc/passwd");
@@ -226,7 +232,7 @@ fn cancelling_leaves_nothing() -> Result {
     let stop = go_on()?;
     stop.cancel();
     let out = dir.path().join("out");
-    assert!(matches!(local::write(&tree(), &out, None, &stop), Err(ExportError::Canceled)));
+    assert!(matches!(local::write(&tree(), &out, &options(None), &stop), Err(ExportError::Canceled)));
     assert!(matches!(tar::write(&tree(), &Dest::File(out), None, &stop), Err(ExportError::Canceled)));
     assert!(names_in(dir.path())?.is_empty());
     Ok(())
@@ -240,7 +246,7 @@ fn device_nodes_are_made_or_reported() -> Result {
         .add("null", 0o666, EntryKind::CharDevice { major: 1, minor: 3 })
         .add("null2", 0o666, EntryKind::Hardlink(b"null".to_vec()))
         .file("plain", 0o644, b"x");
-    let report = local::write(&tree, &dest, None, &go_on()?)?;
+    let report = local::write(&tree, &dest, &options(None), &go_on()?)?;
     let made = names_in(&dest)?;
     if report.skipped_devices.is_empty() {
         assert_eq!(made, ["null", "null2", "plain"]);
@@ -250,5 +256,63 @@ fn device_nodes_are_made_or_reported() -> Result {
         assert_eq!(made, ["plain"]);
     }
     assert_eq!(report.written, made.len());
+    Ok(())
+}
+
+#[test]
+fn nothing_lends_the_rights_of_the_builder_unless_asked_for() -> Result {
+    let dir = tempfile::tempdir()?;
+    let tree = Tree::default()
+        .add("bin", 0o2755, EntryKind::Dir)
+        .file("bin/both", 0o6755, b"x")
+        .add("bin/name", 0o6755, EntryKind::Hardlink(b"bin/both".to_vec()))
+        .file("bin/plain", 0o755, b"x")
+        .add("null", 0o666, EntryKind::CharDevice { major: 1, minor: 3 })
+        .add("null2", 0o666, EntryKind::Hardlink(b"null".to_vec()))
+        .add("disk", 0o666, EntryKind::BlockDevice { major: 254, minor: 0 })
+        .add("tmp", 0o1777, EntryKind::Dir);
+    for exists in [false, true] {
+        let dest = dir.path().join(format!("out-{exists}"));
+        if exists {
+            fs::create_dir(&dest)?;
+        }
+        let options = LocalOptions { keep_special: false, ..options(None) };
+        let report = local::write(&tree, &dest, &options, &go_on()?)?;
+        assert_eq!(names_in(&dest)?, ["bin", "tmp"]);
+        for (path, mode) in [("bin", 0o755), ("bin/both", 0o755), ("bin/name", 0o755), ("tmp", 0o1777)] {
+            assert_eq!(fs::symlink_metadata(dest.join(path))?.mode() & 0o7777, mode, "{path}");
+        }
+        assert_eq!(report.without_set_id, [b"bin".to_vec(), b"bin/both".to_vec()]);
+        assert_eq!(report.skipped_devices, [b"null".to_vec(), b"null2".to_vec(), b"disk".to_vec()]);
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_replaced_is_told_before_it_is_and_once() -> Result {
+    let dir = tempfile::tempdir()?;
+    let dest = dir.path().join("out");
+    fs::create_dir_all(dest.join("bin"))?;
+    fs::set_permissions(dest.join("bin"), std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    fs::write(dest.join("bin/su"), "mine")?;
+    fs::write(dest.join("kept"), "mine")?;
+    symlink("kept", dest.join("etc"))?;
+    let told = std::cell::RefCell::new(Vec::new());
+    let tell = |replaced: &Replaced| {
+        assert_eq!(fs::read(dest.join("bin/su")).ok().as_deref(), Some(&b"mine"[..]));
+        told.borrow_mut().push(replaced.clone());
+    };
+    let options = LocalOptions { before_replacing: &tell, ..options(None) };
+    local::write(&tree(), &dest, &options, &go_on()?)?;
+    let files = vec![b"bin/su".to_vec(), b"etc".to_vec()];
+    assert_eq!(*told.borrow(), [Replaced { files, modes: vec![b"bin".to_vec()] }]);
+    assert_eq!(fs::read(dest.join("kept"))?, b"mine");
+
+    // The next image replaces files of the first, and where the mark cannot be kept that is told again.
+    let marked = rustix::fs::getxattr(&dest, "user.rbuild.output", &mut [0u8; 8][..]).is_ok();
+    let quiet = |_: &Replaced| assert!(!marked);
+    let options = LocalOptions { before_replacing: &quiet, ..options };
+    local::write(&tree().file("new", 0o644, b"x"), &dest, &options, &go_on()?)?;
+    local::write(&Tree::default().file("new", 0o600, b"xyz"), &dest, &options, &go_on()?)?;
     Ok(())
 }
