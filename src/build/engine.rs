@@ -10,6 +10,7 @@ use crate::cache::Records;
 use crate::cancel::Cancel;
 use crate::context::FileStatCache;
 use crate::event::{Event, Events, Summary};
+use crate::fs::names_full_disk;
 use crate::image::{self, Family, Platform, Reference};
 use crate::layer::OnDiskIds;
 use crate::plan::{Base, Plan, Step, StepKind};
@@ -24,7 +25,7 @@ use crate::steps::run::{RunError, RunSettings};
 use crate::store::Store;
 
 use super::bases::Bases;
-use super::failure::{Failure, FailureKind};
+use super::failure::{Failure, FailureKind, full_store_help};
 use super::outputs;
 use super::prepare::{Prepared, epoch_of};
 use super::request::{BuildOutcome, BuildRequest, OutputKind};
@@ -140,7 +141,7 @@ impl Engine {
         let (mut cached, mut steps) = (0, 0);
         for (platform, plan) in &prepared.plans {
             let solver = self.solver(request, &prepared, plan, &stat_cache, &mounts, events, cancel);
-            let solved = solver.solve(plan).map_err(|error| solve_failure(error, cancel))?;
+            let solved = solver.solve(plan).map_err(|error| solve_failure(error, &self.store, cancel))?;
             let chain = result::final_chain(plan, &solved);
             if makes_image && !only_pushed {
                 chain.ensure_blobs(&self.store)?;
@@ -303,35 +304,41 @@ fn no_cache(request: &BuildRequest) -> StepFilter {
     })
 }
 
-fn solve_failure(error: SolveError, cancel: &Cancel) -> Failure {
+fn solve_failure(error: SolveError, store: &Store, cancel: &Cancel) -> Failure {
     let SolveError { step, place, error } = error;
-    let no_space = error.is_no_space();
-    let kind = match &error {
+    let full_store = || full_store_help(store.root());
+    let (kind, help) = match &error {
+        _ if error.is_canceled() && cancel.is_cancelled() => (FailureKind::Interrupted, None),
+        _ if error.is_no_space() => (FailureKind::Store, Some(full_store())),
         StepError::Run(RunError::Sandbox(SandboxError::Setup { .. } | SandboxError::Runtime { .. })) => {
-            FailureKind::Sandbox
+            (FailureKind::Sandbox, None)
         }
-        StepError::Base(_) => FailureKind::Base,
-        StepError::Remote(_) => FailureKind::Context,
-        _ if error.is_canceled() && cancel.is_cancelled() => FailureKind::Interrupted,
-        StepError::Snapshot(SnapshotError::Fetch(_))
-        | StepError::Run(RunError::Snapshot(SnapshotError::Fetch(_))) => FailureKind::Base,
-        StepError::Snapshot(_) | StepError::Run(RunError::Snapshot(_)) => FailureKind::Store,
-        _ => FailureKind::Build,
-    };
-    let mut failure = Failure { place, step: Some(step), ..Failure::new(kind, error.to_string()) };
-    match error {
         StepError::Run(RunError::Exit { code, tail, .. }) => {
-            failure.tail = tail;
-            failure.help = exit_help(code);
+            let says_full = tail.iter().any(|line| names_full_disk(line));
+            let help = if says_full { Some(program_full_help(store)) } else { exit_help(*code) };
+            (FailureKind::Build, help)
         }
-        _ if no_space => {
-            failure.kind = FailureKind::Store;
-            failure.help =
-                Some("the disk is full: free some space (`rbuild prune -a` may help), or choose another place with --root".into());
-        }
-        _ => {}
-    }
-    failure
+        StepError::Base(_) => (FailureKind::Base, None),
+        StepError::Remote(_) => (FailureKind::Context, None),
+        StepError::Snapshot(SnapshotError::Fetch(_))
+        | StepError::Run(RunError::Snapshot(SnapshotError::Fetch(_))) => (FailureKind::Base, None),
+        StepError::Snapshot(_) | StepError::Run(RunError::Snapshot(_)) => (FailureKind::Store, None),
+        _ => (FailureKind::Build, None),
+    };
+    let message = error.to_string();
+    let tail = match error {
+        StepError::Run(error) => error.into_tail(),
+        _ => Vec::new(),
+    };
+    Failure { place, step: Some(step), help, tail, ..Failure::new(kind, message) }
+}
+
+/// A program said so, and there is space now: it has removed its files, or what was full was memory.
+fn program_full_help(store: &Store) -> String {
+    format!(
+        "the program ran out of space, in the root file system or in a tmpfs such as /dev/shm (--shm-size); {}",
+        full_store_help(store.root())
+    )
 }
 
 /// What usual codes usually mean.

@@ -1,8 +1,10 @@
 //! What a command could not do, in a form that `cli/` renders once.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::dockerfile::{Source, Span};
+use crate::fs::{disk_space, names_full_disk, shown_size};
 
 /// Kinds of failures; each has an exit code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,6 +65,27 @@ impl Failure {
         self.place = Some((source.clone(), span));
         self
     }
+
+    /// The same, with advice if a full disk is the cause. Every command writes to the store at `root`, so a
+    /// message with the store's path is a failure of the store, whatever the command was about.
+    pub fn explain_full_disk(mut self, root: &Path) -> Self {
+        // The message of a step contains words of the Dockerfile; the step's failure says what was full.
+        if self.kind == FailureKind::Build || !names_full_disk(&self.message) {
+            return self;
+        }
+        let root = std::fs::canonicalize(root).unwrap_or_else(|_| root.to_owned());
+        if self.message.contains(&format!("{}/", root.display())) {
+            self.kind = FailureKind::Store;
+        }
+        match self.kind {
+            FailureKind::Output => {
+                self.help("the disk is full: free some space there, or choose another place for the output")
+            }
+            // Namespaces and mounts have limits that the system reports in the same words.
+            FailureKind::Sandbox => self,
+            _ => self.help(full_store_help(&root)),
+        }
+    }
 }
 
 impl std::fmt::Display for Failure {
@@ -73,18 +96,20 @@ impl std::fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// A full disk is a cause of its own, wherever it strikes.
-pub(super) fn store_failure(error: &dyn std::error::Error, no_space: bool) -> Failure {
-    let failure = Failure::new(FailureKind::Store, error.to_string());
-    if no_space {
-        return failure.help("the disk is full: free some space (`rbuild prune -a` may help), or choose another place with --root");
-    }
-    failure
+/// What to do about a full disk.
+pub(super) fn full_store_help(root: &Path) -> String {
+    let free = disk_space(root).map(|(_, free)| format!(" ({} free now)", shown_size(free)));
+    format!(
+        "the disk of the store {} ran full{}: free some space (`rbuild prune -a` may help), or choose another \
+         place with --root",
+        root.display(),
+        free.unwrap_or_default()
+    )
 }
 
 impl From<crate::store::StoreError> for Failure {
     fn from(error: crate::store::StoreError) -> Self {
-        store_failure(&error, error.is_no_space())
+        Failure::new(FailureKind::Store, error.to_string())
     }
 }
 
@@ -96,13 +121,13 @@ impl From<crate::snapshot::SnapshotError> for Failure {
         if error.is_canceled() {
             return Failure::new(FailureKind::Interrupted, error.to_string());
         }
-        store_failure(&error, error.is_no_space())
+        Failure::new(FailureKind::Store, error.to_string())
     }
 }
 
 impl From<crate::layer::LayerError> for Failure {
     fn from(error: crate::layer::LayerError) -> Self {
-        store_failure(&error, error.is_no_space())
+        Failure::new(FailureKind::Store, error.to_string())
     }
 }
 

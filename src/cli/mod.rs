@@ -126,32 +126,39 @@ fn dispatch(cli: Cli, env: Environment, mode: IdMode, user: RealUser) -> Result<
     let root = env.store_root(cli.root.as_deref(), user.uid)?;
     let registries = cli.registries;
     let session = Session { env, mode, user, cancel, root, registries };
-    match cli.command {
-        Command::Build(args) => build::build(&session, *args),
-        Command::Check(args) => check::check(&session, *args),
-        Command::Plan(args) => build::plan(&session, *args),
-        Command::Run(args) => run::run(&session, args),
-        Command::Images(args) => images::images(&session, &args),
-        Command::Inspect { image } => images::inspect(&session, &image),
-        Command::History { image, no_trunc } => images::history(&session, &image, no_trunc),
-        Command::Save(args) => images::save(&session, &args),
-        Command::Tag { source, target } => images::tag(&session, &source, &target),
-        Command::Rmi { images } => images::rmi(&session, &images),
-        Command::Push(args) => registry::push(&session, &args),
-        Command::Pull(args) => registry::pull(&session, &args),
-        Command::Load(args) => copy::load(&session, &args),
-        Command::Copy(args) => copy::copy(&session, &args),
-        Command::Referrers(args) => copy::referrers(&session, &args),
-        Command::Index { command } => copy::index(&session, &command),
-        Command::Login(args) => registry::login(&session, &args),
-        Command::Logout { registry } => registry::logout(&session, registry.as_deref()),
-        Command::Validate(args) => verify::validate(&session, &args),
-        Command::Diff(args) => verify::diff(&session, &args),
-        Command::VerifyReproducible(args) => verify::reproduce(&session, &args),
-        Command::Prune(args) => store::prune(&session, &args),
-        Command::Du(args) => store::du(&session, &args),
-        Command::Fsck(args) => store::fsck(&session, &args),
-        Command::Info => run::info(&session),
+    perform(cli.command, &session).map_err(|stop| match stop {
+        Stop::Failed(failure) => Stop::Failed(failure.explain_full_disk(&session.root)),
+        outer => outer,
+    })
+}
+
+fn perform(command: Command, session: &Session) -> Result<u8, Stop> {
+    match command {
+        Command::Build(args) => build::build(session, *args),
+        Command::Check(args) => check::check(session, *args),
+        Command::Plan(args) => build::plan(session, *args),
+        Command::Run(args) => run::run(session, args),
+        Command::Images(args) => images::images(session, &args),
+        Command::Inspect { image } => images::inspect(session, &image),
+        Command::History { image, no_trunc } => images::history(session, &image, no_trunc),
+        Command::Save(args) => images::save(session, &args),
+        Command::Tag { source, target } => images::tag(session, &source, &target),
+        Command::Rmi { images } => images::rmi(session, &images),
+        Command::Push(args) => registry::push(session, &args),
+        Command::Pull(args) => registry::pull(session, &args),
+        Command::Load(args) => copy::load(session, &args),
+        Command::Copy(args) => copy::copy(session, &args),
+        Command::Referrers(args) => copy::referrers(session, &args),
+        Command::Index { command } => copy::index(session, &command),
+        Command::Login(args) => registry::login(session, &args),
+        Command::Logout { registry } => registry::logout(session, registry.as_deref()),
+        Command::Validate(args) => verify::validate(session, &args),
+        Command::Diff(args) => verify::diff(session, &args),
+        Command::VerifyReproducible(args) => verify::reproduce(session, &args),
+        Command::Prune(args) => store::prune(session, &args),
+        Command::Du(args) => store::du(session, &args),
+        Command::Fsck(args) => store::fsck(session, &args),
+        Command::Info => run::info(session),
         Command::Completion { .. } | Command::Version => Ok(0),
     }
 }

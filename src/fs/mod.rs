@@ -14,4 +14,4 @@ pub use root::{
     NODE_RECORD, OWNER_RECORD, Root, TreeEntry, is_overlay_private, is_record, open_file_in, owner_record,
     parse_node_record, parse_owner_record,
 };
-pub use space::disk_space;
+pub use space::{disk_space, is_full, names_full_disk, shown_size};

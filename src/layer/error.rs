@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::digest::DiffId;
+use crate::fs::is_full;
 use crate::store::StoreError;
 
 /// A layer that cannot be written or read.
@@ -21,7 +22,7 @@ pub enum LayerError {
     },
     /// The stream of a layer cannot be read or written.
     #[error("layer stream: {0}")]
-    Stream(io::Error),
+    Stream(#[source] io::Error),
     /// A file's content was not what its description said.
     #[error("{path:?} changed while it was read ({detail}); run the build again when nothing writes to it")]
     Changed {
@@ -90,8 +91,4 @@ impl LayerError {
             _ => false,
         }
     }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -14,16 +14,7 @@ pub(super) fn elapsed(time: Duration) -> String {
     format!("{}m{:02}s", whole / 60, whole % 60)
 }
 
-/// A size in decimal units.
-pub(super) fn size(bytes: u64) -> String {
-    let value = bytes as f64;
-    match bytes {
-        0..1_000 => format!("{bytes} B"),
-        1_000..1_000_000 => format!("{:.1} kB", value / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", value / 1e6),
-        _ => format!("{:.2} GB", value / 1e9),
-    }
-}
+pub(super) use crate::fs::shown_size as size;
 
 /// Text that others may have written (registries, archives, files), with blanks for everything that drives a
 /// terminal or turns the direction of writing. Lines and tabs stay.

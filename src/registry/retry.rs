@@ -238,7 +238,7 @@ mod tests {
         };
         let result: Result<(), _> = policy.run(&SystemClock, &cancel, || Err(lost()));
         assert!(matches!(result, Err(RegistryError::Cancelled)));
-        assert!(begun.elapsed() < Duration::from_secs(30));
+        assert!(begun.elapsed() < Duration::from_secs(300));
         switch.join().map_err(|_| "the switch panicked")?;
         Ok(())
     }

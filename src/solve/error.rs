@@ -52,11 +52,17 @@ impl StepError {
         matches!(self, StepError::Canceled | StepError::Run(RunError::Canceled))
     }
 
-    /// Whether the file system is full.
+    /// Whether the disk of the store is full.
     pub fn is_no_space(&self) -> bool {
         match self {
-            StepError::Snapshot(error) | StepError::Run(RunError::Snapshot(error)) => error.is_no_space(),
-            _ => false,
+            StepError::Run(RunError::FullDisk { .. }) => true,
+            // Namespaces and mounts have limits that the system reports as it does a full disk.
+            StepError::Run(RunError::Sandbox(_)) => false,
+            _ => {
+                let mut causes =
+                    std::iter::successors(Some(self as &dyn std::error::Error), |error| error.source());
+                causes.any(|cause| cause.downcast_ref().is_some_and(crate::fs::is_full))
+            }
         }
     }
 }

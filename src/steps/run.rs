@@ -15,7 +15,7 @@ use crate::sandbox::{
     Security, Stdio, Ulimit,
 };
 use crate::snapshot::{Chain, PlainRoot, SnapshotError, Snapshots, Tree};
-use crate::store::{SnapshotId, StoreError};
+use crate::store::{FullDisk, SnapshotId, StoreError};
 
 use super::device::{self, DeviceError};
 use super::identity::IdentityError;
@@ -84,9 +84,28 @@ pub enum RunError {
     /// The sandbox could not be set up.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    /// The program or the sandbox failed, and the store's disk is full.
+    #[error("{disk}: {failure}")]
+    FullDisk {
+        /// The disk.
+        disk: FullDisk,
+        /// What failed.
+        failure: Box<RunError>,
+    },
     /// The root file system could not be had.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+}
+
+impl RunError {
+    /// The last lines of the program's output.
+    pub fn into_tail(self) -> Vec<String> {
+        match self {
+            RunError::Exit { tail, .. } => tail,
+            RunError::FullDisk { failure, .. } => failure.into_tail(),
+            _ => Vec::new(),
+        }
+    }
 }
 
 impl From<MountError> for RunError {
@@ -188,8 +207,7 @@ impl Job<'_> {
             lowers.insert(0, mount_points(&tree, &mounted.missing, scratch.path(), self.snapshots.ids())?);
         }
         let root = RootFs::Overlay { lowers, upper, work: work.clone() };
-        let exit = self.process(&mounted, root, scratch.path())?;
-        self.check_exit(exit)?;
+        self.process(&mounted, root, scratch.path())?;
         // The kernel leaves a directory of mode 0 inside; nobody may ever mount over it again.
         store.remove_dir(&work)?;
         Ok(store.freeze_snapshot(dir)?)
@@ -200,8 +218,7 @@ impl Job<'_> {
         let tree = self.snapshots.tree(self.parent)?;
         let mounted = self.mounts(&tree, scratch.path(), true)?;
         let plain = PlainRoot::make(self.snapshots, self.parent, &mounted.missing)?;
-        let exit = self.process(&mounted, RootFs::Directory(plain.path()), scratch.path())?;
-        self.check_exit(exit)?;
+        self.process(&mounted, RootFs::Directory(plain.path()), scratch.path())?;
         Ok(plain.freeze(self.snapshots)?)
     }
 
@@ -217,11 +234,24 @@ impl Job<'_> {
         Ok(maker.make(self.step, self.inputs)?)
     }
 
-    /// A program that cannot be executed counts as one that ended with the shell's code for that.
-    fn process(&self, mounted: &Mounted, root: RootFs, scratch: &Path) -> Result<Exit, RunError> {
+    fn process(&self, mounted: &Mounted, root: RootFs, scratch: &Path) -> Result<(), RunError> {
         let spec = self.spec(mounted, root, scratch)?;
         self.report.hide(self.settings.mounts.secrets.values());
-        run_process(&spec, self.sandbox, self.report)
+        let ended = run_process(&spec, self.sandbox, self.report);
+        let ended = ended.and_then(|exit| check_exit(exit, self.step, self.settings, self.report));
+        ended.map_err(|error| self.blame_disk(error))
+    }
+
+    /// Programs have many ways to fail on a full disk, and few say so. To be called while their files are
+    /// still there.
+    fn blame_disk(&self, error: RunError) -> RunError {
+        if !matches!(error, RunError::Exit { .. } | RunError::Sandbox(_)) {
+            return error;
+        }
+        match self.snapshots.store().full_disk() {
+            Some(disk) => RunError::FullDisk { disk, failure: Box::new(error) },
+            None => error,
+        }
     }
 
     fn spec(&self, mounted: &Mounted, root: RootFs, scratch: &Path) -> Result<ProcessSpec, RunError> {
@@ -272,10 +302,6 @@ impl Job<'_> {
             scratch: scratch.to_owned(),
             stdio: Stdio::Lines,
         })
-    }
-
-    fn check_exit(&self, exit: Exit) -> Result<(), RunError> {
-        check_exit(exit, self.step, self.settings, self.report)
     }
 }
 

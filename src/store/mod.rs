@@ -37,6 +37,7 @@ mod mounts;
 mod open;
 mod secret_key;
 mod snapshots;
+mod space;
 mod temp;
 
 pub use arrivals::ArrivingBlob;
@@ -46,4 +47,5 @@ pub use inventory::{Item, Listing, Room};
 pub use mounts::CacheDir;
 pub use open::{Store, StoreError};
 pub use snapshots::SnapshotId;
+pub use space::FullDisk;
 pub use temp::TempDir;

@@ -52,7 +52,7 @@ impl StoreError {
 
     /// Whether the file system or quota is full.
     pub fn is_no_space(&self) -> bool {
-        matches!(self, StoreError::Io { source, .. } if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+        matches!(self, StoreError::Io { source, .. } if crate::fs::is_full(source))
     }
 }
 
@@ -176,18 +176,20 @@ fn keep_spare(root: &Path, own_tmp: &Path) {
     if spare.exists() {
         return;
     }
-    // Bytes that no file system compresses away or stores as a hole.
-    let mut state = 1u32;
-    let noise: Vec<u8> = (0..SPARE)
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 24) as u8
-        })
-        .collect();
     let temporary = own_tmp.join("spare");
-    if fs::write(&temporary, noise).and_then(|()| fs::rename(&temporary, &spare)).is_err() {
+    if fs::write(&temporary, noise(SPARE)).and_then(|()| fs::rename(&temporary, &spare)).is_err() {
         let _ = fs::remove_file(&temporary);
     }
+}
+
+/// Bytes that no file system compresses away or stores as a hole.
+pub(super) fn noise(length: usize) -> Vec<u8> {
+    let mut state = 1u32;
+    let bytes = (0..length).map(|_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    });
+    bytes.collect()
 }
 
 fn check_version(root: &Path) -> Result<(), StoreError> {

@@ -9,6 +9,7 @@
 mod cases;
 mod collections;
 mod faults;
+mod full;
 mod inject;
 mod limits;
 mod locks;
