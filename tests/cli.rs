@@ -309,7 +309,7 @@ fn running(marker: &str) -> bool {
 fn wait_for(condition: impl Fn() -> bool) {
     let begun = Instant::now();
     while !condition() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "waited a minute in vain");
+        assert!(begun.elapsed() < Duration::from_secs(300), "waited a minute in vain");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

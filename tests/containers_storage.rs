@@ -216,7 +216,7 @@ fn podmans_service_serves_where_there_is_no_program() {
     let service = storage.podman(&["system", "service", "--time=0", &address]).stderr(Stdio::null()).spawn();
     let _service = Service(service.expect("podman"));
     let begun = Instant::now();
-    while !socket.exists() && begun.elapsed() < Duration::from_secs(20) {
+    while !socket.exists() && begun.elapsed() < Duration::from_secs(300) {
         std::thread::sleep(Duration::from_millis(20));
     }
     let run = |args: &[&str]| {
@@ -281,7 +281,7 @@ fn what_cannot_be_is_refused_by_name() {
         .expect("rbuild");
     let begun = Instant::now();
     while fs::read_to_string(&mark).unwrap_or_default().is_empty()
-        && begun.elapsed() < Duration::from_secs(20)
+        && begun.elapsed() < Duration::from_secs(300)
     {
         std::thread::sleep(Duration::from_millis(10));
     }

@@ -148,7 +148,7 @@ impl Containerd {
             asked.stdout(Stdio::null()).status().is_ok_and(|status| status.success())
         };
         while !ready(&dir.path().join("sock")) {
-            assert!(begun.elapsed() < Duration::from_secs(30), "containerd does not answer");
+            assert!(begun.elapsed() < Duration::from_secs(300), "containerd does not answer");
             std::thread::sleep(Duration::from_millis(100));
         }
         Containerd { process, dir }

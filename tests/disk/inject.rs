@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::support::{bases_or_skip, has, skip};
 
 /// A program that still runs by then waits for something that never comes.
-const LIMIT: &str = "60";
+const LIMIT: &str = "300";
 
 /// System calls that fail, and how.
 pub const CALLS: [(&str, &[&str]); 27] = [

@@ -109,7 +109,7 @@ pub fn leftovers(lab: &Lab) -> Vec<String> {
         let mut left = names("tmp");
         left.extend(names("stat").into_iter().filter(|name| name.len() != "stat/".len() + 64));
         left.extend(names("").into_iter().filter(|name| name.starts_with("/version.")));
-        if left.is_empty() || begun.elapsed() > Duration::from_secs(5) {
+        if left.is_empty() || begun.elapsed() > Duration::from_secs(60) {
             return left;
         }
         std::thread::sleep(Duration::from_millis(50));

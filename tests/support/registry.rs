@@ -93,7 +93,7 @@ impl TestRegistry {
 
     fn wait_until_ready(&mut self) -> io::Result<()> {
         let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(20) {
+        while begun.elapsed() < Duration::from_secs(300) {
             if self.process.try_wait()?.is_some() {
                 break;
             }
