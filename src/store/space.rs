@@ -1,7 +1,7 @@
 //! Whether the disk below the store is full.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use crate::fs::{disk_space, is_full, shown_size};
@@ -32,15 +32,37 @@ impl Store {
         }
         let path = self.temp_path();
         // What has no pattern takes its space also where the file system compresses.
-        let written = fs::write(&path, super::open::noise(LITTLE as usize));
+        let file = fs::File::create_new(&path);
+        let written = file.and_then(|mut file| file.write_all(&super::open::noise(LITTLE as usize)));
         let made = fs::remove_file(&path).is_ok();
-        match written {
-            Err(error) if error.kind() == io::ErrorKind::QuotaExceeded => {
-                full("the quota on the disk", "is used up")
-            }
-            Err(error) if is_full(&error) && made => full("the disk", "is full"),
-            Err(error) if is_full(&error) => full("the disk", "has no inodes left"),
-            _ => None,
+        written.err().and_then(|error| lack(&error, made)).and_then(|(what, how)| full(what, how))
+    }
+}
+
+/// What is missing, by the answer to a write to a file that could be made or could not.
+fn lack(error: &io::Error, made: bool) -> Option<(&'static str, &'static str)> {
+    match made {
+        _ if error.kind() == io::ErrorKind::QuotaExceeded => Some(("the quota on the disk", "is used up")),
+        _ if !is_full(error) => None,
+        true => Some(("the disk", "is full")),
+        false => Some(("the disk", "has no inodes left")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn space_inodes_and_quotas_are_told_apart() {
+        let told =
+            |kind: io::ErrorKind, made| lack(&kind.into(), made).map(|(what, how)| format!("{what} {how}"));
+        assert_eq!(told(io::ErrorKind::StorageFull, true).as_deref(), Some("the disk is full"));
+        assert_eq!(told(io::ErrorKind::StorageFull, false).as_deref(), Some("the disk has no inodes left"));
+        for made in [true, false] {
+            let quota = told(io::ErrorKind::QuotaExceeded, made);
+            assert_eq!(quota.as_deref(), Some("the quota on the disk is used up"));
+            assert_eq!(told(io::ErrorKind::PermissionDenied, made), None);
         }
     }
 }

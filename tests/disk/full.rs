@@ -102,17 +102,6 @@ fn a_store_without_inodes_is_named_as_such() {
     assert!(told, "{} {}", done.code, done.err);
 }
 
-#[test]
-fn a_used_up_quota_is_named_as_such() {
-    let test = "a_used_up_quota_is_named_as_such";
-    let options = "64m,usrquota,usrquota_block_hardlimit=8m";
-    let Some((lab, _disk)) = small_store(test, Who::Rootless, options) else { return };
-    let done = build(&lab, &format!("{FILL}; exit 6"));
-    let told =
-        blames(&lab, &done, "the quota on the disk STORE is used up (") && done.err.contains("exit code: 6");
-    assert!(told, "{} {}", done.code, done.err);
-}
-
 /// Fills what is left of the store's disk.
 fn fill(lab: &Lab) {
     let mut cat = Command::new("sh");
