@@ -286,7 +286,11 @@ fn packing_stops_when_interrupted_and_goes_on_the_next_time() {
     command.args(["build", "-q", "--target", "make"]).args(lab.bases()).arg(&context);
     let child = command.stderr(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn();
     let child = child.expect("rbuild starts");
-    std::thread::sleep(std::time::Duration::from_millis(700));
+    let begun = std::time::Instant::now();
+    while !is_being_packed(&lab) {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(300), "nothing is packed");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
     let id = child.id().to_string();
     support::tool("kill", &["-INT".as_ref(), id.as_ref()]);
     let done = support::done(child.wait_with_output().expect("rbuild ends"));
@@ -294,6 +298,13 @@ fn packing_stops_when_interrupted_and_goes_on_the_next_time() {
     assert_eq!(lab.run(["fsck"]).code, 0);
     let image = lab.build_image(&context, &["--target", "make"]);
     assert_eq!((steps_cached(&image.build.err), bare(&lab)), (1, 0), "{}", image.build.err);
+}
+
+/// Whether a blob is being written.
+fn is_being_packed(lab: &Lab) -> bool {
+    let list = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let files = list(&lab.store().join("tmp")).flat_map(|own| list(&own));
+    files.filter_map(|file| file.metadata().ok()).any(|meta| meta.is_file() && meta.len() > 100_000)
 }
 
 /// Whether a directory is being filled with the files of a layer.
