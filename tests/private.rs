@@ -121,6 +121,70 @@ fn the_default_is_private_where_nothing_is_lost() {
     assert_eq!(image.text("/m"), "none 2147483648\nhost 0\ninsecure 0\n");
 }
 
+/// Root of the machine is for those who ask for it: no line of a Dockerfile or an image leads there.
+#[test]
+fn ids_that_private_users_do_not_have_are_refused_and_change_no_mode() {
+    let Some(lab) = lab("ids_that_private_users_do_not_have_are_refused_and_change_no_mode") else { return };
+    let group = "RUN --network=none printf 'root:x:0:\\nevil:x:2147483647:root\\n' > /etc/group\n\
+                 RUN --network=none cat /proc/self/uid_map";
+    let secret = lab.out("secret");
+    fs::write(&secret, "x").expect("write");
+    let secret = format!("--secret=id=s,src={}", secret.display());
+    for (lines, origin) in [
+        ("USER 2147483647\nRUN --network=none id", "USER 2147483647: user ID 2147483647"),
+        ("USER 0:2147483647\nRUN --network=none id", "USER 0:2147483647: group ID 2147483647"),
+        (group, "/etc/group of the image: supplementary group ID 2147483647"),
+        (
+            "RUN --network=none --mount=type=cache,target=/c,uid=2147483647 id",
+            "--mount for /c: user ID 2147483647",
+        ),
+        (
+            "RUN --network=none --mount=type=secret,id=s,gid=4294967294 id",
+            "--mount for /run/secrets/s: group ID 4294967294",
+        ),
+    ] {
+        let context = lab.context(&[("Dockerfile", &format!("FROM busybox\n{lines}\n"))]);
+        for mode in ["--userns=auto", "--userns=private"] {
+            let ended = lab.build(&context, &[mode, &secret, "--no-cache"]);
+            assert_eq!(ended.code, 1, "{lines}: {}", ended.err);
+            for part in [origin, "0-2147483646", "--userns=host"] {
+                assert!(ended.err.contains(part), "{lines}: no {part:?} in {}", ended.err);
+            }
+            assert!(!ended.err.contains("root of this machine"), "{}", ended.err);
+            assert!(!ended.err.contains("4294967295"), "the map of the machine's root: {}", ended.err);
+        }
+        let ended = lab.build(&context, &["--userns=host", &secret, "--no-cache"]);
+        assert_eq!(ended.code, 0, "{lines}: {}", ended.err);
+    }
+}
+
+/// The file system of the context need not be able to show other owners.
+#[test]
+fn contexts_that_cannot_be_mounted_with_other_owners_are_copied() {
+    let test = "contexts_that_cannot_be_mounted_with_other_owners_are_copied";
+    let Some(lab) = lab(test) else { return };
+    let context = lab.path().join("ramfs");
+    fs::create_dir(&context).expect("mkdir");
+    let mount = |args: &[&str]| {
+        let status = std::process::Command::new(args[0]).args(&args[1..]).arg(&context).status();
+        status.is_ok_and(|status| status.success())
+    };
+    if !mount(&["mount", "-t", "ramfs", "ramfs"]) {
+        return skip(test, "ramfs cannot be mounted here");
+    }
+    let dockerfile = "FROM busybox\nRUN --mount=type=bind,target=/m ls /m > /seen && awk '{print $2}' /proc/self/uid_map >> /seen\n\
+                      RUN --mount=type=bind,target=/m,rw touch /m/new && [ -e /m/new ]\n";
+    fs::write(context.join("Dockerfile"), dockerfile).expect("write");
+    let archive = lab.out("image.tar");
+    let output = format!("type=oci,dest={}", archive.display());
+    let ended = lab.build(&context, &["--network=none", "-o", &output]);
+    let left = context.join("new").exists();
+    mount(&["umount", "-l"]);
+    assert_eq!((ended.code, left), (0, false), "{}", ended.err);
+    let image = support::Image::read(&archive, lab.path(), ended);
+    assert_eq!(image.text("/seen"), "Dockerfile\n2147483648\n");
+}
+
 /// The real user of a running `sleep MARKER`.
 fn wait_for_uid(marker: &str) -> u32 {
     let begun = Instant::now();

@@ -139,6 +139,7 @@ impl Engine {
         let makes_image = request.makes_image();
         let mut built = Vec::new();
         let (mut cached, mut steps) = (0, 0);
+        prepared.network.expect(prepared.plans.iter().flat_map(|(_, plan)| &plan.steps));
         for (platform, plan) in &prepared.plans {
             let solver = self.solver(request, &prepared, plan, &stat_cache, &mounts, events, cancel);
             let solved = solver.solve(plan).map_err(|error| solve_failure(error, &self.store, cancel))?;
@@ -239,7 +240,7 @@ impl Engine {
             limits: request.limits.clone(),
             timeout: request.step_timeout,
             hostname: plan.hostname.clone(),
-            no_overlay: Arc::default(),
+            overlays: Arc::default(),
             mounts: Arc::default(),
             network: Arc::default(),
         }
@@ -313,11 +314,12 @@ fn solve_failure(error: SolveError, store: &Store, cancel: &Cancel) -> Failure {
         StepError::Run(RunError::Sandbox(SandboxError::Setup { .. } | SandboxError::Runtime { .. })) => {
             (FailureKind::Sandbox, None)
         }
-        StepError::Run(RunError::Exit { code, tail, .. }) => {
+        StepError::Run(RunError::Exit { code, tail, hint, .. }) => {
             let says_full = tail.iter().any(|line| names_full_disk(line));
-            let help = if says_full { Some(program_full_help(store)) } else { exit_help(*code) };
-            (FailureKind::Build, help)
+            let hint = hint.clone().or_else(|| exit_help(*code));
+            (FailureKind::Build, if says_full { Some(program_full_help(store)) } else { hint })
         }
+        StepError::Run(RunError::Store(_)) => (FailureKind::Store, None),
         StepError::Base(_) => (FailureKind::Base, None),
         StepError::Remote(_) => (FailureKind::Context, None),
         StepError::Snapshot(SnapshotError::Fetch(_))

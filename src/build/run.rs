@@ -2,6 +2,7 @@
 
 use crate::cancel::Cancel;
 use crate::event::Stream;
+use crate::fs::has_user_attributes;
 use crate::image::{Platform, Reference, ResolvedImage, from_store};
 use crate::layer::{self, BlobInfo};
 use crate::sandbox::{
@@ -70,14 +71,18 @@ impl Engine {
         }
         let root = RootFs::Overlay { lowers: self.snapshots.lowers(&chain)?, upper, work };
         let spec = self.process(request, &image, &chain, connect(), root, scratch.path())?;
-        let mut ended = self.sandbox.run(&spec, &Unused, cancel);
-        if ended.as_ref().is_err_and(SandboxError::is_no_overlay) {
-            let plain = PlainRoot::make(&self.snapshots, &chain, &[])?;
-            let again = self.store.temp_dir()?;
-            let root = RootFs::Directory(plain.path());
-            let spec = self.process(request, &image, &chain, connect(), root, again.path())?;
-            ended = self.sandbox.run(&spec, &Unused, cancel);
-        }
+        let overlays = has_user_attributes(scratch.path()).unwrap_or(false);
+        let tried = overlays.then(|| self.sandbox.run(&spec, &Unused, cancel));
+        let ended = match tried {
+            Some(ended) if !ended.as_ref().is_err_and(SandboxError::is_no_overlay) => ended,
+            _ => {
+                let plain = PlainRoot::make(&self.snapshots, &chain, &[])?;
+                let again = self.store.temp_dir()?;
+                let root = RootFs::Directory(plain.path());
+                let spec = self.process(request, &image, &chain, connect(), root, again.path())?;
+                self.sandbox.run(&spec, &Unused, cancel)
+            }
+        };
         if let Some(text) = self.sandbox.notice() {
             notice(text);
         }

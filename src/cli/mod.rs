@@ -26,6 +26,7 @@ use clap::Parser as _;
 
 use crate::build::{Engine, EngineOptions, Failure, FailureKind, RegistryAccess};
 use crate::cancel::Cancel;
+use crate::fs::IdMap;
 use crate::registry::Settings;
 use crate::sandbox::OciRuntime;
 use crate::sandbox::userns::{EnterRequest, Entered, IdMode, RealUser, enter};
@@ -181,11 +182,15 @@ impl Session {
     }
 
     /// An engine whose RUN gets a user namespace as asked for, and is run by `runtime` if there is
-    /// one. Ordinary users are in a user namespace already.
+    /// one. Ordinary users are in a user namespace already, and so is root of a rootless container.
     fn engine_with(&self, userns: Userns, runtime: Option<OciRuntime>) -> Result<Engine, Stop> {
         Ok(Engine::open(EngineOptions {
             root: self.root.clone(),
-            userns: if self.mode == IdMode::Root { userns.into() } else { crate::build::Userns::Host },
+            userns: match userns {
+                Userns::Auto if !IdMap::current().is_full() => crate::build::Userns::Host,
+                userns if self.mode == IdMode::Root => userns.into(),
+                _ => crate::build::Userns::Host,
+            },
             single_id: self.mode == IdMode::SingleId,
             runtime,
             resolv_conf: environment::resolv_conf(),

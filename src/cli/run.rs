@@ -3,6 +3,7 @@
 use std::io::IsTerminal as _;
 
 use crate::build::RunRequest;
+use crate::fs::{IdMap, file_system_name, has_user_attributes};
 use crate::sandbox::userns::IdMode;
 use crate::sandbox::{NetworkHelper, OciRuntime, UserNetwork, overlay_works, private_ids_work, probe};
 
@@ -62,6 +63,12 @@ pub(super) fn info(session: &Session) -> Result<u8, Stop> {
     let engine = session.engine()?;
     let facts = probe();
     let ids = match session.mode {
+        IdMode::Root if !IdMap::current().is_full() => format!(
+            "root of a user namespace with the user IDs {} and the group IDs {}: other owners are written down (see \
+             docs/security.md)",
+            IdMap::current().users(),
+            IdMap::current().groups()
+        ),
         IdMode::Root => {
             let scratch = engine.store().temp_dir().map_err(crate::build::Failure::from)?;
             match private_ids_work(scratch.path()) {
@@ -83,6 +90,11 @@ pub(super) fn info(session: &Session) -> Result<u8, Stop> {
     };
     let scratch = engine.store().temp_dir().map_err(crate::build::Failure::from)?;
     let overlay = match overlay_works(scratch.path(), session.mode == IdMode::SingleId) {
+        Ok(()) if !has_user_attributes(scratch.path()).unwrap_or(true) => format!(
+            "copies: every RUN copies its root file system (the store's file system, {}, has no extended attributes of \
+             users)",
+            file_system_name(scratch.path())
+        ),
         Ok(()) => "overlayfs".to_owned(),
         Err(error) => format!("copies: every RUN copies its root file system ({error})"),
     };

@@ -25,7 +25,7 @@ pub fn copy_layer(layer: &Root, dest: &Root, keep_owners: bool) -> io::Result<()
             dest.remove(path)?;
             continue;
         }
-        let opaque = xattrs.iter().any(|(name, value)| name.ends_with(b"overlay.opaque") && value == b"y");
+        let opaque = is_dir && layer.is_opaque(path, &xattrs)?;
         let existing = dest.stat(path)?;
         let stays = is_dir && !opaque && existing.is_some_and(|old| old.file_type() == FileType::Directory);
         if !stays {

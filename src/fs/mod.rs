@@ -5,13 +5,15 @@
 //! link in the last component of a path.
 
 mod copy;
+mod ids;
 pub mod paths;
 mod root;
 mod space;
 
 pub use copy::{copy_layer, copy_metadata};
+pub use ids::IdMap;
 pub use root::{
     NODE_RECORD, OWNER_RECORD, Root, TreeEntry, is_overlay_private, is_record, open_file_in, owner_record,
     parse_node_record, parse_owner_record,
 };
-pub use space::{disk_space, is_full, names_full_disk, shown_size};
+pub use space::{disk_space, file_system_name, has_user_attributes, is_full, names_full_disk, shown_size};

@@ -13,12 +13,16 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::ids::IdMap;
 use super::paths::split;
 
 /// Parents are opened without following any link: in a layer directory a link is content.
 const BENEATH: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 const DIRENT_BUFFER: usize = 64 * 1024;
+const OPAQUE_ATTRIBUTE: &[u8] = b"user.overlay.opaque";
+/// Names like this are notes in layers' tars and never names of files.
+const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
 const WHITEOUT_ATTRIBUTE: &[u8] = b"user.overlay.whiteout";
 /// The kernel's limit for one value.
 const XATTR_MAX: usize = 64 * 1024;
@@ -72,7 +76,7 @@ pub fn is_overlay_private(name: &[u8]) -> bool {
     name.starts_with(b"user.overlay.") || name.starts_with(b"trusted.overlay.")
 }
 
-/// Where a file's intended owner is written down if there is only one ID on disk: `UID:GID`, each of
+/// Where a file's intended owner is written down if it cannot be the owner on disk: `UID:GID`, each of
 /// them 4294967295 where it was never set.
 pub const OWNER_RECORD: &str = "user.rbuild.owner";
 /// Where an empty file says that it stands for a device: `c MAJOR:MINOR` or `b MAJOR:MINOR`.
@@ -198,11 +202,64 @@ impl Root {
         }
     }
 
-    /// Owner of the file itself.
+    /// Makes a directory of a layer hide what is below it: by an attribute, or, on a file system that has
+    /// none, by a deletion of a name that no layer has.
+    pub fn make_opaque(&self, path: &[u8]) -> io::Result<()> {
+        match self.set_xattr(path, OPAQUE_ATTRIBUTE, b"y") {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                self.make_whiteout(&[path, b"/", OPAQUE_NAME].concat())
+            }
+            other => other,
+        }
+    }
+
+    /// Whether a directory of a layer, with these attributes, hides what is below it.
+    pub fn is_opaque(&self, path: &[u8], xattrs: &[(Vec<u8>, Vec<u8>)]) -> io::Result<bool> {
+        if xattrs.iter().any(|(name, value)| name.ends_with(b"overlay.opaque") && value == b"y") {
+            return Ok(true);
+        }
+        Ok(self.stat(&[path, b"/", OPAQUE_NAME].concat())?.is_some_and(|entry| entry.is_whiteout()))
+    }
+
+    /// Owner of the file itself. One that this process cannot give to files is written down with files and
+    /// directories, and something else is on disk; see [`IdMap::user_on_disk`].
     pub fn set_owner(&self, path: &[u8], uid: u32, gid: u32) -> io::Result<()> {
+        let map = IdMap::current();
+        let (disk_uid, disk_gid) = (map.user_on_disk(uid), map.group_on_disk(gid));
         let (dir, name) = self.parent(path)?;
-        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        Ok(rustix::fs::chownat(&dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
+        let owner = (Some(Uid::from_raw(disk_uid)), Some(Gid::from_raw(disk_gid)));
+        rustix::fs::chownat(&dir, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)?;
+        if (uid, gid) != (disk_uid, disk_gid) && self.can_have_records(path)? {
+            let record = owner_record(uid, gid);
+            return match self.set_xattr(path, OWNER_RECORD.as_bytes(), record.as_bytes()) {
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => Err(io::Error::other(format!(
+                    "the owner {record} is not among the IDs that there are here, {} and {}, and this file system has no \
+                     extended attributes of users to keep it in; choose another place with --root",
+                    map.users(),
+                    map.groups()
+                ))),
+                other => other,
+            };
+        }
+        Ok(())
+    }
+
+    /// Writes down the owner of a file that belongs to the only ID there is, so that it goes along when the file
+    /// is moved. Links and the like cannot take it along, nor can a file system without attributes.
+    pub fn record_owner(&self, path: &[u8], uid: u32, gid: u32) -> io::Result<()> {
+        if !IdMap::current().is_single() || (uid, gid) == (0, 0) || !self.can_have_records(path)? {
+            return Ok(());
+        }
+        match self.set_xattr(path, OWNER_RECORD.as_bytes(), owner_record(uid, gid).as_bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+            other => other,
+        }
+    }
+
+    /// The kernel lets only these have attributes of users.
+    fn can_have_records(&self, path: &[u8]) -> io::Result<bool> {
+        let kind = self.stat(path)?.map(|entry| entry.file_type());
+        Ok(matches!(kind, Some(FileType::RegularFile | FileType::Directory)))
     }
 
     /// Mode of a file that is no link.

@@ -14,9 +14,9 @@ use rustix::io::Errno;
 
 use crate::cache::Record;
 use crate::cancel::Cancel;
-use crate::digest::{Digest, Hasher};
+use crate::digest::{DiffId, Digest, Hasher};
 use crate::image::Descriptor;
-use crate::layer::{LayerError, LayerRecord, check_files, parse_index};
+use crate::layer::{LayerError, LayerIndex, LayerRecord, OnDiskIds, check_files, parse_index};
 use crate::registry::origins;
 use crate::store::{Collector, Fate, Item, Room, SnapshotId, Store, StoreError};
 
@@ -89,6 +89,7 @@ pub fn check(store: &Store, options: &CheckOptions, cancel: &Cancel) -> Result<C
         bare: BTreeSet::new(),
         lists: BTreeMap::new(),
         chains: BTreeMap::new(),
+        foreign: BTreeSet::new(),
         report,
     };
     check.permissions();
@@ -119,7 +120,9 @@ struct Check<'a> {
     /// The lists of their files.
     lists: BTreeMap<Digest, Item>,
     /// Chains that lead to something: their notes, and where their files are.
-    chains: BTreeMap<Digest, (PathBuf, SnapshotId)>,
+    chains: BTreeMap<Digest, Vec<(PathBuf, SnapshotId)>>,
+    /// Chains whose files have owners as another kind of user keeps them, who alone can read them all.
+    foreign: BTreeSet<Digest>,
     report: CheckReport,
 }
 
@@ -253,14 +256,32 @@ impl Check<'_> {
         let chain = record.inputs.parent.push(layer).0;
         let list = self.lists.get(&layer.0).map(Item::read).transpose()?.flatten();
         let index = list.and_then(|bytes| parse_index(&bytes));
-        let (Some((note, snapshot)), Some(index)) = (self.chains.get(&chain).cloned(), index) else {
+        let places = self.chains.get(&chain).cloned().unwrap_or_default();
+        let is_foreign = self.foreign.contains(&chain);
+        let Some(index) = index.filter(|_| is_foreign || !places.is_empty()) else {
             return Ok(Some(format!("leads to layer {layer}, whose files are not in the store")));
         };
         if self.options.fast || self.cancel.is_cancelled() {
             return Ok(None);
         }
-        let dir = self.store.snapshot_dir(&snapshot);
-        let check = || check_files(self.store, &layer, &index, &dir, self.cancel);
+        let mut whole = usize::from(is_foreign);
+        for (note, snapshot) in places {
+            whole += usize::from(self.has_its_files(&layer, &chain, &index, note, &snapshot)?);
+        }
+        Ok((whole == 0).then(|| format!("leads to layer {layer}, whose files are damaged")))
+    }
+
+    /// Whether a snapshot holds the files of a layer.
+    fn has_its_files(
+        &mut self,
+        layer: &DiffId,
+        chain: &Digest,
+        index: &LayerIndex,
+        note: PathBuf,
+        snapshot: &SnapshotId,
+    ) -> Result<bool, StoreError> {
+        let dir = self.store.snapshot_dir(snapshot);
+        let check = || check_files(self.store, layer, index, &dir, self.cancel);
         // A disk may fail once; what fails again is damaged.
         let checked = match check() {
             Err(LayerError::Damaged { .. }) => check(),
@@ -270,7 +291,9 @@ impl Check<'_> {
             Ok(size) => self.report.bytes_read += size,
             Err(LayerError::Canceled) => {}
             Err(LayerError::Damaged { why, .. }) => {
-                self.chains.remove(&chain);
+                if let Some(places) = self.chains.get_mut(chain) {
+                    places.retain(|(_, other)| other != snapshot);
+                }
                 let what = format!("the files of layer {layer} in {} are damaged: {why}", dir.display());
                 self.wrong(note, what);
                 // Nobody finds them any more.
@@ -280,17 +303,18 @@ impl Check<'_> {
                         format!("the unpacked layer {} is left over", snapshot.display()),
                     );
                 }
-                return Ok(Some(format!("leads to layer {layer}, whose files are damaged")));
+                return Ok(false);
             }
             Err(error) => {
                 let source = io::Error::other(error.to_string());
                 return Err(StoreError::Io { action: "check", path: dir, source });
             }
         }
-        Ok(None)
+        Ok(true)
     }
 
     fn directories(&mut self) -> Result<(), StoreError> {
+        let own = [OnDiskIds::Keep.kind(), OnDiskIds::AllToSelf.kind()];
         for item in self.take(Room::Chains) {
             let Some(bytes) = item.read()? else { continue };
             let id = String::from_utf8(bytes).ok().and_then(|text| SnapshotId::parse(&text));
@@ -300,7 +324,12 @@ impl Check<'_> {
                     format!("leads to the unpacked layer {id}, which is not there")
                 }
                 Some(id) => {
-                    self.chains.extend(item.digest().map(|chain| (chain, (item.path, id))));
+                    let Some(chain) = item.digest() else { continue };
+                    if item.kind().is_some_and(|kind| own.contains(&kind)) {
+                        self.chains.entry(chain).or_default().push((item.path, id));
+                    } else {
+                        self.foreign.insert(chain);
+                    }
                     continue;
                 }
             };

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use rayon::prelude::*;
 
 use crate::cache::Records;
-use crate::digest::Digest;
+use crate::digest::{ChainId, Digest};
 use crate::image::Descriptor;
 use crate::registry::origins;
 use crate::store::{Item, Room, Store, StoreError};
@@ -37,17 +37,27 @@ pub struct Survey {
     /// What the store did not put there.
     pub strays: Vec<std::path::PathBuf>,
     by_name: HashMap<(Room, String), usize>,
+    /// Notes for chains: one for each kind of user that used the store.
+    by_chain: HashMap<Digest, Vec<usize>>,
 }
 
 impl Survey {
     /// Looks at everything. With `measure`, directories are walked for their sizes.
     pub fn take(store: &Store, measure: bool) -> Result<Self, StoreError> {
-        let mut survey = Survey { things: Vec::new(), strays: Vec::new(), by_name: HashMap::new() };
+        let mut survey = Survey {
+            things: Vec::new(),
+            strays: Vec::new(),
+            by_name: HashMap::new(),
+            by_chain: HashMap::new(),
+        };
         for room in Room::ALL {
             let listing = store.list(room)?;
             survey.strays.extend(listing.strays);
             for item in listing.items {
                 survey.by_name.insert((room, item.name.clone()), survey.things.len());
+                if let Some(chain) = item.digest().filter(|_| room == Room::Chains) {
+                    survey.by_chain.entry(chain).or_default().push(survey.things.len());
+                }
                 survey.things.push(Thing {
                     size: item.size,
                     note: if room == Room::Refs { item.name.clone() } else { String::new() },
@@ -86,10 +96,20 @@ impl Survey {
 
     fn link(&mut self, from: usize, room: Room, name: &Digest) -> Option<usize> {
         let to = self.find(room, name)?;
+        self.link_to(from, to);
+        Some(to)
+    }
+
+    fn link_to(&mut self, from: usize, to: usize) {
         if !self.things[from].uses.contains(&to) {
             self.things[from].uses.push(to);
         }
-        Some(to)
+    }
+
+    fn link_chain(&mut self, from: usize, chain: &ChainId) {
+        for to in self.by_chain.get(&chain.0).cloned().unwrap_or_default() {
+            self.link_to(from, to);
+        }
     }
 
     /// Reads what a thing refers to.
@@ -134,7 +154,7 @@ impl Survey {
                 let layer = self.link(at, Room::Layers, &record.diff_id.0);
                 self.describe(layer, &record.step);
                 if self.is_bare(layer)? {
-                    self.link(at, Room::Chains, &record.inputs.parent.push(record.diff_id).0);
+                    self.link_chain(at, &record.inputs.parent.push(record.diff_id));
                 }
                 for input in &record.inputs.inputs {
                     let list = self.link(at, Room::Records, &Records::pre_image_key(&input.digest));
@@ -212,7 +232,7 @@ impl Survey {
             }
             for (diff_id, chain) in parts.diff_ids.iter().zip(parts.chains()) {
                 self.link(at, Room::Layers, &diff_id.0);
-                self.link(at, Room::Chains, &chain.0);
+                self.link_chain(at, &chain);
             }
         }
         Ok(())

@@ -13,7 +13,7 @@ use crate::digest::{ChainId, DiffId, Digest};
 use crate::image::inspect::name_in_store;
 use crate::image::{Descriptor, Family, Image, ImageConfig, LayerRef, Reference, assemble};
 use crate::layer::{BlobInfo, Entry, EntryKind, NoContent, WriteOptions, write_layer};
-use crate::store::{Room, Store};
+use crate::store::{Room, SnapshotKind, Store};
 
 use super::*;
 
@@ -90,7 +90,7 @@ impl Bench {
         let dir = store.temp_dir()?;
         std::fs::create_dir(dir.path().join("fs"))?;
         let id = store.freeze_snapshot(dir)?;
-        store.put_chain_snapshot(&chain, &id)?;
+        store.put_chain_snapshot(&chain, &SnapshotKind::plain(), &id)?;
         Ok(id.to_string())
     }
 

@@ -1,13 +1,13 @@
 //! An overlay's upper directory to the entries of a layer.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Read};
 use std::path::Path;
 
 use rustix::fs::FileType;
 
 use crate::fs::{
-    NODE_RECORD, OWNER_RECORD, Root, TreeEntry, is_overlay_private, is_record, parse_node_record,
+    IdMap, NODE_RECORD, OWNER_RECORD, Root, TreeEntry, is_overlay_private, is_record, parse_node_record,
     parse_owner_record,
 };
 
@@ -69,19 +69,20 @@ impl ContentSource for UpperContent {
 
 /// Who owns the files of an upper directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Owners {
-    /// Whom the file system names.
+pub enum Owners<'a> {
+    /// Whom the file system names, but for those that this process cannot give to files.
     OnDisk,
     /// All belong to one ID on disk. The owner is the one written down with a file; else, for files of
-    /// the layers below, the one it has there; else this user and group, who wrote it.
-    Recorded(u32, u32),
+    /// the layers below, the one it has there; else this user and group, who wrote it. The paths are those
+    /// of files that are from the layers below although overlayfs has not marked them.
+    Recorded(u32, u32, &'a BTreeSet<Vec<u8>>),
 }
 
 /// Lists what a frozen upper directory changes. Sockets are left out, as image layers have none.
 pub fn diff_upper(
     upper: &Path,
     parent: &dyn ParentView,
-    owners: Owners,
+    owners: Owners<'_>,
 ) -> Result<(Vec<Entry>, UpperContent), LayerError> {
     let root = Root::open(upper).map_err(|error| LayerError::io("open", upper, error))?;
     let files = root.walk().map_err(|error| LayerError::io("list", upper, error))?;
@@ -99,7 +100,7 @@ fn diff_one(
     root: &Root,
     file: &TreeEntry,
     parent: &dyn ParentView,
-    owners: Owners,
+    owners: Owners<'_>,
     links: &mut Links,
     entries: &mut Vec<Entry>,
 ) -> Result<(), LayerError> {
@@ -179,13 +180,16 @@ fn owner(
     kind: &EntryKind,
     raw: &[(Vec<u8>, Vec<u8>)],
     parent: &dyn ParentView,
-    owners: Owners,
+    owners: Owners<'_>,
 ) -> (u32, u32) {
-    let Owners::Recorded(user, group) = owners else { return (file.stat.stx_uid, file.stat.stx_gid) };
+    let Owners::Recorded(user, group, kept) = owners else {
+        return owner_on_disk(file, kind, raw, parent, IdMap::current());
+    };
     // overlayfs marks what it copied up; a directory of the same name is the same directory unless it
     // is opaque.
     let ends = |end: &[u8]| raw.iter().any(|(name, _)| is_overlay_private(name) && name.ends_with(end));
-    let same = ends(b".origin") || (*kind == EntryKind::Dir && !ends(b".opaque"));
+    let same =
+        ends(b".origin") || kept.contains(&file.path) || (*kind == EntryKind::Dir && !ends(b".opaque"));
     let below = if same { parent.node(&file.path) } else { None };
     let below = below.filter(|node| (node.kind == ParentKind::Dir) == (*kind == EntryKind::Dir));
     let (user, group) = below.map_or((user, group), |node| (node.meta.uid, node.meta.gid));
@@ -194,6 +198,36 @@ fn owner(
         Some((uid, gid)) => (set(uid, user), set(gid, group)),
         None => (user, group),
     }
+}
+
+/// An owner that is not mapped was written down, or, where a file cannot have attributes, is that of the
+/// same path below. An owner that is mapped counts only on disk: whoever may write an attribute must not
+/// give a file to root.
+fn owner_on_disk(
+    file: &TreeEntry,
+    kind: &EntryKind,
+    raw: &[(Vec<u8>, Vec<u8>)],
+    parent: &dyn ParentView,
+    map: &IdMap,
+) -> (u32, u32) {
+    let (uid, gid) = (file.stat.stx_uid, file.stat.stx_gid);
+    let has_attributes = matches!(kind, EntryKind::File { .. } | EntryKind::Dir);
+    let stands_in = uid == map.user_on_disk(u32::MAX) || gid == map.group_on_disk(u32::MAX);
+    let written = match has_attributes {
+        true => attribute(raw, OWNER_RECORD).and_then(parse_owner_record),
+        false if stands_in => {
+            let below = parent.node(&file.path).filter(|node| node.kind != ParentKind::Dir);
+            below.map(|node| (node.meta.uid, node.meta.gid))
+        }
+        false => None,
+    };
+    let Some((user, group)) = written else { return (uid, gid) };
+    let beyond =
+        |known: bool, wanted: u32, disk: u32, now: u32| if !known && disk == now { wanted } else { now };
+    (
+        beyond(map.has_user(user), user, map.user_on_disk(user), uid),
+        beyond(map.has_group(group), group, map.group_on_disk(group), gid),
+    )
 }
 
 /// An empty file that says so is a device.

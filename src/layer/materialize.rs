@@ -119,7 +119,7 @@ fn write_one(
         EntryKind::Symlink(target) => root.make_symlink(target, path)?,
         EntryKind::Hardlink(first) => return root.make_link(first, path),
         EntryKind::Whiteout => return root.make_whiteout(path),
-        EntryKind::Opaque => return root.set_xattr(path, b"user.overlay.opaque", b"y"),
+        EntryKind::Opaque => return root.make_opaque(path),
         EntryKind::Fifo => root.make_node(path, FileType::Fifo, 0, 0)?,
         EntryKind::CharDevice { major, minor } => {
             if !node(root, path, FileType::CharacterDevice, *major, *minor)? {
@@ -159,8 +159,10 @@ fn fill(mut file: File, position: usize, entry: &Entry, content: &dyn ContentSou
 }
 
 fn metadata(root: &Root, path: &[u8], kind: &EntryKind, meta: &Metadata, ids: OnDiskIds) -> io::Result<()> {
-    if ids == OnDiskIds::Keep && (meta.uid, meta.gid) != (0, 0) {
-        root.set_owner(path, meta.uid, meta.gid)?;
+    match ids {
+        OnDiskIds::Keep if (meta.uid, meta.gid) != (0, 0) => root.set_owner(path, meta.uid, meta.gid)?,
+        OnDiskIds::Keep => {}
+        OnDiskIds::AllToSelf => root.record_owner(path, meta.uid, meta.gid)?,
     }
     let link = matches!(kind, EntryKind::Symlink(_));
     if !link {

@@ -9,8 +9,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::digest::DiffId;
-use crate::fs::Root;
-use crate::store::Store;
+use crate::fs::{IdMap, Root};
+use crate::store::{SnapshotKind, Store};
 
 use super::diff::{NoParent, ParentView};
 use super::entry::LayerIndex;
@@ -26,8 +26,21 @@ pub enum OnDiskIds {
     /// Files get their owners.
     #[default]
     Keep,
-    /// Everything belongs to the one ID there is; the intended owners are in the index only.
+    /// Everything belongs to the one ID there is. The intended owners are in the index, and with files in an
+    /// attribute where there is one ID only.
     AllToSelf,
+}
+
+impl OnDiskIds {
+    /// Which directories of layers show the same owners: those made in the same way with the same IDs.
+    pub fn kind(self) -> SnapshotKind {
+        let map = IdMap::current();
+        match self {
+            OnDiskIds::Keep if map.is_full() => SnapshotKind::plain(),
+            OnDiskIds::Keep => SnapshotKind::of(&format!("keep {}", map.identity())),
+            OnDiskIds::AllToSelf => SnapshotKind::of(&format!("self {}", map.identity())),
+        }
+    }
 }
 
 /// Limits on what an archive may hold.

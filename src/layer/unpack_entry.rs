@@ -324,8 +324,7 @@ impl Work<'_> {
             return Err(invalid("the root directory cannot be opaque"));
         }
         if let Some(root) = self.root {
-            root.set_xattr(&dir, b"user.overlay.opaque", b"y")
-                .map_err(|error| LayerError::inside("hide what is below", &dir, error))?;
+            root.make_opaque(&dir).map_err(|error| LayerError::inside("hide what is below", &dir, error))?;
         }
         let meta = Metadata { mode: 0, ..implicit() };
         self.entries.push(Some(Entry { path: dir, kind: EntryKind::Opaque, meta, offset: 0 }));
@@ -389,9 +388,11 @@ impl Work<'_> {
     fn apply(&mut self, path: &[u8], meta: &Metadata, has_mode: bool) -> Result<(), LayerError> {
         let Some(root) = self.root else { return Ok(()) };
         let failed = |error| LayerError::inside("set the metadata of", path, error);
-        if self.ids == OnDiskIds::Keep {
-            root.set_owner(path, meta.uid, meta.gid).map_err(failed)?;
+        match self.ids {
+            OnDiskIds::Keep => root.set_owner(path, meta.uid, meta.gid),
+            OnDiskIds::AllToSelf => root.record_owner(path, meta.uid, meta.gid),
         }
+        .map_err(failed)?;
         if has_mode {
             root.set_mode(path, meta.mode).map_err(failed)?;
             for (name, value) in &meta.xattrs {

@@ -8,6 +8,7 @@
 mod cgroup;
 mod child;
 mod emulation;
+mod fallback;
 mod identity;
 mod mounts;
 mod native;
@@ -31,7 +32,7 @@ pub use private::PrivateIds;
 pub use probe::{Facts, overlay_works, private_ids_work, probe};
 pub use spec::{
     Exit, Limits, Mount, MountKind, Network, OutputSink, ProcessSpec, ProcessUser, RootFs, Sandbox,
-    SandboxError, Security, Stdio, Ulimit,
+    SandboxError, Security, Stdio, Ulimit, Whose,
 };
 pub use syscalls::leave;
 

@@ -3,8 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -18,10 +17,12 @@ use crate::event::Stream;
 
 use super::cgroup::{Cgroup, Hits};
 use super::child::{self, STAGES, Stage, Streams};
+use super::fallback::Fallback;
 use super::prepare::{self, Plan};
 use super::private::PrivateIds;
+use super::probe;
 use super::spec::{
-    Exit, Limits, MountKind, Network, OutputSink, ProcessSpec, RootFs, Sandbox, SandboxError, Security, Stdio,
+    Exit, Limits, MountKind, Network, OutputSink, ProcessSpec, Sandbox, SandboxError, Security, Stdio,
 };
 use super::supervisor::{self, Duty};
 use super::syscalls::{self, Cloned};
@@ -42,14 +43,6 @@ pub struct Native {
     fallback: Option<Fallback>,
 }
 
-/// For private IDs that are used where nothing is lost by it, and only while they work.
-#[derive(Debug, Default)]
-struct Fallback {
-    /// Why they do not work here, once that is known.
-    reason: OnceLock<String>,
-    told: AtomicBool,
-}
-
 impl Native {
     /// `single_id` says that the user namespace knows one user and one group only.
     pub fn new(single_id: bool) -> Self {
@@ -67,15 +60,21 @@ impl Native {
         Native { fallback: Some(Fallback::default()), ..Native::with_ids(ids) }
     }
 
-    fn ids_for(&self, spec: &ProcessSpec) -> Option<&PrivateIds> {
-        let ids = self.ids.as_ref()?;
-        let Some(fallback) = &self.fallback else { return Some(ids) };
+    /// The IDs for a process. Where they are optional, this machine's ability is probed before the first
+    /// process of all runs, so that none can have an influence on the answer.
+    fn ids_for(&self, spec: &ProcessSpec) -> Result<Option<&PrivateIds>, SandboxError> {
+        let ids = self.ids_or_not(&spec.scratch)?;
         // On this machine's network, low ports and raw sockets would be refused; devices would belong to
         // nobody.
         let loses = matches!(spec.network, Network::Host)
             || spec.security == Security::Insecure
             || spec.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Device { .. }));
-        (!loses && fallback.reason.get().is_none()).then_some(ids)
+        Ok(ids.filter(|_| self.fallback.is_none() || !loses))
+    }
+
+    fn ids_or_not(&self, scratch: &Path) -> Result<Option<&PrivateIds>, SandboxError> {
+        let (Some(ids), Some(fallback)) = (&self.ids, &self.fallback) else { return Ok(self.ids.as_ref()) };
+        Ok(fallback.decide(|| probe::private_ids(scratch, ids))?.then_some(ids))
     }
 
     fn run_with(
@@ -103,32 +102,19 @@ impl Sandbox for Native {
         output: &dyn OutputSink,
         cancel: &Cancel,
     ) -> Result<Exit, SandboxError> {
-        let ids = self.ids_for(spec);
-        let ended = self.run_with(spec, ids, output, cancel);
-        match (&self.fallback, ended) {
-            // The program was not started yet.
-            (Some(fallback), Err(error @ SandboxError::Setup { .. })) if ids.is_some() => {
-                let again = ProcessSpec { scratch: spec.scratch.join("host"), ..spec.clone() };
-                std::fs::create_dir(&again.scratch)
-                    .and_then(|()| renew_work(&spec.root))
-                    .map_err(|error| SandboxError::setup("make a directory", error))?;
-                let ended = self.run_with(&again, None, output, cancel);
-                if !matches!(ended, Err(SandboxError::Setup { .. })) {
-                    let _ = fallback.reason.set(error.to_string());
-                }
-                ended
-            }
-            (_, ended) => ended,
+        self.run_with(spec, self.ids_for(spec)?, output, cancel)
+    }
+
+    fn shows_owners_of(&self, path: &Path, scratch: &Path) -> bool {
+        match self.ids_or_not(scratch) {
+            Ok(ids) => ids.is_none_or(|ids| ids.can_map(path)),
+            // Whoever runs the process gets the same error.
+            Err(_) => false,
         }
     }
 
     fn notice(&self) -> Option<String> {
-        let fallback = self.fallback.as_ref()?;
-        let reason = fallback.reason.get()?;
-        let first = !fallback.told.swap(true, Ordering::Relaxed);
-        first.then(|| {
-            format!("root in RUN is root of this machine, with Docker's restrictions: {reason} (--userns=host says so)")
-        })
+        self.fallback.as_ref()?.notice()
     }
 
     fn describe(&self) -> String {
@@ -140,13 +126,6 @@ impl Sandbox for Native {
         };
         format!("native (namespaces, overlayfs, capabilities, seccomp; {ids})")
     }
-}
-
-/// A volatile overlay is mounted once: the next one needs a work directory of its own.
-fn renew_work(root: &RootFs) -> io::Result<()> {
-    let RootFs::Overlay { work, .. } = root else { return Ok(()) };
-    std::fs::remove_dir_all(work)?;
-    std::fs::create_dir(work)
 }
 
 /// Carries a plan out.

@@ -1,5 +1,6 @@
 //! Everything the child needs, made before it exists: after its creation nothing may allocate.
 
+mod ids;
 mod mounts;
 mod overlay;
 mod scratch;
@@ -11,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use libc::{c_char, sock_filter};
+
+use crate::fs::IdMap;
 
 use self::mounts::{dev_points, prepare_mounts, tmpfs_options};
 use self::overlay::overlay;
@@ -71,7 +74,7 @@ pub(super) struct Plan {
     pub loopback: bool,
     /// A network namespace to enter.
     pub network: Option<Arc<OwnedFd>>,
-    /// Who owns terminals, outside.
+    /// Who owns terminals, outside; `None` where there is no such group.
     pub gid_tty: Option<CString>,
     /// The user namespace whose root starts the program.
     pub ids: Option<Arc<OwnedFd>>,
@@ -94,14 +97,15 @@ pub(super) fn c_path(path: &Path) -> Result<CString, SandboxError> {
     c_string(path.as_os_str().as_bytes(), "a path")
 }
 
-/// Makes the plan. `permitted` are the capabilities this process has; the process runs with `ids`.
+/// Makes the plan. `permitted` are the capabilities this process has; the process runs with `private_ids`.
 pub(super) fn plan(
     spec: &ProcessSpec,
     permitted: u64,
     single_id: bool,
     legacy: bool,
-    ids: Option<&PrivateIds>,
+    private_ids: Option<&PrivateIds>,
 ) -> Result<Plan, SandboxError> {
+    ids::check(spec, single_id, private_ids.is_some())?;
     let scratch = Scratch { dir: &spec.scratch };
     let mut mounts: Vec<&super::spec::Mount> = spec.mounts.iter().collect();
     // Parents before children, whatever the order of writing.
@@ -116,7 +120,7 @@ pub(super) fn plan(
         }
         RootFs::Directory(path) => (None, Some(c_path(path)?)),
     };
-    let root_id = ids.map_or(0, |_| private::FIRST);
+    let root_id = private_ids.map_or(0, |_| private::FIRST);
     let (argv_strings, env_strings, programs) = program(spec)?;
     let pointers = |strings: &[CString]| -> Vec<*const c_char> {
         strings.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
@@ -124,7 +128,7 @@ pub(super) fn plan(
     let (argv, env) = (pointers(&argv_strings), pointers(&env_strings));
     let strings = argv_strings.into_iter().chain(env_strings).collect();
     let sandboxed = spec.security == Security::Sandbox;
-    let asks = match (single_id, ids) {
+    let asks = match (single_id, private_ids) {
         (true, _) if spec.user.uid == 0 => Some(Duty::OneId),
         (_, Some(_)) if sandboxed => Some(Duty::Devices),
         _ => None,
@@ -176,12 +180,12 @@ pub(super) fn plan(
             Network::Joined(namespace) => Some(namespace.clone()),
             Network::Host | Network::None => None,
         },
-        gid_tty: if single_id {
+        gid_tty: if single_id || !IdMap::current().has_group(root_id + GROUP_TTY) {
             None
         } else {
             Some(c_string((root_id + GROUP_TTY).to_string().as_bytes(), "an ID")?)
         },
-        ids: ids
+        ids: private_ids
             .map(PrivateIds::namespace)
             .transpose()
             .map_err(|error| SandboxError::setup("make a private user namespace", error))?,

@@ -4,10 +4,12 @@
 //!
 //! For a caller that is root. For ordinary users [`super::userns`] does it, for the whole program.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{CWD, Mode, OFlags};
@@ -22,21 +24,51 @@ use super::syscalls::{self, Cloned};
 /// ID 0 inside; the upper half of all IDs is free on every sane machine.
 pub(super) const FIRST: u32 = 1 << 31;
 /// How many; the very last one is not an ID.
-const COUNT: u32 = (1 << 31) - 1;
+pub(super) const COUNT: u32 = (1 << 31) - 1;
 
 /// The IDs of processes that must not be root on this machine.
 ///
 /// The namespace is made when the first process needs it. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct PrivateIds {
-    namespace: Arc<OnceLock<Result<Arc<OwnedFd>, String>>>,
+    namespace: Arc<OnceLock<Result<Arc<OwnedFd>, Refused>>>,
+}
+
+/// Why there is no namespace. An [`io::Error`] cannot be kept and handed out again.
+#[derive(Clone, Debug)]
+enum Refused {
+    System(i32),
+    Other(String),
+}
+
+impl From<io::Error> for Refused {
+    fn from(error: io::Error) -> Self {
+        error.raw_os_error().map_or_else(|| Refused::Other(error.to_string()), Refused::System)
+    }
+}
+
+impl From<Refused> for io::Error {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::System(number) => io::Error::from_raw_os_error(number),
+            Refused::Other(text) => io::Error::other(text),
+        }
+    }
 }
 
 impl PrivateIds {
     /// The user namespace. Making it needs root.
     pub(super) fn namespace(&self) -> io::Result<Arc<OwnedFd>> {
-        let made = self.namespace.get_or_init(|| Self::make().map_err(|error| error.to_string()));
-        made.clone().map_err(io::Error::other)
+        Ok(self.namespace.get_or_init(|| Self::make().map_err(Refused::from)).clone()?)
+    }
+
+    /// Whether mounts of a directory, with all that is mounted below it, can show its owners inside the
+    /// namespace. That depends on the file systems.
+    pub(super) fn can_map(&self, path: &Path) -> bool {
+        let (Ok(namespace), Ok(path)) = (self.namespace(), CString::new(path.as_os_str().as_bytes())) else {
+            return false;
+        };
+        mapped_tree(&path, namespace.as_fd(), true).is_ok()
     }
 
     /// Whether this machine makes such namespaces.

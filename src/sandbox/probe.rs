@@ -1,7 +1,7 @@
 //! What this machine allows, for `rbuild info` and for choosing how snapshots are made.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::spec::{ProcessSpec, ProcessUser, RootFs, Sandbox as _, SandboxError, Security, Stdio};
 use super::{Exit, Native, Network, OutputSink, PrivateIds};
@@ -37,31 +37,64 @@ pub fn probe() -> Facts {
 
 /// Tries a real overlay with its upper directory below `dir`; the error says what failed.
 pub fn overlay_works(dir: &Path, single_id: bool) -> Result<(), String> {
-    works(dir, &Native::new(single_id))
+    works(dir, &Native::new(single_id), true).map_err(|error| error.to_string())
 }
 
-/// The same with users that are nobody on this machine. For root.
+/// Tries private IDs, on an overlay or, where there is none, on a plain directory. For root.
 pub fn private_ids_work(dir: &Path) -> Result<(), String> {
-    works(dir, &Native::with_ids(PrivateIds::default()))
+    private_ids(dir, &PrivateIds::default()).map_err(|error| error.to_string())
 }
 
-fn works(dir: &Path, sandbox: &Native) -> Result<(), String> {
-    struct Nobody;
-    impl OutputSink for Nobody {
-        fn line(&self, _: Stream, _: &[u8]) {}
+/// The same with IDs that are then used.
+pub(super) fn private_ids(dir: &Path, ids: &PrivateIds) -> Result<(), SandboxError> {
+    let sandbox = Native::with_ids(ids.clone());
+    let tried = works(dir, &sandbox, true);
+    if tried.is_err() && works(dir, &Native::new(false), true).is_err_and(|error| error.is_no_overlay()) {
+        return works(dir, &sandbox, false);
     }
+    tried
+}
+
+/// Runs a program that is not there: getting as far as that means that everything before it works.
+fn works(dir: &Path, sandbox: &Native, on_overlay: bool) -> Result<(), SandboxError> {
+    let failed = |error| SandboxError::setup("make a directory", error);
+    let dir = tempfile::tempdir_in(dir).map_err(failed)?;
     let make = |name: &str| {
-        let path = dir.join(name);
-        fs::create_dir(&path).map(|()| path).map_err(|error| error.to_string())
+        let path = dir.path().join(name);
+        fs::create_dir(&path).map(|()| path).map_err(failed)
     };
     let (upper, work, scratch) = (make("upper")?, make("work")?, make("scratch")?);
-    let spec = ProcessSpec {
+    let root = match on_overlay {
+        true => RootFs::Overlay { lowers: Vec::new(), upper, work },
+        false => {
+            for point in ["proc", "sys", "dev", "etc"] {
+                fs::create_dir(upper.join(point)).map_err(failed)?;
+            }
+            RootFs::Directory(upper)
+        }
+    };
+    let cancel = Cancel::new().map_err(|error| SandboxError::setup("make a pipe", error))?;
+    match sandbox.run(&nothing(root, scratch), &Silent, &cancel) {
+        Err(SandboxError::Exec { .. }) | Ok(Exit::Code(_)) => Ok(()),
+        Err(error) => Err(error),
+        Ok(other) => Err(SandboxError::Invalid(format!("unexpected end: {other:?}"))),
+    }
+}
+
+struct Silent;
+
+impl OutputSink for Silent {
+    fn line(&self, _: Stream, _: &[u8]) {}
+}
+
+fn nothing(root: RootFs, scratch: PathBuf) -> ProcessSpec {
+    ProcessSpec {
         argv: vec![b"/nothing".to_vec()],
         env: Vec::new(),
         cwd: b"/".to_vec(),
         user: ProcessUser::default(),
         hostname: "probe".into(),
-        root: RootFs::Overlay { lowers: Vec::new(), upper, work },
+        root,
         mounts: Vec::new(),
         network: Network::Host,
         security: Security::Sandbox,
@@ -73,12 +106,5 @@ fn works(dir: &Path, sandbox: &Native) -> Result<(), String> {
         timeout: None,
         scratch,
         stdio: Stdio::Lines,
-    };
-    let cancel = Cancel::new().map_err(|error| error.to_string())?;
-    // Getting as far as the program that is not there means that everything before it worked.
-    match sandbox.run(&spec, &Nobody, &cancel) {
-        Err(SandboxError::Exec { .. }) | Ok(Exit::Code(_)) => Ok(()),
-        Err(error) => Err(error.to_string()),
-        Ok(other) => Err(format!("unexpected end: {other:?}")),
     }
 }

@@ -1,7 +1,7 @@
 //! What to run and where, and how it ended.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,6 +82,16 @@ pub struct Mount {
     pub target: Vec<u8>,
     /// What is mounted.
     pub kind: MountKind,
+    /// User and group that were asked for and that something of this machine was given already, of kinds
+    /// that do not contain them.
+    pub owner: Option<(u32, u32)>,
+}
+
+impl Mount {
+    /// A mount for which no owner was asked for, but perhaps in its kind.
+    pub fn new(target: Vec<u8>, kind: MountKind) -> Self {
+        Mount { target, kind, owner: None }
+    }
 }
 
 /// Kinds of mounts.
@@ -259,12 +269,43 @@ pub trait Sandbox: Send + Sync {
     /// Runs a process to its end.
     fn run(&self, spec: &ProcessSpec, output: &dyn OutputSink, cancel: &Cancel)
     -> Result<Exit, SandboxError>;
+    /// Whether a directory of this machine can be mounted for processes as it is. Depends on its file
+    /// system; where it is false, a copy in the store can be mounted instead. `scratch` is as in
+    /// [`ProcessSpec`].
+    fn shows_owners_of(&self, _path: &Path, _scratch: &Path) -> bool {
+        true
+    }
     /// What the user should know of how processes were run; each thing once.
     fn notice(&self) -> Option<String> {
         None
     }
     /// One line for `rbuild info`.
     fn describe(&self) -> String;
+}
+
+/// Who has an ID that there is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// The process, as user.
+    User,
+    /// The process, as group.
+    Group,
+    /// The process, as one more group.
+    Supplementary,
+    /// A file mounted at this path, as user.
+    MountUser(String),
+    /// A file mounted at this path, as group.
+    MountGroup(String),
+}
+
+impl std::fmt::Display for Whose {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Whose::User | Whose::MountUser(_) => "user ID",
+            Whose::Group | Whose::MountGroup(_) => "group ID",
+            Whose::Supplementary => "supplementary group ID",
+        })
+    }
 }
 
 /// A sandbox that could not be made.
@@ -294,6 +335,18 @@ pub enum SandboxError {
         /// Its own words.
         message: String,
     },
+    /// The user namespace of the process does not have an ID.
+    #[error("{whose} {id} is not among the IDs that RUN has here, {mapped}; {remedy}")]
+    Unmapped {
+        /// Who would have it.
+        whose: Whose,
+        /// The ID.
+        id: u32,
+        /// The IDs there are, as text.
+        mapped: String,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// The description makes no sense.
     #[error("cannot set up the sandbox: {0}")]
     Invalid(String),
@@ -303,6 +356,14 @@ impl SandboxError {
     /// Whether overlayfs is what could not be had.
     pub fn is_no_overlay(&self) -> bool {
         matches!(self, SandboxError::Setup { stage, .. } if stage == OVERLAY_STAGE)
+    }
+
+    /// The same with a further hint.
+    pub(super) fn hinted(mut self, more: &str) -> Self {
+        if let SandboxError::Setup { hint, .. } = &mut self {
+            hint.push_str(more);
+        }
+        self
     }
 
     pub(super) fn setup(stage: impl Into<String>, source: impl Into<std::io::Error>) -> Self {

@@ -203,19 +203,15 @@ fn only_what_the_process_wrote_is_left_behind() {
     let mut spec = lab.spec("echo x > /new; cat /mnt/deep/file; echo y > /cache/dir/y; echo z > /t/z");
     fs::create_dir(lab.dir.path().join("cache")).expect("mkdir");
     spec.mounts = vec![
-        Mount { target: b"/t".to_vec(), kind: MountKind::Tmpfs { size: Some(1 << 20), mode: 0o1777 } },
-        Mount {
-            target: b"/mnt/deep/file".to_vec(),
-            kind: MountKind::File { content: b"hello\n".to_vec(), mode: 0o400, uid: 0, gid: 0 },
-        },
-        Mount {
-            target: b"/cache/dir".to_vec(),
-            kind: MountKind::Bind {
-                source: lab.dir.path().join("cache"),
-                inside: Vec::new(),
-                readonly: false,
-            },
-        },
+        Mount::new(b"/t".to_vec(), MountKind::Tmpfs { size: Some(1 << 20), mode: 0o1777 }),
+        Mount::new(
+            b"/mnt/deep/file".to_vec(),
+            MountKind::File { content: b"hello\n".to_vec(), mode: 0o400, uid: 0, gid: 0 },
+        ),
+        Mount::new(
+            b"/cache/dir".to_vec(),
+            MountKind::Bind { source: lab.dir.path().join("cache"), inside: Vec::new(), readonly: false },
+        ),
     ];
     let (exit, out) = lab.run_spec(&spec);
     assert!(matches!(exit, Ok(Exit::Code(0))), "{exit:?} {out:?}");
@@ -230,7 +226,7 @@ fn read_only_mounts_refuse_writing() {
     let mut spec = lab.spec("echo x > /ro/x 2>/dev/null");
     fs::create_dir(lab.dir.path().join("ro")).expect("mkdir");
     let kind = MountKind::Bind { source: lab.dir.path().join("ro"), inside: Vec::new(), readonly: true };
-    spec.mounts = vec![Mount { target: b"/ro".to_vec(), kind }];
+    spec.mounts = vec![Mount::new(b"/ro".to_vec(), kind)];
     assert!(matches!(lab.run_spec(&spec).0, Ok(Exit::Code(1))));
 }
 
@@ -239,8 +235,7 @@ fn mount_targets_cannot_be_the_root_or_lead_out() {
     let Some(lab) = Lab::new("targets") else { return };
     for target in [&b"/"[..], b"/a/../..", b"relative"] {
         let mut spec = lab.spec("true");
-        spec.mounts =
-            vec![Mount { target: target.to_vec(), kind: MountKind::Tmpfs { size: None, mode: 0o755 } }];
+        spec.mounts = vec![Mount::new(target.to_vec(), MountKind::Tmpfs { size: None, mode: 0o755 })];
         assert!(matches!(lab.run_spec(&spec).0, Err(SandboxError::Invalid(_))));
     }
 }
@@ -254,7 +249,7 @@ fn links_in_the_image_cannot_move_a_mount_outside() {
     symlink("../../../../../../..", lab.dir.path().join("lower/up")).expect("link");
     let mut spec = lab.spec("true");
     let kind = MountKind::Tmpfs { size: None, mode: 0o777 };
-    spec.mounts = vec![Mount { target: b"/evil/x".to_vec(), kind }];
+    spec.mounts = vec![Mount::new(b"/evil/x".to_vec(), kind)];
     let _ = lab.run_spec(&spec);
     assert_eq!(fs::read_dir(&outside).expect("read").count(), 0);
     spec = lab.spec("true");

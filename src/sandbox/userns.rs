@@ -12,6 +12,8 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{WaitOptions, getegid, geteuid};
 
+use crate::fs::IdMap;
+
 use super::spec::SandboxError;
 use super::syscalls;
 
@@ -22,11 +24,11 @@ const MARK: &str = "_RBUILD_USERNS";
 /// How user and group IDs of images relate to those of this machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IdMode {
-    /// Real root: they are the same.
+    /// Root: they are the same, as far as its user namespace has them.
     Root,
     /// Subordinate IDs stand for them.
     SubIds,
-    /// Only one ID is mapped.
+    /// Only one ID is mapped: by rbuild, or in the namespace in which it was started.
     SingleId,
 }
 
@@ -74,7 +76,9 @@ pub fn enter(request: &EnterRequest) -> Result<Entered, SandboxError> {
     }
     let user = RealUser { uid, gid };
     if uid == 0 && super::prepare::permitted() & CAP_SYS_ADMIN != 0 {
-        return Ok(Entered::Here(IdMode::Root, user));
+        // Whoever became root of a namespace with one ID can do as little as those for whom rbuild makes one.
+        let mode = if IdMap::current().is_single() { IdMode::SingleId } else { IdMode::Root };
+        return Ok(Entered::Here(mode, user));
     }
     let ranges = subordinate(request, uid);
     let mode = if ranges.is_some() { IdMode::SubIds } else { IdMode::SingleId };

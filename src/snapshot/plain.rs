@@ -3,7 +3,7 @@
 //! All layers are copied into one directory, the process changes it in place, and what changed is
 //! moved into a layer directory of the same form an overlay would have left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FileType;
@@ -93,8 +93,9 @@ impl PlainRoot {
         self.dir.path().join("root")
     }
 
-    /// Moves what changed into a layer directory and freezes it.
-    pub fn freeze(self, snapshots: &Snapshots) -> Result<SnapshotId, SnapshotError> {
+    /// Moves what changed into a layer directory and freezes it. Gives the paths of changed files that were
+    /// there before, too.
+    pub fn freeze(self, snapshots: &Snapshots) -> Result<(SnapshotId, BTreeSet<Vec<u8>>), SnapshotError> {
         let path = self.path();
         let failed = |source| LayerError::io("collect changes of", &path, source);
         let root = Root::open(&path).map_err(failed)?;
@@ -103,11 +104,17 @@ impl PlainRoot {
         let target = layer_dir.path().join("fs");
         std::fs::create_dir(&target).map_err(failed)?;
         let layer = Root::open(&target).map_err(failed)?;
-        self.collect(&root, &layer, &path, &target).map_err(failed)?;
-        Ok(snapshots.store().freeze_snapshot(layer_dir)?)
+        let kept = self.collect(&root, &layer, &path, &target).map_err(failed)?;
+        Ok((snapshots.store().freeze_snapshot(layer_dir)?, kept))
     }
 
-    fn collect(&self, root: &Root, layer: &Root, from: &Path, to: &Path) -> std::io::Result<()> {
+    fn collect(
+        &self,
+        root: &Root,
+        layer: &Root,
+        from: &Path,
+        to: &Path,
+    ) -> std::io::Result<BTreeSet<Vec<u8>>> {
         let after = root.walk()?;
         let now: BTreeMap<&[u8], &TreeEntry> =
             after.iter().map(|entry| (entry.path.as_slice(), entry)).collect();
@@ -147,6 +154,11 @@ impl PlainRoot {
         for dir in dirs.keys() {
             layer.make_dir(dir)?;
         }
+        let same = |path: &&[u8]| {
+            let ino = now.get(path).map(|entry| entry.stat.stx_ino);
+            self.before.get(*path).map(|stamp| stamp.ino) == ino
+        };
+        let kept = moves.iter().copied().filter(same).map(<[u8]>::to_vec).collect();
         for path in moves {
             std::fs::rename(from.join(os(path)), to.join(os(path)))?;
         }
@@ -156,7 +168,7 @@ impl PlainRoot {
         for (path, entry) in dirs.iter().rev() {
             copy_metadata(layer, entry, &root.xattrs(path)?, self.keep_owners)?;
         }
-        Ok(())
+        Ok(kept)
     }
 
     /// Mount points that were made for the run and that nothing was put into.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cancel::Cancel;
-use crate::digest::DiffId;
+use crate::digest::{ChainId, DiffId};
 use crate::layer::{
     self, BlobInfo, LayerError, OnDiskIds, ParentNode, ParentView, UnpackOptions, WriteOptions,
 };
@@ -38,6 +38,16 @@ impl Snapshots {
     /// The owners policy on disk.
     pub fn ids(&self) -> OnDiskIds {
         self.ids
+    }
+
+    /// The snapshot of a chain, if it has one with owners as this policy keeps them.
+    pub fn known(&self, chain: &ChainId) -> Result<Option<SnapshotId>, SnapshotError> {
+        Ok(self.store.chain_snapshot(chain, &self.ids.kind())?)
+    }
+
+    /// Notes the snapshot of a chain.
+    pub fn note(&self, chain: &ChainId, id: &SnapshotId) -> Result<(), SnapshotError> {
+        Ok(self.store.put_chain_snapshot(chain, &self.ids.kind(), id)?)
     }
 
     /// The merged view of a chain. Needs no files; content digests of layers still being written
@@ -176,11 +186,11 @@ impl Snapshots {
         if let Some(id) = cell.snapshot() {
             return Ok(id);
         }
-        let id = match self.store.chain_snapshot(&chain_id)? {
+        let id = match self.known(&chain_id)? {
             Some(id) => id,
             None => {
                 let id = self.unpack(&below, &finished, cell)?;
-                self.store.put_chain_snapshot(&chain_id, &id)?;
+                self.note(&chain_id, &id)?;
                 id
             }
         };
@@ -218,7 +228,7 @@ impl Snapshots {
         if cell.is_finished()
             && let (Some(Ok(below)), Ok(finished)) = (below.known_id(), cell.finished())
         {
-            self.store.put_chain_snapshot(&below.push(finished.diff_id), &id)?;
+            self.note(&below.push(finished.diff_id), &id)?;
         }
         Ok(id)
     }
@@ -328,7 +338,7 @@ mod tests {
         let chain = Chain::scratch().push(cell.clone());
         cell.finish(Ok(Finished::of(written(&store, entries)?)));
         snapshots.layer_dir(&chain, 0)?;
-        assert_eq!(store.chain_snapshot(&chain.id()?)?, cell.snapshot());
+        assert_eq!(snapshots.known(&chain.id()?)?, cell.snapshot());
         Ok(())
     }
 

@@ -88,7 +88,7 @@ impl Run<'_> {
             return Ok(Some(LayerCell::known(*diff_id, blob.clone())));
         }
         let Some(parent) = parent.filter(|_| layer.blobs.is_empty()) else { return Ok(None) };
-        let Some(snapshot) = store.chain_snapshot(&parent.push(*diff_id))? else { return Ok(None) };
+        let Some(snapshot) = self.solver.snapshots.known(&parent.push(*diff_id))? else { return Ok(None) };
         // Without its list of files a directory says too little.
         let index = layer::load_index(store, diff_id)?;
         Ok(index.map(|index| LayerCell::unpacked(*diff_id, snapshot, index)))
@@ -167,7 +167,7 @@ impl Run<'_> {
         recipe: Option<Digest>,
     ) -> impl FnOnce() + Send + 'static {
         let records = self.solver.records.clone();
-        let store = self.solver.snapshots.store().clone();
+        let snapshots = self.solver.snapshots.clone();
         let (name, created) = (step.name.clone(), self.solver.now);
         move || {
             // A layer that could not be written fails the build where its chain is asked for.
@@ -176,7 +176,7 @@ impl Run<'_> {
             let record = Record { diff_id: finished.diff_id, inputs, step: name, created };
             // What a record leads to comes first.
             if let Some(id) = cell.snapshot()
-                && store.put_chain_snapshot(&parent_id.push(finished.diff_id), &id).is_err()
+                && snapshots.note(&parent_id.push(finished.diff_id), &id).is_err()
                 && finished.blob.is_none()
             {
                 return;
@@ -225,7 +225,7 @@ fn leave<C: ContentSource>(
         (made, digested)
     });
     match made {
-        // A blob can have what this user or file system cannot: owners that are not mapped.
+        // A blob can have what this user or file system cannot.
         Err(error) if error.is_of_a_file() => {
             let entries = layer.entries.clone();
             return Ok(Finished::of(layer::write_layer(store, entries, &layer.content, options)?));

@@ -164,15 +164,12 @@ impl Devices {
         }
         for node in &edits.nodes {
             let source = PathBuf::from(node.host.as_ref().unwrap_or(&node.path));
-            self.mounts
-                .push(Mount { target: node.path.clone().into_bytes(), kind: MountKind::Device { source } });
+            self.mounts.push(Mount::new(node.path.clone().into_bytes(), MountKind::Device { source }));
         }
         for mount in &edits.mounts {
             let readonly = mount.options.iter().any(|option| option == "ro");
-            self.mounts.push(Mount {
-                target: mount.inside.clone().into_bytes(),
-                kind: MountKind::Bind { source: PathBuf::from(&mount.host), inside: Vec::new(), readonly },
-            });
+            let kind = MountKind::Bind { source: PathBuf::from(&mount.host), inside: Vec::new(), readonly };
+            self.mounts.push(Mount::new(mount.inside.clone().into_bytes(), kind));
         }
         Ok(())
     }

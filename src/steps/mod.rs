@@ -11,6 +11,7 @@ pub mod device;
 pub mod identity;
 pub mod mount;
 pub mod network;
+pub mod overlays;
 pub mod place;
 pub mod redact;
 pub mod remote;

@@ -11,10 +11,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::cancel::Cancel;
 use crate::context::FileInfo;
 use crate::digest::Digest;
+use crate::fs::IdMap;
 use crate::fs::paths::join;
-use crate::layer::LayerError;
+use crate::layer::{LayerError, OnDiskIds};
 use crate::plan::{RunMount, RunMountKind, RunStep};
-use crate::sandbox::{Mount, MountKind};
+use crate::sandbox::{Mount, MountKind, Sandbox};
 use crate::snapshot::{Chain, PlainRoot, Snapshots, Tree};
 use crate::store::{CacheDir, TempDir};
 
@@ -128,6 +129,15 @@ enum Held {
     Agent(Arc<(KeyAgent, TempDir)>),
 }
 
+/// User and group that a mount asks for.
+fn owner(kind: &RunMountKind) -> Option<(u32, u32)> {
+    match kind {
+        RunMountKind::Cache { uid, gid, .. } => Some((uid.unwrap_or(0), gid.unwrap_or(0))),
+        RunMountKind::Secret { uid, gid, .. } | RunMountKind::Ssh { uid, gid, .. } => Some((*uid, *gid)),
+        _ => None,
+    }
+}
+
 /// Everything needed to make a step's mounts.
 pub struct Maker<'a> {
     /// Layers and store.
@@ -140,6 +150,8 @@ pub struct Maker<'a> {
     pub scratch: &'a Path,
     /// Overlays cannot be mounted.
     pub no_overlay: bool,
+    /// What runs the step.
+    pub sandbox: &'a dyn Sandbox,
     /// Stops waiting for locked caches.
     pub cancel: &'a Cancel,
 }
@@ -150,6 +162,7 @@ impl Maker<'_> {
         let mut mounted = Mounted::default();
         for (number, mount) in step.mounts.iter().enumerate() {
             let input = inputs.get(number).unwrap_or(&MountInput::Nothing);
+            self.check_owner(mount)?;
             if let Some(kind) = self.one(number, mount, input, &mut mounted)? {
                 let target = mount.target.clone().unwrap_or_default();
                 let is_file = self.is_file(&kind);
@@ -160,7 +173,8 @@ impl Maker<'_> {
                 if self.tree.lookup(&real).is_none() && !real.starts_with(b"dev/") {
                     mounted.missing.push((real.clone(), is_file));
                 }
-                mounted.mounts.push(Mount { target: join(b"", &[b"/", &real[..]].concat()), kind });
+                let target = join(b"", &[b"/", &real[..]].concat());
+                mounted.mounts.push(Mount { owner: owner(&mount.kind), ..Mount::new(target, kind) });
             }
         }
         Ok(mounted)
@@ -173,6 +187,27 @@ impl Maker<'_> {
             MountKind::Tmpfs { .. } => false,
             MountKind::File { .. } | MountKind::Secret { .. } | MountKind::Device { .. } => true,
         }
+    }
+
+    /// Before something of this machine is given an owner that it cannot have.
+    fn check_owner(&self, mount: &RunMount) -> Result<(), MountError> {
+        let Some((uid, gid)) = owner(&mount.kind).filter(|_| self.snapshots.ids() == OnDiskIds::Keep) else {
+            return Ok(());
+        };
+        let map = IdMap::current();
+        let unmapped = |what: &'static str, id: u32, mapped: String| MountError::Unmapped {
+            target: mount.target.clone().unwrap_or_default(),
+            what,
+            id,
+            mapped,
+        };
+        if !map.has_user(uid) {
+            return Err(unmapped("uid", uid, map.users()));
+        }
+        if !map.has_group(gid) {
+            return Err(unmapped("gid", gid, map.groups()));
+        }
+        Ok(())
     }
 
     fn one(

@@ -3,10 +3,12 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::build::{HOST_GATEWAY, RunNetwork};
+use crate::plan::{Step, StepKind};
 use crate::sandbox::{Network, NetworkHelper, PrivateIds, UserNetwork, outward_address};
 
 type Starting = JoinHandle<Result<UserNetwork, String>>;
@@ -17,6 +19,8 @@ pub struct BuildNetwork {
     search_path: Option<OsString>,
     helpers: OnceLock<Vec<NetworkHelper>>,
     ids: Option<PrivateIds>,
+    /// A step of the build is going to use it.
+    expected: AtomicBool,
     starting: Mutex<Option<Starting>>,
     started: OnceLock<Result<UserNetwork, String>>,
 }
@@ -39,6 +43,20 @@ impl BuildNetwork {
         BuildNetwork { search_path, ids, ..Self::default() }
     }
 
+    /// Says which steps the build has. Where one of them needs it, it is there before the first step of all
+    /// runs: no step can bring it about that the machine's network stands in for those that follow.
+    pub fn expect<'s>(&self, steps: impl IntoIterator<Item = &'s Step>) {
+        let uses =
+            |step: &Step| matches!(&step.kind, StepKind::Run(run) if run.network == RunNetwork::Default);
+        if steps.into_iter().any(uses) {
+            self.expected.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn is_expected(&self) -> bool {
+        self.expected.load(Ordering::Relaxed) && !self.helpers().is_empty()
+    }
+
     fn ids(&self) -> Option<&PrivateIds> {
         self.ids.as_ref().filter(|ids| ids.is_possible())
     }
@@ -50,7 +68,8 @@ impl BuildNetwork {
     /// Starts it in the background if `wanted` needs it and nobody did so yet: other preparations
     /// go on meanwhile.
     pub fn begin(&self, wanted: RunNetwork) {
-        if wanted != RunNetwork::Default || self.started.get().is_some() || self.helpers().is_empty() {
+        let needed = wanted == RunNetwork::Default || self.expected.load(Ordering::Relaxed);
+        if !needed || self.started.get().is_some() || self.helpers().is_empty() {
             return;
         }
         let mut starting = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,7 +92,12 @@ impl BuildNetwork {
     ) -> Connection {
         let own = match wanted {
             RunNetwork::Default => self.started(notice).ok(),
-            RunNetwork::Host | RunNetwork::None => None,
+            RunNetwork::Host | RunNetwork::None => {
+                if self.is_expected() {
+                    let _ = self.started(notice);
+                }
+                None
+            }
         };
         let network = match (wanted, own) {
             (RunNetwork::None, _) => Network::None,

@@ -1,18 +1,18 @@
 //! `RUN`: one process on an overlay, and the upper directory it leaves.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::cancel::Cancel;
 use crate::event::{Event, Events, Stream, VertexId};
+use crate::fs::IdMap;
 use crate::layer::{self, Entry, EntryKind, LayerIndex, Metadata};
 use crate::plan::RunStep;
 use crate::sandbox::{
     Exit, Limits, Mount, MountKind, OutputSink, ProcessSpec, ProcessUser, RootFs, Sandbox, SandboxError,
-    Security, Stdio, Ulimit,
+    Security, Stdio, Ulimit, Whose,
 };
 use crate::snapshot::{Chain, PlainRoot, SnapshotError, Snapshots, Tree};
 use crate::store::{FullDisk, SnapshotId, StoreError};
@@ -21,6 +21,7 @@ use super::device::{self, DeviceError};
 use super::identity::IdentityError;
 use super::mount::{Maker, MountError, MountInput, MountSettings, Mounted, Secret};
 use super::network::BuildNetwork;
+use super::overlays::Overlays;
 use super::redact;
 
 /// Lines of output kept for the error message of a failing step.
@@ -43,8 +44,8 @@ pub struct RunSettings {
     pub timeout: Option<Duration>,
     /// Host name inside.
     pub hostname: String,
-    /// Set by the first step that found out that overlayfs cannot be mounted.
-    pub no_overlay: Arc<AtomicBool>,
+    /// Whether steps run on overlays or on copies.
+    pub overlays: Arc<Overlays>,
     /// What `--mount` works with.
     pub mounts: Arc<MountSettings>,
     /// The network of steps that ask for none in particular.
@@ -65,6 +66,8 @@ pub enum RunError {
         code: i32,
         /// Its last lines.
         tail: Vec<String>,
+        /// What may be behind it, if that can be told.
+        hint: Option<String>,
     },
     /// The user interrupted, or another step failed.
     #[error("canceled")]
@@ -72,6 +75,12 @@ pub enum RunError {
     /// `USER` names nobody.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// An ID that the process, or a mounted file, cannot have here.
+    #[error("{0}")]
+    Unmapped(String),
+    /// The store's file system does not do what the mode needs.
+    #[error("{0}")]
+    Store(String),
     /// The programs are for another machine.
     #[error("{0}")]
     Foreign(String),
@@ -166,26 +175,24 @@ impl Job<'_> {
             return Err(RunError::Foreign(obstacle));
         }
         self.settings.network.begin(self.step.network);
-        let no_overlay = &self.settings.no_overlay;
-        let snapshot = if no_overlay.load(Ordering::Relaxed) {
-            self.on_a_copy()?
-        } else {
+        let (overlays, warn) = (&self.settings.overlays, &|text: String| self.report.events.warn(text));
+        let (snapshot, kept) = if overlays.work(self.snapshots, warn)? {
             match self.on_an_overlay() {
                 Err(RunError::Sandbox(error)) if error.is_no_overlay() => {
-                    if !no_overlay.swap(true, Ordering::Relaxed) {
-                        self.report.events.warn(format!("every RUN copies its root file system: {error}"));
-                    }
+                    overlays.failed(self.snapshots, &error, warn)?;
                     self.on_a_copy()?
                 }
-                other => other?,
+                other => (other?, BTreeSet::new()),
             }
+        } else {
+            self.on_a_copy()?
         };
         let tree = self.snapshots.tree(self.parent)?;
         let owners = match self.snapshots.ids() {
             layer::OnDiskIds::Keep => layer::Owners::OnDisk,
             layer::OnDiskIds::AllToSelf => {
                 let user = resolve_user(&self.step.user, self.parent, self.snapshots)?;
-                layer::Owners::Recorded(user.uid, user.gid)
+                layer::Owners::Recorded(user.uid, user.gid, &kept)
             }
         };
         let dir = self.snapshots.store().snapshot_dir(&snapshot);
@@ -213,7 +220,7 @@ impl Job<'_> {
         Ok(store.freeze_snapshot(dir)?)
     }
 
-    fn on_a_copy(&self) -> Result<SnapshotId, RunError> {
+    fn on_a_copy(&self) -> Result<(SnapshotId, BTreeSet<Vec<u8>>), RunError> {
         let scratch = self.snapshots.store().temp_dir()?;
         let tree = self.snapshots.tree(self.parent)?;
         let mounted = self.mounts(&tree, scratch.path(), true)?;
@@ -229,6 +236,7 @@ impl Job<'_> {
             settings: &self.settings.mounts,
             scratch,
             no_overlay,
+            sandbox: self.sandbox,
             cancel: &self.report.cancel,
         };
         Ok(maker.make(self.step, self.inputs)?)
@@ -239,7 +247,7 @@ impl Job<'_> {
         self.report.hide(self.settings.mounts.secrets.values());
         let ended = run_process(&spec, self.sandbox, self.report);
         let ended = ended.and_then(|exit| check_exit(exit, self.step, self.settings, self.report));
-        ended.map_err(|error| self.blame_disk(error))
+        ended.map_err(|error| self.blame_disk(named(error, &self.step.user)))
     }
 
     /// Programs have many ways to fail on a full disk, and few say so. To be called while their files are
@@ -271,14 +279,10 @@ impl Job<'_> {
         if !env.iter().any(|(name, _)| name == b"HOME") {
             env.push((b"HOME".to_vec(), user.home.clone().into_bytes()));
         }
-        let scripts = step.scripts.iter().map(|script| Mount {
-            target: script.path.clone().into_bytes(),
-            kind: MountKind::File {
-                content: script.content.clone().into_bytes(),
-                mode: 0o755,
-                uid: 0,
-                gid: 0,
-            },
+        let scripts = step.scripts.iter().map(|script| {
+            let content = script.content.clone().into_bytes();
+            let kind = MountKind::File { content, mode: 0o755, uid: 0, gid: 0 };
+            Mount::new(script.path.clone().into_bytes(), kind)
         });
         let notice = |text: String| self.report.events.warn(text);
         let (resolv_conf, extra_hosts) = (&settings.resolv_conf, &settings.extra_hosts);
@@ -350,6 +354,18 @@ fn run_process(spec: &ProcessSpec, sandbox: &dyn Sandbox, report: &Report) -> Re
     }
 }
 
+/// Says where an ID that there is not comes from.
+fn named(error: RunError, user: &str) -> RunError {
+    let RunError::Sandbox(SandboxError::Unmapped { whose, .. }) = &error else { return error };
+    let user = if user.is_empty() { "root" } else { user };
+    let origin = match whose {
+        Whose::User | Whose::Group => format!("USER {user}"),
+        Whose::Supplementary => format!("USER {user}, by /etc/group of the image"),
+        Whose::MountUser(target) | Whose::MountGroup(target) => format!("--mount for {target}"),
+    };
+    RunError::Unmapped(format!("{origin}: {error}"))
+}
+
 /// Root needs no look-up, and most builds run as root: the accounts are read only for others.
 fn resolve_user(
     user: &str,
@@ -377,7 +393,26 @@ fn check_exit(exit: Exit, step: &RunStep, settings: &RunSettings, report: &Repor
         }
         Exit::Canceled => return Err(RunError::Canceled),
     };
-    Err(RunError::Exit { command: step.argv.join(" "), how, code, tail: report.tail() })
+    let tail = report.tail();
+    let hint = unmapped_hint(&tail, IdMap::current());
+    Err(RunError::Exit { command: step.argv.join(" "), how, code, tail, hint })
+}
+
+/// The kernel answers `Invalid argument` where an owner, user or group is not mapped, and programs pass that
+/// on, with the name of what they tried.
+fn unmapped_hint(tail: &[String], map: &IdMap) -> Option<String> {
+    const ABOUT_IDS: [&str; 6] = ["chown", "owner", "chgrp", "setuid", "setgid", "setgroups"];
+    let about_ids =
+        |line: &String| line.contains("Invalid argument") && ABOUT_IDS.iter().any(|word| line.contains(word));
+    if map.is_full() || map.is_single() || !tail.iter().any(about_ids) {
+        return None;
+    }
+    Some(format!(
+        "RUN has the user IDs {} and the group IDs {} here, and can give files no others; larger ranges in /etc/subuid and \
+         /etc/subgid, or for the user namespace in which rbuild was started, have more",
+        map.users(),
+        map.groups()
+    ))
 }
 
 /// Bytes in the largest binary unit that gives a whole number.

@@ -184,6 +184,7 @@ impl Collector {
 
 #[cfg(test)]
 mod tests {
+    use super::super::SnapshotKind;
     use super::*;
     use crate::digest::Digest;
 
@@ -286,10 +287,10 @@ mod tests {
         };
         let (kept, lost) = (freeze()?, freeze()?);
         let chain = crate::digest::ChainId::scratch();
-        store.put_chain_snapshot(&chain, &kept)?;
+        store.put_chain_snapshot(&chain, &SnapshotKind::plain(), &kept)?;
         drop(store);
         let next = Store::open(dir.path())?;
-        assert_eq!(next.chain_snapshot(&chain)?, Some(kept));
+        assert_eq!(next.chain_snapshot(&chain, &SnapshotKind::plain())?, Some(kept));
         assert!(!next.snapshot_dir(&lost).exists());
         Ok(())
     }
@@ -302,7 +303,7 @@ mod tests {
             let temporary = store.temp_dir()?;
             fs::create_dir(temporary.path().join("fs"))?;
             let id = store.freeze_snapshot(temporary)?;
-            store.put_chain_snapshot(&chain, &id)?;
+            store.put_chain_snapshot(&chain, &SnapshotKind::plain(), &id)?;
             Ok(id)
         };
         let (one, two) = (Store::open(dir.path())?, Store::open(dir.path())?);
@@ -310,7 +311,7 @@ mod tests {
         assert!(two.snapshot_dir(&second).exists());
         drop((one, two));
         let next = Store::open(dir.path())?;
-        assert_eq!(next.chain_snapshot(&chain)?, Some(first));
+        assert_eq!(next.chain_snapshot(&chain, &SnapshotKind::plain())?, Some(first));
         assert!(!next.snapshot_dir(&second).exists());
         Ok(())
     }

@@ -7,11 +7,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::digest::{ChainId, DiffId, Digest};
+use crate::digest::{DiffId, Digest};
 
-use super::SnapshotId;
 use super::files::{decode_name, entries, read};
 use super::open::{Store, StoreError};
+use super::{SnapshotId, SnapshotKind};
 
 /// One kind of things. Their order is that of references: what stands later refers to nothing
 /// before it.
@@ -84,6 +84,7 @@ impl Room {
         match self {
             Room::Refs => decode_name(file),
             Room::Layers => hex(file.strip_suffix(".json")?),
+            Room::Chains => SnapshotKind::split(file).map(|_| file.to_owned()),
             Room::Snapshots => SnapshotId::parse(file).map(|id| id.to_string()),
             Room::Mounts => {
                 let (key, number) = file.split_once('.')?;
@@ -100,7 +101,8 @@ impl Room {
 pub struct Item {
     /// What it is.
     pub room: Room,
-    /// Its name: digits of a digest, the ID of a snapshot, an image name, `HEX.N` of a cache mount.
+    /// Its name: digits of a digest, the ID of a snapshot, an image name, `HEX.N` of a cache mount,
+    /// `HEX.KIND` of a note for a chain.
     pub name: String,
     /// Where it lies.
     pub path: PathBuf,
@@ -113,7 +115,16 @@ pub struct Item {
 impl Item {
     /// Its name as a digest, for the rooms that go by digests.
     pub fn digest(&self) -> Option<Digest> {
-        Digest::from_hex(&self.name)
+        match self.room {
+            Room::Chains => SnapshotKind::split(&self.name).map(|(chain, _)| chain),
+            _ => Digest::from_hex(&self.name),
+        }
+    }
+
+    /// The kind of the snapshot to which a note for a chain leads.
+    pub fn kind(&self) -> Option<SnapshotKind> {
+        let (_, kind) = SnapshotKind::split(&self.name).filter(|_| self.room == Room::Chains)?;
+        Some(kind)
     }
 
     /// Bytes it takes on disk, of directories with all in them; hard links count once.
@@ -166,8 +177,10 @@ impl Store {
     pub fn is_there(&self, room: Room, name: &str) -> Result<bool, StoreError> {
         let plain = || self.root().join(room.dir()).join(name);
         let path = match (Digest::from_hex(name), room) {
+            (_, Room::Chains) if SnapshotKind::split(name).is_some() => {
+                self.root().join(room.dir()).join(&name[..2]).join(name)
+            }
             (Some(digest), Room::Records) => self.fan_out("records", &digest, ""),
-            (Some(digest), Room::Chains) => self.fan_out("chains", &ChainId(digest).0, ""),
             (Some(digest), Room::Layers) => self.fan_out("layers", &DiffId(digest).0, ".json"),
             (Some(digest), Room::Index) => self.fan_out("index", &digest, ""),
             (None, room) if room.holds_directories() => plain().join("fs"),

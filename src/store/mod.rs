@@ -10,7 +10,8 @@
 //!   blobs/sha256/HEX     verified blobs: compressed layers, configs, manifests, indexes
 //!   layers/HH/HEX.json   by diff ID: the layer's blobs
 //!   index/HH/HEX         by diff ID: the entries of the layer
-//!   chains/HH/HEX        by chain ID: the snapshot that holds its topmost layer
+//!   chains/HH/HEX        by chain ID: the snapshot that holds its topmost layer; HEX.KIND where
+//!                        owners on disk are not those in images
 //!   snapshots/ID/fs      one layer's directory in overlayfs form
 //!   records/HH/HEX       by cache key: what a step gave
 //!   blocks               which compressed block of a layer lies where in which blob
@@ -46,6 +47,6 @@ pub use collect::{Collector, Fate};
 pub use inventory::{Item, Listing, Room};
 pub use mounts::CacheDir;
 pub use open::{Store, StoreError};
-pub use snapshots::SnapshotId;
+pub use snapshots::{SnapshotId, SnapshotKind};
 pub use space::FullDisk;
 pub use temp::TempDir;

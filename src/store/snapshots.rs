@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::digest::ChainId;
+use crate::digest::{ChainId, Digest};
 
 use super::open::{Store, StoreError};
 use super::temp::TempDir;
@@ -33,10 +33,58 @@ impl fmt::Display for SnapshotId {
     }
 }
 
+/// How owners of images are kept on disk. Snapshots of one kind cannot be used as those of another: their
+/// files would belong to somebody else.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct SnapshotKind(String);
+
+impl SnapshotKind {
+    /// Owners on disk are those in images.
+    pub fn plain() -> Self {
+        Self::default()
+    }
+
+    /// The kind that a text identifies.
+    pub fn of(text: &str) -> Self {
+        SnapshotKind(Digest::of(text.as_bytes()).short())
+    }
+
+    /// What tells it from other kinds; empty for the plain one.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What the name of a note for a chain ends with.
+    fn suffix(&self) -> String {
+        if self.0.is_empty() { String::new() } else { format!(".{}", self.0) }
+    }
+
+    /// Splits the name of a note: the chain, and the kind of its snapshot.
+    pub(super) fn split(name: &str) -> Option<(Digest, Self)> {
+        let (hex, kind) = name.split_once('.').unwrap_or((name, ""));
+        let kind = SnapshotKind(kind.to_owned());
+        let plain = kind.0.bytes().all(|c| c.is_ascii_hexdigit());
+        Digest::from_hex(hex).filter(|_| plain && !name.ends_with('.')).map(|chain| (chain, kind))
+    }
+}
+
 impl Store {
+    /// The name of the note for a chain.
+    fn chain_note(chain: &ChainId, kind: &SnapshotKind) -> String {
+        format!("{}{}", chain.0.hex(), kind.suffix())
+    }
+
+    fn chain_path(&self, chain: &ChainId, kind: &SnapshotKind) -> PathBuf {
+        self.fan_out("chains", &chain.0, &kind.suffix())
+    }
+
     /// The snapshot holding the topmost layer of a chain, if it was unpacked or executed here.
-    pub fn chain_snapshot(&self, chain: &ChainId) -> Result<Option<SnapshotId>, StoreError> {
-        let content = self.read_used(&self.fan_out("chains", &chain.0, ""))?;
+    pub fn chain_snapshot(
+        &self,
+        chain: &ChainId,
+        kind: &SnapshotKind,
+    ) -> Result<Option<SnapshotId>, StoreError> {
+        let content = self.read_used(&self.chain_path(chain, kind))?;
         let id =
             content.and_then(|bytes| String::from_utf8(bytes).ok()).and_then(|text| SnapshotId::parse(&text));
         Ok(id.filter(|id| self.use_now(&self.root().join("snapshots").join(id.as_str()))))
@@ -45,25 +93,30 @@ impl Store {
     /// Notes that a snapshot holds the topmost layer of a chain; from then on it outlives this process.
     /// Where the chain has one already, that stays, since it has the same files, and this one goes with
     /// this process.
-    pub fn put_chain_snapshot(&self, chain: &ChainId, id: &SnapshotId) -> Result<(), StoreError> {
-        if self.chain_snapshot(chain)?.is_some() {
+    pub fn put_chain_snapshot(
+        &self,
+        chain: &ChainId,
+        kind: &SnapshotKind,
+        id: &SnapshotId,
+    ) -> Result<(), StoreError> {
+        if self.chain_snapshot(chain, kind)?.is_some() {
             return Ok(());
         }
         // Should this process die on the way, the note leads to the chain that decides.
         let note = self.frozen_note(id.as_str());
         if note.exists() {
-            fs::write(&note, chain.0.hex()).map_err(StoreError::io("write", &note))?;
+            fs::write(&note, Self::chain_note(chain, kind)).map_err(StoreError::io("write", &note))?;
         }
-        self.put_chain(chain, id)?;
-        if self.chain_snapshot(chain)?.as_ref() == Some(id) {
+        self.put_chain(chain, kind, id)?;
+        if self.chain_snapshot(chain, kind)?.as_ref() == Some(id) {
             let _ = fs::remove_file(&note);
         }
         Ok(())
     }
 
     /// Of several processes at once the first wins.
-    fn put_chain(&self, chain: &ChainId, id: &SnapshotId) -> Result<(), StoreError> {
-        let path = self.fan_out("chains", &chain.0, "");
+    fn put_chain(&self, chain: &ChainId, kind: &SnapshotKind, id: &SnapshotId) -> Result<(), StoreError> {
+        let path = self.chain_path(chain, kind);
         let temporary = self.temp_path();
         fs::write(&temporary, id.as_str()).map_err(StoreError::io("write", &path))?;
         if let Some(parent) = path.parent() {
@@ -71,7 +124,7 @@ impl Store {
         }
         let linked = fs::hard_link(&temporary, &path).is_ok();
         // What is there may lead nowhere, and not every file system knows hard links.
-        if !linked && self.chain_snapshot(chain)?.is_none() {
+        if !linked && self.chain_snapshot(chain, kind)?.is_none() {
             return self.rename_into_place(&temporary, &path);
         }
         let _ = fs::remove_file(&temporary);

@@ -5,8 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::digest::Digest;
-
+use super::SnapshotKind;
 use super::files::entries;
 use super::open::{Store, StoreError, open_lock};
 
@@ -103,9 +102,11 @@ pub(super) fn remove_own(root: &Path, own: &Path) -> io::Result<()> {
 
 /// Whether the chain that a snapshot's note names does lead to it.
 fn is_referred_to(root: &Path, id: &str, note: &Path) -> io::Result<bool> {
-    let Some(chain) = Digest::from_hex(&fs::read_to_string(note)?) else { return Ok(false) };
-    let hex = chain.hex();
-    match fs::read_to_string(root.join("chains").join(&hex[..2]).join(&hex)) {
+    let name = fs::read_to_string(note)?;
+    if SnapshotKind::split(&name).is_none() {
+        return Ok(false);
+    }
+    match fs::read_to_string(root.join("chains").join(&name[..2]).join(&name)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         other => Ok(other? == id),
     }

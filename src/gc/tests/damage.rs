@@ -90,7 +90,7 @@ fn damaged_files_of_a_layer_without_a_blob_are_found_and_repaired() -> Result {
     let content = FrozenContent::open(&dir.path().join("fs"))?;
     let (diff_id, _) = digest_layer(&store, vec![entry], &content, &options)?;
     let id = store.freeze_snapshot(dir)?;
-    store.put_chain_snapshot(&ChainId::of(&[diff_id]), &id)?;
+    store.put_chain_snapshot(&ChainId::of(&[diff_id]), &SnapshotKind::plain(), &id)?;
     let inputs = KeyInputs { definition: "x".into(), parent: ChainId::scratch(), inputs: Vec::new() };
     Records::new(store.clone()).put(&Record { diff_id, inputs, step: "RUN x".into(), created: 1 })?;
     assert_eq!(bench.problems()?, Vec::<String>::new());

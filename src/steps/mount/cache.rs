@@ -8,7 +8,7 @@ use crate::context::FileSource;
 use crate::digest::{Digest, Hasher};
 use crate::layer::{LayerError, OnDiskIds};
 use crate::plan::{RunMount, RunMountKind, Sharing};
-use crate::store::CacheDir;
+use crate::store::{CacheDir, SnapshotKind};
 
 use super::super::copy;
 use super::super::tree_source::TreeSource;
@@ -25,7 +25,8 @@ impl Maker<'_> {
         let RunMountKind::Cache { id, namespace, sharing, mode, uid, gid, source, .. } = &mount.kind else {
             return Err(MountError::TooManyPrivate(String::new()));
         };
-        let key = cache_key(namespace, id, source, input, (*mode, *uid, *gid));
+        let kind = self.snapshots.ids().kind();
+        let key = cache_key(namespace, id, source, input, (*mode, *uid, *gid), &kind);
         let store = self.snapshots.store();
         let mut number = 0;
         loop {
@@ -83,13 +84,15 @@ impl Maker<'_> {
     }
 }
 
-/// A cache is one for each name and each way it was begun, as in the reference.
+/// A cache is one for each name and each way it was begun, as in BuildKit, and for each way in which owners
+/// are kept on disk.
 fn cache_key(
     namespace: &str,
     id: &str,
     source: &str,
     input: &MountInput,
     begun: (Option<u32>, Option<u32>, Option<u32>),
+    kind: &SnapshotKind,
 ) -> Digest {
     let mut hasher = Hasher::new();
     for field in ["cache-mount", namespace, id, source] {
@@ -100,5 +103,8 @@ fn cache_key(
         MountInput::Files { digest, .. } | MountInput::Layers { digest, .. } => hasher.field(digest.raw()),
     }
     hasher.field(format!("{begun:?}").as_bytes());
+    if *kind != SnapshotKind::plain() {
+        hasher.field(kind.as_str().as_bytes());
+    }
     hasher.finish()
 }

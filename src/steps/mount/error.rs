@@ -17,6 +17,21 @@ pub enum MountError {
     /// A required agent was not given.
     #[error("no SSH agent {0:?} is forwarded; pass it with --ssh {0}")]
     NoSsh(String),
+    /// No file can belong to the user or group that a mount names.
+    #[error(
+        "--mount for {target}: {what}={id} is not among the IDs that RUN has here, {mapped}; larger ranges in \
+         /etc/subuid and /etc/subgid, or for the user namespace in which rbuild was started, have more"
+    )]
+    Unmapped {
+        /// Where it is mounted.
+        target: String,
+        /// `uid` or `gid`.
+        what: &'static str,
+        /// The ID.
+        id: u32,
+        /// The IDs there are, as text.
+        mapped: String,
+    },
     /// Forwarding an agent failed.
     #[error("cannot forward the SSH agent {id:?}: {source}")]
     Ssh {

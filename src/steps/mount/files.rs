@@ -60,6 +60,7 @@ impl Maker<'_> {
         let whole = selected.source.whole_directory().filter(|_| seen_as_they_are && selection.is_dir);
         if let Some(root) = whole
             && !(writable && self.no_overlay)
+            && self.sandbox.shows_owners_of(root, self.scratch)
         {
             // Somebody may put a link in the place of a directory until this is mounted.
             let (source, inside) = (root.to_owned(), selected.place.clone());
