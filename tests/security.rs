@@ -12,6 +12,8 @@ mod exports;
 mod images;
 #[path = "security/mounts.rs"]
 mod mounts;
+#[path = "security/neighbours.rs"]
+mod neighbours;
 #[path = "security/processes.rs"]
 mod processes;
 #[path = "security/races.rs"]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::dockerfile::{Source, Span};
 use crate::fs::{disk_space, names_full_disk, shown_size};
+use crate::store::StoreError;
 
 /// Kinds of failures; each has an exit code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,9 +108,18 @@ pub(super) fn full_store_help(root: &Path) -> String {
     )
 }
 
-impl From<crate::store::StoreError> for Failure {
-    fn from(error: crate::store::StoreError) -> Self {
-        Failure::new(FailureKind::Store, error.to_string())
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let failure = Failure::new(FailureKind::Store, error.to_string());
+        match &error {
+            StoreError::Foreign { path, owner, .. } => failure.help(format!(
+                "run rbuild as {owner}, or name another directory with --root; in a volume that belongs to somebody \
+                 else, one that rbuild makes: --root {}",
+                path.join("rbuild").display()
+            )),
+            StoreError::Open { .. } => failure.help("name a directory of another file system with --root"),
+            _ => failure,
+        }
     }
 }
 

@@ -1,7 +1,5 @@
 //! `rbuild build` and `rbuild plan`.
 
-use std::path::Path;
-
 use serde_json::json;
 
 use crate::build::{
@@ -13,6 +11,7 @@ use crate::progress::{self, Mode};
 
 use super::args::{BuildArgs, InputArgs, PlanArgs, PlanFormat};
 use super::environment::Environment;
+use super::results::ResultFile;
 use super::{Session, Stop, isolation, print, secret, values};
 
 /// Builds, and says so in the ways asked for.
@@ -23,9 +22,15 @@ pub(super) fn build(session: &Session, args: BuildArgs) -> Result<u8, Stop> {
     let work = |engine: &Engine, request: &BuildRequest, events: &Events| {
         engine.build(request, &mut std::io::stdin(), events, &session.cancel)
     };
-    let outcome = with_engine(session, &args, work)?;
-    report(session, &args, &outcome)?;
+    let (outcome, files) = with_engine(session, &args, work)?;
+    report(session, &args, &outcome, files)?;
     Ok(0)
+}
+
+/// The files that get the outcome.
+pub(super) struct Results {
+    id: Option<ResultFile>,
+    metadata: Option<ResultFile>,
 }
 
 /// Checks the flags and does something that builds.
@@ -33,13 +38,20 @@ pub(super) fn with_engine<T>(
     session: &Session,
     args: &BuildArgs,
     work: impl FnOnce(&Engine, &BuildRequest, &Events) -> Result<T, Failure>,
-) -> Result<T, Stop> {
+) -> Result<(T, Results), Stop> {
     refuse_later(args)?;
     let mode = progress_mode(args.progress.as_deref(), args.quiet, &session.env)?;
     let request = request(args, &session.env)?;
     let runtime = isolation::runtime(args.isolation.as_deref(), args.runtime.as_deref(), &session.env)?;
+    let files = Results {
+        id: ResultFile::check(args.iidfile.as_deref())?,
+        metadata: ResultFile::check(args.metadata_file.as_deref())?,
+    };
     session.watch_signals()?;
     let engine = session.engine_with(args.userns, runtime)?;
+    for file in files.id.iter().chain(&files.metadata) {
+        file.clear()?;
+    }
     let renderer = progress::renderer(mode, session.env.colour);
     let events = Events::new(renderer.clone());
     let result = work(&engine, &request, &events);
@@ -47,18 +59,23 @@ pub(super) fn with_engine<T>(
     let tell = matches!(mode, Mode::Plain | Mode::Tty);
     let done = result?;
     super::store::after_build(session, engine.store(), tell);
-    Ok(done)
+    Ok((done, files))
 }
 
 /// Says what was built in the ways asked for.
-pub(super) fn report(session: &Session, args: &BuildArgs, outcome: &BuildOutcome) -> Result<(), Stop> {
+pub(super) fn report(
+    session: &Session,
+    args: &BuildArgs,
+    outcome: &BuildOutcome,
+    files: Results,
+) -> Result<(), Stop> {
     // Where there is no image the line is empty, as in the reference.
     let id = outcome.image.as_ref().map(|image| image.id.to_string()).unwrap_or_default();
-    if let Some(path) = &args.iidfile {
-        write_file(path, id.as_bytes())?;
+    if let Some(file) = files.id {
+        file.write(id.as_bytes())?;
     }
-    if let Some(path) = &args.metadata_file {
-        write_file(path, metadata(outcome, session.env.metadata_warnings).as_bytes())?;
+    if let Some(file) = files.metadata {
+        file.write(metadata(outcome, session.env.metadata_warnings).as_bytes())?;
     }
     if args.quiet && !outcome.on_stdout {
         print(&format!("{id}\n"))?;
@@ -289,16 +306,4 @@ fn metadata(outcome: &BuildOutcome, with_warnings: bool) -> String {
         fields["buildx.build.warnings"] = warnings.collect();
     }
     format!("{fields:#}\n")
-}
-
-/// Written beside its place and renamed: never half a file.
-fn write_file(path: &Path, content: &[u8]) -> Result<(), Failure> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}", std::process::id()));
-    let temporary = std::path::PathBuf::from(name);
-    let written = std::fs::write(&temporary, content).and_then(|()| std::fs::rename(&temporary, path));
-    written.map_err(|error| {
-        let _ = std::fs::remove_file(&temporary);
-        Failure::new(FailureKind::Output, format!("cannot write {}: {error}", path.display()))
-    })
 }

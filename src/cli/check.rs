@@ -1,5 +1,6 @@
 //! `rbuild check`, and `build` with `--check` or `--call`.
 
+use std::io::Write as _;
 use std::path::Path;
 
 use clap::{Args, ValueEnum};
@@ -7,6 +8,7 @@ use clap::{Args, ValueEnum};
 use crate::build::{Checked, Failure, FailureKind};
 use crate::dockerfile::Source;
 use crate::event::Events;
+use crate::fs::new_file_beside;
 use crate::lint;
 use crate::progress::{self, Mode};
 
@@ -214,16 +216,16 @@ fn rewrite(path: &Path, text: &[u8]) -> Result<(), Failure> {
         Failure::new(FailureKind::Output, format!("cannot write {}: {error}", path.display()))
     };
     let path = path.canonicalize().map_err(failed)?;
-    let permissions = std::fs::metadata(&path).map_err(failed)?.permissions();
-    let mut name = path.clone().into_os_string();
-    name.push(format!(".{}", std::process::id()));
-    let written = std::fs::write(&name, text)
-        .and_then(|()| std::fs::set_permissions(&name, permissions))
-        .and_then(|()| std::fs::rename(&name, &path));
-    written.map_err(|error| {
-        let _ = std::fs::remove_file(&name);
-        failed(error)
-    })
+    let meta = std::fs::metadata(&path).map_err(failed)?;
+    if !meta.is_file() {
+        return Err(failed(std::io::Error::other("it is no regular file")));
+    }
+    let written = new_file_beside(&path, 0o600).and_then(|mut file| {
+        file.write_all(text)?;
+        file.as_file().set_permissions(meta.permissions())?;
+        Ok(file.persist(&path).map(drop)?)
+    });
+    written.map_err(failed)
 }
 
 #[cfg(test)]

@@ -12,10 +12,6 @@ use crate::store::Store;
 use super::args::{ImagesArgs, SaveArgs, SaveFormat};
 use super::{Session, Stop, print, values};
 
-fn open(session: &Session) -> Result<Store, Stop> {
-    Ok(Store::open(&session.root).map_err(Failure::from)?)
-}
-
 fn reference(text: &str) -> Result<Reference, Failure> {
     Reference::parse(text)
         .map(Reference::with_default_tag)
@@ -37,7 +33,7 @@ fn no_image(name: &Reference) -> Failure {
 
 /// `rbuild images`
 pub(super) fn images(session: &Session, args: &ImagesArgs) -> Result<u8, Stop> {
-    let store = open(session)?;
+    let store = session.store()?;
     let list = list_images(&store, &Platform::host()).map_err(Failure::from)?;
     let mut out = String::new();
     if !args.quiet && !args.json {
@@ -77,7 +73,7 @@ pub(super) fn images(session: &Session, args: &ImagesArgs) -> Result<u8, Stop> {
 
 /// `rbuild inspect`
 pub(super) fn inspect(session: &Session, text: &str) -> Result<u8, Stop> {
-    let store = open(session)?;
+    let store = session.store()?;
     let (_, image) = image(&store, text)?;
     let names = names_of(&store, &image.manifest_digest).map_err(Failure::from)?;
     print(&format!("{:#}\n", json!([inspect_json(&image, &names)])))?;
@@ -86,7 +82,7 @@ pub(super) fn inspect(session: &Session, text: &str) -> Result<u8, Stop> {
 
 /// `rbuild history`
 pub(super) fn history(session: &Session, text: &str, whole: bool) -> Result<u8, Stop> {
-    let store = open(session)?;
+    let store = session.store()?;
     let (_, image) = image(&store, text)?;
     let mut out = format!("{:<20} {:<60} {:>10}  {}\n", "CREATED", "CREATED BY", "SIZE", "COMMENT");
     for row in history_rows(&image.config, &image.layers) {
@@ -106,7 +102,7 @@ pub(super) fn history(session: &Session, text: &str, whole: bool) -> Result<u8, 
 /// `rbuild save`
 pub(super) fn save(session: &Session, args: &SaveArgs) -> Result<u8, Stop> {
     session.watch_signals()?;
-    let store = open(session)?;
+    let store = session.store()?;
     let names = args
         .images
         .iter()
@@ -121,7 +117,7 @@ pub(super) fn save(session: &Session, args: &SaveArgs) -> Result<u8, Stop> {
 
 /// `rbuild tag`
 pub(super) fn tag(session: &Session, source: &str, target: &str) -> Result<u8, Stop> {
-    let store = open(session)?;
+    let store = session.store()?;
     let name = reference(source)?;
     let descriptor = stored(&store, &name).map_err(Failure::from)?.ok_or_else(|| no_image(&name))?;
     let target = Reference::parse_new_name(target)
@@ -132,7 +128,7 @@ pub(super) fn tag(session: &Session, source: &str, target: &str) -> Result<u8, S
 
 /// `rbuild rmi`
 pub(super) fn rmi(session: &Session, texts: &[String]) -> Result<u8, Stop> {
-    let store = open(session)?;
+    let store = session.store()?;
     let mut missing = Vec::new();
     for text in texts {
         let name = reference(text)?;

@@ -14,6 +14,7 @@ mod images;
 mod isolation;
 mod registry;
 mod render;
+mod results;
 mod run;
 mod secret;
 mod store;
@@ -31,6 +32,7 @@ use crate::registry::Settings;
 use crate::sandbox::OciRuntime;
 use crate::sandbox::userns::{EnterRequest, Entered, IdMode, RealUser, enter};
 use crate::steps::remote::RemoteOptions;
+use crate::store::Store;
 
 use args::{Cli, Command, Userns};
 use environment::Environment;
@@ -64,7 +66,7 @@ pub fn main() -> u8 {
         println!("rbuild {}", env!("CARGO_PKG_VERSION"));
         return 0;
     }
-    match start(&env).and_then(|(mode, user)| dispatch(cli, env.clone(), mode, user)) {
+    match start(&cli, &env).and_then(|(mode, user)| dispatch(cli, env.clone(), mode, user)) {
         Ok(code) | Err(Stop::Outer(code)) => code,
         Err(Stop::Failed(failure)) => {
             render::failure(&failure, &env);
@@ -109,7 +111,11 @@ fn exit_code(kind: FailureKind) -> u8 {
 }
 
 /// Enters a user namespace where that is needed. There is only one thread until it returns.
-fn start(env: &Environment) -> Result<(IdMode, RealUser), Stop> {
+fn start(cli: &Cli, env: &Environment) -> Result<(IdMode, RealUser), Stop> {
+    if uses_store(&cli.command) {
+        let uid = rustix::process::geteuid().as_raw();
+        Store::refuse_foreign(&env.store_root(cli.root.as_deref(), uid)?).map_err(Failure::from)?;
+    }
     let request = EnterRequest {
         mark: env.userns_mark.clone(),
         path: env.path.clone(),
@@ -120,6 +126,10 @@ fn start(env: &Environment) -> Result<(IdMode, RealUser), Stop> {
         Ok(Entered::Child(code)) => Err(Stop::Outer(u8::try_from(code).unwrap_or(1))),
         Err(error) => Err(Failure::new(FailureKind::Sandbox, error.to_string()).into()),
     }
+}
+
+fn uses_store(command: &Command) -> bool {
+    !matches!(command, Command::Login(_) | Command::Logout { .. })
 }
 
 fn dispatch(cli: Cli, env: Environment, mode: IdMode, user: RealUser) -> Result<u8, Stop> {
@@ -184,7 +194,7 @@ impl Session {
     /// An engine whose RUN gets a user namespace as asked for, and is run by `runtime` if there is
     /// one. Ordinary users are in a user namespace already, and so is root of a rootless container.
     fn engine_with(&self, userns: Userns, runtime: Option<OciRuntime>) -> Result<Engine, Stop> {
-        Ok(Engine::open(EngineOptions {
+        let engine = Engine::open(EngineOptions {
             root: self.root.clone(),
             userns: match userns {
                 Userns::Auto if !IdMap::current().is_full() => crate::build::Userns::Host,
@@ -202,7 +212,23 @@ impl Session {
                 known_hosts: self.env.home.as_ref().map(|home| home.join(".ssh/known_hosts")),
                 ssh_agent: None,
             },
-        })?)
+        })?;
+        tell_narrowed(engine.store());
+        Ok(engine)
+    }
+
+    /// The store alone.
+    fn store(&self) -> Result<Store, Stop> {
+        let store = Store::open(&self.root).map_err(Failure::from)?;
+        tell_narrowed(&store);
+        Ok(store)
+    }
+
+    /// The store, also where the disk is full.
+    fn store_to_clean(&self) -> Result<Store, Stop> {
+        let store = Store::open_to_clean(&self.root).map_err(Failure::from)?;
+        tell_narrowed(&store);
+        Ok(store)
     }
 
     /// The first Ctrl-C stops in order, the second at once.
@@ -223,6 +249,16 @@ impl Session {
         std::thread::Builder::new().name("signals".into()).spawn(watch)?;
         Ok(())
     }
+}
+
+/// Says that a store was open to other users until now.
+fn tell_narrowed(store: &Store) {
+    let Some(mode) = store.narrowed() else { return };
+    let (root, could) = (store.root().display(), if mode & 0o022 == 0 { "read" } else { "change" });
+    let _ = writeln!(
+        io::stderr(),
+        "rbuild: other users could {could} the store {root} (mode {mode:04o}); from now on only its owner can"
+    );
 }
 
 /// Prints a line; a reader that has gone away is no error.

@@ -11,7 +11,6 @@ use crate::progress::{self, Mode};
 use crate::registry::login::{self, Kept};
 use crate::registry::{Credentials, RegistryError, Secret};
 use crate::sandbox::userns::IdMode;
-use crate::store::Store;
 
 use super::build::progress_mode;
 use super::{Session, Stop, print};
@@ -109,7 +108,7 @@ pub(super) fn transfer<T>(
     let engines = super::build::engines(&session.env)?;
     let rootless = (session.mode != IdMode::Root).then_some((session.user.uid, session.user.gid));
     session.watch_signals()?;
-    let store = Store::open(&session.root).map_err(Failure::from)?;
+    let store = session.store()?;
     let renderer = progress::renderer(mode, session.env.colour);
     let events = Events::new(renderer.clone());
     let transfer = Transfer {

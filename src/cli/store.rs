@@ -77,10 +77,6 @@ pub(super) struct FsckArgs {
     fast: bool,
 }
 
-fn open(session: &Session) -> Result<Store, Stop> {
-    Ok(Store::open_to_clean(&session.root).map_err(Failure::from)?)
-}
-
 fn usage(message: impl Into<String>) -> Failure {
     Failure::new(FailureKind::Usage, message)
 }
@@ -89,7 +85,7 @@ fn usage(message: impl Into<String>) -> Failure {
 pub(super) fn prune(session: &Session, args: &PruneArgs) -> Result<u8, Stop> {
     let policy = policy(args)?;
     session.watch_signals()?;
-    let store = open(session)?;
+    let store = session.store_to_clean()?;
     let done = gc::collect(&store, &policy, args.dry_run, WAIT, &session.cancel);
     let (survey, collected) = done.map_err(Failure::from)?;
     if args.verbose {
@@ -208,7 +204,7 @@ fn summary(collected: &Collected, dry_run: bool) -> String {
 
 /// `rbuild du`
 pub(super) fn du(session: &Session, args: &DuArgs) -> Result<u8, Stop> {
-    let store = open(session)?;
+    let store = session.store_to_clean()?;
     let usage = gc::usage(&store).map_err(Failure::from)?;
     print(&match args.format {
         DuFormat::Json => format!("{:#}\n", usage_json(&usage, args.verbose)),
@@ -301,14 +297,14 @@ fn usage_json(usage: &Usage, verbose: bool) -> serde_json::Value {
 /// `rbuild fsck`
 pub(super) fn fsck(session: &Session, args: &FsckArgs) -> Result<u8, Stop> {
     session.watch_signals()?;
-    let store = open(session)?;
+    let store = session.store_to_clean()?;
     let options = CheckOptions { repair: args.repair, fast: args.fast, wait: WAIT };
     let report = gc::check(&store, &options, &session.cancel).map_err(Failure::from)?;
     if session.cancel.is_cancelled() {
         return Err(Failure::new(FailureKind::Interrupted, "canceled").into());
     }
     for finding in &report.findings {
-        print(&format!("{}{}\n", finding.what, if finding.repaired { ": removed" } else { "" }))?;
+        print(&format!("{}{}\n", finding.what, if finding.repaired { ": repaired" } else { "" }))?;
     }
     print(&verdict(&report, args.fast))?;
     if report.is_clean() {

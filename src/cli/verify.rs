@@ -7,7 +7,6 @@ use crate::build::{Failure, FailureKind, Place, Reproduced};
 use crate::image::{Platform, Reference, ResolvedImage, from_store};
 use crate::layer::OnDiskIds;
 use crate::snapshot::Snapshots;
-use crate::store::Store;
 use crate::verify::{
     Change, Comparison, ContentDifference, EntryDifference, FieldDifference, FileChange, LayerChange,
     compare_files,
@@ -103,7 +102,7 @@ pub(super) fn diff(session: &Session, args: &DiffArgs) -> Result<u8, Stop> {
         None => Platform::host(),
     };
     session.watch_signals()?;
-    let store = Store::open(&session.root).map_err(Failure::from)?;
+    let store = session.store()?;
     let find = |text: &str| -> Result<ResolvedImage, Failure> {
         let name = Reference::parse(text).map_err(|error| usage(error.to_string()))?.with_default_tag();
         from_store(&store, &name, &platform)?.ok_or_else(|| {
@@ -152,10 +151,10 @@ pub(super) struct ReproduceArgs {
 
 /// `rbuild verify-reproducible`
 pub(super) fn reproduce(session: &Session, args: &ReproduceArgs) -> Result<u8, Stop> {
-    let result = build::with_engine(session, &args.build, |engine, request, events| {
+    let (result, files) = build::with_engine(session, &args.build, |engine, request, events| {
         engine.verify_reproducible(request, events, &session.cancel)
     })?;
-    build::report(session, &args.build, &result.outcome)?;
+    build::report(session, &args.build, &result.outcome, files)?;
     if args.format == ReportFormat::Json {
         let images: Vec<_> = result
             .images

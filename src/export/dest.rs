@@ -1,8 +1,10 @@
 //! Destinations, and the temporaries that become them.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+
+use crate::fs;
 
 use super::error::ExportError;
 
@@ -36,14 +38,14 @@ impl Output {
             Dest::Stdout => return Self::stdout(),
             Dest::File(path) => path,
         };
-        let (file, path, partial) = match fs::metadata(path) {
+        let (file, path, partial) = match std::fs::metadata(path) {
             Ok(meta) if meta.is_dir() => return Err(ExportError::IsDirectory { path: path.clone() }),
             Ok(meta) if !meta.is_file() => {
                 let file = File::options().write(true).open(path).map_err(ExportError::io("open", path))?;
                 (file, path.clone(), None)
             }
             // Renaming over a link would replace the link, not the file it names.
-            Ok(_) => Self::beside(fs::canonicalize(path).map_err(ExportError::io("resolve", path))?)?,
+            Ok(_) => Self::beside(std::fs::canonicalize(path).map_err(ExportError::io("resolve", path))?)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Self::beside(path.clone())?,
             Err(error) => return Err(ExportError::io("write", path)(error)),
         };
@@ -51,14 +53,13 @@ impl Output {
     }
 
     fn beside(path: PathBuf) -> Result<(File, PathBuf, Option<Partial>), ExportError> {
-        let (partial, file) =
-            Partial::create(&path, |temporary| File::options().write(true).create_new(true).open(temporary))?;
+        let (partial, file) = Partial::create(&path)?;
         Ok((file, path, Some(partial)))
     }
 
     fn stdout() -> Result<Self, ExportError> {
         let path = PathBuf::from("standard output");
-        // The archive must not mix with buffered text, and the standard library.s
+        // The archive must not mix with buffered text, and the standard library's
         // stream would scan it for line ends; a descriptor of our own does neither.
         let stdout = io::stdout();
         if rustix::termios::isatty(&stdout) {
@@ -94,66 +95,86 @@ impl Write for Output {
     }
 }
 
-/// A temporary file or directory; removed on drop unless it was renamed.
+/// A temporary file beside its destination; removed on drop unless it was renamed.
 pub(super) struct Partial {
-    path: Option<PathBuf>,
+    path: tempfile::TempPath,
 }
 
 impl Partial {
-    /// Makes a temporary beside `target` with `make`, which must fail where the name is taken.
-    pub(super) fn create<T>(
-        target: &Path,
-        make: impl Fn(&Path) -> io::Result<T>,
-    ) -> Result<(Self, T), ExportError> {
-        let write = |error| ExportError::io("write", target)(error);
-        let name = target.file_name().ok_or_else(|| write(io::ErrorKind::InvalidInput.into()))?;
-        for number in 0.. {
-            let mut temporary = name.to_owned();
-            temporary.push(format!(".partial-{}-{number}", std::process::id()));
-            let path = target.with_file_name(temporary);
-            match make(&path) {
-                Ok(made) => return Ok((Partial { path: Some(path) }, made)),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < 10_000 => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    let parent = target.parent().unwrap_or(target).to_owned();
-                    return Err(ExportError::NoParent { path: target.to_owned(), parent });
-                }
-                Err(error) => return Err(write(error)),
-            }
-        }
-        Err(write(io::ErrorKind::AlreadyExists.into()))
+    pub(super) fn create(target: &Path) -> Result<(Self, File), ExportError> {
+        let made = fs::new_file_beside(target, 0o666).map_err(|error| no_place(target, error))?;
+        let (file, path) = made.into_parts();
+        Ok((Partial { path }, file))
+    }
+
+    /// Gives it its final name.
+    pub(super) fn rename_to(self, target: &Path) -> Result<(), ExportError> {
+        self.path.persist(target).map_err(|failed| ExportError::io("write", target)(failed.error))
+    }
+}
+
+/// A directory being filled where nobody else can look, beside its destination; removed on drop unless
+/// it was renamed.
+pub(super) struct PartialDir {
+    /// The directory that keeps others out. The one inside has the permissions of any new directory.
+    around: PathBuf,
+    path: PathBuf,
+}
+
+impl PartialDir {
+    pub(super) fn create(target: &Path) -> Result<Self, ExportError> {
+        let made = fs::make_beside(target, fs::make_private_dir).map_err(|error| no_place(target, error))?;
+        let around = made.into_temp_path().keep().map_err(|failed| no_place(target, failed.error))?;
+        let partial = PartialDir { path: around.join("files"), around };
+        std::fs::create_dir(&partial.path).map_err(ExportError::io("write", target))?;
+        Ok(partial)
     }
 
     /// Its path.
     pub(super) fn path(&self) -> &Path {
-        self.path.as_deref().unwrap_or(Path::new(""))
+        &self.path
     }
 
     /// Gives it its final name.
-    pub(super) fn rename_to(mut self, target: &Path) -> Result<(), ExportError> {
-        fs::rename(self.path(), target).map_err(ExportError::io("write", target))?;
-        self.path = None;
-        Ok(())
+    pub(super) fn rename_to(self, target: &Path) -> Result<(), ExportError> {
+        std::fs::rename(&self.path, target).map_err(ExportError::io("write", target))
     }
 }
 
-impl Drop for Partial {
+impl Drop for PartialDir {
     fn drop(&mut self) {
-        let Some(path) = self.path.take() else { return };
-        if fs::remove_file(&path).is_err() && fs::remove_dir_all(&path).is_err() {
-            // An image's directories may lack the permissions that removing them needs.
-            open_up(&path);
-            let _ = fs::remove_dir_all(&path);
-        }
+        let _ = fs::remove_tree(&self.around);
     }
 }
 
-fn open_up(path: &Path) {
-    use std::os::unix::fs::PermissionsExt as _;
-    let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
-    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            open_up(&entry.path());
+fn no_place(target: &Path, error: io::Error) -> ExportError {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            let parent = target.parent().unwrap_or(target).to_owned();
+            ExportError::NoParent { path: target.to_owned(), parent }
         }
+        _ => ExportError::io("write", target)(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn a_directory_is_filled_out_of_reach_and_then_like_any_new_one() -> Result<(), Box<dyn std::error::Error>>
+    {
+        let dir = tempfile::tempdir()?;
+        let mode = |path: &Path| std::fs::metadata(path).map(|meta| meta.permissions().mode() & 0o7777);
+        let (dest, plain) = (dir.path().join("dest"), dir.path().join("plain"));
+        std::fs::create_dir(&plain)?;
+        let partial = PartialDir::create(&dest)?;
+        assert_eq!(mode(&partial.around)?, 0o700);
+        partial.rename_to(&dest)?;
+        assert_eq!(mode(&dest)?, mode(&plain)?);
+        drop(PartialDir::create(&dest)?);
+        assert_eq!(std::fs::read_dir(dir.path())?.count(), 2);
+        Ok(())
     }
 }

@@ -17,7 +17,7 @@ use crate::image::read::{IMAGE_NAME, REF_NAME, StoreBlobs, read_document};
 use crate::image::{Descriptor, Document, Index, Manifest, Reference};
 use crate::store::Store;
 
-use super::dest::{Dest, Output, Partial};
+use super::dest::{Dest, Output, Partial, PartialDir};
 use super::error::ExportError;
 use super::hashing::Hashing;
 
@@ -167,7 +167,7 @@ impl Layout {
     }
 
     fn write_new(&self, store: &Store, dest: &Path, cancel: &Cancel) -> Result<(), ExportError> {
-        let (partial, ()) = Partial::create(dest, |path| fs::create_dir(path))?;
+        let partial = PartialDir::create(dest)?;
         self.write_into(store, partial.path(), true, cancel)?;
         partial.rename_to(dest)
     }
@@ -200,7 +200,7 @@ impl Layout {
         // `index.json` sorts before `oci-layout`, which is what makes the directory a layout.
         for (name, content) in files {
             let path = dest.join(name);
-            let (partial, mut file) = Partial::create(&path, |temporary| File::create_new(temporary))?;
+            let (partial, mut file) = Partial::create(&path)?;
             file.write_all(&content).map_err(ExportError::io("write", &path))?;
             partial.rename_to(&path)?;
             if new {
@@ -299,9 +299,7 @@ fn copy_blob(
 ) -> Result<(), ExportError> {
     use std::os::unix::fs::PermissionsExt as _;
     let write = |error: io::Error| ExportError::io("write", path)(error);
-    let (partial, mut file) = Partial::create(path, |temporary| {
-        File::options().read(true).write(true).create_new(true).open(temporary)
-    })?;
+    let (partial, mut file) = Partial::create(path)?;
     let mut blob = Verified::open(store, digest, size, cancel)?;
     let copied = match rustix::fs::ioctl_ficlone(&file, &blob.file) {
         Ok(()) => io::copy(&mut blob, &mut io::sink()),

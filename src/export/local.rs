@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use crate::cancel::Cancel;
 use crate::layer::{Entry, EntryKind, Metadata};
 
-use super::dest::Partial;
+use super::dest::PartialDir;
 use super::error::ExportError;
 use super::occupied::{self, Replaced};
 use super::tree::{Content, RootTree, check};
@@ -80,7 +80,7 @@ pub fn write(
     };
     // Inside an existing destination, which may be a mount point of its own.
     let beside = if exists { dest.join(".rbuild") } else { dest.to_owned() };
-    let (partial, ()) = Partial::create(&beside, |path| fs::create_dir(path))?;
+    let partial = PartialDir::create(&beside)?;
     let mut stage = Rooted::open(partial.path())?;
     let skipped_devices = fill(tree, &entries, &mut stage, options.keep_special, cancel)?;
     entries.retain(|entry| !skipped_devices.contains(&entry.path));

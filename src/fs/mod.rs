@@ -5,15 +5,24 @@
 //! link in the last component of a path.
 
 mod copy;
+mod fresh;
 mod ids;
+mod inherited;
+mod mode;
 pub mod paths;
+mod remove;
 mod root;
 mod space;
 
 pub use copy::{copy_layer, copy_metadata};
+pub use fresh::{make_beside, make_private_dir, new_file_beside};
 pub use ids::IdMap;
+pub use inherited::inherited;
+pub use remove::remove_tree;
 pub use root::{
     NODE_RECORD, OWNER_RECORD, Root, TreeEntry, is_overlay_private, is_record, open_file_in, owner_record,
     parse_node_record, parse_owner_record,
 };
-pub use space::{disk_space, file_system_name, has_user_attributes, is_full, names_full_disk, shown_size};
+pub use space::{
+    disk_space, disk_usage, file_system_name, has_user_attributes, is_full, names_full_disk, shown_size,
+};

@@ -14,7 +14,9 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::ids::IdMap;
+use super::mode::set_mode_at;
 use super::paths::split;
+use super::remove::remove_at;
 
 /// Parents are opened without following any link: in a layer directory a link is content.
 const BENEATH: ResolveFlags =
@@ -103,6 +105,10 @@ pub fn parse_node_record(value: &[u8]) -> Option<(bool, u32, u32)> {
     let (letter, numbers) = std::str::from_utf8(value).ok()?.split_once(' ')?;
     let (major, minor) = numbers.split_once(':')?;
     Some((letter == "b", major.parse().ok()?, minor.parse().ok()?))
+}
+
+fn c_name(name: &OsStr) -> Result<CString, Errno> {
+    CString::new(name.as_bytes()).map_err(|_| Errno::INVAL)
 }
 
 fn os(path: &[u8]) -> &OsStr {
@@ -265,9 +271,7 @@ impl Root {
     /// Mode of a file that is no link.
     pub fn set_mode(&self, path: &[u8], mode: u32) -> io::Result<()> {
         let (dir, name) = self.parent(path)?;
-        // There is no fchmodat without following; the caller has just made this name, and layer
-        // directories are private to us until they are frozen.
-        Ok(rustix::fs::chmodat(&dir, name, Mode::from_raw_mode(mode), AtFlags::empty())?)
+        Ok(set_mode_at(dir.as_fd(), &c_name(name)?, mode)?)
     }
 
     /// Modification time of the file itself.
@@ -325,7 +329,7 @@ impl Root {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
             Err(errno) => return Err(errno.into()),
         };
-        remove_at(dir.as_fd(), name).map_err(Into::into)
+        Ok(remove_at(dir.as_fd(), &c_name(name)?)?)
     }
 
     /// Moves a name.
@@ -349,7 +353,7 @@ struct Magic {
     _dir: OwnedFd,
 }
 
-fn names(dir: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
+pub(super) fn names(dir: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
     let mut buffer: Vec<u8> = Vec::with_capacity(DIRENT_BUFFER);
     let mut names = Vec::new();
     let mut entries = RawDir::new(dir, buffer.spare_capacity_mut());
@@ -377,27 +381,6 @@ fn walk_into(dir: OwnedFd, path: &[u8], found: &mut Vec<TreeEntry>) -> io::Resul
         }
     }
     Ok(())
-}
-
-fn remove_at(dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
-    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        Err(errno) => return Err(errno),
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let below = match rustix::fs::openat(dir, name, flags, Mode::empty()) {
-        Ok(fd) => fd,
-        Err(Errno::ACCESS) => {
-            rustix::fs::chmodat(dir, name, Mode::from_raw_mode(0o700), AtFlags::empty())?;
-            rustix::fs::openat(dir, name, flags, Mode::empty())?
-        }
-        Err(errno) => return Err(errno),
-    };
-    for child in names(below.as_fd())? {
-        remove_at(below.as_fd(), OsStr::from_bytes(child.to_bytes()))?;
-    }
-    rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
 }
 
 #[cfg(test)]

@@ -1,10 +1,18 @@
-//! What a file system is, what it can do, and how full it is.
+//! What a file system is, what it can do, how full it is, and what fills it.
 
+use std::collections::HashSet;
+use std::ffi::CStr;
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
-use rustix::fs::XattrFlags;
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, XattrFlags, openat, statx};
 use rustix::io::Errno;
+
+use super::root::names;
+
+/// Deeper than any image; what lies below is not counted.
+const DEPTH: usize = 1000;
 
 /// Bytes of the file system that holds `path`: all there are, and those an ordinary user may still
 /// fill.
@@ -71,4 +79,30 @@ pub fn file_system_name(path: &Path) -> String {
         number => return format!("file system type {number:#x}"),
     };
     name.into()
+}
+
+/// Bytes that a file or tree takes on disk, without following links. Names of one file count once. What
+/// cannot be read counts as nothing.
+pub fn disk_usage(path: &Path) -> u64 {
+    let Ok(path) = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()) else { return 0 };
+    usage_at(CWD, &path, &mut HashSet::new(), DEPTH)
+}
+
+fn usage_at(dir: BorrowedFd<'_>, name: &CStr, seen: &mut HashSet<(u32, u32, u64)>, depth: usize) -> u64 {
+    let Ok(stat) = statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS) else { return 0 };
+    let is_dir = FileType::from_raw_mode(u32::from(stat.stx_mode)) == FileType::Directory;
+    let identity = (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino);
+    if stat.stx_nlink > 1 && !is_dir && !seen.insert(identity) {
+        return 0;
+    }
+    // POSIX counts blocks of 512 bytes, whatever the file system's own.
+    let own = stat.stx_blocks.saturating_mul(512);
+    if !is_dir || depth == 0 {
+        return own;
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(below) = openat(dir, name, flags, Mode::empty()) else { return own };
+    let children = names(below.as_fd()).unwrap_or_default();
+    let sum = |sum: u64, name| sum.saturating_add(usage_at(below.as_fd(), name, seen, depth - 1));
+    children.iter().map(AsRef::as_ref).fold(own, sum)
 }

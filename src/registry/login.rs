@@ -1,14 +1,15 @@
 //! Signing in for good: checking credentials and keeping them where Docker keeps its own.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::{Map, Value, json};
 
 use crate::cancel::Cancel;
+use crate::fs::new_file_beside;
 
 use super::client::Registry;
 use super::config::ENDPOINTS;
@@ -133,21 +134,14 @@ impl Config {
         let fail = |source| RegistryError::Write { path: path.clone(), source };
         let dir = path.parent().unwrap_or(Path::new("."));
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(fail)?;
-        let temporary = dir.join(format!(".config.json.{}", std::process::id()));
         let mut text = serde_json::to_vec_pretty(&self.root).map_err(|error| fail(error.into()))?;
         text.push(b'\n');
-        let written = File::options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)
-            .and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()))
-            .and_then(|()| fs::rename(&temporary, &path));
-        written.map_err(|error| {
-            let _ = fs::remove_file(&temporary);
-            fail(error)
-        })
+        let written = new_file_beside(&path, 0o600).and_then(|mut file| {
+            file.write_all(&text)?;
+            file.as_file().sync_all()?;
+            Ok(file.persist(&path).map(drop)?)
+        });
+        written.map_err(fail)
     }
 }
 
@@ -200,6 +194,12 @@ mod tests {
         let expected = json!({ "detachKeys": "ctrl-x", "auths": { "other.example.test": { "auth": "dTpw" } }, "z": [1] });
         assert_eq!(json, expected);
         assert_eq!(fs::metadata(&path)?.permissions().mode() & 0o777, 0o600);
+        let victim = dir.join("victim");
+        fs::write(&victim, "precious")?;
+        std::os::unix::fs::symlink(&victim, dir.join(format!(".config.json.{}", std::process::id())))?;
+        keep(&dir, "planted.example.test", "u", "p")?;
+        assert_eq!(fs::read_to_string(&victim)?, "precious");
+        assert!(forget(&dir, "planted.example.test")?);
         let (name, _) = ENDPOINTS[0];
         keep(&dir, name, "u", "p")?;
         assert!(fs::read_to_string(&path)?.contains(&format!("https://index.{name}/v1/")));

@@ -1,6 +1,7 @@
 //! Copies of remote repositories in the store: bare, shallow where the server allows it.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -40,7 +41,8 @@ impl Repository {
         key.field(program.url.remote.as_bytes());
         key.field(format.as_bytes());
         let dir = store.git_cache_path(&key.finish());
-        fs::create_dir_all(&dir).map_err(RemoteError::io("create", &dir))?;
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        made.map_err(RemoteError::io("create", &dir))?;
         let lock = lock(&dir.join("lock"), program.cancel)?;
         let path = dir.join("repository");
         if !path.is_dir() {

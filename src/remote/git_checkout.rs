@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::FileType;
 
-use crate::fs::{Root, TreeEntry};
+use crate::fs::{Root, TreeEntry, remove_tree};
 
 use super::error::RemoteError;
 use super::git::{GitSource, Resolved};
@@ -190,10 +190,10 @@ impl Places<'_> {
                 }
             }
             fs::rename(&wanted, &self.tree).map_err(RemoteError::io("move", &wanted))?;
-            fs::remove_dir_all(&self.work_tree).map_err(RemoteError::io("remove", &self.work_tree))?;
+            remove_tree(&self.work_tree).map_err(RemoteError::io("remove", &self.work_tree))?;
         }
         if !self.source.keeps_git_dir() {
-            fs::remove_dir_all(&self.git_dir).map_err(RemoteError::io("remove", &self.git_dir))?;
+            remove_tree(&self.git_dir).map_err(RemoteError::io("remove", &self.git_dir))?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use super::open::{Store, StoreError};
+use super::private::{failed, open_file};
 
 impl Store {
     /// The table of blocks, in the form `layer/` gave it; `None` where there is none.
@@ -16,8 +17,8 @@ impl Store {
     /// check what they find.
     pub fn append_block_table(&self, rows: &[u8]) -> Result<(), StoreError> {
         let path = self.block_table_path();
-        let file = OpenOptions::new().create(true).append(true).open(&path);
-        file.and_then(|mut file| file.write_all(rows)).map_err(StoreError::io("write", &path))
+        let file = open_file(&path, OpenOptions::new().create(true).append(true));
+        file.and_then(|mut file| file.write_all(rows)).map_err(failed("write", &path))
     }
 
     /// Replaces the table of blocks. What another process adds meanwhile may be lost.

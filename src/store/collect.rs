@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::inventory::{Item, Room};
 use super::open::{Store, StoreError, open_lock};
+use super::private;
 use super::temp::{self, TempDir};
 
 /// Longer than a file system's clock takes to tick, on any kernel (100 Hz is the slowest).
@@ -149,17 +150,17 @@ impl Collector {
     /// put right where this user may do so.
     pub fn wrong_permissions(&self, repair: bool) -> Vec<(PathBuf, &'static str)> {
         let mut wrong = Vec::new();
-        let rooms = Room::ALL.iter().map(|room| room.dir()).chain(["tmp", ""]);
+        let rooms = Room::ALL.iter().map(|room| room.dir()).chain(["blobs", "tmp", ""]);
         for path in rooms.map(|dir| self.store.root().join(dir)) {
-            let Ok(meta) = fs::metadata(&path) else { continue };
-            let mode = meta.permissions().mode();
-            let reason = match (mode & 0o700, mode & 0o002) {
-                (0o700, 0) => continue,
-                (0o700, _) => "everybody may write there",
+            let Ok(dir) = private::open_dir(&path) else { continue };
+            let Ok(mode) = dir.metadata().map(|meta| meta.permissions().mode()) else { continue };
+            let reason = match (mode & 0o700, mode & 0o022, mode & 0o077) {
+                (0o700, 0, 0) => continue,
+                (0o700, 0, _) => "other users may enter it",
+                (0o700, _, _) => "other users may write there",
                 _ => "its owner may not use it",
             };
-            let right = fs::Permissions::from_mode((mode | 0o700) & 0o7775);
-            if repair && fs::set_permissions(&path, right).is_err() {
+            if repair && dir.set_permissions(fs::Permissions::from_mode(0o700)).is_err() {
                 wrong.push((path, "its permissions are wrong and cannot be changed"));
             } else {
                 wrong.push((path, reason));
@@ -177,7 +178,7 @@ impl Collector {
     }
 
     fn destroy(&self, taken: PathBuf) -> Result<Fate, StoreError> {
-        temp::remove_tree(&taken).map_err(StoreError::io("remove", &taken))?;
+        crate::fs::remove_tree(&taken).map_err(StoreError::io("remove", &taken))?;
         Ok(Fate::Removed)
     }
 }

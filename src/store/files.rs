@@ -1,12 +1,16 @@
 //! Small named files: layer descriptions, indexes, cache records, references, stat caches.
 
-use std::fs;
-use std::io;
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::digest::{DiffId, Digest};
 
+use crate::fs::make_private_dir;
+
 use super::open::{Store, StoreError};
+use super::private::{failed, open_file};
 
 impl Store {
     /// Reads the record of a cache key; `None` where there is none.
@@ -153,10 +157,12 @@ impl Store {
 }
 
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
-    match fs::read(path) {
-        Ok(content) => Ok(Some(content)),
+    let mut content = Vec::new();
+    let file = open_file(path, OpenOptions::new().read(true));
+    match file.and_then(|mut file| file.read_to_end(&mut content)) {
+        Ok(_) => Ok(Some(content)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(StoreError::io("read", path)(error)),
+        Err(error) => Err(failed("read", path)(error)),
     }
 }
 
@@ -196,10 +202,11 @@ pub(super) fn decode_name(encoded: &str) -> Option<String> {
 
 /// Makes a directory unless something of that name is there; if that is none, whatever comes next says so.
 pub(super) fn make_dir(path: &Path) -> Result<(), StoreError> {
-    match fs::create_dir(path) {
+    match make_private_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(path).map_err(StoreError::io("create", path))
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+            made.map_err(StoreError::io("create", path))
         }
         made => made.map_err(StoreError::io("create", path)),
     }

@@ -1,6 +1,5 @@
 //! What there is in a store: names, sizes, last uses. Looking does not count as use.
 
-use std::collections::HashSet;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -8,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::digest::{DiffId, Digest};
+use crate::fs::disk_usage;
 
 use super::files::{decode_name, entries, read};
 use super::open::{Store, StoreError};
@@ -129,7 +129,7 @@ impl Item {
 
     /// Bytes it takes on disk, of directories with all in them; hard links count once.
     pub fn measure(&self) -> u64 {
-        if self.room.holds_directories() { measure(&self.path, &mut HashSet::new()) } else { self.size }
+        if self.room.holds_directories() { disk_usage(&self.path) } else { self.size }
     }
 
     /// Its content; `None` where it has gone since.
@@ -233,18 +233,4 @@ fn is_mount_lock(file: &str) -> bool {
 fn on_disk(meta: &Metadata) -> u64 {
     // POSIX counts blocks of 512 bytes, whatever the file system's own.
     meta.blocks().saturating_mul(512)
-}
-
-pub(super) fn measure(path: &Path, seen: &mut HashSet<(u64, u64)>) -> u64 {
-    let Ok(meta) = fs::symlink_metadata(path) else { return 0 };
-    if meta.nlink() > 1 && !meta.is_dir() && !seen.insert((meta.dev(), meta.ino())) {
-        return 0;
-    }
-    let mut sum = on_disk(&meta);
-    if meta.is_dir() {
-        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-            sum = sum.saturating_add(measure(&entry.path(), seen));
-        }
-    }
-    sum
 }

@@ -22,6 +22,8 @@
 //!   tmp/ID/              private directories of running processes, each with a locked file
 //! ```
 //!
+//! Nobody but the owner of `ROOT` may enter it (mode 0700), nor any directory the store makes.
+//!
 //! Promises: a side effect becomes visible by one atomic rename and is immutable from then on; a
 //! killed process leaves only things under `tmp/`, which the next process clears. What is unreadable
 //! or short is treated as absent. What a process has seen stays while it lives. Modification times say
@@ -36,6 +38,7 @@ mod gate;
 mod inventory;
 mod mounts;
 mod open;
+mod private;
 mod secret_key;
 mod snapshots;
 mod space;

@@ -1,17 +1,34 @@
 //! Opening a store and its locks.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use super::arrivals::Arrivals;
+use crate::fs::new_file_beside;
+
 use super::files::entries;
+use super::private::{self, claim, make_room, open_file};
 use super::temp;
 
 const VERSION: &str = "1";
+/// Directories that are there from the beginning, those that hold others first.
+const ROOMS: [&str; 11] = [
+    "blobs",
+    "blobs/sha256",
+    "layers",
+    "index",
+    "chains",
+    "snapshots",
+    "records",
+    "refs",
+    "stat",
+    "mounts",
+    "tmp",
+];
 /// Bytes set aside for a full disk: directories and files of one process, with room to spare.
 const SPARE: usize = 64 * 1024;
 
@@ -35,6 +52,30 @@ pub enum StoreError {
         path: PathBuf,
         /// What its version file says.
         found: String,
+    },
+    /// The root belongs to another user.
+    #[error("the store's directory {} belongs to {owner}, and rbuild runs as {caller}; a store is for one user alone", path.display())]
+    Foreign {
+        /// The store's root.
+        path: PathBuf,
+        /// Its owner.
+        owner: String,
+        /// Who runs rbuild.
+        caller: String,
+    },
+    /// Others have access to the root, and that cannot be changed.
+    #[error("other users may use the store's directory {} (mode {mode:04o}), and its file system does not let that be changed", path.display())]
+    Open {
+        /// The directory.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// There is a link where the store has a file or directory.
+    #[error("store: {} is a link, and a store has none; remove it if you did not make it", path.display())]
+    Link {
+        /// The link.
+        path: PathBuf,
     },
     /// Another process collects or checks.
     #[error("the store {} is being pruned or checked by another rbuild process; try again when it has ended", path.display())]
@@ -63,6 +104,7 @@ pub struct Store(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     root: PathBuf,
+    narrowed: Option<u32>,
     _lock: File,
     gate: Mutex<File>,
     own_tmp: PathBuf,
@@ -82,24 +124,17 @@ impl Store {
     /// Opens the store at `root`, making it if there is none, and holds it shared: other processes may
     /// go on. Temporaries of dead processes are cleared.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        fs::create_dir_all(root).map_err(StoreError::io("create", root))?;
-        let root = fs::canonicalize(root).map_err(StoreError::io("open", root))?;
+        let (root, narrowed) = claim(root)?;
         check_version(&root)?;
-        for dir in [
-            "blobs/sha256",
-            "layers",
-            "index",
-            "chains",
-            "snapshots",
-            "records",
-            "refs",
-            "stat",
-            "mounts",
-            "tmp",
-        ] {
-            let path = root.join(dir);
-            if !path.is_dir() {
-                fs::create_dir_all(&path).map_err(StoreError::io("create", &path))?;
+        for room in ROOMS {
+            let path = root.join(room);
+            make_room(&path)?;
+        }
+        if narrowed.is_some() {
+            // `git` is made when it is first needed.
+            for path in ROOMS.iter().chain(&["git"]).map(|room| root.join(room)).filter(|path| path.is_dir())
+            {
+                private::narrow(&path)?;
             }
         }
         let lock_path = root.join("lock");
@@ -115,6 +150,7 @@ impl Store {
         keep_spare(&root, &own_tmp);
         Ok(Store(Arc::new(Inner {
             root,
+            narrowed,
             _lock: lock,
             gate: Mutex::new(gate),
             own_tmp,
@@ -143,6 +179,11 @@ impl Store {
     /// The store's root directory, for messages.
     pub fn root(&self) -> &Path {
         &self.0.root
+    }
+
+    /// The permissions that the root had, where others had access until this process opened it.
+    pub fn narrowed(&self) -> Option<u32> {
+        self.0.narrowed
     }
 
     pub(super) fn gate_file(&self) -> &Mutex<File> {
@@ -194,11 +235,10 @@ pub(super) fn noise(length: usize) -> Vec<u8> {
 
 fn check_version(root: &Path) -> Result<(), StoreError> {
     let path = root.join("version");
-    match fs::read_to_string(&path) {
-        Ok(found) if found.trim() == VERSION => Ok(()),
-        Ok(found) => Err(StoreError::Version { path: root.to_owned(), found: found.trim().to_owned() }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => make_version(root, &path),
-        Err(error) => Err(StoreError::io("read", &path)(error)),
+    match super::files::read(&path)?.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()) {
+        Some(found) if found == VERSION => Ok(()),
+        Some(found) => Err(StoreError::Version { path: root.to_owned(), found }),
+        None => make_version(root, &path),
     }
 }
 
@@ -215,8 +255,10 @@ fn make_version(root: &Path, path: &Path) -> Result<(), StoreError> {
     if names.iter().any(|name| !ours(name)) {
         return Err(StoreError::Version { path: root.to_owned(), found: "none".into() });
     }
-    let temporary = root.join(format!("version.{}", std::process::id()));
-    let made = fs::write(&temporary, VERSION).and_then(|()| fs::rename(&temporary, path));
+    let made = new_file_beside(path, 0o600).and_then(|mut file| {
+        file.write_all(VERSION.as_bytes())?;
+        Ok(file.persist(path)?)
+    });
     if let Err(error) = made
         && !path.exists()
     {
@@ -229,10 +271,6 @@ fn make_version(root: &Path, path: &Path) -> Result<(), StoreError> {
 }
 
 pub(super) fn open_lock(path: &Path) -> Result<File, StoreError> {
-    OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)
-        .map_err(StoreError::io("open", path))
+    let mut options = OpenOptions::new();
+    open_file(path, options.create(true).truncate(false).write(true)).map_err(private::failed("open", path))
 }

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::digest::{ChainId, Digest};
@@ -153,10 +152,6 @@ impl Store {
 
     /// Removes a private directory and all in it, whatever its modes.
     pub fn remove_dir(&self, path: &Path) -> Result<(), StoreError> {
-        remove(path).map_err(StoreError::io("remove", path))
+        crate::fs::remove_tree(path).map_err(StoreError::io("remove", path))
     }
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    super::temp::remove_tree(path)
 }

@@ -1,13 +1,16 @@
 //! Private directories: made in one step, removed with their process or after it.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::SnapshotKind;
+use crate::fs::{make_private_dir, remove_tree};
+
 use super::files::entries;
 use super::open::{Store, StoreError, open_lock};
+use super::private::open_file;
+use super::{SnapshotId, SnapshotKind};
 
 /// Begins the name of a file in a process's directory that stands for a snapshot nothing refers to yet.
 /// The rest is the snapshot's ID. Its content, if any, is the chain that is about to refer to it.
@@ -38,7 +41,7 @@ impl Store {
     /// process die, when the next one opens the store. On the same file system as the rest.
     pub fn temp_dir(&self) -> Result<TempDir, StoreError> {
         let path = self.temp_path();
-        fs::create_dir(&path).map_err(StoreError::io("create", &path))?;
+        make_private_dir(&path).map_err(StoreError::io("create", &path))?;
         Ok(TempDir { path, _store: self.clone() })
     }
 
@@ -54,7 +57,7 @@ pub(super) fn make_own(root: &Path) -> Result<(PathBuf, File), StoreError> {
     let tmp = root.join("tmp");
     let unique = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
     let own = tmp.join(format!("{}-{unique:x}", std::process::id()));
-    fs::create_dir(&own).map_err(StoreError::io("create", &own))?;
+    make_private_dir(&own).map_err(StoreError::io("create", &own))?;
     let lock_path = own.join("lock");
     let lock = open_lock(&lock_path)?;
     lock.lock().map_err(StoreError::io("lock", &lock_path))?;
@@ -89,7 +92,7 @@ pub(super) fn remove_own(root: &Path, own: &Path) -> io::Result<()> {
         let entry = entry?;
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
-        if let Some(id) = name.strip_prefix(FROZEN) {
+        if let Some(id) = name.strip_prefix(FROZEN).filter(|id| SnapshotId::parse(id).is_some()) {
             if !is_referred_to(root, id, &entry.path())? {
                 remove_tree(&root.join("snapshots").join(id))?;
             }
@@ -136,40 +139,10 @@ fn processes(root: &Path) -> Result<Vec<PathBuf>, StoreError> {
 }
 
 fn is_living(path: &Path) -> bool {
-    match File::open(path.join("lock")) {
+    match open_file(&path.join("lock"), OpenOptions::new().read(true)) {
         // Where the lock cannot be asked for, nobody knows that it is free.
         Ok(lock) => lock.try_lock().is_err(),
         // A directory that cannot be looked into is somebody else's.
         Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
-    }
-}
-
-/// Removes a file or tree, also where directories lack write or search permission, which layers of
-/// unprivileged builds may contain.
-pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-        Ok(meta) if !meta.is_dir() => return fs::remove_file(path),
-        Ok(_) => {}
-    }
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(_) => {
-            open_up(path);
-            fs::remove_dir_all(path)
-        }
-        Ok(()) => Ok(()),
-    }
-}
-
-fn open_up(path: &Path) {
-    use std::os::unix::fs::PermissionsExt as _;
-    let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
-    let Ok(entries) = fs::read_dir(path) else { return };
-    for entry in entries.flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            open_up(&entry.path());
-        }
     }
 }

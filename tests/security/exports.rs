@@ -81,3 +81,61 @@ fn cve_2019_14271_class_archives_of_results_hold_plain_names() {
         }
     }
 }
+
+/// What `--iidfile` and `--metadata-file` may name, and what they leave when a build fails.
+#[test]
+fn results_are_removed_first_checked_before_the_build_and_reach_pipes_and_descriptors() {
+    let test = "results_are_removed_first_checked_before_the_build_and_reach_pipes_and_descriptors";
+    for who in modes(test) {
+        let lab = Lab::as_user(who);
+        let good = lab.context(&[("Dockerfile", "FROM busybox\nRUN echo executed\n")]);
+        let bad = lab.context(&[("Dockerfile", "FROM busybox\nRUN echo executed; exit 3\n")]);
+        for flag in ["--iidfile", "--metadata-file"] {
+            let result = lab.out(flag.trim_start_matches('-'));
+            let path = result.display().to_string();
+            assert_eq!(lab.build(&good, &[flag, &path]).code, 0);
+            assert!(fs::read_to_string(&result).is_ok_and(|text| text.contains("sha256:")), "{flag}");
+            assert_eq!(lab.build(&bad, &[flag, &path]).code, 1);
+            assert!(!result.exists(), "{flag}: a failed build left the result of another");
+            let missing = lab.out("missing/result").display().to_string();
+            for (place, why) in
+                [(missing.as_str(), "does not exist"), ("/", "directory"), ("/dev/fd/77", "cannot write")]
+            {
+                let done = lab.build(&bad, &[flag, place]);
+                assert!(done.code == 6 && done.err.contains(why), "{flag} {place}: {}", done.err);
+                assert!(!done.err.contains("executed"), "{flag} {place}: known only after the build");
+            }
+            assert_eq!(lab.build(&good, &[flag, ""]).code, 0, "an unset variable");
+        }
+        if who == Who::SingleId {
+            let closed = lab.path().join("closed/result").display().to_string();
+            fs::create_dir(lab.path().join("closed")).expect("closed");
+            let done = lab.build(&bad, &["--iidfile", &closed]);
+            assert!(done.code == 6 && !done.err.contains("executed"), "{}", done.err);
+        }
+        let mut rbuild = lab.rbuild();
+        rbuild.arg("build").arg("--progress=plain").args(lab.bases());
+        let shell = |script: &str| {
+            let mut command = std::process::Command::new("bash");
+            command
+                .args(["-c", script])
+                .arg(rbuild.get_program())
+                .args(rbuild.get_args())
+                .arg(&good)
+                .env_clear();
+            command.envs(rbuild.get_envs().filter_map(|(key, value)| Some((key, value?))));
+            support::done(command.current_dir(lab.out("")).output().expect("bash"))
+        };
+        for script in [
+            "exec 3>&1; \"$0\" \"$@\" --iidfile >(cat >&3) >/dev/null",
+            "\"$0\" \"$@\" --iidfile /dev/fd/5 5>&1 >/dev/null",
+            "\"$0\" \"$@\" --iidfile /dev/stdout",
+            "\"$0\" \"$@\" --iidfile /dev/stdout >kept-$$; cat kept-$$",
+            "mkfifo -m 666 pipe-$$; \"$0\" \"$@\" --iidfile pipe-$$ & timeout 60 cat pipe-$$; wait",
+        ] {
+            let done = shell(script);
+            let id = done.out.strip_prefix("sha256:").unwrap_or_default();
+            assert!(id.len() == 64, "{who:?} {script}: {:?} {}", done.out, done.err);
+        }
+    }
+}

@@ -159,3 +159,50 @@ fn cve_2021_30465_cve_2024_45310_swaps_in_a_shared_cache_lead_nowhere() {
         assert!(builds >= 1);
     }
 }
+
+/// A process that a dead rbuild left behind still has what was its root directory: it makes names and swaps
+/// directories with links there, while others open, prune and check the store.
+#[test]
+fn cve_2024_23652_swaps_by_a_survivor_while_others_clear_the_store_change_nothing_outside() {
+    let range = Range::new(Who::Caller);
+    assert_eq!(range.lab.run(["images"]).code, 0);
+    let end = Instant::now() + Duration::from_secs(6);
+    let (mut rounds, swaps) = (0, AtomicUsize::new(0));
+    while rounds < 2 || Instant::now() < end {
+        let root = range.lab.store().join(format!("tmp/1-{rounds}/0/fs"));
+        fs::create_dir_all(&root).expect("root");
+        let inside = fs::File::open(&root).expect("root");
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| survive(&inside, &range.outside, &stop, &swaps));
+            for verb in [["images"].as_slice(), &["prune", "-a"], &["fsck"]] {
+                let done = range.lab.run(verb);
+                let printed = done.out.contains(CANARY) || done.err.contains("panicked");
+                assert!(!printed, "{verb:?}: {}{}", done.out, done.err);
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        rounds += 1;
+        assert!(tree(&range.outside) == range.before, "round {rounds}: the outside changed");
+    }
+    println!("{rounds} rounds, {} swaps", swaps.into_inner());
+    assert_eq!(range.lab.run(["images"]).code, 0);
+    let left = fs::read_dir(range.lab.store().join("tmp")).expect("tmp").count();
+    assert_eq!(left, 0, "directories of dead processes stay");
+}
+
+/// Each name is now a directory that may not be entered, now a link to `outside`. New ones come all the
+/// time, so that a removal never finds the directory empty.
+fn survive(dir: &fs::File, outside: &Path, stop: &AtomicBool, swaps: &AtomicUsize) {
+    use rustix::fs::{Mode, RenameFlags, mkdirat, renameat_with, symlinkat};
+    while !stop.load(Ordering::Relaxed) {
+        for number in 0..60 {
+            let (name, link) = (format!("d{number}"), format!("l{number}"));
+            let _ = mkdirat(dir, &name, Mode::empty());
+            let _ = symlinkat(outside, dir, &link);
+            if renameat_with(dir, &name, dir, &link, RenameFlags::EXCHANGE).is_ok() {
+                swaps.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}

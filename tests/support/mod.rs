@@ -93,6 +93,30 @@ pub fn lacks_mapped_owners(test: &str, ended: &Done) -> bool {
     lacks
 }
 
+/// Runs a shell script as a second ordinary user of the machine, one that has nothing to do with
+/// rbuild; `None`, and says so, where that cannot be done. By way of `su`: a program that only
+/// changes its IDs may keep groups and capabilities.
+pub fn neighbour(test: &str, script: &str, input: &str) -> Option<Done> {
+    use std::io::Write as _;
+    if !is_root() || !has("su") {
+        skip(test, "only root can become another user");
+        return None;
+    }
+    let check = "[ \"$(id -u) $(id -G)\" = '65534 65534' ] && \
+                 grep -q '^CapEff:[[:space:]]*0*$' /proc/self/status || exit 99\n";
+    let mut command = Command::new("su");
+    command.args(["-s", "/bin/sh", "nobody", "-c", &format!("{check}{script}")]).current_dir("/");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("su");
+    let mut stdin = child.stdin.take().expect("stdin");
+    let input = input.to_owned();
+    let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
+    let done = done(child.wait_with_output().expect("su"));
+    let _ = writer.join();
+    assert_ne!(done.code, 99, "su left more than user 65534 has: {}", done.err);
+    Some(done)
+}
+
 /// A private directory tree for one test: a store, a place for outputs, a home.
 pub struct Lab {
     pub dir: tempfile::TempDir,
