@@ -22,7 +22,7 @@ pub fn layer(bytes: &[u8]) {
         return;
     }
     for dots in [false, true] {
-        let limits = Limits { entries: 1000, bytes: 1 << 20 };
+        let limits = Limits { entries: 1000, bytes: 1 << 20, ..Limits::default() };
         let options = UnpackOptions { ids: OnDiskIds::AllToSelf, limits, dots, sparse: dots };
         if let Ok(unpacked) = unpack(Cursor::new(bytes.to_vec()), &dest, &NoParent, &options) {
             for entry in &unpacked.index.entries {
@@ -38,7 +38,7 @@ pub fn layer(bytes: &[u8]) {
     }
     // A few bytes of a compressed stream can stand for far more than is worth waiting for.
     if !bytes.starts_with(&[0x28, 0xb5]) && !bytes.starts_with(&[0x1f, 0x8b]) {
-        let _ = read_index(Cursor::new(bytes.to_vec()));
+        let _ = read_index(Cursor::new(bytes.to_vec()), None);
     }
 }
 

@@ -52,6 +52,7 @@ impl Engine {
         notice: &dyn Fn(String),
         cancel: &Cancel,
     ) -> Result<i32, Failure> {
+        self.store.cancel_by(cancel);
         let usage = |text: String| Failure::new(FailureKind::Usage, text);
         let name =
             Reference::parse(&request.image).map_err(|error| usage(error.to_string()))?.with_default_tag();

@@ -221,6 +221,7 @@ impl Session {
     fn store(&self) -> Result<Store, Stop> {
         let store = Store::open(&self.root).map_err(Failure::from)?;
         tell_narrowed(&store);
+        store.cancel_by(&self.cancel);
         Ok(store)
     }
 
@@ -228,6 +229,7 @@ impl Session {
     fn store_to_clean(&self) -> Result<Store, Stop> {
         let store = Store::open_to_clean(&self.root).map_err(Failure::from)?;
         tell_narrowed(&store);
+        store.cancel_by(&self.cancel);
         Ok(store)
     }
 

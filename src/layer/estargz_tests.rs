@@ -182,7 +182,7 @@ fn the_converted_layer_is_a_layer_like_others() -> Outcome {
     let diff_id = layer(&store)?;
     let before = super::rebuild_index(&store, &diff_id)?.ok_or("no index")?;
     let converted = to_estargz(&store, &diff_id, Some(9))?;
-    let unpacked = read_index(&store.read_blob(&converted.blob.digest)?.ok_or("no blob")?[..])?;
+    let unpacked = read_index(&store.read_blob(&converted.blob.digest)?.ok_or("no blob")?[..], None)?;
     assert_eq!(unpacked.diff_id, converted.diff_id);
     let own = |path: &[u8]| path == TOC_NAME.as_bytes() || path == NO_PREFETCH.as_bytes();
     let kept: Vec<_> = unpacked.index.entries.iter().filter(|entry| !own(&entry.path)).collect();

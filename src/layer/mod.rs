@@ -14,6 +14,7 @@ pub mod entry;
 mod error;
 pub mod estargz;
 mod index;
+mod listing;
 mod materialize;
 mod pack;
 mod plain;

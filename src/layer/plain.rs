@@ -7,6 +7,7 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use crate::cancel::Cancel;
 use crate::digest::{DiffId, Digest, Hasher};
 
 use super::error::LayerError;
@@ -23,6 +24,7 @@ const PIECES: usize = 12;
 pub(super) fn read<T>(
     blob: impl Read + Send,
     limit: u64,
+    cancel: Option<&Cancel>,
     consume: impl FnOnce(&mut dyn Read) -> Result<T, LayerError>,
 ) -> Result<(T, DiffId), LayerError> {
     let (_, mut plain) = crate::context::decompress(blob).map_err(LayerError::Stream)?;
@@ -31,7 +33,7 @@ pub(super) fn read<T>(
     first.truncate(filled);
     if filled < PIECE {
         let digest = Digest::of(&first);
-        let result = consume(&mut Limited { inner: io::Cursor::new(first), left: limit })?;
+        let result = consume(&mut Limited { inner: io::Cursor::new(first), left: limit, cancel })?;
         return Ok((result, DiffId(digest)));
     }
     thread::scope(|scope| {
@@ -50,7 +52,7 @@ pub(super) fn read<T>(
         let source = Source { plain, to_hash, to_read, home, returned };
         spawn().spawn_scoped(scope, move || source.run(first)).map_err(failed)?;
         let mut reader = Pieces { pieces, current: None, at: 0 };
-        let result = consume(&mut Limited { inner: &mut reader, left: limit });
+        let result = consume(&mut Limited { inner: &mut reader, left: limit, cancel });
         // A consumer that failed leaves pieces behind; nobody shall wait for their turn.
         drop(reader);
         let digest = hasher.join().map_err(|_| LayerError::Stream(io::Error::other("a thread ended early")));
@@ -130,14 +132,19 @@ impl Read for Pieces {
     }
 }
 
-/// Refuses to read more than so many bytes.
-struct Limited<R> {
+/// Refuses to read more than so many bytes, and anything once the work was canceled: each entry of an
+/// archive begins with a read, however little is in it.
+struct Limited<'a, R> {
     inner: R,
     left: u64,
+    cancel: Option<&'a Cancel>,
 }
 
-impl<R: Read> Read for Limited<R> {
+impl<R: Read> Read for Limited<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.cancel.is_some_and(Cancel::is_cancelled) {
+            return Err(io::Error::other(LayerError::Canceled));
+        }
         let count = self.inner.read(buffer)?;
         self.left = self.left.checked_sub(count as u64).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidData, "the layer is larger than the limit")
@@ -187,7 +194,7 @@ mod tests {
         for size in [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE, 20 * PIECE + 7] {
             let expected = bytes(size);
             for blob in [gzip(&expected)?, expected.clone()] {
-                let (read, diff_id) = read(&blob[..], u64::MAX, all)?;
+                let (read, diff_id) = read(&blob[..], u64::MAX, None, all)?;
                 assert!(read == expected, "{size}");
                 assert_eq!(diff_id.0, Digest::of(&expected));
             }
@@ -199,12 +206,12 @@ mod tests {
     fn a_damaged_stream_and_one_that_is_too_long_are_errors() -> Outcome {
         for size in [PIECE / 2, 20 * PIECE] {
             let mut blob = gzip(&bytes(size))?;
-            assert!(read(&blob[..], size as u64 - 1, all).is_err());
+            assert!(read(&blob[..], size as u64 - 1, None, all).is_err());
             let middle = blob.len() - 6;
             blob[middle] ^= 1;
-            assert!(read(&blob[..], u64::MAX, all).is_err());
+            assert!(read(&blob[..], u64::MAX, None, all).is_err());
             blob.truncate(middle);
-            assert!(read(&blob[..], u64::MAX, all).is_err());
+            assert!(read(&blob[..], u64::MAX, None, all).is_err());
         }
         Ok(())
     }
@@ -216,7 +223,7 @@ mod tests {
             reader.read_exact(&mut [0; 10]).map_err(LayerError::Stream)?;
             Err(LayerError::Invalid("no".into()))
         };
-        assert!(matches!(read(&blob[..], u64::MAX, refuse), Err(LayerError::Invalid(_))));
+        assert!(matches!(read(&blob[..], u64::MAX, None, refuse), Err(LayerError::Invalid(_))));
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! Layers against independent tools and against themselves.
 
 mod bare;
+mod costs;
 
 use std::io::{self, Cursor, Read, Write as _};
 use std::process::{Command, Stdio};
@@ -114,7 +115,7 @@ fn gnu_tar_lists_what_was_written() -> Result<(), Box<dyn std::error::Error>> {
 #[test]
 fn what_is_written_reads_back_the_same() -> Result<(), LayerError> {
     let (bytes, layer) = plain_tar(sample())?;
-    let back = read_index(&bytes[..])?;
+    let back = read_index(&bytes[..], None)?;
     assert_eq!(back.diff_id, layer.diff_id);
     let sorted = |entries: &[Entry]| {
         let mut entries = entries.to_vec();
@@ -293,11 +294,11 @@ fn the_last_of_two_entries_with_one_name_wins() -> Result<(), LayerError> {
 fn truncated_and_garbled_archives_are_errors() {
     let whole = hostile(&[(b"a", b'0', b""), (b"b", b'0', b"")]);
     for cut in [100, 512, 700, 1500] {
-        assert!(read_index(&whole[..cut]).is_err() || cut == 512 * 2, "{cut}");
+        assert!(read_index(&whole[..cut], None).is_err() || cut == 512 * 2, "{cut}");
     }
     let mut bad = whole;
     bad[0] ^= 1;
-    assert!(matches!(read_index(&bad[..]), Err(LayerError::Invalid(_))));
+    assert!(matches!(read_index(&bad[..], None), Err(LayerError::Invalid(_))));
 }
 
 #[test]
@@ -305,7 +306,7 @@ fn streams_larger_than_the_limit_are_refused() -> Result<(), Box<dyn std::error:
     let dir = tempfile::tempdir()?;
     let options = UnpackOptions {
         ids: OnDiskIds::AllToSelf,
-        limits: Limits { entries: 10, bytes: 1000 },
+        limits: Limits { entries: 10, bytes: 1000, ..Limits::default() },
         ..Default::default()
     };
     let tar = hostile(&[(b"a", b'0', b""), (b"b", b'0', b"")]);
@@ -315,8 +316,8 @@ fn streams_larger_than_the_limit_are_refused() -> Result<(), Box<dyn std::error:
 
 fn unpack_archive(bytes: &[u8], limit: u64) -> Result<(tempfile::TempDir, Unpacked), LayerError> {
     let dir = tempfile::tempdir().map_err(LayerError::Stream)?;
-    let limits = Limits { entries: 100, bytes: limit };
-    let options = UnpackOptions { ids: OnDiskIds::AllToSelf, limits, dots: true, sparse: true };
+    let limits = Limits { entries: 100, bytes: limit, ..Limits::default() };
+    let options = UnpackOptions { ids: OnDiskIds::AllToSelf, limits, dots: true, sparse: true, cancel: None };
     let unpacked = unpack(Cursor::new(bytes.to_vec()), dir.path(), &NoParent, &options)?;
     Ok((dir, unpacked))
 }
@@ -440,12 +441,12 @@ proptest! {
     #[test]
     fn any_list_of_entries_reads_back(entries in arbitrary_entries()) {
         let (bytes, layer) = plain_tar(entries).map_err(|e| TestCaseError::fail(e.to_string()))?;
-        let back = read_index(&bytes[..]).map_err(|e| TestCaseError::fail(e.to_string()))?;
+        let back = read_index(&bytes[..], None).map_err(|e| TestCaseError::fail(e.to_string()))?;
         prop_assert_eq!(&back.index, &*layer.index);
     }
 
     #[test]
     fn no_bytes_make_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2048)) {
-        let _ = read_index(&bytes[..]);
+        let _ = read_index(&bytes[..], None);
     }
 }

@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::cancel::Cancel;
 use crate::digest::DiffId;
 use crate::fs::{IdMap, Root};
 use crate::store::{SnapshotKind, Store};
@@ -15,6 +16,7 @@ use crate::store::{SnapshotKind, Store};
 use super::diff::{NoParent, ParentView};
 use super::entry::LayerIndex;
 use super::error::LayerError;
+use super::listing::Listing;
 use super::plain;
 use super::tar_read::TarReader;
 use super::unpack_entry::Work;
@@ -50,16 +52,19 @@ pub struct Limits {
     pub entries: usize,
     /// Bytes of the uncompressed stream; and of all sparse files in it.
     pub bytes: u64,
+    /// Bytes of all paths, link targets and attributes, which stay in memory. A header can imply a
+    /// directory for every second byte of its path.
+    pub names: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { entries: 10_000_000, bytes: 1 << 40 }
+        Limits { entries: 10_000_000, bytes: 1 << 40, names: 1 << 30 }
     }
 }
 
 /// How to unpack.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct UnpackOptions {
     /// Owners on disk.
     pub ids: OnDiskIds,
@@ -70,6 +75,8 @@ pub struct UnpackOptions {
     /// Sparse files are read, with zeros for their holes: users' archives, not layers. Their sizes count
     /// for [`Limits::bytes`] too.
     pub sparse: bool,
+    /// Stops the work, with [`LayerError::Canceled`].
+    pub cancel: Option<Cancel>,
 }
 
 /// A layer that was read.
@@ -99,8 +106,8 @@ pub fn unpack(
 }
 
 /// Reads the entries of a blob and puts nothing on disk.
-pub fn read_index(blob: impl Read + Send) -> Result<Unpacked, LayerError> {
-    read(blob, &NoParent, None, &UnpackOptions::default())
+pub fn read_index(blob: impl Read + Send, cancel: Option<Cancel>) -> Result<Unpacked, LayerError> {
+    read(blob, &NoParent, None, &UnpackOptions { cancel, ..UnpackOptions::default() })
 }
 
 /// Makes the index of a layer anew from its blob; `None` where the store has none.
@@ -119,7 +126,7 @@ pub fn make_index(
     diff_id: &DiffId,
     blob: impl Read + Send,
 ) -> Result<Arc<LayerIndex>, LayerError> {
-    let unpacked = read_index(blob)?;
+    let unpacked = read_index(blob, store.canceled_by())?;
     if unpacked.diff_id != *diff_id {
         return Err(LayerError::Invalid(format!(
             "layer content does not match the image: expected diff ID {diff_id}, got {}",
@@ -171,28 +178,39 @@ fn read(
             root,
             ids: options.ids,
             dots: options.dots,
-            entries: Vec::new(),
-            by_path: HashMap::new(),
+            cancel: options.cancel.as_ref(),
+            listing: Listing::default(),
             resolved: HashMap::new(),
+            followed: HashSet::new(),
+            held: 0,
+            copied: HashMap::new(),
             notes: Vec::new(),
             implied: HashSet::new(),
         };
-        let mut expanded = 0u64;
+        let (limits, mut expanded) = (&options.limits, 0u64);
         while let Some(header) = reader.next()? {
-            if work.entries.len() >= options.limits.entries {
+            if work.listing.len() >= limits.entries {
                 return Err(LayerError::Invalid("too many entries".into()));
             }
             expanded = expanded.saturating_add(if header.sparse { header.size } else { 0 });
-            if expanded > options.limits.bytes {
+            if expanded > limits.bytes {
                 return Err(LayerError::Invalid("its sparse files are larger than the limit".into()));
             }
             work.entry(&header, &mut reader)?;
+            if work.held() > limits.names {
+                let detail = format!("its names take more than {} bytes of memory", limits.names);
+                return Err(LayerError::Invalid(detail));
+            }
         }
         reader.drain()?;
         let implied = std::mem::take(&mut work.implied);
         Ok((work.finish()?, implied, reader.position()))
     };
-    let (((index, notes), implied, uncompressed_size), diff_id) =
-        plain::read(blob, options.limits.bytes, list)?;
+    let cancel = options.cancel.as_ref();
+    let result = plain::read(blob, options.limits.bytes, cancel, list);
+    if cancel.is_some_and(Cancel::is_cancelled) && result.is_err() {
+        return Err(LayerError::Canceled);
+    }
+    let (((index, notes), implied, uncompressed_size), diff_id) = result?;
     Ok(Unpacked { diff_id, uncompressed_size, index, notes, implied })
 }

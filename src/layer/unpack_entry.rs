@@ -7,6 +7,7 @@ use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 
 use rustix::fs::FileType;
 
+use crate::cancel::Cancel;
 use crate::digest::Hasher;
 use crate::fs::Root;
 use crate::fs::paths::{join, split};
@@ -14,22 +15,34 @@ use crate::fs::paths::{join, split};
 use super::diff::{ParentKind, ParentView, belongs_in_images};
 use super::entry::{Entry, EntryKind, LayerIndex, Metadata};
 use super::error::LayerError;
+use super::listing::Listing;
 use super::tar_read::{Header, TarReader};
 use super::tar_write::{OPAQUE, WHITEOUT};
 use super::unpack::OnDiskIds;
 
 const MAX_LINKS: usize = 40;
+/// What the kernel takes as a path or as the target of a link: `PATH_MAX` without the NUL at its end.
+const MAX_PATH: usize = 4095;
+/// Bytes copied between two looks at the switch.
+const COPIED_AT_ONCE: u64 = 64 << 20;
+/// More notes than this say nothing new.
+const MAX_NOTES: usize = 1000;
 
 pub(super) struct Work<'a> {
     pub(super) parent: &'a dyn ParentView,
     pub(super) root: Option<&'a Root>,
     pub(super) ids: OnDiskIds,
     pub(super) dots: bool,
-    /// In stream order; replaced duplicates become `None`.
-    pub(super) entries: Vec<Option<Entry>>,
-    pub(super) by_path: HashMap<Vec<u8>, usize>,
+    pub(super) cancel: Option<&'a Cancel>,
+    pub(super) listing: Listing,
     /// Stored directory name to where it really lies.
     pub(super) resolved: HashMap<Vec<u8>, Vec<u8>>,
+    /// Links that led to one of those.
+    pub(super) followed: HashSet<Vec<u8>>,
+    /// Bytes of the paths in `resolved`.
+    pub(super) held: u64,
+    /// Files of layers below that were copied for a link to them, and the first link.
+    pub(super) copied: HashMap<Vec<u8>, Vec<u8>>,
     pub(super) notes: Vec<String>,
     pub(super) implied: HashSet<Vec<u8>>,
 }
@@ -55,7 +68,12 @@ fn clean_name(name: &[u8], dots: bool) -> Result<Vec<u8>, LayerError> {
             part => parts.push(part),
         }
     }
-    Ok(parts.join(&b'/'))
+    let path = parts.join(&b'/');
+    if path.len() > MAX_PATH {
+        let start = String::from_utf8_lossy(&path[..60]);
+        return Err(invalid(format!("the path {start:?}... is longer than {MAX_PATH} bytes")));
+    }
+    Ok(path)
 }
 
 fn implicit() -> Metadata {
@@ -98,7 +116,7 @@ impl Work<'_> {
         self.replace(&path, &kind)?;
         let kind = self.put(&path, kind, header, &meta, content)?;
         let offset = if matches!(kind, EntryKind::File { .. }) { header.offset } else { 0 };
-        self.add(Entry { path, kind, meta, offset });
+        self.listing.add(Entry { path, kind, meta, offset });
         Ok(())
     }
 
@@ -117,6 +135,12 @@ impl Work<'_> {
                     )));
                 }
                 EntryKind::Hardlink(target)
+            }
+            b'2' if header.link.len() > MAX_PATH => {
+                return Err(invalid(format!(
+                    "{:?} is a link whose target is longer than {MAX_PATH} bytes",
+                    show(path)
+                )));
             }
             b'2' => EntryKind::Symlink(header.link.clone()),
             b'3' if header.major == 0 && header.minor == 0 => {
@@ -143,7 +167,7 @@ impl Work<'_> {
     /// that unpack onto a mount of the layers below, to a regular file of those. Where only the entries
     /// are read, nothing is known of the layers below.
     fn can_link(&self, target: &[u8]) -> bool {
-        match self.by_path.get(target).and_then(|at| self.entries.get(*at)).and_then(Option::as_ref) {
+        match self.listing.get(target) {
             Some(entry) => !matches!(entry.kind, EntryKind::Dir | EntryKind::Whiteout),
             None if self.root.is_none() => true,
             None => self.parent.node(target).is_some_and(|node| node.kind == ParentKind::Other),
@@ -162,9 +186,28 @@ impl Work<'_> {
             )));
         };
         let mut file = root.create_file(path).map_err(failed)?;
-        io::copy(&mut content, &mut file).map_err(failed)?;
+        let mut left = content.by_ref().take(COPIED_AT_ONCE);
+        while io::copy(&mut left, &mut file).map_err(failed)? > 0 {
+            self.check()?;
+            left.set_limit(COPIED_AT_ONCE);
+        }
         drop(content);
+        self.copied.insert(target.to_vec(), path.to_vec());
         self.apply(path, &node.meta, true)
+    }
+
+    /// The name of this layer that already has a copy of a file below.
+    fn copy_of(&self, target: &[u8]) -> Option<&Vec<u8>> {
+        let copy = self.copied.get(target)?;
+        let is = |entry: &Entry| matches!(&entry.kind, EntryKind::Hardlink(to) if to == target);
+        self.listing.get(copy).is_some_and(is).then_some(copy)
+    }
+
+    fn check(&self) -> Result<(), LayerError> {
+        match self.cancel {
+            Some(cancel) if cancel.is_cancelled() => Err(LayerError::Canceled),
+            _ => Ok(()),
+        }
     }
 
     /// Where a directory really lies: links of this layer and of those below are followed as the
@@ -199,6 +242,7 @@ impl Work<'_> {
                     if target.first() == Some(&b'/') {
                         at.clear();
                     }
+                    self.followed.insert(next);
                     pending.extend(target.split(|c| *c == b'/').rev().map(<[u8]>::to_vec));
                 }
                 Seen::Nothing(meta) => {
@@ -208,14 +252,13 @@ impl Work<'_> {
                 Seen::Other => return Err(invalid(format!("{:?} is not a directory", show(&next)))),
             }
         }
+        self.held += (stored.len() + at.len()) as u64;
         self.resolved.insert(stored.to_vec(), at.clone());
         Ok(at)
     }
 
     fn look(&self, path: &[u8]) -> Seen {
-        if let Some(entry) =
-            self.by_path.get(path).and_then(|at| self.entries.get(*at)).and_then(Option::as_ref)
-        {
+        if let Some(entry) = self.listing.get(path) {
             match &entry.kind {
                 EntryKind::Dir => return Seen::Dir,
                 EntryKind::Symlink(target) => return Seen::Link(target.clone()),
@@ -240,74 +283,44 @@ impl Work<'_> {
             root.make_dir(path).map_err(|error| LayerError::inside("create", path, error))?;
         }
         self.implied.insert(path.to_vec());
-        self.add(Entry { path: path.to_vec(), kind: EntryKind::Dir, meta, offset: 0 });
+        self.listing.add(Entry { path: path.to_vec(), kind: EntryKind::Dir, meta, offset: 0 });
         Ok(())
-    }
-
-    fn add(&mut self, entry: Entry) {
-        self.by_path.insert(entry.path.clone(), self.entries.len());
-        self.entries.push(Some(entry));
     }
 
     /// Clears the way for an entry: a later one of the same name replaces an earlier one.
     fn replace(&mut self, path: &[u8], kind: &EntryKind) -> Result<(), LayerError> {
-        let Some(at) = self.by_path.get(path).copied() else { return Ok(()) };
-        let Some(slot) = self.entries.get_mut(at) else { return Ok(()) };
-        let was_dir = slot.as_ref().is_some_and(|entry| entry.kind == EntryKind::Dir);
-        if was_dir && *kind == EntryKind::Dir {
-            *slot = None;
-            return Ok(());
+        if !self.followed.is_empty() && self.followed.contains(path) {
+            self.forget_resolved();
         }
-        let gone = slot.take();
-        self.by_path.remove(path);
-        if let Some(Entry { kind: EntryKind::File { .. }, .. }) = &gone {
-            self.pass_on(path, gone);
+        let Some(there) = self.listing.get(path) else { return Ok(()) };
+        if there.kind == EntryKind::Dir {
+            if *kind == EntryKind::Dir {
+                self.listing.forget_dir(path);
+                return Ok(());
+            }
+            self.forget_resolved();
         }
-        if was_dir {
-            self.forget_below(path);
-        }
-        self.resolved.clear();
+        self.listing.forget(path);
         if let Some(root) = self.root {
             root.remove(path).map_err(|error| LayerError::inside("replace", path, error))?;
         }
         Ok(())
     }
 
-    /// A file that is replaced lives on under its other names: the first of them takes its place.
-    fn pass_on(&mut self, path: &[u8], gone: Option<Entry>) {
-        let mut heir: Option<Vec<u8>> = None;
-        for entry in self.entries.iter_mut().flatten() {
-            let EntryKind::Hardlink(target) = &mut entry.kind else { continue };
-            if target.as_slice() != path {
-                continue;
-            }
-            match (&heir, &gone) {
-                (Some(first), _) => target.clone_from(first),
-                (None, Some(file)) => {
-                    heir = Some(entry.path.clone());
-                    (entry.kind, entry.offset) = (file.kind.clone(), file.offset);
-                    entry.meta = file.meta.clone();
-                }
-                (None, None) => {}
-            }
-        }
+    /// Bytes that the names and attributes of the archive take in memory.
+    pub(super) fn held(&self) -> u64 {
+        self.listing.held() + self.held
     }
 
-    fn forget_below(&mut self, path: &[u8]) {
-        for slot in &mut self.entries {
-            let below = slot.as_ref().is_some_and(|entry| {
-                entry.path.len() > path.len()
-                    && entry.path.starts_with(path)
-                    && entry.path[path.len()] == b'/'
-            });
-            if below && let Some(entry) = slot.take() {
-                self.by_path.remove(&entry.path);
-            }
-        }
+    /// New maps: emptying a large one costs its size, and an archive can ask for that with every entry.
+    fn forget_resolved(&mut self) {
+        self.held = 0;
+        self.resolved = HashMap::new();
+        self.followed = HashSet::new();
     }
 
     fn whiteout(&mut self, path: Vec<u8>) -> Result<(), LayerError> {
-        if self.by_path.contains_key(&path) {
+        if self.listing.has(&path) {
             // Deletions speak of lower layers; what this layer has stays.
             return Ok(());
         }
@@ -315,7 +328,7 @@ impl Work<'_> {
             root.make_whiteout(&path).map_err(|error| LayerError::inside("hide", &path, error))?;
         }
         let meta = Metadata { mode: 0, ..implicit() };
-        self.add(Entry { path, kind: EntryKind::Whiteout, meta, offset: 0 });
+        self.listing.add(Entry { path, kind: EntryKind::Whiteout, meta, offset: 0 });
         Ok(())
     }
 
@@ -327,7 +340,7 @@ impl Work<'_> {
             root.make_opaque(&dir).map_err(|error| LayerError::inside("hide what is below", &dir, error))?;
         }
         let meta = Metadata { mode: 0, ..implicit() };
-        self.entries.push(Some(Entry { path: dir, kind: EntryKind::Opaque, meta, offset: 0 }));
+        self.listing.add(Entry { path: dir, kind: EntryKind::Opaque, meta, offset: 0 });
         Ok(())
     }
 
@@ -355,13 +368,16 @@ impl Work<'_> {
         }
         let Some(root) = self.root else { return Ok(kind) };
         match &kind {
-            EntryKind::Dir if self.by_path.contains_key(path) => return Ok(kind),
+            EntryKind::Dir if self.listing.has(path) => return Ok(kind),
             EntryKind::Dir => {
                 root.make_dir(path).map_err(failed)?;
                 return Ok(kind);
             }
-            EntryKind::Hardlink(target) if !self.by_path.contains_key(target) => {
-                self.copy_up(root, target, path)?;
+            EntryKind::Hardlink(target) if !self.listing.has(target) => {
+                match self.copy_of(target) {
+                    Some(copy) => root.make_link(copy, path).map_err(failed)?,
+                    None => self.copy_up(root, target, path)?,
+                }
                 return Ok(kind);
             }
             EntryKind::Hardlink(target) => {
@@ -374,7 +390,7 @@ impl Work<'_> {
                 let char_device = matches!(kind, EntryKind::CharDevice { .. });
                 let node = if char_device { FileType::CharacterDevice } else { FileType::BlockDevice };
                 if let Err(error) = root.make_node(path, node, header.major, header.minor) {
-                    self.notes.push(format!("device {} cannot be made here: {error}", show(path)));
+                    self.note(|| format!("device {} cannot be made here: {error}", show(path)));
                     return Ok(kind);
                 }
             }
@@ -397,7 +413,7 @@ impl Work<'_> {
             root.set_mode(path, meta.mode).map_err(failed)?;
             for (name, value) in &meta.xattrs {
                 if let Err(error) = root.set_xattr(path, name, value) {
-                    self.notes.push(format!("{} of {} cannot be set: {error}", show(name), show(path)));
+                    self.note(|| format!("{} of {} cannot be set: {error}", show(name), show(path)));
                 }
             }
         }
@@ -406,17 +422,20 @@ impl Work<'_> {
 
     /// Directories get modes and times last, the deepest first, when nothing is put into them any more.
     pub(super) fn finish(mut self) -> Result<(LayerIndex, Vec<String>), LayerError> {
-        let entries: Vec<Entry> = std::mem::take(&mut self.entries).into_iter().flatten().collect();
+        let index = std::mem::take(&mut self.listing).finish();
         if self.root.is_some() {
-            for entry in entries.iter().rev().filter(|entry| entry.kind == EntryKind::Dir) {
+            for entry in index.entries.iter().rev().filter(|entry| entry.kind == EntryKind::Dir) {
+                self.check()?;
                 self.apply(&entry.path, &entry.meta, true)?;
             }
         }
-        // Deletions speak of what lies below, wherever they stand in the stream.
-        let (first, rest): (Vec<Entry>, Vec<Entry>) = entries
-            .into_iter()
-            .partition(|entry| matches!(entry.kind, EntryKind::Whiteout | EntryKind::Opaque));
-        Ok((LayerIndex { entries: first.into_iter().chain(rest).collect() }, self.notes))
+        Ok((index, self.notes))
+    }
+
+    fn note(&mut self, text: impl FnOnce() -> String) {
+        if self.notes.len() < MAX_NOTES {
+            self.notes.push(text());
+        }
     }
 }
 

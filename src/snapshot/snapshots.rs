@@ -236,7 +236,8 @@ impl Snapshots {
     fn unpack(&self, below: &Chain, layer: &Finished, cell: &LayerCell) -> Result<SnapshotId, SnapshotError> {
         let tree = self.tree(below)?;
         let view = Below { snapshots: self, chain: below, tree: &tree };
-        let options = UnpackOptions { ids: self.ids, ..UnpackOptions::default() };
+        let cancel = self.store.canceled_by();
+        let options = UnpackOptions { ids: self.ids, cancel, ..UnpackOptions::default() };
         let (dir, unpacked) = cell.with_blob(&self.store, |blob| {
             let dir = self.store.temp_dir()?;
             let target = dir.path().join("fs");

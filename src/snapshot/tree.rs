@@ -5,7 +5,7 @@
 //! delta of what later layers changed, so that a step's tree costs what the step changed.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -80,6 +80,8 @@ pub enum ResolveError {
 }
 
 type Nodes = BTreeMap<Arc<[u8]>, Arc<Node>>;
+/// Files of layers below that have other names in a layer: the node, and that of all those names.
+type Linked = HashMap<Vec<u8>, (Arc<Node>, Arc<Node>)>;
 
 /// The merged view. Clones are cheap.
 #[derive(Clone, Debug, Default)]
@@ -103,15 +105,16 @@ impl Tree {
 
     /// Puts a layer on top; `layer` is its position in the chain.
     pub fn apply(&mut self, index: &LayerIndex, layer: usize) {
+        let mut linked = Linked::new();
         for entry in &index.entries {
-            self.apply_entry(entry, layer);
+            self.apply_entry(entry, layer, &mut linked);
         }
         if self.delta.len() + self.hidden.len() > COMPACT_AT {
             self.compact();
         }
     }
 
-    fn apply_entry(&mut self, entry: &Entry, layer: usize) {
+    fn apply_entry(&mut self, entry: &Entry, layer: usize, linked: &mut Linked) {
         let path = entry.path.as_slice();
         let kind = match &entry.kind {
             EntryKind::Whiteout => return self.remove(path),
@@ -122,17 +125,7 @@ impl Tree {
             EntryKind::CharDevice { major, minor } => NodeKind::CharDevice(*major, *minor),
             EntryKind::BlockDevice { major, minor } => NodeKind::BlockDevice(*major, *minor),
             EntryKind::Fifo => NodeKind::Fifo,
-            EntryKind::Hardlink(target) => {
-                let Some(node) = self.lookup(target).map(|node| Node::clone(node)) else { return };
-                let link = Some(node.link.clone().unwrap_or_else(|| target.as_slice().into()));
-                if let Some(first) = self.delta.get_mut(target.as_slice()) {
-                    let first = Arc::make_mut(first);
-                    first.link = link.clone();
-                }
-                self.remove(path);
-                self.delta.insert(path.into(), Arc::new(Node { link, ..node }));
-                return;
-            }
+            EntryKind::Hardlink(target) => return self.apply_link(path, target, linked),
         };
         let keeps_children = kind == NodeKind::Dir && self.lookup(path).is_some_and(|node| node.is_dir());
         if !keeps_children {
@@ -140,6 +133,25 @@ impl Tree {
         }
         let node = Node { kind, meta: entry.meta.clone(), layer, link: None, offset: entry.offset };
         self.delta.insert(path.into(), Arc::new(node));
+    }
+
+    /// Another name of a file. All names share one node: a file can have very many, and large attributes.
+    fn apply_link(&mut self, path: &[u8], target: &[u8], linked: &mut Linked) {
+        let Some(node) = self.lookup(target).cloned() else { return };
+        let shared = match (&node.link, linked.get(target)) {
+            (Some(_), _) => node,
+            (None, Some((of, shared))) if Arc::ptr_eq(of, &node) => shared.clone(),
+            (None, _) => {
+                let shared = Arc::new(Node { link: Some(target.into()), ..Node::clone(&node) });
+                match self.delta.get_mut(target) {
+                    Some(first) => *first = shared.clone(),
+                    None => drop(linked.insert(target.to_vec(), (node, shared.clone()))),
+                }
+                shared
+            }
+        };
+        self.remove(path);
+        self.delta.insert(path.into(), shared);
     }
 
     fn remove(&mut self, path: &[u8]) {
@@ -157,8 +169,10 @@ impl Tree {
     fn remove_children_below(&mut self, path: &[u8], layer: usize) {
         let own: Vec<(Arc<[u8]>, Arc<Node>)> = self
             .delta
-            .iter()
-            .filter(|(key, node)| node.layer == layer && (is_below(key, path) || ***key == *path))
+            .get_key_value(path)
+            .into_iter()
+            .chain(children_range(&self.delta, path))
+            .filter(|(_, node)| node.layer == layer)
             .map(|(key, node)| (key.clone(), node.clone()))
             .collect();
         let directory = self.lookup(path).cloned();
@@ -285,8 +299,6 @@ fn children_range<'a>(
     nodes
         .range::<[u8], _>((Bound::Included(start.as_slice()), Bound::Unbounded))
         .take_while(move |(key, _)| is_below(key, dir))
-        .collect::<Vec<_>>()
-        .into_iter()
 }
 
 #[cfg(test)]
@@ -391,6 +403,26 @@ mod tests {
         let link = |path: &[u8]| tree.lookup(path).and_then(|node| node.link.as_deref().map(<[u8]>::to_vec));
         assert_eq!(link(b"a"), Some(b"a".to_vec()));
         assert_eq!(link(b"b"), Some(b"a".to_vec()));
+    }
+
+    #[test]
+    fn all_names_of_a_file_of_a_layer_below_share_one_node() {
+        let names: Vec<Entry> =
+            ["b", "c"].into_iter().map(|name| entry(name, EntryKind::Hardlink(b"a".to_vec()))).collect();
+        let tree = tree(&[vec![file("a")], names]);
+        let (b, c) = (tree.lookup(b"b"), tree.lookup(b"c"));
+        assert!(b.zip(c).is_some_and(|(b, c)| Arc::ptr_eq(b, c) && b.link.as_deref() == Some(&b"a"[..])));
+    }
+
+    #[test]
+    fn many_opaque_marks_leave_what_their_own_layer_has() {
+        let lower = (0..3).flat_map(|n| [dir(&format!("d{n}")), file(&format!("d{n}/old"))]).collect();
+        let upper = (0..3).flat_map(|n| {
+            let path = format!("d{n}");
+            [dir(&path), entry(&path, EntryKind::Opaque), file(&format!("d{n}/new"))]
+        });
+        let expected = ["d0", "d0/new", "d1", "d1/new", "d2", "d2/new"];
+        assert_eq!(paths(&tree(&[lower, upper.collect()])), expected);
     }
 
     #[test]

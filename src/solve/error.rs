@@ -49,7 +49,12 @@ pub enum StepError {
 impl StepError {
     /// Whether it only says that something else stopped the step.
     pub fn is_canceled(&self) -> bool {
-        matches!(self, StepError::Canceled | StepError::Run(RunError::Canceled))
+        match self {
+            StepError::Canceled | StepError::Run(RunError::Canceled) => true,
+            StepError::Snapshot(error) | StepError::Run(RunError::Snapshot(error)) => error.is_canceled(),
+            StepError::Add(error) => error.is_canceled(),
+            _ => false,
+        }
     }
 
     /// Whether the disk of the store is full.

@@ -220,7 +220,11 @@ impl Run<'_> {
         let mut archives = Vec::new();
         if copy.extract {
             for source in &mut selected {
-                archives.extend(crate::steps::add::unpack_archives(source, scratch.path())?);
+                archives.extend(crate::steps::add::unpack_archives(
+                    source,
+                    scratch.path(),
+                    &self.solver.cancel,
+                )?);
             }
         }
         let excluded = excluded(copy)?;
@@ -230,7 +234,11 @@ impl Run<'_> {
             let mut files =
                 found.files(&self.solver.remotes, &dir, excluded.as_ref(), &self.solver.cancel)?;
             if copy.extract_remote {
-                archives.extend(crate::steps::add::unpack_archives(&mut files, scratch.path())?);
+                archives.extend(crate::steps::add::unpack_archives(
+                    &mut files,
+                    scratch.path(),
+                    &self.solver.cancel,
+                )?);
             }
             selected.push(files);
         }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::cancel::Cancel;
 use crate::context::{FileKind, FileSource, Opened, TAR_BLOCK, decompress, is_tar};
 use crate::fs::paths::join;
 use crate::layer::{self, Entry, EntryKind, LayerError, OnDiskIds, UnpackOptions};
@@ -42,6 +43,13 @@ pub enum AddError {
     Copy(#[from] CopyError),
 }
 
+impl AddError {
+    /// Whether it only says that something else stopped the work.
+    pub fn is_canceled(&self) -> bool {
+        matches!(self, AddError::Broken { source: LayerError::Canceled, .. })
+    }
+}
+
 /// Whether a stream is a tar, compressed or not, by its first header.
 pub fn is_archive(reader: impl Read + Send) -> bool {
     let Ok((_, plain)) = decompress(reader) else { return false };
@@ -52,8 +60,13 @@ pub fn is_archive(reader: impl Read + Send) -> bool {
 }
 
 /// Takes the archives out of a source's selections and unpacks them below `scratch`.
-pub fn unpack_archives(selected: &mut Selected, scratch: &Path) -> Result<Vec<Unpacked>, AddError> {
+pub fn unpack_archives(
+    selected: &mut Selected,
+    scratch: &Path,
+    cancel: &Cancel,
+) -> Result<Vec<Unpacked>, AddError> {
     let mut archives = Vec::new();
+    let first = std::fs::read_dir(scratch).map_or(0, Iterator::count);
     let mut position = 0;
     while let Some(selection) = selected.selections.get(position) {
         let archive = match selection.files.first() {
@@ -66,7 +79,8 @@ pub fn unpack_archives(selected: &mut Selected, scratch: &Path) -> Result<Vec<Un
             position += 1;
             continue;
         };
-        archives.push(unpack(selected, &path, scratch)?);
+        let dir = scratch.join((first + archives.len()).to_string());
+        archives.push(unpack(selected, &path, dir, cancel)?);
         selected.selections.remove(position);
         selected.digests.remove(position);
     }
@@ -77,14 +91,17 @@ fn open(source: &dyn FileSource, path: &[u8]) -> Result<Opened, AddError> {
     Ok(source.open(path).map_err(CopyError::from)?)
 }
 
-fn unpack(selected: &Selected, path: &[u8], scratch: &Path) -> Result<Unpacked, AddError> {
+fn unpack(selected: &Selected, path: &[u8], dir: PathBuf, cancel: &Cancel) -> Result<Unpacked, AddError> {
     let name = String::from_utf8_lossy(path).into_owned();
-    let number = std::fs::read_dir(scratch).map_or(0, Iterator::count);
-    let dir = scratch.join(number.to_string());
     let broken = |source| AddError::Broken { name: name.clone(), source };
     std::fs::create_dir(&dir).map_err(|source| broken(LayerError::io("create", &dir, source)))?;
-    let options =
-        UnpackOptions { ids: OnDiskIds::AllToSelf, dots: true, sparse: true, ..UnpackOptions::default() };
+    let options = UnpackOptions {
+        ids: OnDiskIds::AllToSelf,
+        dots: true,
+        sparse: true,
+        cancel: Some(cancel.clone()),
+        ..UnpackOptions::default()
+    };
     let unpacked =
         layer::unpack(open(&*selected.source, path)?, &dir, &Tree::empty(), &options).map_err(broken)?;
     let implied = unpacked.implied;

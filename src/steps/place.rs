@@ -86,14 +86,32 @@ fn show(path: &[u8]) -> String {
 pub struct Placer<'a> {
     tree: &'a Tree,
     dest: &'a Destination,
-    placed: BTreeMap<PathKey, (Entry, Option<Origin>)>,
-    has_links: bool,
+    placed: BTreeMap<PathKey, Placed>,
+    /// Files with several names, by group.
+    shared: Vec<Shared>,
     /// A directory that was made sure of last: files come one directory after another.
     ensured: Vec<u8>,
+    /// Directories of archives, as they are written, and where they really lie.
+    reached: HashMap<Vec<u8>, Vec<u8>>,
     /// What is being placed comes out of an archive.
     pub for_archive: bool,
     /// Directories that have to be made up belong to root, whatever `--chown` says.
     pub for_root: bool,
+}
+
+/// What lies at a path so far.
+struct Placed {
+    entry: Entry,
+    origin: Option<Origin>,
+    /// The file in [`Placer::shared`] that it is a name of.
+    group: Option<usize>,
+}
+
+/// A file with several names. It lives as long as one of them does, whichever it came with.
+struct Shared {
+    /// As it was put, at its first path.
+    entry: Entry,
+    origin: Option<Origin>,
 }
 
 /// A path that sorts in walk order.
@@ -119,47 +137,36 @@ impl<'a> Placer<'a> {
             tree,
             dest,
             placed: BTreeMap::new(),
-            has_links: false,
+            shared: Vec::new(),
+            reached: HashMap::new(),
             ensured: Vec::new(),
             for_archive: false,
             for_root: false,
         }
     }
 
-    /// The entries in layer order, each with where its content comes from.
-    pub fn finish(mut self) -> Vec<(Entry, Option<Origin>)> {
-        self.lead_links();
-        self.placed.into_values().collect()
-    }
-
-    /// Of the names of one file, the first in layer order has to be the file, or nobody could unpack the
-    /// others.
-    fn lead_links(&mut self) {
-        let mut first: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
-        for (key, (entry, _)) in &self.placed {
-            if let EntryKind::Hardlink(target) = &entry.kind
-                && path_order(&key.0, target).is_lt()
-            {
-                first.entry(target.clone()).or_insert_with(|| key.0.clone());
+    /// The entries in layer order, each with where its content comes from. Of the names of one file, the
+    /// first has to be the file, or nobody could unpack the others.
+    pub fn finish(self) -> Vec<(Entry, Option<Origin>)> {
+        let Placer { placed, shared, .. } = self;
+        let mut leaders: Vec<Option<Vec<u8>>> = vec![None; shared.len()];
+        let lead = |(key, placed): (PathKey, Placed)| {
+            let Placed { mut entry, mut origin, group } = placed;
+            let file = group.and_then(|group| shared.get(group));
+            let leader = group.and_then(|group| leaders.get_mut(group));
+            let (Some(file), Some(leader)) = (file, leader) else { return (entry, origin) };
+            let (kind, from) = match leader {
+                Some(first) => (EntryKind::Hardlink(first.clone()), None),
+                None => (file.entry.kind.clone(), file.origin),
+            };
+            if leader.is_none() || file.entry.path == key.0 {
+                entry = Entry { path: key.0.clone(), ..file.entry.clone() };
             }
-        }
-        for (target, leader) in first {
-            let Some((file, origin)) = self.placed.remove(&PathKey(target.clone())) else { continue };
-            self.pass_on(&target, file, origin, &leader);
-        }
-    }
-
-    /// Makes `heir`, one of the links to `target`, the file, and all others, the old one among them, links
-    /// to it.
-    fn pass_on(&mut self, target: &[u8], file: Entry, origin: Option<Origin>, heir: &[u8]) {
-        for (entry, _) in self.placed.values_mut() {
-            if matches!(&entry.kind, EntryKind::Hardlink(to) if to == target) {
-                entry.kind = EntryKind::Hardlink(heir.to_vec());
-            }
-        }
-        let link = Entry { kind: EntryKind::Hardlink(heir.to_vec()), ..file.clone() };
-        self.placed.insert(PathKey(target.to_vec()), (link, None));
-        self.placed.insert(PathKey(heir.to_vec()), (Entry { path: heir.to_vec(), ..file }, origin));
+            leader.get_or_insert(key.0);
+            (entry.kind, origin) = (kind, from);
+            (entry, origin)
+        };
+        placed.into_iter().map(lead).collect()
     }
 
     /// Places all selections, in order; later ones win where they meet.
@@ -216,7 +223,10 @@ impl<'a> Placer<'a> {
 
     /// Gives what was put at a path other metadata.
     pub fn set_metadata(&mut self, path: &[u8], meta: &Metadata) {
-        if let Some((entry, _)) = self.placed.get_mut(&PathKey(path.to_vec())) {
+        let Some(placed) = self.placed.get_mut(&PathKey(path.to_vec())) else { return };
+        let group = placed.group.and_then(|group| self.shared.get_mut(group));
+        let file = group.map(|shared| &mut shared.entry).filter(|file| file.path == path);
+        for entry in file.into_iter().chain([&mut placed.entry]) {
             let mode = if matches!(entry.kind, EntryKind::Symlink(_)) { entry.meta.mode } else { meta.mode };
             entry.meta = Metadata { mode, xattrs: entry.meta.xattrs.clone(), ..meta.clone() };
         }
@@ -224,12 +234,20 @@ impl<'a> Placer<'a> {
 
     /// Where an archive's entry really lands: links above it that stand in the image are followed
     /// inside its root, unless the archive itself has put a directory in their place.
-    pub fn resolve_entry(&self, path: &[u8]) -> Result<Vec<u8>, PlaceError> {
+    pub fn resolve_entry(&mut self, path: &[u8]) -> Result<Vec<u8>, PlaceError> {
         let Some(at) = path.iter().rposition(|c| *c == b'/') else { return Ok(path.to_vec()) };
         let (above, name) = (&path[..at], &path[at + 1..]);
-        let mut real: Vec<u8> = Vec::new();
-        for part in above.split(|c| *c == b'/') {
-            let next = join(&real, part);
+        let ends = |path: &[u8]| path.iter().rposition(|c| *c == b'/').unwrap_or(0);
+        let mut known = above.len();
+        while known > 0 && !self.reached.contains_key(&above[..known]) {
+            known = ends(&above[..known]);
+        }
+        let mut real = self.reached.get(&above[..known]).cloned().unwrap_or_default();
+        while known < above.len() {
+            let begin = if known == 0 { 0 } else { known + 1 };
+            let length = above[begin..].iter().position(|c| *c == b'/').unwrap_or(above.len() - begin);
+            known = begin + length;
+            let next = join(&real, &above[begin..known]);
             real = if self.placed_dir(&next) {
                 next
             } else {
@@ -237,6 +255,7 @@ impl<'a> Placer<'a> {
                     .resolve(&next)
                     .map_err(|source| PlaceError::Resolve { dest: self.dest.path.clone(), source })?
             };
+            self.reached.insert(above[..known].to_vec(), real.clone());
         }
         Ok(join(&real, name))
     }
@@ -244,7 +263,7 @@ impl<'a> Placer<'a> {
     /// Whether a path is a directory below or in what was placed so far.
     pub fn is_dir(&self, path: &[u8]) -> bool {
         match self.placed.get(&PathKey(path.to_vec())) {
-            Some((entry, _)) => entry.kind == EntryKind::Dir,
+            Some(placed) => placed.entry.kind == EntryKind::Dir,
             None => self.tree.is_dir(path),
         }
     }
@@ -258,9 +277,9 @@ impl<'a> Placer<'a> {
         let made = !target.is_empty() && self.existing(target).is_none();
         self.ensure_dir(target)?;
         if let (true, Some(mtime)) = (made, selection.dir_mtime)
-            && let Some((entry, _)) = self.placed.get_mut(&PathKey(target.to_vec()))
+            && let Some(placed) = self.placed.get_mut(&PathKey(target.to_vec()))
         {
-            entry.meta.mtime = mtime;
+            placed.entry.meta.mtime = mtime;
         }
         let mut links: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
         for (at, file) in selection.files.iter().enumerate() {
@@ -333,35 +352,45 @@ impl<'a> Placer<'a> {
         }
     }
 
-    /// A file that is replaced lives on under its other names.
+    /// Puts an entry at its path. A file that is replaced there lives on under its other names.
     fn insert(&mut self, entry: Entry, origin: Option<Origin>) {
-        if matches!(entry.kind, EntryKind::Hardlink(_)) {
-            self.has_links = true;
-        } else if self.has_links && self.placed.contains_key(&PathKey(entry.path.clone())) {
-            self.save_from_loss(&entry.path);
-        }
-        if entry.kind != EntryKind::Dir && self.ensured.starts_with(&entry.path) {
+        let group = match &entry.kind {
+            EntryKind::Hardlink(first) => self.group(first, &entry.path),
+            _ => None,
+        };
+        let is_dir = entry.kind == EntryKind::Dir;
+        if !is_dir && self.ensured.starts_with(&entry.path) {
             self.ensured.clear();
         }
-        self.placed.insert(PathKey(entry.path.clone()), (entry, origin));
+        if !self.reached.is_empty() && self.placed_dir(&entry.path) != is_dir {
+            let other = self.tree.lookup(&entry.path).is_some_and(|node| !node.is_dir());
+            if other || !is_dir && self.placed_dir(&entry.path) {
+                self.reached = HashMap::new();
+            }
+        }
+        let placed = Placed { origin, group, entry };
+        self.placed.insert(PathKey(placed.entry.path.clone()), placed);
     }
 
-    fn save_from_loss(&mut self, path: &[u8]) {
-        let to_it = |entry: &Entry| matches!(&entry.kind, EntryKind::Hardlink(to) if to == path);
-        let heir = self.placed.values().find(|(entry, _)| to_it(entry)).map(|(entry, _)| entry.path.clone());
-        if let Some(heir) = heir
-            && let Some((file, origin)) = self.placed.remove(&PathKey(path.to_vec()))
-        {
-            self.pass_on(path, file, origin, &heir);
+    /// The group of a file that gets another name.
+    fn group(&mut self, first: &[u8], name: &[u8]) -> Option<usize> {
+        let placed = self.placed.get_mut(&PathKey(first.to_vec())).filter(|_| first != name)?;
+        if placed.entry.kind == EntryKind::Dir {
+            return None;
         }
+        let group = *placed.group.get_or_insert(self.shared.len());
+        if group == self.shared.len() {
+            self.shared.push(Shared { entry: placed.entry.clone(), origin: placed.origin });
+        }
+        Some(group)
     }
 
     fn placed_dir(&self, path: &[u8]) -> bool {
-        self.placed.get(&PathKey(path.to_vec())).is_some_and(|(entry, _)| entry.kind == EntryKind::Dir)
+        self.placed.get(&PathKey(path.to_vec())).is_some_and(|placed| placed.entry.kind == EntryKind::Dir)
     }
 
     fn existing(&self, path: &[u8]) -> Option<Existing> {
-        if let Some((entry, _)) = self.placed.get(&PathKey(path.to_vec())) {
+        if let Some(Placed { entry, .. }) = self.placed.get(&PathKey(path.to_vec())) {
             let dir = entry.kind == EntryKind::Dir;
             return Some(if dir { Existing::Dir(entry.meta.clone()) } else { Existing::Other });
         }
@@ -379,7 +408,7 @@ impl<'a> Placer<'a> {
     fn made_up(&self, path: &[u8]) -> Metadata {
         let owner = self.dest.owner.filter(|_| !self.for_root);
         let above = path.iter().rposition(|c| *c == b'/').map_or(&path[..0], |at| &path[..at]);
-        let above = self.placed.get(&PathKey(above.to_vec())).map(|(entry, _)| &entry.meta);
+        let above = self.placed.get(&PathKey(above.to_vec())).map(|placed| &placed.entry.meta);
         let given = above.filter(|meta| meta.mode & SETGID != 0);
         let (uid, gid) = owner.unwrap_or((0, given.map_or(0, |meta| meta.gid)));
         let inherited = if given.is_some() && !self.for_root { SETGID } else { 0 };

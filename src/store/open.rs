@@ -4,8 +4,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
+
+use crate::cancel::Cancel;
 
 use super::arrivals::Arrivals;
 use crate::fs::new_file_beside;
@@ -112,6 +114,7 @@ struct Inner {
     fresh_since: SystemTime,
     counter: AtomicU64,
     arrivals: Arrivals,
+    cancel: Mutex<Option<Cancel>>,
 }
 
 impl Drop for Inner {
@@ -158,6 +161,7 @@ impl Store {
             fresh_since: SystemTime::now(),
             counter: AtomicU64::new(0),
             arrivals: Arrivals::default(),
+            cancel: Mutex::default(),
         })))
     }
 
@@ -170,6 +174,17 @@ impl Store {
             }
             other => other,
         }
+    }
+
+    /// From now on, reading layers of this store ends when `cancel` is switched. What reads them is asked
+    /// for by many, few of whom know who may stop the whole.
+    pub fn cancel_by(&self, cancel: &Cancel) {
+        *self.0.cancel.lock().unwrap_or_else(PoisonError::into_inner) = Some(cancel.clone());
+    }
+
+    /// What ends reading layers.
+    pub fn canceled_by(&self) -> Option<Cancel> {
+        self.0.cancel.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn arrivals(&self) -> &Arrivals {
