@@ -23,7 +23,13 @@ pub fn layer(bytes: &[u8]) {
     }
     for dots in [false, true] {
         let limits = Limits { entries: 1000, bytes: 1 << 20, ..Limits::default() };
-        let options = UnpackOptions { ids: OnDiskIds::AllToSelf, limits, dots, sparse: dots };
+        let options = UnpackOptions {
+            ids: OnDiskIds::AllToSelf,
+            limits,
+            dots,
+            sparse: dots,
+            ..UnpackOptions::default()
+        };
         if let Ok(unpacked) = unpack(Cursor::new(bytes.to_vec()), &dest, &NoParent, &options) {
             for entry in &unpacked.index.entries {
                 assert!(is_inside(&entry.path), "{:?}", String::from_utf8_lossy(&entry.path));

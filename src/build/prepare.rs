@@ -12,6 +12,7 @@ use crate::dockerfile::{self, Dockerfile, InstructionKind};
 use crate::event::Events;
 use crate::image::Platform;
 use crate::plan::{self, Plan, PlanInput, Planned};
+use crate::registry::SourceNetwork;
 use crate::remote;
 use crate::steps::mount::{Secret, SshSource};
 use crate::steps::network::BuildNetwork;
@@ -73,6 +74,7 @@ impl Engine {
         events: &Events,
         cancel: &Cancel,
     ) -> Result<Prepared, Failure> {
+        self.store.cancel_by(cancel);
         let opened = self.open_request(request, stdin, events, cancel)?;
         let Opened { main, dockerfile, named, build_args, epoch, remotes, scratch } = opened;
         let bases = self.bases(request, &named, events, cancel);
@@ -161,6 +163,7 @@ impl Engine {
             .collect();
         let mut access = self.options.registries.clone();
         access.insecure.extend(request.insecure_registries.iter().cloned());
+        access.network = self.source_network(request);
         Bases::new(&self.store, events, cancel, request.pull, access, images, &request.cwd)
     }
 
@@ -177,8 +180,14 @@ impl Engine {
             Some(SshSource::Agent(socket)) => Some(socket.clone()),
             _ => None,
         };
-        let options = RemoteOptions { ssh_agent, ..self.options.remotes.clone() };
+        let network = self.source_network(request);
+        let options = RemoteOptions { ssh_agent, network, ..self.options.remotes.clone() };
         Remotes::new(self.store.clone(), options, request.secrets.clone())
+    }
+
+    /// Where sources may be: what the request and the configuration agree on.
+    fn source_network(&self, request: &BuildRequest) -> SourceNetwork {
+        request.source_network.max(self.options.registries.settings.source_network())
     }
 
     /// When the context was committed; 0 where nobody says, since times of files differ from checkout to

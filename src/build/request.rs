@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::digest::Digest;
 use crate::image::{Descriptor, Platform};
+use crate::registry::SourceNetwork;
 use crate::sandbox::Limits;
 use crate::steps::mount::{Secret, SshSource};
 
@@ -57,6 +58,8 @@ pub struct BuildRequest {
     pub shm_size: Option<u64>,
     /// Registries spoken to over plain http or without certificate checks, as `host[:port]`.
     pub insecure_registries: Vec<String>,
+    /// Where bases, contexts and sources of ADD may be; the configuration may forbid more.
+    pub source_network: SourceNetwork,
     /// `-o`, in order; empty keeps the image in the store only.
     pub outputs: Vec<OutputSpec>,
     /// The image's ID is asked for: there shall be one even where no output needs it.

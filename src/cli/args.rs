@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
+use crate::registry::SourceNetwork;
+
 use super::check::{CallArgs, CheckArgs};
 use super::copy::{CopyArgs, IndexCommand, LoadArgs, ReferrersArgs};
 use super::empty::path;
@@ -145,6 +147,14 @@ pub(super) struct InputArgs {
     /// A registry without https or with a certificate nobody signed
     #[arg(long = "insecure-registry", value_name = "HOST[:PORT]", help_heading = "Base images")]
     pub insecure_registries: Vec<String>,
+    /// Where bases, contexts and sources of ADD may be: any, remote (not this machine) or public
+    #[arg(
+        long = "source-network",
+        value_name = "WHERE",
+        default_value = "any",
+        help_heading = "Base images"
+    )]
+    pub source_network: SourceNetwork,
     /// Network of RUN: default, host or none
     #[arg(long, value_name = "MODE", default_value = "default", help_heading = "RUN")]
     pub network: String,

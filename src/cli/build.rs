@@ -180,6 +180,7 @@ pub(super) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildReques
         limits: values::limits(&args.limits).map_err(usage)?,
         shm_size: args.shm_size.as_deref().map(values::size).transpose().map_err(usage)?,
         insecure_registries: input.insecure_registries.clone(),
+        source_network: input.source_network,
         outputs: outputs(args)?,
         wants_id: args.iidfile.is_some(),
         source_date_epoch: epoch(env)?,

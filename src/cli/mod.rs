@@ -28,7 +28,7 @@ use clap::Parser as _;
 use crate::build::{Engine, EngineOptions, Failure, FailureKind, RegistryAccess};
 use crate::cancel::Cancel;
 use crate::fs::IdMap;
-use crate::registry::Settings;
+use crate::registry::{Settings, SourceNetwork};
 use crate::sandbox::OciRuntime;
 use crate::sandbox::userns::{EnterRequest, Entered, IdMode, RealUser, enter};
 use crate::steps::remote::RemoteOptions;
@@ -184,6 +184,7 @@ impl Session {
             credentials: self.env.credentials(),
             proxy: self.env.proxy(),
             settings,
+            network: SourceNetwork::Any,
         })
     }
 
@@ -211,6 +212,7 @@ impl Session {
                 search_path: self.env.path.clone(),
                 known_hosts: self.env.home.as_ref().map(|home| home.join(".ssh/known_hosts")),
                 ssh_agent: None,
+                network: SourceNetwork::Any,
             },
         })?;
         tell_narrowed(engine.store());

@@ -4,6 +4,7 @@ use super::client::Registry;
 use super::config::{Credentials, RegistryOptions};
 use super::error::RegistryError;
 use super::proxy::ProxyOptions;
+use super::reach::SourceNetwork;
 use super::settings::Settings;
 
 /// How registries are spoken to.
@@ -17,6 +18,8 @@ pub struct RegistryAccess {
     pub proxy: Option<ProxyOptions>,
     /// Mirrors and the rest of the configuration.
     pub settings: Settings,
+    /// Which addresses registries may be at.
+    pub network: SourceNetwork,
 }
 
 impl RegistryAccess {
@@ -29,6 +32,7 @@ impl RegistryAccess {
             credentials: self.credentials.clone(),
             proxy: self.proxy.clone(),
             repository: repository.to_owned(),
+            network: self.network,
             ..RegistryOptions::default()
         };
         self.settings.apply(host, repository, &mut options)?;

@@ -31,8 +31,11 @@ pub(super) struct Auth {
     registry: String,
     /// The repository, where credentials may be for a part of the registry only.
     repository: String,
-    /// Whether credentials may go to a token service over plain http.
+    /// Whether a token service may be asked over plain http: with credentials only at the registry's own
+    /// host, which gets them in the same way.
     lenient: bool,
+    /// The registry's host, without port.
+    host: String,
     found: OnceLock<Found>,
     offered: Mutex<Option<Challenge>>,
     tokens: Mutex<HashMap<String, Slot>>,
@@ -52,6 +55,7 @@ impl Auth {
             registry: endpoint.name.clone(),
             repository: endpoint.repository(repository),
             lenient: endpoint.lenient(),
+            host: endpoint.host().to_owned(),
             found: OnceLock::new(),
             offered: Mutex::default(),
             tokens: Mutex::default(),
@@ -178,6 +182,11 @@ impl Auth {
             return Err(refuse(
                 "credentials are not sent over plain http; if the registry is meant to be insecure, pass --insecure-registry for it",
             ));
+        }
+        let elsewhere = !base.host().is_some_and(|host| host.eq_ignore_ascii_case(&self.host));
+        let secret = matches!(self.found(), Found::Password { .. } | Found::Identity { .. });
+        if plain && elsewhere && secret {
+            return Err(refuse("credentials are sent over plain http to the registry's own host only"));
         }
         let mut fields: Vec<(&str, &str)> = Vec::new();
         if !service.is_empty() {

@@ -164,7 +164,7 @@ impl Host {
             None => options.roots.clone(),
         };
         Ok(Host {
-            transport: Transport::new(options, roots, !endpoint.lenient())?,
+            transport: Transport::new(options, roots, !endpoint.lenient(), Some(&endpoint.authority))?,
             auth: Auth::new(&options.credentials, &endpoint, &options.repository),
             tls: Mutex::new(known),
             down: AtomicBool::new(false),

@@ -8,6 +8,7 @@ use ureq::http::uri::Authority;
 
 use super::error::RegistryError;
 use super::proxy::ProxyOptions;
+use super::reach::SourceNetwork;
 use super::retry::RetryPolicy;
 
 /// Image names whose registry answers at another host than the name says.
@@ -42,6 +43,8 @@ pub struct RegistryOptions {
     pub roots: Roots,
     /// How often and how patiently to try again.
     pub retry: RetryPolicy,
+    /// Which addresses may be asked.
+    pub network: SourceNetwork,
 }
 
 impl Default for RegistryOptions {
@@ -57,6 +60,7 @@ impl Default for RegistryOptions {
             proxy: None,
             roots: Roots::System,
             retry: RetryPolicy::default(),
+            network: SourceNetwork::default(),
         }
     }
 }
@@ -263,6 +267,14 @@ impl Endpoint {
     /// What a repository is called here.
     pub(super) fn repository(&self, name: &str) -> String {
         format!("{}{}", self.prefix, name.strip_prefix(&self.strip).unwrap_or(name))
+    }
+
+    /// The host alone, without its port.
+    pub(super) fn host(&self) -> &str {
+        match self.authority.rsplit_once(':') {
+            Some((host, port)) if port.bytes().all(|c| c.is_ascii_digit()) => host,
+            _ => &self.authority,
+        }
     }
 
     /// Whether something else than verified https may be spoken here.

@@ -141,6 +141,8 @@ pub enum Fault {
     Tls,
     /// The proxy did not let the request through.
     Proxy,
+    /// No address of the host is one that it may have.
+    OutOfReach,
     /// Anything else.
     Other,
 }
@@ -157,6 +159,7 @@ impl Fault {
             Fault::Certificate => "the certificate is not trusted",
             Fault::Tls => "no TLS connection",
             Fault::Proxy => "the proxy failed",
+            Fault::OutOfReach => "not allowed",
             Fault::Other => "the request failed",
         }
     }
@@ -186,7 +189,7 @@ impl Unreachable {
             }
             Fault::Tls => "if the registry speaks plain http, pass --insecure-registry for this host",
             Fault::Proxy => "check the proxy's address and credentials, or exempt the host from it",
-            Fault::Other => return None,
+            Fault::OutOfReach | Fault::Other => return None,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! The network's failures in our own terms.
 
 use super::error::Fault;
+use super::reach::OutOfReach;
 
 /// The kind of a failure and the system's words for it.
 pub(super) fn classify(error: &ureq::Error) -> (Fault, String) {
@@ -15,6 +16,7 @@ pub(super) fn classify(error: &ureq::Error) -> (Fault, String) {
         ureq::Error::Io(io) => {
             let text = io.to_string();
             let fault = match io.kind() {
+                _ if io.get_ref().is_some_and(|inner| inner.is::<OutOfReach>()) => Fault::OutOfReach,
                 ErrorKind::ConnectionRefused => Fault::Refused,
                 ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::AddrNotAvailable => {
                     Fault::NoRoute

@@ -1,7 +1,7 @@
 //! A web server for tests that answers as badly as it is told to.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -22,6 +22,19 @@ impl Received {
     }
 }
 
+/// An address of this machine that its neighbours know, so that a server there is elsewhere to a client.
+/// `None`, with a line saying so, where the machine has none.
+pub(crate) fn outward_address() -> Option<IpAddr> {
+    // Nothing is sent: the kernel chooses the address it would send from.
+    let found = UdpSocket::bind("0.0.0.0:0")
+        .and_then(|socket| socket.connect("203.0.113.1:9").and_then(|()| socket.local_addr()));
+    let address = found.ok().map(|found| found.ip()).filter(|address| !super::is_local(*address));
+    if address.is_none() {
+        println!("SKIPPED: this machine has no address but its own");
+    }
+    address
+}
+
 type Log = Arc<Mutex<Vec<Received>>>;
 
 /// Answers on a loopback port until dropped. One request for each connection.
@@ -38,7 +51,15 @@ impl FaultServer {
     pub(crate) fn start(
         answer: impl Fn(usize, &Received, &mut TcpStream) -> io::Result<()> + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
+        Self::start_at(IpAddr::V4(Ipv4Addr::LOCALHOST), answer)
+    }
+
+    /// The same at another address of this machine.
+    pub(crate) fn start_at(
+        address: IpAddr,
+        answer: impl Fn(usize, &Received, &mut TcpStream) -> io::Result<()> + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let listener = TcpListener::bind((address, 0))?;
         let address = listener.local_addr()?;
         let (log, stop) = (Log::default(), Arc::new(AtomicBool::new(false)));
         let answer = Arc::new(answer);

@@ -24,12 +24,14 @@ mod piece;
 mod proxy;
 mod pull;
 mod push;
+mod reach;
 mod referrers;
 mod retry;
 mod roots;
 mod settings;
 mod transport;
 mod upload;
+mod watch;
 
 #[cfg(test)]
 mod bench;
@@ -39,6 +41,8 @@ mod client_tests;
 pub(crate) mod fault_server;
 #[cfg(test)]
 mod push_tests;
+#[cfg(test)]
+mod reach_tests;
 #[cfg(test)]
 mod referrers_tests;
 #[cfg(test)]
@@ -55,6 +59,7 @@ pub use error::{Fault, Refusal, RegistryError, Rejected, Target, Unreachable};
 pub use proxy::ProxyOptions;
 pub use pull::{FetchedManifest, MANIFEST_LIMIT, ManifestHead};
 pub use push::{BlobState, PushOptions, PushProgress, PushReport};
+pub use reach::{SourceNetwork, addresses, is_local, written_address};
 pub use referrers::{Referrers, fallback_tag};
 pub use retry::RetryPolicy;
 pub use settings::Settings;

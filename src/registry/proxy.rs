@@ -18,6 +18,14 @@ pub struct ProxyOptions {
     pub no_proxy: String,
 }
 
+impl ProxyOptions {
+    /// Whether a target is reached through a proxy.
+    pub fn serves(&self, tls: bool, host: &str, port: u16) -> bool {
+        let proxy = if tls { &self.https } else { &self.http };
+        proxy.is_some() && !is_loopback(host) && !is_exempt(&self.no_proxy, host, port)
+    }
+}
+
 impl fmt::Debug for ProxyOptions {
     /// Proxy addresses may contain a password, so only their presence shows.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,12 +7,14 @@ use serde::Deserialize;
 
 use super::config::{Location, RegistryOptions};
 use super::error::RegistryError;
+use super::reach::SourceNetwork;
 
 /// How registries, or parts of them, are to be reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     path: PathBuf,
     entries: Vec<Entry>,
+    source_network: SourceNetwork,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,14 +59,21 @@ impl Settings {
         // A containers' file without any registry says other things, which are no mistakes.
         let foreign = listed || path.extension().is_some_and(|extension| extension == "conf");
         let value = toml::Value::Table(table);
+        let mut source_network = SourceNetwork::default();
         let entries = if foreign {
             let parsed: Containers = value.try_into().map_err(|error| fail(error.to_string()))?;
             parsed.registry.iter().map(entry_of_containers).collect::<Result<_, _>>()
         } else {
             let parsed: Own = value.try_into().map_err(|error| fail(error.to_string()))?;
+            source_network = parsed.source_network;
             own_entries(&parsed, path.parent().unwrap_or(Path::new("")))
         };
-        Ok(Settings { path: path.to_owned(), entries: entries.map_err(fail)? })
+        Ok(Settings { path: path.to_owned(), entries: entries.map_err(fail)?, source_network })
+    }
+
+    /// Where sources of builds may be.
+    pub fn source_network(&self) -> SourceNetwork {
+        self.source_network
     }
 
     /// Puts what is said about a repository into `options`. Fails where it is blocked.
@@ -100,8 +109,10 @@ fn covers(prefix: &str, host: &str, whole: &str) -> bool {
 
 /// `registries.toml`.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Own {
+    #[serde(default)]
+    source_network: SourceNetwork,
     #[serde(default)]
     registry: BTreeMap<String, OwnEntry>,
 }
@@ -281,6 +292,14 @@ mod tests {
     }
 
     #[test]
+    fn sources_can_be_kept_off_this_machine() -> Outcome {
+        let read = |text: &str| Settings::parse(Path::new("/etc/x/registries.toml"), text);
+        assert_eq!(read("source-network = \"remote\"")?.source_network(), SourceNetwork::Remote);
+        assert_eq!(read("")?.source_network(), SourceNetwork::Any);
+        Ok(())
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (text, word) in [
             ("[registry.\"a.test\"]\nmirror = []", "mirror"),
@@ -292,6 +311,7 @@ mod tests {
                 "tag-only",
             ),
             ("nonsense", "nonsense"),
+            ("source-network = \"none\"", "remote"),
         ] {
             let error = applied(text, "a.test", "b").err().map(|error| error.to_string());
             assert!(error.as_deref().is_some_and(|error| error.contains(word)), "{text}: {error:?}");

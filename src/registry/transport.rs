@@ -2,26 +2,27 @@
 
 use std::collections::HashMap;
 use std::io::Read;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use ureq::http::header::{
     AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION,
 };
-use ureq::http::uri::Scheme;
+use ureq::http::uri::{Authority, Scheme};
 use ureq::http::{Method, Request, Uri};
 use ureq::tls::{RootCerts, TlsConfig};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::DefaultConnector;
 use ureq::{Agent, Body, BodyReader, SendBody};
 
 use crate::cancel::Cancel;
 
 use super::config::{RegistryOptions, Roots, Timeouts};
-use super::error::{RegistryError, Target, Unreachable, clean};
+use super::error::{Fault, RegistryError, Target, Unreachable, clean};
 use super::fault::classify;
 use super::proxy::Proxies;
+use super::reach::{Guard, Seen, SourceNetwork, bare, written_address};
 use super::roots;
+use super::watch::Watch;
 
 /// A redirect more than this is a loop.
 const MOST_REDIRECTS: usize = 10;
@@ -43,10 +44,20 @@ struct Settings {
     proxies: Proxies,
     roots: Roots,
     verify: bool,
+    network: SourceNetwork,
+    /// The host that all requests begin at, where there is one: what leads away from it was led.
+    home: Option<String>,
+    seen: Arc<Seen>,
 }
 
 impl Transport {
-    pub(crate) fn new(options: &RegistryOptions, roots: Roots, verify: bool) -> Result<Self, RegistryError> {
+    /// `home` is the `host[:port]` that all requests begin at, where there is one.
+    pub(crate) fn new(
+        options: &RegistryOptions,
+        roots: Roots,
+        verify: bool,
+        home: Option<&str>,
+    ) -> Result<Self, RegistryError> {
         HeaderValue::from_str(&options.user_agent)
             .map_err(|_| RegistryError::invalid("user agent", &options.user_agent, "not a header value"))?;
         let settings = Arc::new(Settings {
@@ -55,6 +66,9 @@ impl Transport {
             proxies: options.proxy.as_ref().map_or(Ok(Proxies::default()), Proxies::new)?,
             roots,
             verify,
+            network: options.network,
+            home: home.map(str::to_ascii_lowercase),
+            seen: Arc::default(),
         });
         let current = Mutex::new(Arc::new(Agents::new(&settings)));
         Ok(Transport { settings, current })
@@ -74,7 +88,7 @@ impl Transport {
 }
 
 /// The connection pools: one for each way a target can be reached, made when first needed.
-struct Agents {
+pub(super) struct Agents {
     settings: Arc<Settings>,
     pools: Mutex<Pools>,
 }
@@ -89,6 +103,8 @@ struct Pools {
 struct Way {
     tls: bool,
     proxied: bool,
+    /// A server elsewhere led here.
+    led: bool,
 }
 
 impl Agents {
@@ -101,7 +117,7 @@ impl Agents {
     }
 
     /// Cuts all connections and refuses new ones.
-    fn close(&self) {
+    pub(super) fn close(&self) {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         pools.closed = true;
         for (_, agent) in pools.by_way.drain() {
@@ -109,8 +125,33 @@ impl Agents {
         }
     }
 
+    /// Whether a server that is not on this machine leads to `url`; `begin` is where the caller began.
+    fn is_led(&self, begin: &Uri, url: &Uri) -> bool {
+        let place = |uri: &Uri| uri.authority().map(|authority| authority.as_str().to_ascii_lowercase());
+        let Some(home) = self.settings.home.clone().or_else(|| place(begin)) else { return true };
+        let host = home.parse().map(|home: Authority| home.host().to_owned()).unwrap_or_default();
+        place(url).is_none_or(|place| place != home) && !self.settings.seen.is_local(&host)
+    }
+
+    /// Refuses addresses that are written out; names are judged when they are looked up. Through a proxy
+    /// nothing else can be judged.
+    fn check(&self, target: &Target, url: &Uri, led: bool) -> Result<(), RegistryError> {
+        let (network, host) = (self.settings.network, bare(url.host().unwrap_or_default()));
+        match written_address(host).filter(|address| !network.allows(*address, led)) {
+            None => Ok(()),
+            Some(address) => {
+                let (fault, detail) = (Fault::OutOfReach, network.refusal(host, address, led));
+                Err(RegistryError::Unreachable(Box::new(Unreachable {
+                    target: target.clone(),
+                    fault,
+                    detail,
+                })))
+            }
+        }
+    }
+
     /// The pool for a target; `None` once closed.
-    fn get(&self, uri: &Uri) -> Result<Option<Agent>, RegistryError> {
+    fn get(&self, uri: &Uri, led: bool) -> Result<Option<Agent>, RegistryError> {
         let tls = uri.scheme() == Some(&Scheme::HTTPS);
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
@@ -119,18 +160,18 @@ impl Agents {
         if pools.closed {
             return Ok(None);
         }
-        let way = Way { tls, proxied: proxy.is_some() };
+        let way = Way { tls, proxied: proxy.is_some(), led };
         if let Some(agent) = pools.by_way.get(&way) {
             return Ok(Some(agent.clone()));
         }
-        let agent = self.settings.agent(tls, proxy)?;
+        let agent = self.settings.agent(way, proxy)?;
         pools.by_way.insert(way, agent.clone());
         Ok(Some(agent))
     }
 }
 
 impl Settings {
-    fn agent(&self, tls: bool, proxy: Option<&ureq::Proxy>) -> Result<Agent, RegistryError> {
+    fn agent(&self, way: Way, proxy: Option<&ureq::Proxy>) -> Result<Agent, RegistryError> {
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -145,47 +186,17 @@ impl Settings {
             .timeout_per_write(Some(self.timeouts.idle))
             .max_idle_connections(32)
             .max_idle_connections_per_host(16);
-        if tls {
+        if way.tls {
             let tls = TlsConfig::builder().disable_verification(!self.verify);
             let roots = if self.verify { roots::load(&self.roots)? } else { RootCerts::WebPki };
             config = config.tls_config(tls.root_certs(roots).build());
         }
-        Ok(Agent::new_with_config(config.build()))
-    }
-}
-
-/// A thread that cuts connections when the user cancels, since a thread blocked in a read cannot ask.
-/// Ends when dropped.
-struct Watch {
-    done: Arc<OwnedFd>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Watch {
-    /// `None` where the system has no thread or descriptor left; cancellation is then noticed
-    /// between two reads only.
-    fn new(cancel: Cancel, agents: Arc<Agents>) -> Option<Self> {
-        let done = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).ok()?);
-        let ended = done.clone();
-        let wait = move || {
-            let (cancelled, ended) = (cancel.fd(), ended.as_fd());
-            let mut fds = [PollFd::new(&cancelled, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
-            while let Err(rustix::io::Errno::INTR) = poll(&mut fds, None) {}
-            if cancel.is_cancelled() {
-                agents.close();
-            }
-        };
-        let thread = std::thread::Builder::new().name("registry-cancel".into()).stack_size(64 << 10);
-        Some(Watch { done, thread: Some(thread.spawn(wait).ok()?) })
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        let _ = rustix::io::write(&self.done, &1u64.to_ne_bytes());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        if proxy.is_some() {
+            return Ok(Agent::new_with_config(config.build()));
         }
+        let (network, led, seen) = (self.network, way.led, self.seen.clone());
+        let guard = Guard { network, led, seen, inner: DefaultResolver::default() };
+        Ok(Agent::with_parts(config.build(), DefaultConnector::default(), guard))
     }
 }
 
@@ -289,6 +300,8 @@ impl Session {
             return Err(RegistryError::Cancelled);
         }
         let target = target(&outgoing.method, url);
+        let led = self.agents.is_led(&outgoing.url, url);
+        self.agents.check(&target, url, led)?;
         let same_origin = same_origin(url, &outgoing.url);
         let mut request = Request::builder().method(outgoing.method.clone()).uri(url.clone());
         if let Some(accept) = &outgoing.accept {
@@ -304,7 +317,7 @@ impl Session {
             request = request.header(name, value);
         }
         // Another caller's cancellation may have closed the connections that this session shares.
-        let Some(agent) = self.agents.get(url)? else {
+        let Some(agent) = self.agents.get(url, led)? else {
             let closed = std::io::Error::from(std::io::ErrorKind::NotConnected);
             return Err(self.failure(&target, closed.into()));
         };

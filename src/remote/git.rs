@@ -10,6 +10,7 @@ use super::error::RemoteError;
 use super::git_cache::Repository;
 use super::git_checkout::{self, Checkout};
 use super::git_program::{Call, GitAuth, GitOptions, Program};
+use super::git_reach::Place;
 use super::git_url::{FileTimes, GitUrl, check_reference, is_commit};
 
 /// An abbreviation shorter than this is more likely a name.
@@ -161,6 +162,7 @@ impl Git {
             options: &self.options,
             url: &source.url,
             auth: source.auth.as_ref(),
+            place: Place::named(&source.url),
             home: home.path(),
             cancel,
         };

@@ -1,6 +1,9 @@
 //! The files of a commit.
 
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::{self, FileTimes as Times, Permissions};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -13,10 +16,17 @@ use super::error::RemoteError;
 use super::git::{GitSource, Resolved};
 use super::git_cache::{Repository, object_format};
 use super::git_program::{Call, Program};
+use super::git_reach::Place;
 use super::git_url::FileTimes;
 
 /// What submodule updates say where a commit cannot be had without its history.
 const NOT_ALONE: &[&str] = &["Direct fetching", "not our ref", "unadvertised object", "shallow", "--depth"];
+
+/// What bringing submodules is called in messages.
+const SUBMODULES: &str = "fetch the submodules of";
+
+/// Submodules in submodules: more is a circle.
+const DEEPEST: usize = 32;
 
 /// Files of a commit on disk.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -131,16 +141,35 @@ impl Places<'_> {
         program.run("check out", self.call(add)).map(drop)
     }
 
+    /// Brings the submodules, theirs too. One after the other: each is an address that the repository
+    /// chose, and git is bound to what was found good of it.
     fn update_submodules(&self, program: &Program<'_>) -> Result<(), RemoteError> {
-        let update = ["submodule", "--quiet", "update", "--init", "--recursive"];
-        let action = "fetch the submodules of";
-        match program.attempt(&self.call(update.iter().chain(&["--depth=1"])))? {
-            Ok(_) => Ok(()),
-            Err(words) if NOT_ALONE.iter().any(|part| words.contains(part)) => {
-                program.run(action, self.call(update)).map(drop)
+        let led = !program.place.is_local();
+        let mut levels = vec![(self.call::<&str>([]), self.work_tree.clone(), 0)];
+        while let Some((base, work_tree, depth)) = levels.pop() {
+            if depth > DEEPEST {
+                let reason = "its submodules lie too deep in each other".to_owned();
+                return Err(RemoteError::Unreachable { url: self.source.url.to_string(), reason });
             }
-            Err(words) => Err(program.failure(action, &words)),
+            program.run(SUBMODULES, base.again(["submodule", "--quiet", "init"]))?;
+            for (path, remote) in submodules(program, &base)? {
+                let Some(remote) = remote else {
+                    let path = String::from_utf8_lossy(&path);
+                    let words = format!("no url found for submodule path '{path}' in .gitmodules");
+                    return Err(program.failure(SUBMODULES, &words));
+                };
+                if let Some(place) = Place::submodule(&remote, led)? {
+                    update(&program.at(place), &base, &path)?;
+                } else {
+                    update(program, &base, &path)?;
+                }
+                let below = work_tree.join(OsStr::from_bytes(&path));
+                if fs::symlink_metadata(below.join(".gitmodules")).is_ok() {
+                    levels.push((Call::new::<&str>([]).directory(&below), below, depth + 1));
+                }
+            }
         }
+        Ok(())
     }
 
     /// Removes what submodules leave, and makes modes and times what they are to be.
@@ -197,6 +226,65 @@ impl Places<'_> {
         }
         Ok(())
     }
+}
+
+/// Brings one submodule.
+fn update(program: &Program<'_>, base: &Call, path: &[u8]) -> Result<(), RemoteError> {
+    let path = OsStr::from_bytes(path);
+    let call = |options: &[&str]| {
+        let start = ["submodule", "--quiet", "update"].iter().chain(options).map(OsStr::new);
+        base.again(start.chain([OsStr::new("--"), path]))
+    };
+    match program.attempt(&call(&["--depth=1"]))? {
+        Ok(_) => Ok(()),
+        Err(words) if NOT_ALONE.iter().any(|part| words.contains(part)) => {
+            program.run(SUBMODULES, call(&[])).map(drop)
+        }
+        Err(words) => Err(program.failure(SUBMODULES, &words)),
+    }
+}
+
+/// The submodules of a work tree whose repository `base` is in: their paths, which git has checked, and
+/// their addresses, where they have one.
+fn submodules(program: &Program<'_>, base: &Call) -> Result<Vec<(Vec<u8>, Option<String>)>, RemoteError> {
+    let listed = program.run(SUBMODULES, base.again(["ls-files", "--stage", "-z"]))?;
+    let of = |line: &[u8]| {
+        let tab = line.iter().position(|c| *c == b'\t')?;
+        line.starts_with(b"160000 ").then(|| line[tab + 1..].to_vec())
+    };
+    let paths: Vec<Vec<u8>> = listed.split(|c| *c == 0).filter_map(of).collect();
+    if paths.is_empty() {
+        return Ok(Vec::new());
+    }
+    let read = |call: Call| program.attempt(&call.local()).map(Result::unwrap_or_default);
+    let named = read(base.again([
+        "config",
+        "-z",
+        "--file",
+        ".gitmodules",
+        "--get-regexp",
+        r"^submodule\..*\.path$",
+    ]))?;
+    let urls = read(base.again(["config", "-z", "--get-regexp", r"^submodule\..*\.url$"]))?;
+    let urls: HashMap<String, String> = values(&urls, ".url").into_iter().collect();
+    let names = values(&named, ".path").into_iter().map(|(name, path)| (path, name));
+    let names: HashMap<String, String> = names.collect();
+    let address = |path: &[u8]| {
+        let name = names.get(std::str::from_utf8(path).ok()?)?;
+        urls.get(name).cloned()
+    };
+    Ok(paths.into_iter().map(|path| (path.clone(), address(&path))).collect())
+}
+
+/// Names of submodules and what a setting of each is, from `git config -z --get-regexp`.
+fn values(output: &[u8], key: &str) -> Vec<(String, String)> {
+    let text = String::from_utf8_lossy(output);
+    let pair = |line: &str| {
+        let (name, value) = line.split_once('\n')?;
+        let name = name.strip_prefix("submodule.")?.strip_suffix(key)?;
+        Some((name.to_owned(), value.to_owned()))
+    };
+    text.split('\0').filter_map(pair).collect()
 }
 
 /// What a checked-out submodule has in place of a repository. No commit can contain the name.

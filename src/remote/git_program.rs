@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use crate::cancel::Cancel;
 use crate::child::{collect, wait};
-use crate::registry::{Clock as _, ProxyOptions, Roots, SystemClock};
+use crate::registry::{Clock as _, ProxyOptions, Roots, SourceNetwork, SystemClock};
 use base64::Engine as _;
 
 use super::error::RemoteError;
+use super::git_reach::{Bound, Place};
 use super::git_url::{GitUrl, Transport};
 use super::url::without_credentials;
 
@@ -102,6 +103,8 @@ pub struct GitOptions {
     pub ssh_agent: Option<PathBuf>,
     /// The host keys ssh accepts. Without it any key is accepted, as moby/buildkit does.
     pub known_hosts: Option<PathBuf>,
+    /// Which addresses may be asked.
+    pub network: SourceNetwork,
 }
 
 impl Default for GitOptions {
@@ -112,6 +115,7 @@ impl Default for GitOptions {
             roots: Roots::System,
             ssh_agent: None,
             known_hosts: None,
+            network: SourceNetwork::default(),
         }
     }
 }
@@ -121,6 +125,8 @@ pub(super) struct Program<'a> {
     pub(super) options: &'a GitOptions,
     pub(super) url: &'a GitUrl,
     pub(super) auth: Option<&'a GitAuth>,
+    /// What is connected to: the repository, or one of its submodules.
+    pub(super) place: Place,
     /// An empty directory.
     pub(super) home: &'a Path,
     pub(super) cancel: &'a Cancel,
@@ -140,6 +146,11 @@ impl Call {
     pub(super) fn new<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Self {
         let arguments = arguments.into_iter().map(|argument| argument.as_ref().to_owned()).collect();
         Call { arguments, ..Call::default() }
+    }
+
+    /// Another call in the same place.
+    pub(super) fn again<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Self {
+        Call { arguments: Self::new(arguments).arguments, ..self.clone() }
     }
 
     /// In this repository.
@@ -168,6 +179,12 @@ impl Call {
 }
 
 impl Program<'_> {
+    /// The same for a submodule. Credentials stay those of the repository, for its addresses.
+    pub(super) fn at(&self, place: Place) -> Program<'_> {
+        let Program { options, url, auth, home, cancel, .. } = *self;
+        Program { options, url, auth, place, home, cancel }
+    }
+
     /// Runs git and gives what it printed. `action` names what failed.
     pub(super) fn run(&self, action: &'static str, call: Call) -> Result<Vec<u8>, RemoteError> {
         self.attempt(&call)?.map_err(|words| self.failure(action, &words))
@@ -186,6 +203,11 @@ impl Program<'_> {
         loop {
             let result = self.once(call)?;
             let Err(words) = &result else { return Ok(result) };
+            let redirected =
+                !call.local && words.contains("returned error: 30") && self.authorization().is_none();
+            if redirected && self.place.find(self.options, self.cancel)? {
+                continue;
+            }
             let passing = !call.local && PASSING.iter().any(|part| words.contains(part));
             let Some(wait) = waits.next().filter(|_| passing) else { return Ok(result) };
             SystemClock.sleep(*wait, self.cancel);
@@ -266,16 +288,17 @@ impl Program<'_> {
             .env("GIT_ALLOW_PROTOCOL", if file { "http:https:ssh:git:file" } else { "http:https:ssh:git" });
         command.envs(call.git_dir.as_ref().map(|path| ("GIT_DIR", path)));
         command.envs(call.work_tree.as_ref().map(|path| ("GIT_WORK_TREE", path)));
+        let bound = if call.local { Bound::default() } else { self.place.bind(self.options)? };
         if !call.local {
-            self.reach(&mut command)?;
+            self.reach(&mut command, &bound)?;
         }
-        self.configure(&mut command);
+        self.configure(&mut command, bound);
         Ok(command)
     }
 
     /// How the remote side is reached.
-    fn reach(&self, command: &mut Command) -> Result<(), RemoteError> {
-        command.env("GIT_SSH_COMMAND", self.ssh()?);
+    fn reach(&self, command: &mut Command, bound: &Bound) -> Result<(), RemoteError> {
+        command.env("GIT_SSH_COMMAND", self.ssh()? + &bound.ssh);
         if let Some(socket) = &self.options.ssh_agent {
             command.env("SSH_AUTH_SOCK", socket);
         }
@@ -314,9 +337,9 @@ impl Program<'_> {
     }
 
     /// Settings travel in the environment: git hands them on to its children for submodules.
-    fn configure(&self, command: &mut Command) {
+    fn configure(&self, command: &mut Command, bound: Bound) {
         let fixed = SETTINGS.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        let mut settings: Vec<(String, String)> = fixed.collect();
+        let mut settings: Vec<(String, String)> = fixed.chain(bound.settings).collect();
         if let Some(value) = self.authorization() {
             let scope = self.scope();
             settings.push((format!("http.{scope}.extraHeader"), format!("Authorization: {value}")));

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
-use crate::registry::fault_server::{FaultServer, reply};
+use crate::registry::fault_server::{FaultServer, outward_address, reply};
 use crate::store::Store;
 
 use super::*;
@@ -390,6 +390,63 @@ fn credentials_reach_the_repository_and_nothing_else() -> Outcome {
     assert!(server.requests().iter().skip(before).all(|request| request.path.starts_with("/moved.git")));
     let open = http_source(&format!("http://{}/moved.git", server.host()), None)?;
     assert_eq!(setup.resolve(&open)?.commit, setup.main);
+    Ok(())
+}
+
+#[test]
+fn a_repository_elsewhere_cannot_lead_to_this_machine() -> Outcome {
+    let Some(address) = outward_address() else { return Ok(()) };
+    let setup = Setup::new()?;
+    let here = serve(&setup)?;
+    let to = here.host();
+    let root = setup.path("bare.git");
+    let server = FaultServer::start_at(address, move |_, request, stream| {
+        let (own, path) = (request.header("host").unwrap_or_default(), request.path.as_str());
+        if let Some(rest) = path.strip_prefix("/evil.git") {
+            return reply(stream, 301, &[("Location", &format!("http://{to}/bare.git{rest}"))], b"");
+        }
+        if let Some(rest) = path.strip_prefix("/moved.git") {
+            return reply(stream, 301, &[("Location", &format!("http://{own}/bare.git{rest}"))], b"");
+        }
+        let path = path.split('?').next().unwrap_or_default();
+        match path.strip_prefix("/bare.git/").map(|path| fs::read(root.join(path))) {
+            Some(Ok(bytes)) => reply(stream, 200, &[], &bytes),
+            _ => reply(stream, 404, &[], b""),
+        }
+    })?;
+    let evil = http_source(&format!("http://{}/evil.git", server.host()), None)?;
+    let text = setup.resolve(&evil).err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(text.contains("this machine"), "{text}");
+    assert_eq!(here.requests().len(), 0);
+    // One that only moved is found, and read from where it is.
+    let moved = http_source(&format!("http://{}/moved.git?submodules=0", server.host()), None)?;
+    let (checkout, _dir) = setup.check_out(&moved)?;
+    assert_eq!(checkout.commit, setup.main);
+    Ok(())
+}
+
+#[test]
+fn a_submodule_of_a_repository_elsewhere_cannot_be_on_this_machine() -> Outcome {
+    let Some(address) = outward_address() else { return Ok(()) };
+    let setup = Setup::new()?;
+    let here = serve(&setup)?;
+    let (work, root) = (setup.path("work"), setup.path("bare.git"));
+    let module = format!("http://{}/bare.git", here.host());
+    git(&work, &["config", "--file", ".gitmodules", "submodule.mod.url", &module])?;
+    git(&work, &["commit", "-qam", "leads here"])?;
+    git(&work, &["push", "-q", root.to_str().ok_or("a path")?, "HEAD:refs/heads/leads"])?;
+    git(&root, &["update-server-info"])?;
+    let server = FaultServer::start_at(address, move |_, request, stream| {
+        let path = request.path.split('?').next().unwrap_or_default();
+        match path.strip_prefix("/bare.git/").map(|path| fs::read(root.join(path))) {
+            Some(Ok(bytes)) => reply(stream, 200, &[], &bytes),
+            _ => reply(stream, 404, &[], b""),
+        }
+    })?;
+    let source = http_source(&format!("http://{}/bare.git?ref=leads", server.host()), None)?;
+    let text = setup.check_out(&source).err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(text.contains("this machine"), "{text}");
+    assert_eq!(here.requests().len(), 0);
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use crate::cancel::Cancel;
 use crate::digest::Digest;
 use crate::registry::{
     Clock, Incoming, Outgoing, ProxyOptions, RegistryError, RegistryOptions, RetryPolicy, Roots, Session,
-    SystemClock, Target, Timeouts, Transport, refusal,
+    SourceNetwork, SystemClock, Target, Timeouts, Transport, refusal,
 };
 use crate::store::Store;
 
@@ -40,12 +40,15 @@ pub struct HttpOptions {
     pub roots: Roots,
     /// How often and how patiently to try again.
     pub retry: RetryPolicy,
+    /// Which addresses may be asked.
+    pub network: SourceNetwork,
 }
 
 impl Default for HttpOptions {
     fn default() -> Self {
-        let RegistryOptions { user_agent, timeouts, proxy, roots, retry, .. } = RegistryOptions::default();
-        HttpOptions { user_agent, timeouts, proxy, roots, retry }
+        let RegistryOptions { user_agent, timeouts, proxy, roots, retry, network, .. } =
+            RegistryOptions::default();
+        HttpOptions { user_agent, timeouts, proxy, roots, retry, network }
     }
 }
 
@@ -117,9 +120,9 @@ impl HttpClient {
     }
 
     pub(super) fn with_clock(options: &HttpOptions, clock: Arc<dyn Clock>) -> Result<Self, RemoteError> {
-        let HttpOptions { user_agent, timeouts, proxy, roots, retry } = options.clone();
-        let options = RegistryOptions { user_agent, timeouts, proxy, ..RegistryOptions::default() };
-        Ok(HttpClient { transport: Transport::new(&options, roots, true)?, retry, clock })
+        let HttpOptions { user_agent, timeouts, proxy, roots, retry, network } = options.clone();
+        let options = RegistryOptions { user_agent, timeouts, proxy, network, ..RegistryOptions::default() };
+        Ok(HttpClient { transport: Transport::new(&options, roots, true, None)?, retry, clock })
     }
 
     /// Brings a file into the store. The server is asked whether an earlier download still holds; a

@@ -1,13 +1,14 @@
 use std::error::Error;
 use std::io::Write as _;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::cancel::Cancel;
 use crate::digest::Digest;
-use crate::registry::Clock;
-use crate::registry::fault_server::{FaultServer, Received, head, reply};
+use crate::registry::fault_server::{FaultServer, Received, head, outward_address, reply};
+use crate::registry::{Clock, SourceNetwork};
 use crate::store::Store;
 
 use super::*;
@@ -332,5 +333,29 @@ fn nobody_listening_is_said_plainly() -> Outcome {
     let text = setup.fail(&request("http://127.0.0.1:1/x")?);
     assert!(text.starts_with("http://127.0.0.1:1/x: connection refused"), "{text}");
     assert!(!text.contains("registry"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn a_server_elsewhere_cannot_lead_to_this_machine() -> Outcome {
+    let Some(address) = outward_address() else { return Ok(()) };
+    let secret = FaultServer::start(|_, _, stream| reply(stream, 200, &[], b"secret"))?;
+    let to = format!("http://{}/admin", secret.host());
+    let lead =
+        move |_: usize, _: &Received, stream: &mut TcpStream| reply(stream, 302, &[("Location", &to)], b"");
+    let (elsewhere, here) = (FaultServer::start_at(address, lead.clone())?, FaultServer::start(lead)?);
+    let setup = Setup::new()?;
+    let text = setup.fail(&request(&format!("http://{}/file", elsewhere.host()))?);
+    assert!(text.contains("this machine"), "{text}");
+    assert_eq!(secret.requests().len(), 0);
+    // What the build itself names may be there, and lead on.
+    setup.get(&format!("http://{}/file", here.host()))?;
+    assert_eq!(secret.requests().len(), 1);
+    let options = HttpOptions { network: SourceNetwork::Remote, ..HttpOptions::default() };
+    let client = HttpClient::new(&options)?;
+    let named = request(&format!("http://{}/admin", secret.host()))?;
+    let error = client.fetch(&setup.store, &named, &|_, _| (), &setup.cancel).err().ok_or("asked")?;
+    assert!(error.to_string().contains("--source-network=remote"), "{error}");
+    assert_eq!(secret.requests().len(), 1);
     Ok(())
 }

@@ -12,6 +12,7 @@ mod git;
 mod git_cache;
 mod git_checkout;
 mod git_program;
+mod git_reach;
 mod git_time;
 mod git_url;
 mod http;

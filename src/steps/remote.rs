@@ -11,7 +11,7 @@ use crate::context::ignore::{IgnoreRules, PatternSet};
 use crate::context::{ContextError, FileInfo, FileKind, FileSource, LocalContext, Missing, Opened};
 use crate::digest::{Digest, Hasher};
 use crate::plan::RemoteSource;
-use crate::registry::ProxyOptions;
+use crate::registry::{ProxyOptions, SourceNetwork};
 use crate::remote::{
     Checksum, Git, GitAuth, GitOptions, GitSource, GitUrl, HttpAuth, HttpClient, HttpFile, HttpOptions,
     HttpRequest, HttpUrl, RemoteError, Resolved, SourceKind, add_source,
@@ -36,6 +36,8 @@ pub struct RemoteOptions {
     pub known_hosts: Option<PathBuf>,
     /// The agent that ssh may ask.
     pub ssh_agent: Option<PathBuf>,
+    /// Which addresses may be asked.
+    pub network: SourceNetwork,
 }
 
 /// Downloads and check-outs of one build.
@@ -96,7 +98,8 @@ impl Remotes {
             Some(client) => client,
             None => {
                 let proxy = self.options.proxy.clone();
-                let client = HttpClient::new(&HttpOptions { proxy, ..HttpOptions::default() })?;
+                let network = self.options.network;
+                let client = HttpClient::new(&HttpOptions { proxy, network, ..HttpOptions::default() })?;
                 self.http.get_or_init(|| client)
             }
         };
@@ -111,6 +114,7 @@ impl Remotes {
                 proxy: self.options.proxy.clone(),
                 ssh_agent: self.options.ssh_agent.clone(),
                 known_hosts: self.options.known_hosts.clone(),
+                network: self.options.network,
                 ..GitOptions::default()
             })
         })
