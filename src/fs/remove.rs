@@ -187,7 +187,7 @@ mod tests {
     fn trees_deeper_than_a_path_can_name_go() -> io::Result<()> {
         let dir = tempfile::tempdir()?;
         fs::create_dir(dir.path().join("tree"))?;
-        let mut at = openat(CWD, &dir.path().join("tree"), OFlags::PATH, Mode::empty())?;
+        let mut at = openat(CWD, dir.path().join("tree"), OFlags::PATH, Mode::empty())?;
         for _ in 0..3000 {
             rustix::fs::mkdirat(&at, "directory", Mode::RWXU)?;
             at = openat(&at, "directory", OFlags::PATH, Mode::empty())?;
@@ -210,7 +210,7 @@ mod tests {
                 while !stop.load(Ordering::Relaxed) {
                     let _ = fs::create_dir_all(tree.join("d/e"));
                     let _ = fs::write(tree.join("d/e/f"), "");
-                    let _ = fs::set_permissions(tree.join("d/e"), fs::Permissions::from_mode(0));
+                    let _ = fs::set_permissions(tree.join("d/e"), fs::Permissions::from_mode(0o000));
                     let _ = symlink(&outside, tree.join("l"));
                     let at = (tree.join("d"), tree.join("l"));
                     let _ = renameat_with(CWD, &at.0, CWD, &at.1, RenameFlags::EXCHANGE);

@@ -34,7 +34,11 @@ fn node() -> Vec<u8> {
     header.set_entry_type(tar::EntryType::Char);
     header.set_device_major(1).expect("major");
     header.set_device_minor(3).expect("minor");
-    (header.set_mode(0o666), header.set_uid(0), header.set_gid(0), header.set_mtime(7), header.set_size(0));
+    header.set_mode(0o666);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(7);
+    header.set_size(0);
     header.set_cksum();
     [header.as_bytes().as_slice(), &[0; 1024]].concat()
 }
