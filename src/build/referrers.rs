@@ -41,7 +41,7 @@ impl Transfer<'_> {
     }
 
     /// As [`Transfer::copy`], with everything that speaks of what is copied, and what speaks of that. Gives
-    /// how many manifests that were. In a registry they come before the image's tag: who sees the
+    /// how many manifests that were. In a registry they come after the image and before its tag: who sees the
     /// image sees its signatures. In a layout they are entries without a name.
     pub fn copy_with_referrers(&self, from: &Place, to: &Place) -> Result<(Descriptor, usize), Failure> {
         listable(from)?;
@@ -51,9 +51,11 @@ impl Transfer<'_> {
         match to {
             Place::Registry(name) => {
                 let found = self.all_referrers(content, &top)?;
-                for referrer in found.iter().rev() {
-                    let name = Reference { tag: None, digest: Some(referrer.digest), ..name.clone() };
-                    self.send(content, referrer, &name, true)?;
+                // Some registries take no referrer before its subject; the tag comes last for those who look.
+                let unnamed = [&top].into_iter().filter(|_| !found.is_empty()).chain(&found);
+                for one in unnamed {
+                    let name = Reference { tag: None, digest: Some(one.digest), ..name.clone() };
+                    self.send(content, one, &name, true)?;
                 }
                 self.send(content, &top, name, false)?;
                 Ok((top, found.len()))

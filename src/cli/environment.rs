@@ -102,19 +102,23 @@ impl Environment {
         })
     }
 
-    /// Where credentials for registries may be: Docker's places before those of containers' tools.
-    pub fn credentials(&self) -> Credentials {
+    /// Where credentials for registries may be: what a variable names, then Docker's place before those of
+    /// containers' tools, whose logins without a session's directory go below `/run`.
+    pub fn credentials(&self, uid: u32) -> Credentials {
         let text = self.docker_auth_config.as_ref().map(|json| CredentialSource::Text {
             name: "DOCKER_AUTH_CONFIG".into(),
             json: Secret(json.clone()),
         });
-        let docker = self.docker_config.as_ref().map(|dir| dir.join("config.json"));
-        let containers = self
-            .registry_auth_file
-            .clone()
-            .or_else(|| self.runtime_dir.as_ref().map(|dir| dir.join("containers/auth.json")));
-        let files = docker.into_iter().chain(containers).map(CredentialSource::File);
-        Credentials::Sources(text.into_iter().chain(files).collect())
+        let file = |path: PathBuf| CredentialSource::File(path);
+        let explicit = self.registry_auth_file.clone().map(file);
+        let docker = self.docker_config.as_ref().map(|dir| file(dir.join("config.json")));
+        let session = match &self.runtime_dir {
+            Some(dir) => dir.join("containers/auth.json"),
+            None => format!("/run/containers/{uid}/auth.json").into(),
+        };
+        let config = self.config_home.as_ref().map(|dir| file(dir.join("containers/auth.json")));
+        let usual = docker.into_iter().chain([file(session)]).chain(config);
+        Credentials::Sources(explicit.into_iter().chain(text).chain(usual).collect())
     }
 
     /// The proxies that Docker's `config.json` gives every build (`proxies.default`), as build

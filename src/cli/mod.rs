@@ -181,7 +181,7 @@ impl Session {
             .map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))?;
         Ok(RegistryAccess {
             insecure: Vec::new(),
-            credentials: self.env.credentials(),
+            credentials: self.env.credentials(self.user.uid),
             proxy: self.env.proxy(),
             settings,
             network: SourceNetwork::Any,

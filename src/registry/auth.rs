@@ -153,8 +153,7 @@ impl Auth {
         let text =
             answer.token.or(answer.access_token).filter(|text| !text.is_empty()).ok_or_else(invalid)?;
         let header = secret(&format!("Bearer {text}")).ok_or_else(invalid)?;
-        let lifetime =
-            Duration::from_secs(answer.expires_in.filter(|s| *s > 0).unwrap_or(DEFAULT_LIFETIME).min(86_400));
+        let lifetime = Duration::from_secs(lifetime(answer.expires_in.as_ref()));
         // A token that expires on its way is a wasted request.
         Ok(Token { header, until: Instant::now() + lifetime.mul_f32(0.9) })
     }
@@ -244,7 +243,15 @@ fn merge_scopes(ours: &str, challenged: &str) -> String {
 struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
-    expires_in: Option<u64>,
+    /// A number by the specification; services send it as text, with a fraction, or below zero too.
+    expires_in: Option<serde_json::Value>,
+}
+
+/// Seconds that a token is good for.
+fn lifetime(said: Option<&serde_json::Value>) -> u64 {
+    let number = said.and_then(|value| value.as_f64().or_else(|| value.as_str()?.trim().parse().ok()));
+    // A cast keeps within the bounds of the number.
+    number.filter(|seconds| *seconds >= 1.0).map_or(DEFAULT_LIFETIME, |seconds| seconds as u64).min(86_400)
 }
 
 /// A header value that is left out of debug output.
@@ -317,6 +324,25 @@ mod tests {
         let query = "scope=repository%3Aa%3Apull%2Cpush&scope=repository%3Ab%3Apull";
         assert_eq!(url.query(), Some(query));
         Ok(())
+    }
+
+    #[test]
+    fn every_form_of_a_lifetime_is_read() {
+        for (text, seconds) in [
+            ("300", 300),
+            ("300.0", 300),
+            ("\"300\"", 300),
+            ("-1", 60),
+            ("0", 60),
+            ("null", 60),
+            ("\"soon\"", 60),
+            ("1e300", 86_400),
+        ] {
+            let answer: Option<TokenAnswer> =
+                serde_json::from_str(&format!("{{\"token\":\"t\",\"expires_in\":{text}}}")).ok();
+            let said = answer.map(|answer| lifetime(answer.expires_in.as_ref()));
+            assert_eq!(said, Some(seconds), "{text}");
+        }
     }
 
     #[test]

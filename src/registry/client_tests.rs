@@ -356,7 +356,7 @@ fn a_slow_transfer_may_last_longer_than_any_limit() -> Outcome {
         Ok(())
     })?;
     let limit = Duration::from_millis(1000);
-    let timeouts = Timeouts { idle: limit, response: limit, connect: limit, resolve: limit };
+    let timeouts = Timeouts { idle: limit, response: limit, connect: limit, resolve: limit, commit: limit };
     let bench = Bench::with(&server.host(), RegistryOptions { timeouts, ..RegistryOptions::default() })?;
     bench.pull(b"slowblob")?;
     assert!(bench.clock.slept().is_empty());

@@ -163,6 +163,8 @@ pub struct Timeouts {
     pub response: Duration,
     /// Silence in the middle of an answer.
     pub idle: Duration,
+    /// From the last byte of an upload to the answer: registries copy and digest large blobs then.
+    pub commit: Duration,
 }
 
 impl Default for Timeouts {
@@ -172,6 +174,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(20),
             response: Duration::from_secs(90),
             idle: Duration::from_secs(60),
+            commit: Duration::from_secs(3600),
         }
     }
 }

@@ -111,6 +111,11 @@ fn find_in(source: &CredentialSource, registry: &str, repository: &str) -> Found
     };
     let (key, content) = narrow(&content, registry, repository);
     match docker_credential::get_credential_from_reader(content.as_slice(), &key) {
+        // A helper that has nothing may answer with nothing: that is no name.
+        Ok(DockerCredential::UsernamePassword(user, password)) if user.is_empty() && password.is_empty() => {
+            Found::Nothing { places: place }
+        }
+        Ok(DockerCredential::IdentityToken(token)) if token.is_empty() => Found::Nothing { places: place },
         Ok(DockerCredential::UsernamePassword(user, password)) => Found::Password { place, user, password },
         Ok(DockerCredential::IdentityToken(token)) => Found::Identity { place, token },
         Err(error) => failure(place, error),
@@ -159,14 +164,62 @@ fn narrow(config: &[u8], registry: &str, repository: &str) -> (String, Vec<u8>) 
             }
         }
     }
-    let key = best.map_or_else(|| registry.to_owned(), |(_, key)| key);
+    let key = best.map_or_else(|| usual_key(registry), |(_, key)| key);
     if let Some(auths) = json.get_mut("auths").and_then(serde_json::Value::as_object_mut) {
         auths.retain(|known, _| *known == key);
+        if let Some(entry) = auths.get_mut(&key).and_then(serde_json::Value::as_object_mut)
+            && !settle(entry)
+        {
+            auths.remove(&key);
+        }
     }
     match serde_json::to_vec(&json) {
         Ok(bytes) => (key, bytes),
         Err(_) => unchanged(),
     }
+}
+
+/// The key that Docker's tools give a helper for a registry that no configuration names: for Docker's own
+/// registry the address of its first version.
+fn usual_key(registry: &str) -> String {
+    match super::config::ENDPOINTS.iter().any(|(name, _)| *name == registry) {
+        true => format!("https://index.{registry}/v1/"),
+        false => registry.to_owned(),
+    }
+}
+
+/// Makes an entry of `auths` say one thing only, as Docker reads it: `auth`, where it says anything, goes
+/// before `username` and `password`; line ends in it and NULs behind the password count for nothing.
+/// False where the entry says nothing. What cannot be decoded stays, for the message.
+fn settle(entry: &mut serde_json::Map<String, serde_json::Value>) -> bool {
+    let text = |entry: &serde_json::Map<String, serde_json::Value>, key: &str| {
+        entry.get(key).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
+    };
+    let token = !text(entry, "identitytoken").is_empty();
+    let auth: String = text(entry, "auth").chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
+    let pair = if auth.is_empty() {
+        (text(entry, "username"), text(entry, "password"))
+    } else {
+        let Some(decoded) = decode(&auth) else { return true };
+        let Some((user, password)) = decoded.split_once(':') else { return true };
+        (user.to_owned(), password.trim_matches('\0').to_owned())
+    };
+    for key in ["auth", "username", "password"] {
+        entry.remove(key);
+    }
+    if !token {
+        entry.remove("identitytoken");
+    }
+    let named = pair != (String::new(), String::new());
+    if named {
+        entry.insert("auth".to_owned(), encode(&pair.0, &pair.1).into());
+    }
+    named || token
+}
+
+fn decode(auth: &str) -> Option<String> {
+    use base64::Engine as _;
+    String::from_utf8(base64::engine::general_purpose::STANDARD.decode(auth).ok()?).ok()
 }
 
 /// Whether a key is that of a registry as a whole, in whatever form.
@@ -269,6 +322,44 @@ mod tests {
         assert!(look(vec![missing.clone(), text("{")]).contains("TEXT cannot be used"));
         let nothing = look(vec![missing, text("{}")]);
         assert!(nothing.contains("none.json or TEXT has none"), "{nothing}");
+        Ok(())
+    }
+
+    #[test]
+    fn entries_mean_what_they_mean_to_docker() -> Result<(), io::Error> {
+        // "dTpw" is u:p, "dTpwAAA=" has NULs at its end, "Og==" is a colon.
+        for (entry, found) in [
+            (r#"{"username":"u","password":"p","auth":""}"#, "u p"),
+            (r#"{"username":"u","password":"p"}"#, "u p"),
+            (r#"{"username":"","password":"","auth":"dTpw"}"#, "u p"),
+            (r#"{"username":"stale","password":"old","auth":"dTpw"}"#, "u p"),
+            (r#"{"auth":"dTpw\n"}"#, "u p"),
+            (r#"{"auth":"dT\r\npw"}"#, "u p"),
+            (r#"{"auth":"dTpwAAA="}"#, "u p"),
+            (r#"{"auth":"Og=="}"#, "nothing"),
+            (r#"{"username":"","password":""}"#, "nothing"),
+            (r#"{"auth":""}"#, "nothing"),
+            ("{}", "nothing"),
+            (r#"{"identitytoken":"t"}"#, "identity t"),
+            (r#"{"identitytoken":"","auth":"dTpw"}"#, "u p"),
+        ] {
+            let config = format!(r#"{{"auths":{{"reg.example.test":{entry}}}}}"#);
+            assert_eq!(look_up(&config, "reg.example.test")?, found, "{entry}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn helpers_are_asked_as_docker_asks_them() -> Result<(), io::Error> {
+        let (name, _) = ENDPOINTS[0];
+        let (key, config) = narrow(br#"{"credsStore":"x"}"#, name, "a");
+        assert_eq!(
+            (key, config.as_slice()),
+            (format!("https://index.{name}/v1/"), &br#"{"credsStore":"x"}"#[..])
+        );
+        assert_eq!(narrow(br#"{"credsStore":"x"}"#, "reg.example.test", "a").0, "reg.example.test");
+        let named = format!(r#"{{"credHelpers":{{"{name}":"x"}}}}"#);
+        assert_eq!(narrow(named.as_bytes(), name, "a").0, name);
         Ok(())
     }
 

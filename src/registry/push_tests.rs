@@ -27,6 +27,8 @@ enum Trouble {
     Endless,
     /// Has forgotten all uploads.
     Forget,
+    /// Does all and answers with this status, or not at all.
+    Done(Option<u16>),
 }
 
 /// A registry in memory: what was uploaded so far, and what is complete.
@@ -37,6 +39,8 @@ struct Model {
     manifests: BTreeMap<String, String>,
     /// Repositories from which can be mounted; they have every blob.
     others: Vec<String>,
+    /// What is said of every piece: the status, and `Range`.
+    says: Option<(u16, &'static str)>,
 }
 
 type Shared = Arc<Mutex<Model>>;
@@ -53,6 +57,13 @@ fn start(
             Some(Trouble::Status(status)) => return refusal(stream, status, &[]),
             Some(Trouble::TooMany) => return refusal(stream, 429, &[("Retry-After", "2")]),
             Some(Trouble::Forget) => model.uploads.clear(),
+            Some(Trouble::Done(status)) => {
+                let (path, query) = request.path.split_once('?').unwrap_or_default();
+                let content = model.uploads.remove(path).unwrap_or_default() + &request.body;
+                let digest = query.rsplit("digest=").next().unwrap_or_default();
+                model.blobs.insert(digest.to_owned(), content);
+                return status.map_or(Ok(()), |status| refusal(stream, status, &[]));
+            }
             Some(Trouble::Drop(kept)) => {
                 request.body.truncate(kept);
                 if request.method == "PATCH" {
@@ -122,6 +133,9 @@ impl Model {
                 }
                 upload.push_str(&request.body);
                 let range = format!("0-{}", upload.len().saturating_sub(1));
+                if let (Some((status, range)), "PATCH") = (self.says, method) {
+                    return reply(stream, status, &[("Location", &request.path), ("Range", range)], b"");
+                }
                 let headers = [("Location", request.path.as_str()), ("Range", range.as_str())];
                 match method {
                     "GET" => reply(stream, 204, &headers, b""),
@@ -133,7 +147,7 @@ impl Model {
                             return refusal(stream, 400, &[]);
                         }
                         self.blobs.insert(digest, content);
-                        reply(stream, 201, &[], b"")
+                        reply(stream, self.says.map_or(201, |_| 200), &[], b"")
                     }
                 }
             }
@@ -306,6 +320,60 @@ fn pieces_get_smaller_where_nothing_of_a_large_one_is_kept() -> Outcome {
     })?;
     assert!(slept.is_empty());
     assert!(server.requests().iter().any(|request| request.header("content-range") == Some("0-399")));
+    Ok(())
+}
+
+/// Of registries that keep the bytes and count them wrongly: always the first, one too many, those of the
+/// first piece, those of the last piece alone, nothing of sense.
+#[test]
+fn the_digest_counts_and_not_what_is_said_of_pieces() -> Outcome {
+    for says in [(202, "0-0"), (202, "0-3200"), (202, "0-9"), (202, "2000-2999"), (200, "0-"), (200, "x")] {
+        for limit in [usize::MAX, 1000] {
+            let model = Shared::default();
+            model.lock().unwrap_or_else(PoisonError::into_inner).says = Some(says);
+            let server = start(&model, move |_, request| {
+                (request.method == "PATCH" && request.body.len() > limit).then_some(Trouble::Status(413))
+            })?;
+            let bench = Bench::new(&server)?;
+            let top = image(&bench)?;
+            push(&bench, &top).map_err(|error| format!("{says:?} {limit}: {error}"))?;
+            let model = model.lock().unwrap_or_else(PoisonError::into_inner);
+            assert_eq!(model.blobs.get(&Digest::of(large().as_bytes()).to_string()), Some(&large()));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_blob_that_is_there_after_all_is_not_sent_again() -> Outcome {
+    for status in [Some(400), Some(409), Some(500), Some(504), None] {
+        let finishes = |request: &Received| request.method == "PUT" && request.path.contains("/uploads/");
+        let trouble = move |_: usize, request: &Received| {
+            (finishes(request) && request.body.is_empty()).then_some(Trouble::Done(status))
+        };
+        let (server, _, slept) = arrives(trouble)?;
+        assert!(slept.is_empty(), "{status:?} {slept:?}");
+        assert_eq!(server.requests().iter().filter(|request| request.method == "PATCH").count(), 1);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_registry_that_is_still_at_work_is_asked_and_not_told_again() -> Outcome {
+    let broken = Mutex::new(false);
+    let (server, _, slept) = arrives(move |_, request| {
+        let finishes =
+            request.method == "PUT" && request.path.contains("/uploads/") && request.body.is_empty();
+        let mut broken = broken.lock().unwrap_or_else(PoisonError::into_inner);
+        (finishes && !std::mem::replace(&mut *broken, true)).then_some(Trouble::Drop(0))
+    })?;
+    // It never finished: then all is sent anew, to another place.
+    assert_eq!(slept, [1000, 2000, 4000, 8000, 15_000, 30_000, 300]);
+    let finishes = |request: &&Received| request.method == "PUT" && request.path.contains("/uploads/");
+    let paths: Vec<String> = server.requests().iter().filter(finishes).map(|r| r.path.clone()).collect();
+    let mut unique = paths.clone();
+    unique.dedup();
+    assert_eq!(unique, paths, "an upload was finished twice");
     Ok(())
 }
 

@@ -3,16 +3,17 @@
 use std::collections::HashMap;
 use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use ureq::http::header::{
     AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION,
 };
 use ureq::http::uri::{Authority, Scheme};
-use ureq::http::{Method, Request, Uri};
+use ureq::http::{Method, Request, Response, Uri};
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::DefaultConnector;
-use ureq::{Agent, Body, BodyReader, SendBody};
+use ureq::{Agent, AsSendBody, Body, BodyReader, SendBody};
 
 use crate::cancel::Cancel;
 
@@ -218,6 +219,8 @@ pub(crate) struct Outgoing {
     pub(crate) form: Option<String>,
     /// Whether a redirect may lead from https to http.
     pub(crate) lenient: bool,
+    /// Whether the answer may take as long as a registry takes to finish a blob.
+    pub(crate) patient: bool,
     /// More headers.
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -225,7 +228,17 @@ pub(crate) struct Outgoing {
 impl Outgoing {
     /// A request without credentials and body.
     pub(crate) fn new(method: Method, url: Uri, lenient: bool) -> Self {
-        Outgoing { method, url, accept: None, authorization: None, form: None, lenient, headers: Vec::new() }
+        let patient = method == Method::PUT;
+        Outgoing {
+            method,
+            url,
+            accept: None,
+            authorization: None,
+            form: None,
+            lenient,
+            patient,
+            headers: Vec::new(),
+        }
     }
 }
 
@@ -322,14 +335,15 @@ impl Session {
             return Err(self.failure(&target, closed.into()));
         };
         let broken = |error: ureq::http::Error| RegistryError::protocol(&target, error.to_string());
+        let commit = outgoing.patient.then_some(self.agents.settings.timeouts.commit);
         let answer = match (payload, &outgoing.form) {
-            (Some(Payload::Bytes(bytes)), _) => agent.run(request.body(bytes).map_err(broken)?),
+            (Some(Payload::Bytes(bytes)), _) => run(&agent, request.body(bytes).map_err(broken)?, commit),
             (Some(Payload::Stream { length, reader }), _) => {
                 let body = SendBody::from_reader(reader);
-                agent.run(request.header(CONTENT_LENGTH, length).body(body).map_err(broken)?)
+                run(&agent, request.header(CONTENT_LENGTH, length).body(body).map_err(broken)?, commit)
             }
-            (None, Some(form)) => agent.run(request.body(form.as_str()).map_err(broken)?),
-            (None, None) => agent.run(request.body(()).map_err(broken)?),
+            (None, Some(form)) => run(&agent, request.body(form.as_str()).map_err(broken)?, commit),
+            (None, None) => run(&agent, request.body(()).map_err(broken)?, commit),
         };
         let answer = answer.map_err(|error| self.failure(&target, error))?;
         let (parts, body) = answer.into_parts();
@@ -350,6 +364,21 @@ impl Session {
                 let detail = clean(&detail);
                 RegistryError::Unreachable(Box::new(Unreachable { target: target.clone(), fault, detail }))
             }
+        }
+    }
+}
+
+/// Sends a request; with `commit`, the answer may take that long.
+fn run<S: AsSendBody>(
+    agent: &Agent,
+    request: Request<S>,
+    commit: Option<Duration>,
+) -> Result<Response<Body>, ureq::Error> {
+    match commit {
+        None => agent.run(request),
+        Some(_) => {
+            let patient = agent.configure_request(request);
+            agent.run(patient.timeout_recv_response(commit).timeout_per_read(commit).build())
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use ureq::http::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
 use ureq::http::uri::Scheme;
@@ -37,6 +38,9 @@ const SMALLEST_PIECE: u64 = 256 << 10;
 
 /// How often a blob's upload is begun anew because the registry lost it.
 const MOST_RESTARTS: u32 = 3;
+
+/// When to ask whether a blob is there after its last request got no answer, in seconds from time to time.
+const ASK_AFTER: &[u64] = &[1, 2, 4, 8, 15, 30];
 
 /// Redirects followed by an upload.
 const MOST_REDIRECTS: u32 = 3;
@@ -268,29 +272,80 @@ impl Uploads<'_> {
             }
             let piece = Piece::Part { transfer, offset, length };
             let answer = self.exchange(host, session, Method::PATCH, &place, &headers, Some(piece))?;
-            if !matches!(answer.status, 201 | 202 | 204) {
+            if !matches!(answer.status, 200..=204) {
                 return Err(self.refused(host, session, answer));
             }
-            let reached = received(&answer).unwrap_or(offset + length);
-            if reached <= offset || reached > offset + length {
-                let reason = format!("it got {offset}-{} and says it has {reached} bytes", offset + length);
-                return Err(RegistryError::protocol(&answer.target, reason));
-            }
+            // A success means that all of it was taken. What `Range` says then is wrong in many ways in
+            // registries that keep the bytes well: always 0-0, one too many, that of the first piece or
+            // of the last one alone. The digest of the last request tells.
             let place = self.next_place(host, &place, &answer)?.unwrap_or(place);
             answer.drain();
-            transfer.place = Some((place, reached));
+            transfer.place = Some((place, offset + length));
         }
         let Some((place, _)) = transfer.place.clone() else { return Ok(()) };
         let url = with_query(&place, &format!("digest={}", transfer.blob.digest))?;
         let piece = if small { Piece::Part { transfer, offset: 0, length: size } } else { Piece::None };
         let headers = [(CONTENT_TYPE, OCTETS)];
-        let answer = self.exchange(host, session, Method::PUT, &url, &headers, Some(piece))?;
-        if !matches!(answer.status, 201 | 202 | 204) {
-            return Err(self.refused_bytes(host, session, answer, transfer));
+        let answer = self.exchange(host, session, Method::PUT, &url, &headers, Some(piece));
+        self.finished(host, session, transfer, !small, answer)
+    }
+
+    /// What became of the last request of a blob. Without a clear answer the registry may have the blob
+    /// all the same, or be about to: it is asked before anything is sent again, and never twice to finish
+    /// the same upload at once.
+    fn finished(
+        &self,
+        host: &Host,
+        session: &Session,
+        transfer: &mut Transfer<'_>,
+        large: bool,
+        answer: Result<Incoming, RegistryError>,
+    ) -> Result<(), RegistryError> {
+        let digest = transfer.blob.digest;
+        match answer {
+            Ok(answer) if matches!(answer.status, 200..=204) => {
+                check_digest(&answer, &digest)?;
+                answer.drain();
+                Ok(())
+            }
+            Ok(answer) => {
+                let waits: &[u64] = match answer.status {
+                    // A proxy gave up waiting for the registry.
+                    504 if large => ASK_AFTER,
+                    400 | 409 | 500..=599 => &[],
+                    _ => return Err(self.refused_bytes(host, session, answer, transfer)),
+                };
+                if self.appears(host, session, &digest, waits) {
+                    answer.drain();
+                    return Ok(());
+                }
+                if !waits.is_empty() {
+                    transfer.place = None;
+                }
+                Err(self.refused_bytes(host, session, answer, transfer))
+            }
+            // A small blob needs no time; it is sent again after a look.
+            Err(error) if large && error.is_transient() => {
+                if self.appears(host, session, &digest, ASK_AFTER) {
+                    return Ok(());
+                }
+                transfer.place = None;
+                Err(error)
+            }
+            Err(error) => Err(error),
         }
-        check_digest(&answer, &transfer.blob.digest)?;
-        answer.drain();
-        Ok(())
+    }
+
+    /// Asks for a blob now and after each of some waits, in seconds.
+    fn appears(&self, host: &Host, session: &Session, digest: &Digest, waits: &[u64]) -> bool {
+        let mut waits = waits.iter();
+        loop {
+            if self.exists(host, session, digest).unwrap_or(false) {
+                return true;
+            }
+            let Some(wait) = waits.next().filter(|_| !self.cancel.is_cancelled()) else { return false };
+            self.registry.clock().sleep(Duration::from_secs(*wait), self.cancel);
+        }
     }
 
     /// Puts a manifest under a tag or its digest. All it refers to must be there already. Gives whether the
