@@ -15,6 +15,8 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use tar::EntryType;
 
+use crate::sandbox::Confinement;
+
 use super::error::ContextError;
 use super::paths;
 use super::sparse::{SparseMap, SparseRecords, Stretch};
@@ -42,8 +44,16 @@ pub fn is_tar(head: &[u8]) -> bool {
     stated.is_ok_and(|stated| stated == sum)
 }
 
-/// Unpacks the uncompressed archive `stream` into the existing, empty directory `into`.
-pub(super) fn unpack(stream: impl Read, into: &Path) -> Result<(), ContextError> {
+/// Unpacks the uncompressed archive `stream` into the existing, empty directory `into`. Where the kernel has
+/// Landlock, the thread that does it can open nothing but what lies there.
+pub(super) fn unpack(stream: impl Read + Send, into: &Path) -> Result<(), ContextError> {
+    let limits = Confinement::default().writing([into]);
+    limits
+        .run(|| fill(stream, into), || ())
+        .map_err(|source| ContextError::Read { path: into.to_owned(), source })?
+}
+
+fn fill(stream: impl Read, into: &Path) -> Result<(), ContextError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(into, flags, Mode::empty())
         .map_err(|errno| ContextError::Read { path: into.to_owned(), source: errno.into() })?;

@@ -36,7 +36,7 @@ pub enum ParentKind {
 }
 
 /// The layers below the one being made or unpacked.
-pub trait ParentView {
+pub trait ParentView: Sync {
     /// What is at a path, links not followed.
     fn node(&self, path: &[u8]) -> Option<ParentNode>;
 

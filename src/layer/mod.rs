@@ -6,6 +6,7 @@
 //! look at a Dockerfile, and never extract by following a link.
 
 mod block_cache;
+mod confined;
 mod cut;
 mod deflate;
 mod deflate_end;

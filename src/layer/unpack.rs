@@ -13,6 +13,7 @@ use crate::digest::DiffId;
 use crate::fs::{IdMap, Root};
 use crate::store::{SnapshotKind, Store};
 
+use super::confined;
 use super::diff::{NoParent, ParentView};
 use super::entry::LayerIndex;
 use super::error::LayerError;
@@ -94,7 +95,8 @@ pub struct Unpacked {
     pub implied: HashSet<Vec<u8>>,
 }
 
-/// Unpacks a blob, compressed or not, into the empty directory `dest`.
+/// Unpacks a blob, compressed or not, into the empty directory `dest`. Where the kernel has Landlock, the
+/// threads that do it can open nothing but what lies there.
 pub fn unpack(
     blob: impl Read + Send,
     dest: &Path,
@@ -102,7 +104,8 @@ pub fn unpack(
     options: &UnpackOptions,
 ) -> Result<Unpacked, LayerError> {
     let root = Root::open(dest).map_err(|error| LayerError::io("open", dest, error))?;
-    read(blob, parent, Some(&root), options).map_err(|error| error.full_at(dest))
+    let work = |parent: &dyn ParentView| read(blob, parent, Some(&root), options);
+    confined::unpacking(dest, parent, work).map_err(|error| error.full_at(dest))
 }
 
 /// Reads the entries of a blob and puts nothing on disk.

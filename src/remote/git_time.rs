@@ -4,20 +4,26 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::child::collect;
+use crate::sandbox::Confinement;
+
 use super::git_program::DEFAULT_PATH;
 
 /// When HEAD of the git work tree around `dir` was committed, in seconds since 1970. `None` where there
 /// is no work tree, no commit yet, or no git program in `search_path` (as `PATH` has it).
 ///
 /// The repository's own settings may be anybody's: only an object is read, nothing is fetched, and the
-/// owner of the files does not matter, so that every user gets the same time.
+/// owner of the files does not matter, so that every user gets the same time. Git can read whatever the
+/// repository leads it to, change nothing, and talk to nobody.
 pub fn head_time(dir: &Path, search_path: Option<&OsStr>) -> Option<i64> {
-    let output = Command::new("git")
+    let search_path = search_path.unwrap_or(OsStr::new(DEFAULT_PATH));
+    let mut command = Command::new("git");
+    command
         .args(["--no-optional-locks", "-c", "safe.directory=*", "-c", "core.fsmonitor=false"])
         .args(["cat-file", "commit", "HEAD"])
         .current_dir(dir)
         .env_clear()
-        .env("PATH", search_path.unwrap_or(OsStr::new(DEFAULT_PATH)))
+        .env("PATH", search_path)
         .env("HOME", "/nonexistent")
         .env("LC_ALL", "C")
         .env("GIT_CONFIG_NOSYSTEM", "1")
@@ -27,13 +33,13 @@ pub fn head_time(dir: &Path, search_path: Option<&OsStr>) -> Option<i64> {
         .env("GIT_NO_LAZY_FETCH", "1")
         .env("GIT_NO_REPLACE_OBJECTS", "1")
         .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()
-        .ok()?;
-    if !output.status.success() {
-        return None;
-    }
-    committed(&output.stdout)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let limits = Confinement::of_program(search_path, &["git"]).reading(["/"]);
+    let mut child = limits.spawn(&mut command).ok()?;
+    let output = collect(child.stdout.take());
+    let status = child.wait().ok()?;
+    committed(&output?.join().ok().filter(|_| status.success())?)
 }
 
 /// The time in a commit object: `committer NAME <MAIL> SECONDS ZONE`.

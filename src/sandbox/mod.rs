@@ -7,6 +7,7 @@
 
 mod cgroup;
 mod child;
+mod confine;
 mod emulation;
 mod fallback;
 mod identity;
@@ -24,6 +25,7 @@ mod syscalls;
 mod terminal;
 pub mod userns;
 
+pub use confine::{Confinement, landlock_abi};
 pub use emulation::obstacle;
 pub use native::Native;
 pub use network::{NetworkHelper, UserNetwork, outward_address};

@@ -179,6 +179,16 @@ pub(super) fn device_filter() -> Vec<sock_filter> {
     program
 }
 
+/// Refuses sockets and allows everything else. It stands beside a filter that refuses other architectures.
+pub(super) fn no_sockets() -> Vec<sock_filter> {
+    vec![
+        op(LOAD, OFFSET_NUMBER, 0, 0),
+        op(JUMP_EQUAL, libc::SYS_socket as u32, 0, 1),
+        op(RETURN, ERRNO | libc::EPERM as u32, 0, 0),
+        op(RETURN, ALLOW, 0, 0),
+    ]
+}
+
 /// Leaves the number of the call loaded.
 fn head() -> Vec<sock_filter> {
     vec![

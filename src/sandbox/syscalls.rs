@@ -205,6 +205,16 @@ pub(super) fn set_filter(program: &[libc::sock_filter]) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, 0, &raw const filter) }).map(drop)
 }
 
+/// The version of Landlock's interface.
+pub(super) fn landlock_version() -> Result<u32, Errno> {
+    const VERSION: libc::c_uint = 1;
+    // SAFETY: with this flag the kernel takes no structure.
+    let version = check(unsafe {
+        libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0usize, VERSION)
+    })?;
+    u32::try_from(version).map_err(|_| Errno::INVAL)
+}
+
 /// Installs a system call filter that asks for some calls; gives the descriptor where it asks.
 pub(super) fn set_asking_filter(program: &[libc::sock_filter]) -> Result<i32, Errno> {
     const SET_MODE_FILTER: libc::c_uint = 1;
