@@ -15,7 +15,7 @@ use crate::image::{self, Family, Platform, Reference};
 use crate::layer::OnDiskIds;
 use crate::plan::{Base, Plan, Step, StepKind};
 use crate::registry::RegistryAccess;
-use crate::sandbox::{Native, OciRuntime, PrivateIds, Sandbox, SandboxError, Ulimit};
+use crate::sandbox::{AppArmor, Native, OciRuntime, PrivateIds, Sandbox, SandboxError, Ulimit};
 use crate::snapshot::{Chain, SnapshotError, Snapshots};
 use crate::solve::{LocalExecutor, SolveError, Solver, StepError};
 use crate::steps::mount::MountSettings;
@@ -61,6 +61,8 @@ pub struct EngineOptions {
     pub userns: Userns,
     /// Runs RUN instead of rbuild's own sandbox. Needs more than one ID, and not private ones.
     pub runtime: Option<OciRuntime>,
+    /// The AppArmor profile of RUN.
+    pub apparmor: AppArmor,
     /// Content of `/etc/resolv.conf` for RUN.
     pub resolv_conf: Vec<u8>,
     /// Where the programs that connect RUN's own network are looked for, as in `PATH`; without any, RUN uses
@@ -85,18 +87,21 @@ impl Engine {
     /// Opens the store.
     pub fn open(options: EngineOptions) -> Result<Self, Failure> {
         check_runtime(&options)?;
+        options.apparmor.check().map_err(|error| Failure::new(FailureKind::Sandbox, error))?;
         let store = Store::open(&options.root)?;
         let ids = if options.single_id { OnDiskIds::AllToSelf } else { OnDiskIds::Keep };
         let snapshots = Snapshots::new(store.clone(), ids);
         let own = options.userns != Userns::Host && options.runtime.is_none();
         let ids = own.then(PrivateIds::default);
         let sandbox: Arc<dyn Sandbox> = match (&options.runtime, &ids) {
-            (Some(runtime), _) => Arc::new(runtime.clone()),
+            (Some(runtime), _) => Arc::new(runtime.clone().confined_by(options.apparmor.clone())),
             (None, Some(ids)) if options.userns == Userns::Auto => {
-                Arc::new(Native::with_ids_where_possible(ids.clone()))
+                Arc::new(Native::with_ids_where_possible(ids.clone()).confined_by(options.apparmor.clone()))
             }
-            (None, Some(ids)) => Arc::new(Native::with_ids(ids.clone())),
-            (None, None) => Arc::new(Native::new(options.single_id)),
+            (None, Some(ids)) => {
+                Arc::new(Native::with_ids(ids.clone()).confined_by(options.apparmor.clone()))
+            }
+            (None, None) => Arc::new(Native::new(options.single_id).confined_by(options.apparmor.clone())),
         };
         Ok(Engine { store, snapshots, sandbox, ids, options })
     }

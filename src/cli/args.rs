@@ -110,7 +110,7 @@ pub(super) enum Command {
     /// Check the store for damage
     Fsck(FsckArgs),
     /// Show what this machine allows and how rbuild uses it
-    Info,
+    Info(InfoArgs),
     /// Print a completion script
     Completion {
         /// The shell
@@ -216,6 +216,9 @@ pub(super) struct BuildArgs {
     /// The OCI runtime, by name or path; the first of crun, runc, youki, runsc [env: RBUILD_RUNTIME]
     #[arg(long, value_name = "NAME|PATH", help_heading = "RUN")]
     pub runtime: Option<String>,
+    /// What confines RUN besides: apparmor=PROFILE, apparmor=unconfined
+    #[arg(long = "security-opt", value_name = "OPTION", help_heading = "RUN")]
+    pub security_opts: Vec<String>,
     /// What the Dockerfile may ask for: network.host, security.insecure, device[=NAME]
     #[arg(long = "allow", value_name = "ENTITLEMENT", help_heading = "RUN")]
     pub allow: Vec<String>,
@@ -382,6 +385,9 @@ pub(super) struct RunArgs {
     /// default, host or none
     #[arg(long, value_name = "MODE", default_value = "default")]
     pub network: String,
+    /// What confines the command besides: apparmor=PROFILE, apparmor=unconfined
+    #[arg(long = "security-opt", value_name = "OPTION")]
+    pub security_opts: Vec<String>,
     /// private (root inside is nobody outside), host (none), or auto
     #[arg(long, value_name = "MODE", value_enum, default_value = "auto")]
     pub userns: Userns,
@@ -390,6 +396,13 @@ pub(super) struct RunArgs {
     /// Command instead of the image's
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct InfoArgs {
+    /// Print the AppArmor profile of RUN, for apparmor_parser
+    #[arg(long)]
+    pub apparmor_profile: bool,
 }
 
 #[derive(Args, Debug)]

@@ -47,8 +47,9 @@ pub(super) fn with_engine<T>(
         id: ResultFile::check(args.iidfile.as_deref())?,
         metadata: ResultFile::check(args.metadata_file.as_deref())?,
     };
+    let apparmor = isolation::apparmor(&args.security_opts)?;
     session.watch_signals()?;
-    let engine = session.engine_with(args.userns, runtime)?;
+    let engine = session.engine_with(args.userns, runtime, apparmor)?;
     for file in files.id.iter().chain(&files.metadata) {
         file.clear()?;
     }

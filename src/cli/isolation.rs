@@ -1,9 +1,9 @@
-//! `--isolation` and `--runtime`: what RUN is executed by.
+//! `--isolation`, `--runtime` and `--security-opt`: what RUN is executed by, and what confines it.
 
 use std::path::Path;
 
 use crate::build::{Failure, FailureKind};
-use crate::sandbox::OciRuntime;
+use crate::sandbox::{AppArmor, OciRuntime};
 
 use super::environment::Environment;
 
@@ -49,6 +49,39 @@ fn find(name: Option<&str>, env: &Environment) -> Result<OciRuntime, Failure> {
     }
 }
 
+/// `--security-opt`, as Docker spells it. The last word about AppArmor counts.
+pub(super) fn apparmor(options: &[String]) -> Result<AppArmor, Failure> {
+    let mut apparmor = AppArmor::default();
+    for option in options {
+        // Docker still takes the colon of its first versions.
+        let (name, value) = option.split_once('=').or_else(|| option.split_once(':')).unwrap_or((option, ""));
+        apparmor = match (name, value) {
+            ("apparmor", "") => return Err(usage(&format!("--security-opt {option} needs a profile"))),
+            ("apparmor", "unconfined") => AppArmor::Unconfined,
+            ("apparmor", profile) => AppArmor::Profile(profile.to_owned()),
+            // No labels are set.
+            ("label", "disable") => apparmor,
+            ("label", _) => return Err(unsupported(option, "RUN keeps the SELinux label of rbuild")),
+            ("seccomp" | "systempaths", _) => {
+                let help =
+                    "RUN --security=insecure with --allow security.insecure has no filter and hides nothing";
+                return Err(unsupported(option, help));
+            }
+            _ => {
+                return Err(unsupported(
+                    option,
+                    "apparmor=PROFILE, apparmor=unconfined and label=disable are",
+                ));
+            }
+        };
+    }
+    Ok(apparmor)
+}
+
+fn unsupported(option: &str, help: &str) -> Failure {
+    Failure::new(FailureKind::Unsupported, format!("--security-opt {option} is not supported")).help(help)
+}
+
 fn usage(text: &str) -> Failure {
     Failure::new(FailureKind::Usage, text)
 }
@@ -76,6 +109,35 @@ mod tests {
         }
         assert!(message("oci", Some("nothing"), &env).contains("nothing is not in PATH"));
         assert!(message("oci", Some("/no/thing"), &env).contains("/no/thing"));
+    }
+
+    #[test]
+    fn security_options_are_taken_or_refused_by_name() {
+        let parse = |options: &[&str]| {
+            let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
+            apparmor(&options).map_err(|failure| failure.message)
+        };
+        assert_eq!(parse(&[]), Ok(AppArmor::Default));
+        assert_eq!(parse(&["label=disable"]), Ok(AppArmor::Default));
+        assert_eq!(parse(&["apparmor=a", "apparmor=unconfined"]), Ok(AppArmor::Unconfined));
+        for one in ["apparmor=docker-default", "apparmor:docker-default"] {
+            assert_eq!(parse(&[one, "label=disable"]), Ok(AppArmor::Profile("docker-default".into())));
+        }
+        let others = [
+            "apparmor",
+            "apparmor=",
+            "label",
+            "label=type:x_t",
+            "label=level:s0:c1,c2",
+            "label=user:u",
+            "seccomp=unconfined",
+            "no-new-privileges",
+            "x",
+            "",
+        ];
+        for other in others {
+            assert!(parse(&[other]).is_err_and(|error| error.contains(other)), "{other}");
+        }
     }
 
     #[test]

@@ -29,8 +29,9 @@ use crate::build::{Engine, EngineOptions, Failure, FailureKind, RegistryAccess};
 use crate::cancel::Cancel;
 use crate::fs::IdMap;
 use crate::registry::{Settings, SourceNetwork};
-use crate::sandbox::OciRuntime;
+use crate::sandbox::{AppArmor, OciRuntime};
 use crate::sandbox::userns::{EnterRequest, Entered, IdMode, RealUser, enter};
+use crate::sandbox::{AppArmor, OciRuntime};
 use crate::steps::remote::RemoteOptions;
 use crate::store::Store;
 
@@ -169,7 +170,7 @@ fn perform(command: Command, session: &Session) -> Result<u8, Stop> {
         Command::Prune(args) => store::prune(session, &args),
         Command::Du(args) => store::du(session, &args),
         Command::Fsck(args) => store::fsck(session, &args),
-        Command::Info => run::info(session),
+        Command::Info(args) => run::info(session, &args),
         Command::Completion { .. } | Command::Version => Ok(0),
     }
 }
@@ -189,12 +190,18 @@ impl Session {
     }
 
     fn engine(&self) -> Result<Engine, Stop> {
-        self.engine_with(Userns::Host, None)
+        self.engine_with(Userns::Host, None, AppArmor::default())
     }
 
-    /// An engine whose RUN gets a user namespace as asked for, and is run by `runtime` if there is
-    /// one. Ordinary users are in a user namespace already, and so is root of a rootless container.
-    fn engine_with(&self, userns: Userns, runtime: Option<OciRuntime>) -> Result<Engine, Stop> {
+    /// An engine whose RUN gets a user namespace and an AppArmor profile as asked for, and is run by
+    /// `runtime` if there is one. Ordinary users are in a user namespace already, and so is root of a rootless
+    /// container.
+    fn engine_with(
+        &self,
+        userns: Userns,
+        runtime: Option<OciRuntime>,
+        apparmor: AppArmor,
+    ) -> Result<Engine, Stop> {
         let engine = Engine::open(EngineOptions {
             root: self.root.clone(),
             userns: match userns {
@@ -204,6 +211,7 @@ impl Session {
             },
             single_id: self.mode == IdMode::SingleId,
             runtime,
+            apparmor,
             resolv_conf: environment::resolv_conf(),
             network_helpers: self.env.path.clone(),
             registries: self.registries()?,

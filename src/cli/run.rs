@@ -1,14 +1,17 @@
 //! `rbuild run` and `rbuild info`.
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 
 use crate::build::RunRequest;
 use crate::fs::{IdMap, file_system_name, has_user_attributes};
 use crate::sandbox::userns::IdMode;
-use crate::sandbox::{NetworkHelper, OciRuntime, UserNetwork, overlay_works, private_ids_work, probe};
+use crate::sandbox::{
+    NetworkHelper, OciRuntime, UserNetwork, apparmor, landlock_abi, overlay_works, private_ids_work, probe,
+};
 
-use super::args::RunArgs;
-use super::{Session, Stop, build, print, values};
+use super::args::{InfoArgs, RunArgs};
+use super::{Session, Stop, build, isolation, print, values};
 
 /// Runs a command in an image; gives its exit code.
 pub(super) fn run(session: &Session, args: RunArgs) -> Result<u8, Stop> {
@@ -35,7 +38,7 @@ pub(super) fn run(session: &Session, args: RunArgs) -> Result<u8, Stop> {
     if !request.terminal {
         session.watch_signals()?;
     }
-    let engine = session.engine_with(args.userns, None)?;
+    let engine = session.engine_with(args.userns, None, isolation::apparmor(&args.security_opts)?)?;
     let code = engine.run(&request, &|text| eprintln!("rbuild: {text}"), &session.cancel)?;
     Ok(u8::try_from(code & 0xff).unwrap_or(1))
 }
@@ -58,8 +61,30 @@ fn runtimes(found: &[OciRuntime]) -> String {
     if paths.is_empty() { "none for --isolation=oci".into() } else { paths.join(", ") }
 }
 
+/// What AppArmor and SELinux do for RUN.
+fn security_modules(sys: &Path) -> String {
+    let selinux = match std::fs::read_to_string(sys.join("fs/selinux/enforce")) {
+        Ok(mode) if mode.trim() == "1" => "SELinux (enforcing); RUN keeps the label of rbuild",
+        Ok(_) => "SELinux (permissive); RUN keeps the label of rbuild",
+        Err(_) => "no SELinux",
+    };
+    format!("{}; {selinux}", apparmor::look(sys))
+}
+
+/// What Landlock does for rbuild itself.
+fn landlock(abi: Option<u32>) -> String {
+    match abi {
+        Some(abi) => format!("ABI {abi}; confines what unpacks layers and archives"),
+        None => "not in use: it is not enabled, or the kernel is older than Linux 5.19".into(),
+    }
+}
+
 /// Says what this machine allows and how it is used.
-pub(super) fn info(session: &Session) -> Result<u8, Stop> {
+pub(super) fn info(session: &Session, args: &InfoArgs) -> Result<u8, Stop> {
+    if args.apparmor_profile {
+        print(apparmor::PROFILE)?;
+        return Ok(0);
+    }
     let engine = session.engine()?;
     let facts = probe();
     let ids = match session.mode {
@@ -101,11 +126,13 @@ pub(super) fn info(session: &Session) -> Result<u8, Stop> {
     let yes_no = |yes: bool| if yes { "yes" } else { "no" };
     print(&format!(
         "Version:    {}\nStore:      {}\nIDs:        {ids}\nSnapshots:  {overlay}\nSandbox:    native\n\
-         Runtimes:   {}\nSeccomp:    {}\nCgroups:    {}\nKernel:     {}\nNetwork:    {}\n",
+         Runtimes:   {}\nSeccomp:    {}\nLSM:        {}\nLandlock:   {}\nCgroups:    {}\nKernel:     {}\nNetwork:    {}\n",
         env!("CARGO_PKG_VERSION"),
         engine.store().root().display(),
         runtimes(&OciRuntime::find(session.env.path.as_deref())),
         yes_no(facts.seccomp),
+        security_modules(Path::new("/sys")),
+        landlock(landlock_abi()),
         facts.cgroups,
         facts.kernel,
         network(&NetworkHelper::find(session.env.path.as_deref())),

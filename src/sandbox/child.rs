@@ -1,13 +1,14 @@
 //! From the new process to the program: namespaces are there, now the file system, the identity and
 //! the restrictions. Nothing in here allocates, locks or unwinds.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use super::apparmor::{confine_next_program, open_proc};
 use super::mounts::{
     bind, make_point, make_points, mask, mount_dev, mount_one, mount_proc, mount_root, mount_sys,
     open_inside, write_secrets,
@@ -43,6 +44,7 @@ pub(super) enum Stage {
     Capabilities,
     Filter,
     Identity,
+    Confinement,
     Streams,
     Runtime,
     /// The runtime itself failed; its code stands in for the errno.
@@ -53,7 +55,7 @@ pub(super) enum Stage {
 }
 
 /// Words for the stages, in order.
-pub(super) const STAGES: [&str; 27] = [
+pub(super) const STAGES: [&str; 28] = [
     "start the process",
     "enter the network namespace",
     "make the mount namespace private",
@@ -76,6 +78,7 @@ pub(super) const STAGES: [&str; 27] = [
     "drop capabilities",
     "install the system call filter",
     "change user and group",
+    super::spec::CONFINEMENT_STAGE,
     "set up the standard streams",
     "start the OCI runtime",
     "run the OCI runtime",
@@ -140,6 +143,7 @@ fn set_up(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
         return hand_over(plan, call, streams, root.as_fd());
     }
     mount_proc(root.as_fd())?;
+    let proc = plan.profile.as_ref().map(|_| open_proc(root.as_fd())).transpose().at(Stage::Confinement)?;
     mount_sys(root.as_fd())?;
     mount_dev(plan, root.as_fd())?;
     for (path, is_file) in &plan.dev_points {
@@ -166,11 +170,11 @@ fn set_up(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
     if plan.loopback {
         syscalls::loopback_up().at(Stage::Loopback)?;
     }
-    enter(plan, streams)
+    enter(plan, streams, proc.as_ref().map(OwnedFd::as_fd))
 }
 
 /// Everything behind the change of root.
-fn enter(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
+fn enter(plan: &Plan, streams: &Streams<'_>, proc: Option<BorrowedFd<'_>>) -> Result<Errno, Failure> {
     for (resource, soft, hard) in &plan.limits {
         syscalls::set_limit(*resource, *soft, *hard).at(Stage::Limits)?;
     }
@@ -225,6 +229,9 @@ fn enter(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
             other => Err(other),
         })
         .at(Stage::Cwd)?;
+    if let (Some(proc), Some(profile)) = (proc, &plan.profile) {
+        confine_next_program(proc, profile).at(Stage::Confinement)?;
+    }
     let mut last = Errno::NOENT;
     for program in &plan.programs {
         let errno = syscalls::exec(program, &plan.argv, &plan.env);

@@ -5,6 +5,7 @@
 //! made for it appears in what it leaves behind, and that its whole tree of processes dies with it,
 //! with a cancellation, a timeout, or the death of this process. Must never know images or layers.
 
+pub mod apparmor;
 mod cgroup;
 mod child;
 mod confine;
@@ -25,6 +26,7 @@ mod syscalls;
 mod terminal;
 pub mod userns;
 
+pub use apparmor::AppArmor;
 pub use confine::{Confinement, landlock_abi};
 pub use emulation::obstacle;
 pub use native::Native;

@@ -15,6 +15,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions};
 use crate::cancel::Cancel;
 use crate::event::Stream;
 
+use super::apparmor::{self, AppArmor, Profiles};
 use super::cgroup::{Cgroup, Hits};
 use super::child::{self, STAGES, Stage, Streams};
 use super::fallback::Fallback;
@@ -41,12 +42,20 @@ pub struct Native {
     legacy: bool,
     ids: Option<PrivateIds>,
     fallback: Option<Fallback>,
+    profiles: Profiles,
 }
 
 impl Native {
     /// `single_id` says that the user namespace knows one user and one group only.
     pub fn new(single_id: bool) -> Self {
-        Native { permitted: prepare::permitted(), single_id, legacy: false, ids: None, fallback: None }
+        Native {
+            permitted: prepare::permitted(),
+            single_id,
+            legacy: false,
+            ids: None,
+            fallback: None,
+            profiles: Profiles::default(),
+        }
     }
 
     /// For root: processes run with these IDs instead of this machine's.
@@ -58,6 +67,11 @@ impl Native {
     /// long as the kernel and the file systems make it possible.
     pub fn with_ids_where_possible(ids: PrivateIds) -> Self {
         Native { fallback: Some(Fallback::default()), ..Native::with_ids(ids) }
+    }
+
+    /// Has processes confined by AppArmor as asked for.
+    pub fn confined_by(self, asked: AppArmor) -> Self {
+        Native { profiles: Profiles::new(asked), ..self }
     }
 
     /// The IDs for a process. Where they are optional, this machine's ability is probed before the first
@@ -84,8 +98,9 @@ impl Native {
         output: &dyn OutputSink,
         cancel: &Cancel,
     ) -> Result<Exit, SandboxError> {
-        let plan = prepare::plan(spec, self.permitted, self.single_id, self.legacy, ids)?;
-        execute(spec, &plan, output, cancel)
+        let mut plan = prepare::plan(spec, self.permitted, self.single_id, self.legacy, ids)?;
+        plan.profile = self.profiles.of(spec)?;
+        execute(spec, &plan, output, cancel).map_err(|error| apparmor::explain(error, plan.profile.as_ref()))
     }
 
     /// As on a kernel that does not take overlay layers one by one.

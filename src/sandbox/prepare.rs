@@ -85,6 +85,8 @@ pub(super) struct Plan {
     pub argv: Vec<*const c_char>,
     pub env: Vec<*const c_char>,
     pub namespaces: i32,
+    /// The AppArmor profile of the program.
+    pub profile: Option<super::apparmor::Profile>,
     /// A program that does the rest instead of the child.
     pub runtime: Option<super::oci::Call>,
 }
@@ -195,6 +197,7 @@ pub(super) fn plan(
         argv,
         env,
         namespaces,
+        profile: None,
         runtime: None,
     })
 }

@@ -371,5 +371,7 @@ impl SandboxError {
     }
 }
 
+/// How the stage of taking an AppArmor profile on is worded.
+pub(super) const CONFINEMENT_STAGE: &str = "take on the AppArmor profile";
 /// How the stage of mounting an overlay is worded.
 pub(super) const OVERLAY_STAGE: &str = "mount the layers with overlayfs";

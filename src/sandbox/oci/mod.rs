@@ -17,9 +17,11 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::cancel::Cancel;
 
+use super::apparmor::{AppArmor, Profile, Profiles};
 use super::native;
 use super::prepare::{self, DEFAULT_PATH, Plan, c_path, c_string};
 use super::spec::{Exit, Network, OutputSink, ProcessSpec, Sandbox, SandboxError, Stdio};
@@ -49,6 +51,7 @@ pub struct OciRuntime {
     program: PathBuf,
     kind: Kind,
     permitted: u64,
+    profiles: Arc<Profiles>,
 }
 
 impl OciRuntime {
@@ -57,7 +60,13 @@ impl OciRuntime {
         let name = program.file_name().unwrap_or_default().as_bytes();
         let known = KNOWN.iter().find(|(known, _)| name.starts_with(known.as_bytes()));
         let kind = known.map_or(Kind::Runc, |(_, kind)| *kind);
-        OciRuntime { program, kind, permitted: prepare::permitted() }
+        let profiles = Arc::default();
+        OciRuntime { program, kind, permitted: prepare::permitted(), profiles }
+    }
+
+    /// Has processes confined by AppArmor as asked for.
+    pub fn confined_by(self, asked: AppArmor) -> Self {
+        OciRuntime { profiles: Arc::new(Profiles::new(asked)), ..self }
     }
 
     /// The runtimes with usual names in the directories of a `PATH`, the best first.
@@ -80,7 +89,10 @@ impl OciRuntime {
     fn plan(&self, spec: &ProcessSpec) -> Result<Plan, SandboxError> {
         let mut plan = prepare::plan(spec, self.permitted, false, false, None)?;
         let places = Places::make(&spec.scratch)?;
-        let config = bundle::config(spec, &plan, &places, self.permitted)?;
+        let mut config = bundle::config(spec, &plan, &places, self.permitted)?;
+        if let Some(profile) = self.profiles.of(spec)?.filter(Profile::is_certain) {
+            config["process"]["apparmorProfile"] = profile.name.into();
+        }
         let text = serde_json::to_vec(&config)
             .map_err(|error| SandboxError::Invalid(format!("the bundle cannot be written: {error}")))?;
         places.write("config.json", &text)?;
