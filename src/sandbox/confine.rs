@@ -129,7 +129,8 @@ impl Confinement {
     }
 
     /// Does `work` in a thread that cannot touch other files, and `meanwhile` in this one. Descriptors that
-    /// are open already still work.
+    /// are open already still work. Threads that `work` starts keep the limits, so it must not start any that
+    /// others use later.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send, meanwhile: impl FnOnce()) -> io::Result<T> {
         self.thread(|| self.limit_files(false).map(|()| work()), meanwhile)
     }
