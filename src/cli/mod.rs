@@ -29,7 +29,6 @@ use crate::build::{Engine, EngineOptions, Failure, FailureKind, RegistryAccess};
 use crate::cancel::Cancel;
 use crate::fs::IdMap;
 use crate::registry::{Settings, SourceNetwork};
-use crate::sandbox::{AppArmor, OciRuntime};
 use crate::sandbox::userns::{EnterRequest, Entered, IdMode, RealUser, enter};
 use crate::sandbox::{AppArmor, OciRuntime};
 use crate::steps::remote::RemoteOptions;
