@@ -1,10 +1,12 @@
 //! Cancellation: one switch that threads ask and poll loops wait on.
 
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::io::Errno;
 
 /// A switch that goes from "go on" to "stop" once. Clones share it.
 #[derive(Clone, Debug)]
@@ -42,9 +44,68 @@ impl Cancel {
     }
 }
 
+/// A file, pipe or terminal whose reader stops waiting when it is cancelled. That is an error then.
+#[derive(Debug)]
+pub struct CancelRead<F> {
+    file: F,
+    cancel: Cancel,
+}
+
+impl<F: AsFd> CancelRead<F> {
+    /// Reads from `file`.
+    pub fn new(file: F, cancel: &Cancel) -> Self {
+        CancelRead { file, cancel: cancel.clone() }
+    }
+}
+
+impl CancelRead<BorrowedFd<'static>> {
+    /// Reads from standard input, past any buffer of the standard library.
+    pub fn stdin(cancel: &Cancel) -> Self {
+        CancelRead::new(rustix::stdio::stdin(), cancel)
+    }
+}
+
+impl<F: AsFd> Read for CancelRead<F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if self.cancel.is_cancelled() {
+                return Err(io::Error::other("canceled"));
+            }
+            let stop = self.cancel.fd();
+            let mut ready = [PollFd::new(&self.file, PollFlags::IN), PollFd::new(&stop, PollFlags::IN)];
+            match poll(&mut ready, None) {
+                Ok(_) if ready[0].revents().is_empty() => continue,
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(errno) => return Err(errno.into()),
+            }
+            match rustix::io::read(&self.file, &mut *buffer) {
+                // Another reader of the same pipe was faster, or a signal came.
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                other => return other.map_err(Into::into),
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reader_that_waits_for_a_pipe_is_woken() -> io::Result<()> {
+        let cancel = Cancel::new()?;
+        let (reader, writer) = rustix::pipe::pipe()?;
+        let mut pipe = CancelRead::new(reader, &cancel);
+        rustix::io::write(&writer, b"ab")?;
+        let mut buffer = [0; 8];
+        assert_eq!(pipe.read(&mut buffer)?, 2);
+        let waiting = std::thread::spawn(move || pipe.read(&mut [0; 8]).is_err());
+        cancel.cancel();
+        assert!(waiting.join().unwrap_or(false));
+        drop(writer);
+        Ok(())
+    }
 
     #[test]
     fn cancelling_shows_in_every_clone() {

@@ -34,3 +34,4 @@ pub mod steps;
 pub mod store;
 mod threads;
 pub mod verify;
+pub mod visible;

@@ -63,7 +63,11 @@ impl<'a> Fetcher<'a> {
         let kind = if is_here { SourceKind::None } else { context_source(&spec.path)? };
         let scratch = self.directory()?;
         match kind {
-            SourceKind::None => Ok((context::open_main(&spec, stdin, &scratch)?, None)),
+            SourceKind::None => Ok((
+                context::open_main(&spec, stdin, &scratch, self.cancel)
+                    .map_err(|error| self.failure(error))?,
+                None,
+            )),
             SourceKind::Git(url) => {
                 let keep = request.build_args.iter().rev();
                 let keep = keep.into_iter().find(|(name, _)| name == "BUILDKIT_CONTEXT_KEEP_GIT_DIR");
@@ -76,7 +80,7 @@ impl<'a> Fetcher<'a> {
                 let mut stream = open(&file)?;
                 let shown = remote::without_credentials(&spec.path);
                 let spec = ContextSpec { path: "-".into(), ..spec };
-                let main = context::open_main(&spec, &mut stream, &scratch)
+                let main = context::open_main(&spec, &mut stream, &scratch, self.cancel)
                     .map_err(|error| Failure::new(FailureKind::Context, format!("{shown}: {error}")))?;
                 Ok((main, file.last_modified))
             }
@@ -84,17 +88,13 @@ impl<'a> Fetcher<'a> {
     }
 
     /// `-f URL`
-    fn remote_dockerfile(&self, url: &str, cwd: &Path) -> Result<Option<Vec<u8>>, Failure> {
-        if cwd.join(url).exists() {
+    fn remote_dockerfile(&self, text: &str, cwd: &Path) -> Result<Option<Vec<u8>>, Failure> {
+        if cwd.join(text).exists() {
             return Ok(None);
         }
-        let SourceKind::Http(url) = context_source(url)? else { return Ok(None) };
-        let mut text = Vec::new();
+        let SourceKind::Http(url) = context_source(text)? else { return Ok(None) };
         let file = self.download(&url)?;
-        open(&file)?.read_to_end(&mut text).map_err(|error| {
-            Failure::new(FailureKind::Store, format!("cannot read {}: {error}", file.path.display()))
-        })?;
-        Ok(Some(text))
+        Ok(Some(context::read_limited(open(&file)?, &remote::without_credentials(text))?))
     }
 
     /// Opens a value of `--build-context`. A downloaded archive is unpacked; any other download is a
@@ -127,6 +127,11 @@ impl<'a> Fetcher<'a> {
                 Ok(NamedContext::Fetched(scratch))
             }
         }
+    }
+
+    /// Reading that was interrupted fails in the words of what was read.
+    fn failure(&self, error: context::ContextError) -> Failure {
+        if self.cancel.is_cancelled() { context::ContextError::Canceled.into() } else { error.into() }
     }
 
     fn checkout(&self, url: GitUrl, keep: bool, dir: &Path) -> Result<(PathBuf, i64), Failure> {

@@ -117,6 +117,9 @@ impl From<StoreError> for Failure {
                  else, one that rbuild makes: --root {}",
                 path.join("rbuild").display()
             )),
+            error if error.is_not_allowed() => {
+                failure.help("choose a place that you may write to with --root or RBUILD_ROOT")
+            }
             StoreError::Open { .. } => failure.help("name a directory of another file system with --root"),
             _ => failure,
         }
@@ -169,6 +172,10 @@ impl From<crate::plan::PlanError> for Failure {
 
 impl From<crate::context::ContextError> for Failure {
     fn from(error: crate::context::ContextError) -> Self {
-        Failure::new(FailureKind::Context, error.to_string())
+        let kind = match error {
+            crate::context::ContextError::Canceled => FailureKind::Interrupted,
+            _ => FailureKind::Context,
+        };
+        Failure::new(kind, error.to_string())
     }
 }

@@ -6,13 +6,14 @@ use crate::build::{
     Annotation, BuildOutcome, BuildRequest, Engine, EngineAddress, Failure, FailureKind, OutputKind,
     OutputSpec, PullPolicy, RunNetwork,
 };
+use crate::cancel::CancelRead;
 use crate::event::Events;
 use crate::progress::{self, Mode};
 
 use super::args::{BuildArgs, InputArgs, PlanArgs, PlanFormat};
 use super::environment::Environment;
 use super::results::ResultFile;
-use super::{Session, Stop, isolation, print, secret, values};
+use super::{Session, Stop, isolation, print, print_json, secret, values};
 
 /// Builds, and says so in the ways asked for.
 pub(super) fn build(session: &Session, args: BuildArgs) -> Result<u8, Stop> {
@@ -20,7 +21,7 @@ pub(super) fn build(session: &Session, args: BuildArgs) -> Result<u8, Stop> {
         return super::check::answer(session, &args, call);
     }
     let work = |engine: &Engine, request: &BuildRequest, events: &Events| {
-        engine.build(request, &mut std::io::stdin(), events, &session.cancel)
+        engine.build(request, &mut CancelRead::stdin(&session.cancel), events, &session.cancel)
     };
     let (outcome, files) = with_engine(session, &args, work)?;
     report(session, &args, &outcome, files)?;
@@ -99,13 +100,13 @@ pub(super) fn plan(session: &Session, args: PlanArgs) -> Result<u8, Stop> {
     let engine = session.engine()?;
     let renderer = progress::renderer(Mode::Warnings, session.env.colour);
     let events = Events::new(renderer.clone());
-    let result = engine.plan(&request, &mut std::io::stdin(), &events, &session.cancel);
+    let result = engine.plan(&request, &mut CancelRead::stdin(&session.cancel), &events, &session.cancel);
     renderer.finish();
     for (_, plan) in result? {
         match args.format {
             PlanFormat::Text => print(&crate::plan::text(&plan))?,
             PlanFormat::Dot => print(&crate::plan::dot(&plan))?,
-            PlanFormat::Json => print(&format!("{:#}\n", crate::plan::json(&plan)))?,
+            PlanFormat::Json => print_json(&format!("{:#}\n", crate::plan::json(&plan)))?,
         }
     }
     Ok(0)

@@ -6,6 +6,7 @@ use std::path::Path;
 use clap::{Args, ValueEnum};
 
 use crate::build::{Checked, Failure, FailureKind};
+use crate::cancel::CancelRead;
 use crate::dockerfile::Source;
 use crate::event::Events;
 use crate::fs::new_file_beside;
@@ -13,7 +14,7 @@ use crate::lint;
 use crate::progress::{self, Mode};
 
 use super::args::BuildArgs;
-use super::{Session, Stop, build, exit_code, print, render};
+use super::{Session, Stop, build, exit_code, print, print_json, render, tell};
 
 /// What `build` can be asked for instead of a build.
 #[derive(Args, Debug, Default)]
@@ -134,7 +135,7 @@ pub(super) fn answer(session: &Session, args: &BuildArgs, call: Call) -> Result<
     let request = build::request(args, &session.env)?;
     session.watch_signals()?;
     let engine = session.engine()?;
-    let stdin = &mut std::io::stdin();
+    let stdin = &mut CancelRead::stdin(&session.cancel);
     let renderer = progress::renderer(Mode::Warnings, session.env.colour);
     let events = Events::new(renderer.clone());
     if call.method == Method::Targets {
@@ -159,7 +160,7 @@ pub(super) fn answer(session: &Session, args: &BuildArgs, call: Call) -> Result<
             if let (Format::Json, Some((source, _))) = (call.format, &failure.place) {
                 let error = build_error(&failure, source);
                 let json = lint::json(&lint::Report::default(), source, Some(&error));
-                print(&format!("{json:#}\n"))?;
+                print_json(&format!("{json:#}\n"))?;
             }
             Err(failure.into())
         }
@@ -173,7 +174,7 @@ fn write(
 ) -> Result<(), Stop> {
     match call.format {
         Format::Text => print(&text()),
-        Format::Json => print(&format!("{:#}\n", json())),
+        Format::Json => print_json(&format!("{:#}\n", json())),
     }
 }
 
@@ -193,7 +194,7 @@ fn report(session: &Session, checked: Checked, call: Call) -> Result<u8, Stop> {
             rewrite(path, &fixed.text)?;
         }
         for (rule, line) in &fixed.applied {
-            eprintln!("fixed {rule} in line {line}");
+            tell(&format!("fixed {rule} in line {line}"));
         }
     }
     let source = &dockerfile.source;

@@ -8,10 +8,10 @@ use serde_json::json;
 
 use crate::build::{Failure, FailureKind, IndexChange, Place, ReferrerList, Transfer};
 use crate::image::{Descriptor, Platform, Reference};
-use crate::progress::visible;
+use crate::visible::visible_line;
 
 use super::registry::{AccessArgs, platform, transfer};
-use super::{Session, Stop, print, values};
+use super::{Session, Stop, print, print_json, tell, values};
 
 #[derive(Args, Debug)]
 pub(super) struct LoadArgs {
@@ -147,7 +147,7 @@ pub(super) fn load(session: &Session, args: &LoadArgs) -> Result<u8, Stop> {
                 let file = if args.input == "-" { "FILE" } else { &args.input };
                 let place = if path.is_dir() { "oci" } else { "oci-archive" };
                 let digest = descriptor.digest;
-                eprintln!("rbuild: name it with `rbuild copy --all {place}:{file}@{digest} store:NAME`");
+                tell(&format!("rbuild: name it with `rbuild copy --all {place}:{file}@{digest} store:NAME`"));
             }
         }
     }
@@ -190,10 +190,10 @@ pub(super) fn copy(session: &Session, args: &CopyArgs) -> Result<u8, Stop> {
         Ok((transfer.copy(&from, &to)?, 0))
     })?;
     if args.referrers && !args.access.quiet {
-        eprintln!(
+        tell(&format!(
             "rbuild: {referrers} {} copied with it",
             if referrers == 1 { "referrer" } else { "referrers" }
-        );
+        ));
     }
     print(&format!("{}\n", descriptor.digest))?;
     Ok(0)
@@ -208,7 +208,7 @@ pub(super) fn referrers(session: &Session, args: &ReferrersArgs) -> Result<u8, S
     let kind = args.artifact_type.as_deref();
     let list = transfer(session, &args.access, wanted, |transfer| transfer.referrers(&place, kind))?;
     match args.format {
-        ListFormat::Json => print(&format!("{:#}\n", referrers_json(&place, &list)))?,
+        ListFormat::Json => print_json(&format!("{:#}\n", referrers_json(&place, &list)))?,
         ListFormat::Table => print(&referrers_table(&place, &list))?,
     }
     Ok(0)
@@ -234,7 +234,7 @@ fn referrers_json(place: &Place, list: &ReferrerList) -> serde_json::Value {
 
 fn referrers_table(place: &Place, list: &ReferrerList) -> String {
     // Lists are written by others, and terminals obey.
-    let clean = |text: &str| visible(text).replace(['\n', '\t'], " ");
+    let clean = |text: &str| visible_line(text).into_owned();
     let short = |text: &str| match text.char_indices().nth(LONGEST_TYPE) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),

@@ -6,11 +6,11 @@ use crate::build::{Failure, FailureKind};
 use crate::export::{self, Dest};
 use crate::image::inspect::{history_rows, inspect_json, list_images, name_in_store, names_of, stored};
 use crate::image::{Family, Platform, Reference, ResolvedImage, from_store};
-use crate::progress::visible;
 use crate::store::Store;
+use crate::visible::visible_line;
 
 use super::args::{ImagesArgs, SaveArgs, SaveFormat};
-use super::{Session, Stop, print, values};
+use super::{Session, Stop, print, print_json, tell, values};
 
 fn reference(text: &str) -> Result<Reference, Failure> {
     Reference::parse(text)
@@ -43,7 +43,7 @@ pub(super) fn images(session: &Session, args: &ImagesArgs) -> Result<u8, Stop> {
         ));
     }
     for item in &list.images {
-        let created = visible(item.created.get(..19).unwrap_or(&item.created)).replace('T', " ");
+        let created = visible_line(item.created.get(..19).unwrap_or(&item.created)).replace('T', " ");
         let tag = item.name.tag.clone().unwrap_or_default();
         if args.quiet {
             out.push_str(&format!("{}\n", item.config_digest));
@@ -64,9 +64,13 @@ pub(super) fn images(session: &Session, args: &ImagesArgs) -> Result<u8, Stop> {
             ));
         }
     }
-    print(&out)?;
+    if args.json {
+        print_json(&out)?
+    } else {
+        print(&out)?
+    }
     for (name, error) in &list.broken {
-        eprintln!("rbuild: {name}: {error}");
+        tell(&format!("rbuild: {name}: {error}"));
     }
     Ok(0)
 }
@@ -76,7 +80,7 @@ pub(super) fn inspect(session: &Session, text: &str) -> Result<u8, Stop> {
     let store = session.store()?;
     let (_, image) = image(&store, text)?;
     let names = names_of(&store, &image.manifest_digest).map_err(Failure::from)?;
-    print(&format!("{:#}\n", json!([inspect_json(&image, &names)])))?;
+    print_json(&format!("{:#}\n", json!([inspect_json(&image, &names)])))?;
     Ok(0)
 }
 
@@ -86,14 +90,14 @@ pub(super) fn history(session: &Session, text: &str, whole: bool) -> Result<u8, 
     let (_, image) = image(&store, text)?;
     let mut out = format!("{:<20} {:<60} {:>10}  {}\n", "CREATED", "CREATED BY", "SIZE", "COMMENT");
     for row in history_rows(&image.config, &image.layers) {
-        let created = visible(row.created.get(..19).unwrap_or(&row.created)).replace('T', " ");
+        let created = visible_line(row.created.get(..19).unwrap_or(&row.created)).replace('T', " ");
         // Images of others say this, and terminals obey.
-        let mut by = visible(&row.created_by).replace('\n', " ");
+        let mut by = visible_line(&row.created_by).into_owned();
         if !whole && by.chars().count() > 60 {
             by = by.chars().take(59).chain(std::iter::once('…')).collect();
         }
         let size = row.size.map_or_else(|| "0B".to_owned(), values::human);
-        out.push_str(&format!("{created:<20} {by:<60} {size:>10}  {}\n", visible(&row.comment)));
+        out.push_str(&format!("{created:<20} {by:<60} {size:>10}  {}\n", visible_line(&row.comment)));
     }
     print(&out)?;
     Ok(0)

@@ -30,9 +30,10 @@ use crate::cancel::Cancel;
 use crate::fs::IdMap;
 use crate::registry::{Settings, SourceNetwork};
 use crate::sandbox::userns::{EnterRequest, Entered, IdMode, RealUser, enter};
-use crate::sandbox::{AppArmor, OciRuntime};
+use crate::sandbox::{AppArmor, OciRuntime, is_ignored};
 use crate::steps::remote::RemoteOptions;
 use crate::store::Store;
+use crate::visible::{visible, visible_json};
 
 use args::{Cli, Command, Userns};
 use environment::Environment;
@@ -242,10 +243,12 @@ impl Session {
         Ok(store)
     }
 
-    /// The first Ctrl-C stops in order, the second at once.
+    /// The first Ctrl-C stops in order, the second at once. What the caller ignores (nohup does SIGHUP, a shell
+    /// without job control SIGINT for a command in the background) stays ignored.
     fn watch_signals(&self) -> Result<(), Stop> {
         use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        let wanted = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !is_ignored(*signal));
+        let mut signals = signal_hook::iterator::Signals::new(wanted)?;
         let cancel = self.cancel.clone();
         let watch = move || {
             for signal in signals.forever() {
@@ -273,10 +276,25 @@ fn tell_narrowed(store: &Store) {
 }
 
 /// Prints a line; a reader that has gone away is no error.
+/// Prints text for people, in which nothing drives the terminal; a reader that has gone away is no error.
 fn print(text: &str) -> Result<(), Stop> {
+    write_out(&visible(text))
+}
+
+/// Prints a JSON document, or several.
+fn print_json(text: &str) -> Result<(), Stop> {
+    write_out(&visible_json(text))
+}
+
+fn write_out(text: &str) -> Result<(), Stop> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => Ok(other?),
     }
+}
+
+/// A line beside the result, on standard error. A terminal that has gone is no reason to fail.
+fn tell(text: &str) {
+    let _ = writeln!(io::stderr(), "{}", visible(text));
 }

@@ -13,7 +13,7 @@ use crate::registry::{Credentials, RegistryError, Secret};
 use crate::sandbox::userns::IdMode;
 
 use super::build::progress_mode;
-use super::{Session, Stop, print};
+use super::{Session, Stop, print, tell};
 
 /// The registry that names without one belong to.
 use crate::image::reference::DEFAULT_DOMAIN;
@@ -212,10 +212,10 @@ pub(super) fn login(session: &Session, args: &LoginArgs) -> Result<u8, Stop> {
         error => Failure::new(FailureKind::Base, format!("cannot sign in to {registry}: {error}")),
     })?;
     match login::keep(&dir, &registry, &user, &password).map_err(kept)? {
-        Kept::InTheClear(path) => eprintln!(
+        Kept::InTheClear(path) => tell(&format!(
             "rbuild: the password is kept unencrypted in {}; a credential helper (credsStore) avoids that",
             path.display()
-        ),
+        )),
         Kept::Helper(_) => {}
     }
     print(&format!("Signed in to {registry} as {user}\n"))?;
@@ -252,7 +252,7 @@ fn ask(args: &LoginArgs) -> Result<(String, String), Stop> {
         return Ok((user, not_empty(password)?));
     }
     if args.password.is_some() {
-        eprintln!("rbuild: a password on the command line can be seen by others; --password-stdin hides it");
+        tell("rbuild: a password on the command line can be seen by others; --password-stdin hides it");
     }
     let terminal = rustix::termios::isatty(std::io::stdin());
     if !terminal && (args.user.is_none() || args.password.is_none()) {
@@ -290,7 +290,7 @@ fn prompt(question: &str, secret: bool) -> Result<String, Stop> {
     let read = stdin.lock().read_line(&mut line);
     if secret {
         tcsetattr(&stdin, OptionalActions::Now, &before).map_err(std::io::Error::from)?;
-        eprintln!();
+        tell("");
     }
     read?;
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())

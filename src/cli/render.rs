@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use crate::build::Failure;
 use crate::dockerfile::render_error;
-use crate::progress::visible;
+use crate::visible::{self, visible, visible_line};
 
 use super::environment::Environment;
 
@@ -19,10 +19,10 @@ fn text(failure: &Failure, colour: bool) -> String {
         if colour { ("\x1b[1m", "\x1b[31m", "\x1b[2m", "\x1b[0m") } else { ("", "", "", "") };
     let mut out = String::new();
     if !failure.tail.is_empty() {
-        let step = failure.step.as_deref().unwrap_or("the step");
+        let step = visible_line(failure.step.as_deref().unwrap_or("the step"));
         out.push_str(&format!("\n{bold}Last output of {step}:{off}\n"));
         for line in &failure.tail {
-            out.push_str(&format!("{dim}  | {off}{}\n", visible(&line.replace('\x1b', "^["))));
+            out.push_str(&format!("{dim}  | {off}{}\n", visible::output(line.as_bytes(), colour)));
         }
         out.push('\n');
     }
@@ -42,4 +42,28 @@ fn text(failure: &Failure, colour: bool) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::build::FailureKind;
+    use crate::dockerfile::{Source, Span};
+
+    #[test]
+    fn failures_show_text_of_others_without_its_effect() {
+        let evil = "\x1b]52;c;eA==\x07\x1b[2J\u{202e}";
+        let source = Source::new(format!("d{evil}/Dockerfile"), format!("RUN {evil}echo\n"));
+        for place in [None, Some((source, Span::new(0, 3)))] {
+            let failure = Failure {
+                place,
+                step: Some(format!("[1/2] RUN {evil}")),
+                tail: vec![evil.to_owned(), format!("\x1b[31mred{evil}")],
+                ..Failure::new(FailureKind::Build, evil).help(evil)
+            };
+            let shown = text(&failure, false);
+            assert!(!shown.contains(['\x1b', '\x07', '\u{202e}']), "{shown:?}");
+            assert!(shown.contains("\\u{202e}"), "{shown}");
+        }
+    }
 }

@@ -11,7 +11,7 @@ use crate::sandbox::{
 };
 
 use super::args::{InfoArgs, RunArgs};
-use super::{Session, Stop, build, isolation, print, values};
+use super::{Session, Stop, build, isolation, print, tell, values};
 
 /// Runs a command in an image; gives its exit code.
 pub(super) fn run(session: &Session, args: RunArgs) -> Result<u8, Stop> {
@@ -39,7 +39,7 @@ pub(super) fn run(session: &Session, args: RunArgs) -> Result<u8, Stop> {
         session.watch_signals()?;
     }
     let engine = session.engine_with(args.userns, None, isolation::apparmor(&args.security_opts)?)?;
-    let code = engine.run(&request, &|text| eprintln!("rbuild: {text}"), &session.cancel)?;
+    let code = engine.run(&request, &|text| tell(&format!("rbuild: {text}")), &session.cancel)?;
     Ok(u8::try_from(code & 0xff).unwrap_or(1))
 }
 

@@ -12,8 +12,9 @@ use crate::gc::{
     Usage,
 };
 use crate::store::{Room, Store, StoreError};
+use crate::visible::visible_line;
 
-use super::{Session, Stop, print, values};
+use super::{Session, Stop, print, print_json, values};
 
 /// How long a collection or check waits for another one.
 const WAIT: Duration = Duration::from_secs(120);
@@ -182,7 +183,7 @@ fn short(name: &str) -> &str {
 }
 
 fn line(note: &str) -> String {
-    note.chars().map(|c| if c.is_control() { ' ' } else { c }).take(100).collect()
+    visible_line(note).chars().take(100).collect()
 }
 
 fn summary(collected: &Collected, dry_run: bool) -> String {
@@ -206,10 +207,10 @@ fn summary(collected: &Collected, dry_run: bool) -> String {
 pub(super) fn du(session: &Session, args: &DuArgs) -> Result<u8, Stop> {
     let store = session.store_to_clean()?;
     let usage = gc::usage(&store).map_err(Failure::from)?;
-    print(&match args.format {
-        DuFormat::Json => format!("{:#}\n", usage_json(&usage, args.verbose)),
-        DuFormat::Table => usage_table(&usage, args.verbose),
-    })?;
+    match args.format {
+        DuFormat::Json => print_json(&format!("{:#}\n", usage_json(&usage, args.verbose)))?,
+        DuFormat::Table => print(&usage_table(&usage, args.verbose))?,
+    }
     Ok(0)
 }
 

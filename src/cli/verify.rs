@@ -11,11 +11,12 @@ use crate::verify::{
     Change, Comparison, ContentDifference, EntryDifference, FieldDifference, FileChange, LayerChange,
     compare_files,
 };
+use crate::visible::visible_line;
 
 use super::args::BuildArgs;
 use super::registry::{AccessArgs, transfer};
 use super::values::human;
-use super::{Session, Stop, build, print};
+use super::{Session, Stop, build, print, print_json};
 
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(super) enum ReportFormat {
@@ -54,11 +55,11 @@ pub(super) fn validate(session: &Session, args: &ValidateArgs) -> Result<u8, Sto
             "source": args.source, "valid": report.is_clean(), "documents": report.documents,
             "layers": report.layers, "entries": report.entries, "problems": problems, "unlisted": report.more,
         });
-        print(&format!("{result:#}\n"))?;
+        print_json(&format!("{result:#}\n"))?;
     } else {
         let mut out = String::new();
         for problem in &report.problems {
-            out.push_str(&format!("{}: {}\n", problem.place, problem.message));
+            out.push_str(&format!("{}: {}\n", visible_line(&problem.place), visible_line(&problem.message)));
         }
         if report.more > 0 {
             out.push_str(&format!("... and {} more\n", report.more));
@@ -115,7 +116,7 @@ pub(super) fn diff(session: &Session, args: &DiffArgs) -> Result<u8, Stop> {
     let changes = compare_files(&store, &snapshots, &old, &new, args.times).map_err(Failure::from)?;
     if args.format == ReportFormat::Json {
         let json = serde_json::to_string_pretty(&changes);
-        print(&format!("{}\n", json.map_err(std::io::Error::from)?))?;
+        print_json(&format!("{}\n", json.map_err(std::io::Error::from)?))?;
     } else {
         print(&changes.iter().map(change_line).collect::<String>())?;
     }
@@ -137,7 +138,7 @@ fn change_line(change: &FileChange) -> String {
         true => String::new(),
         false => format!(" ({})", change.fields.join(", ")),
     };
-    format!("{letter} /{}{size}{fields}\n", change.path)
+    format!("{letter} /{}{size}{fields}\n", visible_line(&change.path))
 }
 
 #[derive(Args, Debug)]
@@ -165,7 +166,7 @@ pub(super) fn reproduce(session: &Session, args: &ReproduceArgs) -> Result<u8, S
             "reproducible": result.is_same(), "first": result.first.digest.to_string(),
             "second": result.second.digest.to_string(), "images": images,
         });
-        print(&format!("{all:#}\n"))?;
+        print_json(&format!("{all:#}\n"))?;
     } else if !args.build.quiet {
         print(&explain(&result))?;
     }
@@ -228,7 +229,7 @@ fn explain_entry(entry: &EntryDifference, out: &mut String) {
         Change::Deleted => " (only in the first build)",
         Change::Modified => "",
     };
-    out.push_str(&format!("  /{}{alone}\n", entry.path));
+    out.push_str(&format!("  /{}{alone}\n", visible_line(&entry.path)));
     for field in &entry.fields {
         // The digests of contents say nothing to people; where they begin to differ does.
         if field.field != "content" {

@@ -139,14 +139,35 @@ pub enum ContextError {
         /// A file that may be meant, as `-f` takes it.
         nearest: Option<String>,
     },
-    /// The Dockerfile's path is a directory or a special file.
-    #[error("the Dockerfile {path:?} is {kind}, not a file")]
-    DockerfileNotAFile {
+    /// A Dockerfile or ignore file is a directory or a special file.
+    #[error("{path:?} is {kind}, not a file")]
+    NotReadable {
         /// The path tried.
         path: String,
         /// What it is, with its article.
         kind: &'static str,
     },
+    /// A Dockerfile or ignore file of a context is a link to nothing in it.
+    #[error(
+        "{path:?} is a link to {target:?}, and no file of the build context is there; name a Dockerfile elsewhere with `-f`"
+    )]
+    LeadsOut {
+        /// The path tried.
+        path: String,
+        /// Where the link leads.
+        target: String,
+    },
+    /// A Dockerfile or ignore file has no end in sight.
+    #[error("{path:?} is larger than {} MiB, the limit for Dockerfiles and ignore files", limit >> 20)]
+    TooLarge {
+        /// The path tried.
+        path: String,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The user asked to stop.
+    #[error("canceled")]
+    Canceled,
     /// Context and Dockerfile are both to be read from standard input.
     #[error("the context and the Dockerfile cannot both come from standard input: `-` and `-f -` were given")]
     BothStdin,

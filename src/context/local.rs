@@ -39,6 +39,11 @@ impl LocalContext {
         LocalContext { xattrs: true, ..self }
     }
 
+    /// The same under other rules.
+    pub(super) fn with_rules(self, rules: IgnoreRules) -> Self {
+        LocalContext { rules, ..self }
+    }
+
     /// The rules that hide part of it.
     pub fn rules(&self) -> &IgnoreRules {
         &self.rules
@@ -52,6 +57,11 @@ impl LocalContext {
     /// What lies at `path` whatever the rules say.
     pub(super) fn stat_unfiltered(&self, path: &[u8]) -> Result<Option<FileInfo>, ContextError> {
         self.tree.stat(path, self.xattrs)
+    }
+
+    /// Opens a regular file whatever the rules say; `path` must be free of symlinks.
+    pub(super) fn open_unfiltered(&self, path: &[u8]) -> Result<File, ContextError> {
+        self.tree.open_file(path)
     }
 
     /// The names in a directory that the rules show, sorted; empty if it cannot be listed.

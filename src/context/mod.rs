@@ -22,6 +22,7 @@ pub mod paths;
 mod source;
 pub mod sparse;
 mod stat_cache;
+mod text;
 mod tree;
 mod walk;
 
@@ -35,3 +36,4 @@ pub use source::{
     ContextKind, ContextSpec, MainContext, open_fetched, open_main, open_named, open_tree, unpack_archive,
 };
 pub use stat_cache::FileStatCache;
+pub use text::limited as read_limited;

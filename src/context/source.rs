@@ -6,14 +6,17 @@ use std::io::{self, Cursor, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use crate::cancel::Cancel;
+
 use super::archive::{TAR_BLOCK, is_tar, unpack};
 use super::decompress::{Compression, decompress, read_head};
 use super::error::ContextError;
-use super::file::FileSource;
+use super::file::FileSource as _;
 use super::ignore::IgnoreRules;
 use super::local::LocalContext;
 use super::nearest::closest;
 use super::paths;
+use super::text::{is_missing, limited, read_inside, read_named};
 
 /// The names tried when none is given, in this order.
 const DEFAULT_NAMES: [&str; 2] = ["Dockerfile", "dockerfile"];
@@ -62,10 +65,12 @@ pub struct MainContext {
 ///
 /// `stdin` is read only if the context or the Dockerfile is `-`. An archive is unpacked into
 /// `scratch`, which is made if missing and must be empty; the caller removes it after the build.
+/// `cancel` ends waiting for a pipe that `-f` names; `stdin` must know it itself.
 pub fn open_main(
     spec: &ContextSpec,
     stdin: &mut (dyn Read + Send),
     scratch: &Path,
+    cancel: &Cancel,
 ) -> Result<MainContext, ContextError> {
     if spec.path == "-" {
         return match spec.dockerfile.as_deref() {
@@ -73,18 +78,17 @@ pub fn open_main(
             _ => open_stdin(spec, stdin, scratch),
         };
     }
-    let root = local_directory(&spec.path, &spec.cwd)?;
+    let context = open_fetched(&local_directory(&spec.path, &spec.cwd)?)?;
     let (dockerfile_name, dockerfile) = match spec.dockerfile.as_deref() {
         Some("-") => ("-".to_owned(), read_stdin(stdin)?),
         Some(name) if spec.dockerfile_text.is_some() => {
             (without_credentials(name), spec.dockerfile_text.clone().unwrap_or_default())
         }
-        Some(name) => given_dockerfile(name, spec, &root)?,
-        None => default_dockerfile(&spec.path, &root)?,
+        Some(name) => given_dockerfile(name, spec, context.root(), cancel)?,
+        None => default_dockerfile(&spec.path, &context)?,
     };
-    let (rules, ignore_file) = ignore_rules(spec, &dockerfile_name, &root)?;
-    let context =
-        LocalContext::open(&root, rules).map_err(|source| ContextError::Read { path: root, source })?;
+    let (rules, ignore_file) = ignore_rules(spec, &dockerfile_name, &context)?;
+    let context = context.with_rules(rules);
     Ok(MainContext { context, kind: ContextKind::Directory, dockerfile_name, dockerfile, ignore_file })
 }
 
@@ -97,7 +101,7 @@ pub fn open_tree(tree: &Path, spec: &ContextSpec) -> Result<MainContext, Context
     Ok(MainContext { context, kind, dockerfile_name, dockerfile, ignore_file: None })
 }
 
-/// Opens a directory that was fetched from elsewhere as a named context.
+/// Opens a directory without any rules, such as one that was fetched from elsewhere as a named context.
 pub fn open_fetched(tree: &Path) -> Result<LocalContext, ContextError> {
     LocalContext::open(tree, IgnoreRules::none())
         .map_err(|source| ContextError::Read { path: tree.to_owned(), source })
@@ -121,10 +125,9 @@ fn dockerfile_of(context: &LocalContext, spec: &ContextSpec) -> Result<(String, 
 
 /// Opens a local directory as a named context, under the rules of its own `.dockerignore`.
 pub fn open_named(path: &str, cwd: &Path) -> Result<LocalContext, ContextError> {
-    let root = local_directory(path, cwd)?;
-    let shown = under(path, ".dockerignore");
-    let rules = rules_in(&root.join(".dockerignore"), &shown)?.unwrap_or_default();
-    LocalContext::open(&root, rules).map_err(|source| ContextError::Read { path: root, source })
+    let context = open_fetched(&local_directory(path, cwd)?)?;
+    let rules = rules_in(&context, b".dockerignore", &under(path, ".dockerignore"))?.unwrap_or_default();
+    Ok(context.with_rules(rules))
 }
 
 /// The directory that `path` means.
@@ -168,9 +171,14 @@ fn without_credentials(url: &str) -> String {
 }
 
 /// The Dockerfile that `-f` names, relative to the working directory.
-fn given_dockerfile(name: &str, spec: &ContextSpec, root: &Path) -> Result<(String, Vec<u8>), ContextError> {
+fn given_dockerfile(
+    name: &str,
+    spec: &ContextSpec,
+    root: &Path,
+    cancel: &Cancel,
+) -> Result<(String, Vec<u8>), ContextError> {
     let file = spec.cwd.join(name);
-    if let Some(text) = read_dockerfile(&file, name)? {
+    if let Some(text) = read_named(&file, name, cancel)? {
         return Ok((name.to_owned(), text));
     }
     if remote_kind(name).is_some() {
@@ -184,57 +192,64 @@ fn given_dockerfile(name: &str, spec: &ContextSpec, root: &Path) -> Result<(Stri
     Err(ContextError::NoDockerfile { looked_for: vec![name.to_owned()], nearest })
 }
 
-fn default_dockerfile(context: &str, root: &Path) -> Result<(String, Vec<u8>), ContextError> {
+fn default_dockerfile(shown: &str, context: &LocalContext) -> Result<(String, Vec<u8>), ContextError> {
     for name in DEFAULT_NAMES {
-        let shown = under(context, name);
-        if let Some(text) = read_dockerfile(&root.join(name), &shown)? {
+        let shown = under(shown, name);
+        if let Some(text) = read_inside(context, name.as_bytes(), &shown)? {
             return Ok((shown, text));
         }
     }
-    let looked_for = DEFAULT_NAMES.map(|name| under(context, name)).to_vec();
-    let nearest = likely_dockerfile(&names_in(root)).map(|name| under(context, &name));
+    let looked_for = DEFAULT_NAMES.map(|name| under(shown, name)).to_vec();
+    let nearest = likely_dockerfile(&names_in(context.root())).map(|name| under(shown, &name));
     Err(ContextError::NoDockerfile { looked_for, nearest })
-}
-
-/// Reads a Dockerfile outside any context's confinement: its path is the user's own. Symlinks are
-/// followed, pipes (`-f <(...)`) are read. `None` if there is no such file.
-fn read_dockerfile(file: &Path, shown: &str) -> Result<Option<Vec<u8>>, ContextError> {
-    match fs::metadata(file) {
-        Ok(metadata) if metadata.is_dir() => {
-            Err(ContextError::DockerfileNotAFile { path: shown.to_owned(), kind: "a directory" })
-        }
-        Ok(_) => fs::read(file)
-            .map(Some)
-            .map_err(|source| ContextError::Read { path: PathBuf::from(shown), source }),
-        Err(error) if is_missing(&error) => Ok(None),
-        Err(source) => Err(ContextError::Read { path: PathBuf::from(shown), source }),
-    }
 }
 
 /// The rules beside the Dockerfile if it has its own, else those of the context's root.
 fn ignore_rules(
     spec: &ContextSpec,
     dockerfile_name: &str,
-    root: &Path,
+    context: &LocalContext,
 ) -> Result<(IgnoreRules, Option<String>), ContextError> {
     if dockerfile_name != "-" {
         let shown = format!("{dockerfile_name}.dockerignore");
-        if let Some(rules) = rules_in(&spec.cwd.join(&shown), &shown)? {
+        if let Some(rules) = rules_beside(&spec.cwd.join(&shown), &shown, context)? {
             return Ok((rules, Some(shown)));
         }
     }
     let shown = under(&spec.path, ".dockerignore");
-    match rules_in(&root.join(".dockerignore"), &shown)? {
+    match rules_in(context, b".dockerignore", &shown)? {
         Some(rules) => Ok((rules, Some(shown))),
         None => Ok((IgnoreRules::none(), None)),
     }
 }
 
-fn rules_in(file: &Path, shown: &str) -> Result<Option<IgnoreRules>, ContextError> {
-    match fs::read(file) {
-        Ok(text) => Ok(Some(IgnoreRules::parse(shown, &text)?)),
-        Err(error) if is_missing(&error) => Ok(None),
-        Err(source) => Err(ContextError::Read { path: PathBuf::from(shown), source }),
+/// The rules beside a Dockerfile. If that lies in the context, links may lead anywhere in it; elsewhere they
+/// stay in the Dockerfile's directory.
+fn rules_beside(
+    file: &Path,
+    shown: &str,
+    context: &LocalContext,
+) -> Result<Option<IgnoreRules>, ContextError> {
+    let (Some(parent), Some(name)) = (file.parent(), file.file_name()) else { return Ok(None) };
+    if parent == context.root() {
+        return rules_in(context, name.as_bytes(), shown);
+    }
+    if fs::symlink_metadata(file).is_err_and(|error| is_missing(&error)) {
+        return Ok(None);
+    }
+    let failed = |path: &Path, source| ContextError::Read { path: path.to_owned(), source };
+    let parent = parent.canonicalize().map_err(|error| failed(parent, error))?;
+    let root = context.root().canonicalize().map_err(|error| failed(context.root(), error))?;
+    match parent.strip_prefix(&root) {
+        Ok(below) => rules_in(context, below.join(name).as_os_str().as_bytes(), shown),
+        Err(_) => rules_in(&open_fetched(&parent)?, name.as_bytes(), shown),
+    }
+}
+
+fn rules_in(context: &LocalContext, path: &[u8], shown: &str) -> Result<Option<IgnoreRules>, ContextError> {
+    match read_inside(context, path, shown)? {
+        Some(text) => Ok(Some(IgnoreRules::parse(shown, &text)?)),
+        None => Ok(None),
     }
 }
 
@@ -291,16 +306,9 @@ fn make_empty_directory(scratch: &Path) -> io::Result<()> {
 fn dockerfile_inside(context: &LocalContext, given: Option<&str>) -> Result<(String, Vec<u8>), ContextError> {
     let names: Vec<&str> = given.map_or(DEFAULT_NAMES.to_vec(), |name| vec![name]);
     for name in &names {
-        let Some(info) = context.resolve(&paths::clean(name.as_bytes()))? else { continue };
-        let mut text = Vec::new();
-        let read = context.open(&info.path)?.read_to_end(&mut text);
-        read.map_err(|source| ContextError::Io {
-            action: "read",
-            root: context.root().to_owned(),
-            path: info.path,
-            source,
-        })?;
-        return Ok(((*name).to_owned(), text));
+        if let Some(text) = read_inside(context, &paths::clean(name.as_bytes()), name)? {
+            return Ok(((*name).to_owned(), text));
+        }
     }
     let nearest = match given {
         Some(name) => context.nearest(&paths::clean(name.as_bytes())).first().map(|path| paths::show(path)),
@@ -313,8 +321,7 @@ fn dockerfile_inside(context: &LocalContext, given: Option<&str>) -> Result<(Str
 }
 
 fn read_stdin(stdin: &mut (dyn Read + Send)) -> Result<Vec<u8>, ContextError> {
-    let mut text = Vec::new();
-    stdin.read_to_end(&mut text).map_err(ContextError::Stdin)?;
+    let text = limited(stdin, "standard input")?;
     if text.is_empty() {
         return Err(ContextError::StdinEmpty);
     }
@@ -359,10 +366,6 @@ fn under(context: &str, name: &str) -> String {
     let joined = Path::new(context).join(name);
     let plain = joined.strip_prefix(".").unwrap_or(&joined);
     plain.to_string_lossy().into_owned()
-}
-
-fn is_missing(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 #[cfg(test)]

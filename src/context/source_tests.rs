@@ -26,7 +26,9 @@ impl Desk {
             dockerfile_text: None,
             cwd: self.0.path().join("cwd"),
         };
-        open_main(&spec, &mut &stdin[..], &self.0.path().join("scratch")).map_err(|error| error.to_string())
+        let cancel = Cancel::new().expect("a descriptor");
+        open_main(&spec, &mut &stdin[..], &self.0.path().join("scratch"), &cancel)
+            .map_err(|error| error.to_string())
     }
 
     fn dockerfile(&self, path: &str, dockerfile: Option<&str>, stdin: &[u8]) -> (String, String) {
@@ -187,7 +189,8 @@ fn standard_input_is_used_once() {
     }
     let cwd = local.0.path().join("cwd");
     let spec = ContextSpec { path: ".".to_owned(), dockerfile: None, dockerfile_text: None, cwd };
-    open_main(&spec, &mut Untouched, &local.0.path().join("scratch")).expect("opens");
+    let cancel = Cancel::new().expect("a descriptor");
+    open_main(&spec, &mut Untouched, &local.0.path().join("scratch"), &cancel).expect("opens");
     assert!(!local.0.path().join("scratch").exists());
 }
 

@@ -234,7 +234,8 @@ fn read_xattrs(dir: BorrowedFd<'_>, name: &Path) -> Result<Xattrs, Errno> {
         names => names?,
     };
     for key in names.split(|&byte| byte == 0) {
-        if key != b"security.capability" && !key.starts_with(b"user.") {
+        let is_wanted = key == b"security.capability" || key.starts_with(b"user.");
+        if !is_wanted || crate::fs::is_record(key) {
             continue;
         }
         let key_name = std::ffi::OsStr::from_bytes(key);

@@ -3,6 +3,8 @@
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
+use crate::visible::{visible, visible_line};
+
 use super::source::{Source, Span};
 
 /// Lines of a long span that are shown.
@@ -20,34 +22,29 @@ pub fn render_error(source: &Source, span: Span, message: &str, help: Option<&st
     for line in first..=last {
         let offset = source.line_start(line);
         let text = source.line(line);
-        let in_line = |at: usize| shown.len() + at.saturating_sub(offset).min(text.len());
+        // Written out, a character is longer than it was.
+        let in_line = |at: usize| {
+            let before = floor(text, at.saturating_sub(offset));
+            shown.len() + visible(&text[..before]).len()
+        };
         if line == first {
             from = in_line(start);
         }
         to = in_line(end);
-        shown.push_str(text);
+        shown.push_str(&visible(text));
         shown.push('\n');
     }
     let snippet = Snippet::source(shown.as_str())
         .line_start(first)
-        .path(source.name())
+        .path(visible_line(source.name()).into_owned())
         .annotation(AnnotationKind::Primary.span(from..to.max(from)));
-    let (message, help) = (printable(message), help.map(printable));
-    let mut report = Level::ERROR.primary_title(message.as_str()).element(snippet);
+    let (message, help) = (visible(message), help.map(visible));
+    let mut report = Level::ERROR.primary_title(&*message).element(snippet);
     if let Some(help) = &help {
-        report = report.element(Level::HELP.message(help.as_str()));
+        report = report.element(Level::HELP.message(&**help));
     }
     let renderer = if color { Renderer::styled() } else { Renderer::plain() };
     renderer.decor_style(DecorStyle::Ascii).render(&[report])
-}
-
-/// Text quoted from a file must not speak to the terminal.
-fn printable(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() && c != '\n' { out.extend(c.escape_default()) } else { out.push(c) }
-    }
-    out
 }
 
 /// The character boundary at or before an offset.
@@ -94,6 +91,14 @@ error: it is wrong
         let source = Source::new("f", "FROM \u{1b}[31m\n");
         let shown = render_error(&source, Span::new(5, 6), "no \u{1b}[1m here", Some("\u{7}"), false);
         assert!(!shown.contains(['\u{1b}', '\u{7}']), "{shown:?}");
+        assert!(shown.contains("1 | FROM \\u{1b}[31m\n  |      ^^^^^^"), "{shown}");
+    }
+
+    #[test]
+    fn what_hides_in_a_line_or_turns_it_is_shown() {
+        let shown = rendered("RUN a\u{202e}\u{200b} b\n", Span::new(12, 13), None);
+        assert!(shown.contains("1 | RUN a\\u{202e}\\u{200b} b\n"), "{shown}");
+        assert!(!shown.contains(['\u{202e}', '\u{200b}']), "{shown:?}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use ::tar::{Builder, EntryType, Header};
 
 use crate::cancel::Cancel;
 use crate::digest::{Digest, Hasher};
+use crate::fs::Root;
 use crate::image::manifest::{DescriptorPlatform, MAX_MANIFEST_SIZE, canonical};
 use crate::image::read::{IMAGE_NAME, REF_NAME, StoreBlobs, read_document};
 use crate::image::{Descriptor, Document, Index, Manifest, Reference};
@@ -180,7 +181,12 @@ impl Layout {
         for dir in [dest.join("blobs"), blobs.clone()] {
             match fs::create_dir(&dir) {
                 Ok(()) => added.0.push(dir),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                // Through a link, blobs would be written outside of the layout.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    if !fs::symlink_metadata(&dir).is_ok_and(|meta| meta.is_dir()) {
+                        return Err(ExportError::NotADirectory { path: dir });
+                    }
+                }
                 Err(error) => return Err(ExportError::io("create", &dir)(error)),
             }
         }
@@ -195,7 +201,7 @@ impl Layout {
         let mut files = self.top_files()?;
         if !new {
             files.remove("oci-layout");
-            files.insert("index.json", self.merged_index(&dest.join("index.json"))?);
+            files.insert("index.json", self.merged_index(dest)?);
         }
         // `index.json` sorts before `oci-layout`, which is what makes the directory a layout.
         for (name, content) in files {
@@ -211,8 +217,12 @@ impl Layout {
         Ok(())
     }
 
-    fn merged_index(&self, path: &Path) -> Result<Vec<u8>, ExportError> {
-        let bytes = fs::read(path).map_err(ExportError::io("read", path))?;
+    fn merged_index(&self, dest: &Path) -> Result<Vec<u8>, ExportError> {
+        let path = &dest.join("index.json");
+        let file = Root::open(dest).and_then(|dir| dir.open_file_within(b"index.json"));
+        let mut bytes = Vec::new();
+        let read = file.and_then(|file| file.take(MAX_MANIFEST_SIZE + 1).read_to_end(&mut bytes));
+        read.map_err(ExportError::io("read", path))?;
         let Document::Index(mut index) = Document::parse(&bytes)? else {
             return Err(ExportError::NotALayout { path: path.to_owned() });
         };

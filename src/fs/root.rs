@@ -143,6 +143,25 @@ impl Root {
         if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a regular file")) }
     }
 
+    /// Opens a regular file for reading, following links as long as they stay below the root: one that leads
+    /// out is an error.
+    pub fn open_file_within(&self, path: &[u8]) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let opened = loop {
+            match rustix::fs::openat2(&self.dir, os(path), flags, Mode::empty(), resolve) {
+                // A rename elsewhere made the kernel unsure (openat2(2)).
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(Errno::XDEV) => {
+                    return Err(io::Error::other("it is a link that leads out of the directory"));
+                }
+                opened => break opened?,
+            }
+        };
+        let file = File::from(opened);
+        if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a regular file")) }
+    }
+
     /// `lstat`; `None` where there is nothing.
     pub fn stat(&self, path: &[u8]) -> io::Result<Option<TreeEntry>> {
         let (dir, name) = match self.parent(path) {
@@ -401,6 +420,30 @@ mod tests {
         root.remove(b"out")?;
         assert!(outside.path().join("secret").exists());
         assert!(root.stat(b"out")?.is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn links_within_may_be_followed_and_others_not() -> io::Result<()> {
+        let outside = tempfile::tempdir()?;
+        std::fs::write(outside.path().join("secret"), "x")?;
+        let dir = tempfile::tempdir()?;
+        std::fs::create_dir_all(dir.path().join("a/b"))?;
+        std::fs::write(dir.path().join("a/f"), "x")?;
+        symlink("../f", dir.path().join("a/b/in"))?;
+        symlink("a", dir.path().join("c"))?;
+        symlink(outside.path(), dir.path().join("out"))?;
+        symlink(outside.path().join("secret"), dir.path().join("file"))?;
+        symlink("/proc/self/exe", dir.path().join("magic"))?;
+        symlink("../../../x", dir.path().join("a/up"))?;
+        rustix::fs::mkfifoat(CWD, dir.path().join("fifo"), Mode::RWXU)?;
+        let root = Root::open(dir.path())?;
+        for path in ["a/f", "a/b/in", "c/f", "c/b/in"] {
+            root.open_file_within(path.as_bytes())?;
+        }
+        for path in ["out/secret", "file", "magic", "a/up", "fifo", "a", "../x", "gone"] {
+            assert!(root.open_file_within(path.as_bytes()).is_err(), "{path}");
+        }
         Ok(())
     }
 

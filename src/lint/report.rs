@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::dockerfile::{Source, Span};
+use crate::visible::{visible, visible_line};
 
 use super::Report;
 use super::finding::{self, Finding};
@@ -101,7 +102,7 @@ pub fn text(report: &Report, source: &Source) -> String {
             "\n{mark}: {} - {}\n{}\n",
             finding.rule.name,
             finding.rule.url(),
-            finding.detail
+            visible(&finding.detail)
         ));
         out.push_str(&excerpt(source, finding.span));
     }
@@ -114,17 +115,11 @@ fn excerpt(source: &Source, span: Span) -> String {
     let (first, last) = finding::lines(source, span);
     let around = if first == last { 2 } else { 1 };
     let shown = first.saturating_sub(around).max(1)..=(last + around).min(source.line_count());
-    let mut out = format!("{}:{first}\n{RULER}", source.name());
+    let mut out = format!("{}:{first}\n{RULER}", visible_line(source.name()));
     for line in shown {
         let mark = if (first..=last).contains(&line) { ">>>" } else { "   " };
-        let text: String = source.line(line).chars().map(visible).collect();
-        out.push_str(&format!(" {line:3} | {mark} {text}\n"));
+        out.push_str(&format!(" {line:3} | {mark} {}\n", visible(source.line(line))));
     }
     out.push_str(RULER);
     out
-}
-
-/// Control characters of a file must not reach a terminal.
-fn visible(c: char) -> char {
-    if c.is_control() && c != '\t' { '\u{fffd}' } else { c }
 }

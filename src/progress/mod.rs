@@ -8,8 +8,6 @@ mod rawjson;
 mod text;
 mod tty;
 
-pub use text::visible;
-
 use std::io::{self, Write as _};
 use std::sync::Arc;
 

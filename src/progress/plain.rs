@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::event::{Event, EventSink, Outcome, VertexId, VertexKind};
+use crate::visible::{self, visible, visible_line};
 
 use super::{Renderer, text};
 
@@ -89,7 +90,7 @@ impl State {
         let end = match outcome {
             Outcome::Done => format!("DONE {}", text::elapsed(elapsed)),
             Outcome::Cached => "CACHED".to_owned(),
-            Outcome::Failed(message) => format!("ERROR: {}", text::visible(message)),
+            Outcome::Failed(message) => format!("ERROR: {}", visible(message)),
             Outcome::Canceled => "CANCELED".to_owned(),
         };
         self.line(&format!("#{number} {end}"));
@@ -101,6 +102,7 @@ impl EventSink for Plain {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Added { vertex, kind, name } => {
+                let name = visible_line(&name).into_owned();
                 let new = Vertex { name, kind, number: None, begun: None, bytes: BTreeMap::new() };
                 state.vertexes.insert(vertex, new);
             }
@@ -113,7 +115,7 @@ impl EventSink for Plain {
                 let begun = state.vertexes.get(&vertex).and_then(|vertex| vertex.begun);
                 let Some(number) = state.speak(vertex) else { return };
                 let at = begun.map_or(0.0, |begun| begun.elapsed().as_secs_f64());
-                state.line(&format!("#{number} {at:.3} {}", text::harmless(&line)));
+                state.line(&format!("#{number} {at:.3} {}", visible::output(&line, true)));
             }
             Event::Progress { vertex, item, current, .. } => {
                 if let Some(vertex) = state.vertexes.get_mut(&vertex) {
@@ -182,5 +184,23 @@ mod tests {
         assert_eq!(lines[..4], ["#1 [1/2] FROM busybox", "#1 CACHED", "", "#2 [2/2] RUN make"]);
         assert!(lines[4].starts_with("#2 0.") && lines[4].ends_with(" cc -o x"), "{}", lines[4]);
         assert_eq!(lines[5], "#2 ERROR: exit code: 2");
+    }
+
+    #[test]
+    fn nothing_that_others_wrote_drives_the_terminal() {
+        let page = Page::default();
+        let events = Events::new(Arc::new(Plain::new(Box::new(page.clone()), false)));
+        let evil = "\x1b]52;c;eA==\x07\u{202e}\n#9 DONE";
+        let vertex = events.add(VertexKind::Step, format!("RUN {evil}"));
+        events.send(Event::Started { vertex });
+        events.send(Event::Log { vertex, stream: Stream::Stdout, line: evil.as_bytes().to_vec() });
+        let (message, location) = (evil.to_owned(), Some(evil.to_owned()));
+        events.send(Event::Warning { message, location, rule: None });
+        let outcome = Outcome::Failed(evil.into());
+        events.send(Event::Finished { vertex, outcome, elapsed: Duration::ZERO });
+        let text =
+            String::from_utf8_lossy(&page.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned();
+        assert!(!text.contains(['\x1b', '\x07', '\u{202e}']), "{text:?}");
+        assert!(text.starts_with("#1 RUN \\u{1b}]52;c;eA==\\u{7}\\u{202e} #9 DONE\n"), "{text}");
     }
 }

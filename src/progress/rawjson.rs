@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::digest::Digest;
 use crate::event::{Event, EventSink, Outcome, Stream, VertexId};
+use crate::visible::visible_json;
 
 use super::Renderer;
 
@@ -105,7 +106,7 @@ impl EventSink for RawJson {
     fn event(&self, event: Event) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(status) = state.status(event) {
-            let _ = writeln!(state.out, "{status}");
+            let _ = writeln!(state.out, "{}", visible_json(&status.to_string()));
         }
     }
 }

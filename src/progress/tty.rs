@@ -9,6 +9,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rustix::termios::tcgetwinsize;
 
 use crate::event::{Event, EventSink, Outcome, Summary, VertexId, VertexKind};
+use crate::visible::{self, visible_line};
 
 use super::{Renderer, text};
 
@@ -147,7 +148,7 @@ impl EventSink for Tty {
         match event {
             Event::Added { vertex, kind, name } => {
                 let new = Vertex {
-                    name,
+                    name: visible_line(&name).into_owned(),
                     kind,
                     begun: None,
                     bar: None,
@@ -166,7 +167,7 @@ impl EventSink for Tty {
                 if vertex.tail.len() == TAIL {
                     vertex.tail.pop_front();
                 }
-                vertex.tail.push_back(text::harmless(&line).replace('\t', "    "));
+                vertex.tail.push_back(visible::output(&line, self.colour).replace('\t', "    "));
                 self.show(vertex);
             }
             Event::Progress { vertex, item, current, total } => {

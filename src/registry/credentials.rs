@@ -7,6 +7,7 @@ use docker_credential::{CredentialRetrievalError, DockerCredential};
 
 use super::config::{CredentialSource, Credentials};
 use super::error::clean;
+use super::settings::is_out_of_reach;
 
 /// What was found, and where, so that a refusal can say what was tried.
 pub(super) enum Found {
@@ -102,8 +103,12 @@ fn find_in(source: &CredentialSource, registry: &str, repository: &str) -> Found
             let place = path.display().to_string();
             match std::fs::read(path) {
                 Ok(content) => (place, content),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Found::Nothing { places: place };
+                Err(error) if is_out_of_reach(&error) => {
+                    let why = match error.kind() {
+                        io::ErrorKind::PermissionDenied => " (not readable)",
+                        _ => "",
+                    };
+                    return Found::Nothing { places: format!("{place}{why}") };
                 }
                 Err(error) => return Found::Unusable { place, reason: error.to_string() },
             }

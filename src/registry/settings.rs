@@ -27,6 +27,12 @@ struct Entry {
     mirrors: Vec<Location>,
 }
 
+/// Whether a file that need not be there is not, as far as this user can see.
+pub(super) fn is_out_of_reach(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+    matches!(error.kind(), NotFound | NotADirectory | PermissionDenied)
+}
+
 impl Settings {
     /// Reads `explicit`, which must exist, or else the first of `candidates` that does.
     pub fn read(explicit: Option<&Path>, candidates: &[PathBuf]) -> Result<Self, RegistryError> {
@@ -38,7 +44,8 @@ impl Settings {
         for path in candidates {
             match std::fs::read_to_string(path) {
                 Ok(text) => return Self::parse(path, &text),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                // In the home of somebody else it may be out of reach, as under `docker run -u`.
+                Err(error) if is_out_of_reach(&error) => {}
                 Err(error) => {
                     return Err(RegistryError::File { path: path.clone(), reason: error.to_string() });
                 }

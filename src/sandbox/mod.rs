@@ -38,7 +38,7 @@ pub use spec::{
     Exit, Limits, Mount, MountKind, Network, OutputSink, ProcessSpec, ProcessUser, RootFs, Sandbox,
     SandboxError, Security, Stdio, Ulimit, Whose,
 };
-pub use syscalls::leave;
+pub use syscalls::{is_ignored, leave};
 
 #[cfg(test)]
 mod tests;

@@ -459,12 +459,14 @@ fn failure(message: &[u8; 5]) -> SandboxError {
 struct Lines {
     stream: Stream,
     pending: Vec<u8>,
+    /// Parts of the line were handed on already.
+    cut: bool,
     buffer: Vec<u8>,
 }
 
 impl Lines {
     fn new(stream: Stream) -> Self {
-        Lines { stream, pending: Vec::new(), buffer: vec![0; READ_BUFFER] }
+        Lines { stream, pending: Vec::new(), cut: false, buffer: vec![0; READ_BUFFER] }
     }
 
     /// Reads once; `false` at the end.
@@ -484,18 +486,21 @@ impl Lines {
                 }
                 output.line(self.stream, &self.pending);
                 self.pending.clear();
+                self.cut = false;
             } else if self.pending.len() >= LINE_LIMIT {
-                output.line(self.stream, &self.pending);
+                output.part(self.stream, &self.pending);
                 self.pending.clear();
+                self.cut = true;
             }
         }
         true
     }
 
     fn flush(&mut self, output: &dyn OutputSink) {
-        if !self.pending.is_empty() {
+        if !self.pending.is_empty() || self.cut {
             output.line(self.stream, &self.pending);
             self.pending.clear();
+            self.cut = false;
         }
     }
 }

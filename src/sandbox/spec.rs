@@ -260,8 +260,14 @@ pub enum Exit {
 
 /// Takes a process's output.
 pub trait OutputSink: Send + Sync {
-    /// One line without its end. Long lines come in pieces.
+    /// One line without its end, or the last part of one.
     fn line(&self, stream: Stream, line: &[u8]);
+
+    /// A part of a line that is too long to wait for; others follow, and the last comes by
+    /// [`line`](Self::line).
+    fn part(&self, stream: Stream, part: &[u8]) {
+        self.line(stream, part);
+    }
 }
 
 /// Something that runs processes.

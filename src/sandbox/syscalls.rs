@@ -376,6 +376,16 @@ pub(super) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Whether this process ignores a signal, as its caller may have arranged.
+pub fn is_ignored(signal: i32) -> bool {
+    // SAFETY: a null action only asks for the present one, which fits into `now`.
+    unsafe {
+        let mut now: libc::sigaction = std::mem::zeroed();
+        let asked = libc::sigaction(signal, std::ptr::null(), &raw mut now);
+        asked == 0 && now.sa_sigaction == libc::SIG_IGN
+    }
+}
+
 /// Gives signals their default meaning and unblocks all of them.
 pub(super) fn reset_signals() {
     // SAFETY: plain kernel calls; an empty set and SIG_DFL are always valid. sigaction is used

@@ -291,9 +291,13 @@ fn wait(inner: i32) -> i32 {
     }
 }
 
-/// Hands signals on to the inner process. Those of the terminal's keys reach it anyway.
+/// Hands signals on to the inner process. Those of the terminal's keys reach it anyway, and those that
+/// the caller ignores (as under nohup) are ignored inside as well.
 fn forward_signals() {
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2] {
+        if syscalls::is_ignored(signal) {
+            continue;
+        }
         // SAFETY: the handler only reads an atomic and calls kill, both safe in a signal handler.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();

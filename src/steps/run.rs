@@ -22,7 +22,7 @@ use super::identity::IdentityError;
 use super::mount::{Maker, MountError, MountInput, MountSettings, Mounted, Secret};
 use super::network::BuildNetwork;
 use super::overlays::Overlays;
-use super::redact;
+use super::redact::Forms;
 
 /// Lines of output kept for the error message of a failing step.
 const TAIL_LINES: usize = 20;
@@ -426,6 +426,19 @@ fn make_dir(path: &Path) -> Result<(), RunError> {
     std::fs::create_dir(path).map_err(|source| layer::LayerError::io("create", path, source).into())
 }
 
+/// What output must not show, and what of each stream waits for the rest of its line.
+#[derive(Debug, Default)]
+struct Hidden {
+    forms: Forms,
+    held: [Vec<u8>; 2],
+}
+
+impl Hidden {
+    fn held(&mut self, stream: Stream) -> &mut Vec<u8> {
+        &mut self.held[usize::from(stream == Stream::Stderr)]
+    }
+}
+
 /// Hands a step's output on as events and remembers its end.
 pub struct Report {
     events: Events,
@@ -433,7 +446,7 @@ pub struct Report {
     /// Stops the step.
     pub cancel: Cancel,
     tail: Mutex<VecDeque<String>>,
-    hidden: Mutex<Vec<Vec<u8>>>,
+    hidden: Mutex<Hidden>,
 }
 
 impl Report {
@@ -444,26 +457,41 @@ impl Report {
 
     /// From now on no line shows any of these values.
     pub fn hide<'s>(&self, secrets: impl Iterator<Item = &'s Secret>) {
-        *self.hidden.lock().unwrap_or_else(PoisonError::into_inner) = redact::forms(secrets);
+        self.hidden.lock().unwrap_or_else(PoisonError::into_inner).forms = Forms::of(secrets);
     }
 
     /// The last lines of output.
     pub fn tail(&self) -> Vec<String> {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
-}
 
-impl OutputSink for Report {
-    fn line(&self, stream: Stream, line: &[u8]) {
-        let hidden = self.hidden.lock().unwrap_or_else(PoisonError::into_inner);
-        let line = &*redact::line(line, &hidden);
-        drop(hidden);
+    fn show(&self, stream: Stream, line: Vec<u8>) {
         let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         if tail.len() == TAIL_LINES {
             tail.pop_front();
         }
-        tail.push_back(String::from_utf8_lossy(line).into_owned());
-        self.events.send(Event::Log { vertex: self.vertex, stream, line: line.to_vec() });
+        tail.push_back(String::from_utf8_lossy(&line).into_owned());
+        self.events.send(Event::Log { vertex: self.vertex, stream, line });
+    }
+}
+
+impl OutputSink for Report {
+    fn line(&self, stream: Stream, line: &[u8]) {
+        let mut hidden = self.hidden.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut whole = std::mem::take(hidden.held(stream));
+        whole.extend_from_slice(line);
+        let shown = hidden.forms.hide(&whole).into_owned();
+        drop(hidden);
+        self.show(stream, shown);
+    }
+
+    fn part(&self, stream: Stream, part: &[u8]) {
+        let mut hidden = self.hidden.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = std::mem::take(hidden.held(stream));
+        let shown = hidden.forms.hide_part(&mut held, part);
+        *hidden.held(stream) = held;
+        drop(hidden);
+        self.show(stream, shown);
     }
 }
 

@@ -93,6 +93,11 @@ impl StoreError {
         move |source| StoreError::Io { action, path: path.to_owned(), source }
     }
 
+    /// Whether this user may not write to the store's place.
+    pub fn is_not_allowed(&self) -> bool {
+        matches!(self, StoreError::Io { source, .. } if matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem))
+    }
+
     /// Whether the file system or quota is full.
     pub fn is_no_space(&self) -> bool {
         matches!(self, StoreError::Io { source, .. } if crate::fs::is_full(source))

@@ -63,6 +63,124 @@ fn ghsa_podup_721_links_of_a_context_are_not_followed_out_of_it() {
     }
 }
 
+/// Dockerfiles and ignore files of a local context that lead out of it: nothing of what they name is read,
+/// so nothing of it can be in an error.
+#[test]
+fn cve_2022_4122_dockerfiles_and_ignore_files_of_a_context_lie_in_it() {
+    let range = Range::new(Who::Caller);
+    fs::write(range.outside.join("pattern"), format!("[{CANARY}\n")).expect("write");
+    let range = Range { before: tree(&range.outside), ..range };
+    let plain = "FROM scratch\nCOPY x /x\n";
+    for name in ["Dockerfile", "dockerfile", ".dockerignore", "Dockerfile.dockerignore", "sub/D.dockerignore"]
+    {
+        for target in ["@/canary", "@/pattern", "../outside/pattern", "../../../../..@/canary", "link/canary"]
+        {
+            let context = range.lab.context(&[("x", "x"), ("sub/D", plain)]);
+            let is_dockerfile = name.eq_ignore_ascii_case("dockerfile");
+            if !is_dockerfile {
+                fs::write(context.join("Dockerfile"), plain).expect("write");
+            }
+            symlink(range.fill(target), context.join(name)).expect("link");
+            symlink(&range.outside, context.join("link")).expect("link");
+            let shown = context.display().to_string();
+            let file = context.join("sub/D").display().to_string();
+            let file = if name.starts_with("sub/") { vec!["-f", &file] } else { Vec::new() };
+            for verb in [
+                &["build"][..],
+                &["plan"],
+                &["check"],
+                &["build", "--call=outline"],
+                &["build", "--call=targets"],
+            ] {
+                let ended = range.lab.run(verb.iter().chain(&file).copied().chain([shown.as_str()]));
+                range.safe(&format!("{verb:?} {name} {target}"), &ended, &[]);
+                assert_eq!(ended.code, 4, "{verb:?} {name} {target}: {}", ended.err);
+                assert!(ended.err.contains("is a link to"), "{verb:?} {name} {target}: {}", ended.err);
+            }
+            if name == ".dockerignore" {
+                let other = range.lab.context(&[("Dockerfile", "FROM scratch\nCOPY --from=n x /x\n")]);
+                let ended = range.lab.run([
+                    "build",
+                    "--build-context",
+                    &format!("n={shown}"),
+                    &other.display().to_string(),
+                ]);
+                range.safe(&format!("named {target}"), &ended, &[]);
+                assert_eq!(ended.code, 4, "named {target}: {}", ended.err);
+            }
+        }
+    }
+    // Links within the context lead where they did.
+    let context =
+        range.lab.context(&[("d/File", "FROM scratch\nCOPY . /all/\n"), ("d/ignore", "x\n"), ("x", "")]);
+    symlink("d/File", context.join("Dockerfile")).expect("link");
+    symlink("/d/ignore", context.join(".dockerignore")).expect("link");
+    let out = range.lab.out("within");
+    let ended = range.build(&context, &["-o", &out.display().to_string()]);
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    assert!(out.join("all/d/File").exists() && !out.join("all/x").exists());
+}
+
+/// Blobs and documents of a layout that are links: those within it are followed, others refused.
+#[test]
+fn cve_2022_4122_class_links_of_a_layout_stay_in_it() {
+    let test = "cve_2022_4122_class_links_of_a_layout_stay_in_it";
+    let Some(base) = modes(test).first().and_then(|_| base("busybox")) else { return };
+    let range = Range::new(Who::Caller);
+    let flags = |layout: &Path| format!("hostile=oci-layout://{}", layout.display());
+    let context = range.lab.context(&[("Dockerfile", "FROM hostile\n")]);
+    let copy = |name: &str| {
+        let layout = range.lab.path().join(name);
+        support::tool("cp", &["-r".as_ref(), base.as_os_str(), layout.as_os_str()]);
+        layout
+    };
+    let blobs = |layout: &Path| -> Vec<PathBuf> {
+        fs::read_dir(layout.join("blobs/sha256"))
+            .expect("blobs")
+            .flatten()
+            .map(|entry| entry.path())
+            .collect()
+    };
+    let within = copy("within");
+    fs::rename(within.join("blobs/sha256"), within.join("moved")).expect("rename");
+    symlink("../moved", within.join("blobs/sha256")).expect("link");
+    let ended = range.lab.run(["build", "--build-context", &flags(&within), &context.display().to_string()]);
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    for kind in ["index.json", "oci-layout", "blob", "directory"] {
+        let layout = copy(kind);
+        let whole = copy(&format!("{kind}-elsewhere"));
+        match kind {
+            "blob" => {
+                for blob in blobs(&layout) {
+                    fs::remove_file(&blob).expect("remove");
+                    symlink(range.outside.join("canary"), &blob).expect("link");
+                }
+            }
+            "directory" => {
+                fs::remove_dir_all(layout.join("blobs")).expect("remove");
+                symlink(whole.join("blobs"), layout.join("blobs")).expect("link");
+            }
+            name => {
+                fs::remove_file(layout.join(name)).expect("remove");
+                symlink(whole.join(name), layout.join(name)).expect("link");
+            }
+        }
+        let ended =
+            range.lab.run(["build", "--build-context", &flags(&layout), &context.display().to_string()]);
+        range.safe(kind, &ended, &[]);
+        assert_eq!(ended.code, 5, "{kind}: {}", ended.err);
+        assert!(ended.err.contains("a link that leads out of the directory"), "{kind}: {}", ended.err);
+        // Nor is a layout written through such a link.
+        let output = format!("type=oci,tar=false,dest={}", layout.display());
+        let context = range.lab.context(&[("Dockerfile", "FROM scratch\nLABEL a=b\n")]);
+        let ended = range.lab.run(["build", "-o", &output, &context.display().to_string()]);
+        if matches!(kind, "index.json" | "directory") {
+            assert_eq!(ended.code, 6, "{kind}: {}", ended.err);
+        }
+        assert_eq!(blobs(&whole).len(), blobs(&base).len(), "{kind}");
+    }
+}
+
 fn git(dir: &Path, args: &[&str]) {
     let done = Command::new("git")
         .args(["-c", "user.name=t", "-c", "user.email=t@example.test", "-c", "init.defaultBranch=main"])

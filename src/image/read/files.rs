@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::digest::Digest;
+use crate::fs::Root;
 use crate::image::manifest::{Document, Index, MAX_MANIFEST_SIZE, ManifestError};
 use crate::store::{Store, TempDir};
 
@@ -20,11 +21,13 @@ const MAX_LINK_HOPS: usize = 8;
 /// An OCI layout directory.
 pub(super) struct Directory {
     root: PathBuf,
+    dir: Root,
 }
 
 /// Opens a layout directory, after making sure that it is one.
 pub(super) fn open_directory(path: &Path) -> Result<(Index, Directory), ReadError> {
-    let directory = Directory { root: path.to_owned() };
+    let dir = Root::open(path).map_err(|source| ReadError::Io { path: path.to_owned(), source })?;
+    let directory = Directory { root: path.to_owned(), dir };
     let mut documents = Vec::new();
     for name in ["oci-layout", "index.json"] {
         let Some(file) = directory.open_file(name)? else {
@@ -39,14 +42,11 @@ pub(super) fn open_directory(path: &Path) -> Result<(Index, Directory), ReadErro
 
 impl Directory {
     fn open_file(&self, name: &str) -> Result<Option<File>, ReadError> {
-        let path = self.root.join(name);
-        let io = |source| ReadError::Io { path: path.clone(), source };
-        match std::fs::metadata(&path) {
-            // A named pipe or device in the place of a file would block or never end.
-            Ok(meta) if !meta.is_file() => Err(io(io::Error::other("not a regular file"))),
-            Ok(_) => File::open(&path).map(Some).map_err(io),
+        // A layout may come from anybody: its links lead to files in it, or nowhere.
+        match self.dir.open_file_within(name.as_bytes()) {
+            Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(io(error)),
+            Err(source) => Err(ReadError::Io { path: self.root.join(name), source }),
         }
     }
 }
