@@ -286,8 +286,7 @@ fn text_of_dockerfiles_and_contexts_does_not_drive_the_terminal() {
     let dockerfile = format!(
         "FROM scratch AS a{EVIL}\n# {EVIL}\nARG X={EVIL}\nLABEL l=\"{EVIL}\"\nCOPY [\"a{EVIL}\", \"/b\"]\nfrom scratch as B\n"
     );
-    let good =
-        format!("FROM scratch\nLABEL l=\"{EVIL}\"\nCOPY . /n{EVIL}/\nMAINTAINER {EVIL}\n");
+    let good = format!("FROM scratch\nLABEL l=\"{EVIL}\"\nCOPY . /n{EVIL}/\nMAINTAINER {EVIL}\n");
     let bad = lab.context(&[("Dockerfile", &dockerfile)]).display().to_string();
     let context = lab.context(&[("Dockerfile", &good), (&format!("n{EVIL}"), "x")]).display().to_string();
     let missing = lab
