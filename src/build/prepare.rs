@@ -177,7 +177,7 @@ impl Engine {
 
     fn remotes(&self, request: &BuildRequest) -> Remotes {
         let ssh_agent = match request.ssh.get("default") {
-            Some(SshSource::Agent(socket)) => Some(socket.clone()),
+            Some(SshSource::Agent(socket) | SshSource::Raw(socket)) => Some(socket.clone()),
             _ => None,
         };
         let network = self.source_network(request);

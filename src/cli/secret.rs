@@ -95,8 +95,8 @@ fn read(id: &str, path: &Path) -> Result<Vec<u8>, Failure> {
     Ok(value)
 }
 
-/// `default`, `ID=SOCKET` or `ID=KEY[,KEY]`; `raw=true` says that the socket need not be an agent's,
-/// which makes no difference here: bytes are forwarded as they come.
+/// `default`, `ID=SOCKET` or `ID=KEY[,KEY]`. With `raw=true` the socket need not be an agent's: bytes are
+/// forwarded as they come.
 pub(super) fn ssh(
     texts: &[String],
     env: &Environment,
@@ -139,7 +139,7 @@ fn source(id: &str, paths: Vec<PathBuf>, raw: bool, env: &Environment) -> Result
             usage(format!("--ssh {id}: there is no agent, SSH_AUTH_SOCK is not set"))
                 .help("start one with ssh-agent, or name key files: --ssh default=KEY")
         })?;
-        return Ok(SshSource::Agent(socket));
+        return Ok(if raw { SshSource::Raw(socket) } else { SshSource::Agent(socket) });
     }
     let (mut sockets, mut keys) = (Vec::new(), Vec::new());
     for path in paths {
@@ -148,6 +148,7 @@ fn source(id: &str, paths: Vec<PathBuf>, raw: bool, env: &Environment) -> Result
         if meta.file_type().is_socket() { sockets.push(path) } else { keys.push(path) }
     }
     match (sockets.pop(), sockets.is_empty(), keys.is_empty()) {
+        (Some(socket), true, true) if raw => Ok(SshSource::Raw(socket)),
         (Some(socket), true, true) => Ok(SshSource::Agent(socket)),
         (None, _, false) if !raw => Ok(SshSource::Keys(keys)),
         (None, _, false) => Err(usage(format!("--ssh {id}: raw=true needs a socket"))),

@@ -5,6 +5,7 @@
 //! reach outside the root file system it is given.
 
 pub mod add;
+pub mod agent;
 pub mod copy;
 mod copy_content;
 pub mod device;

@@ -20,7 +20,7 @@ use crate::snapshot::{Chain, PlainRoot, Snapshots, Tree};
 use crate::store::{CacheDir, TempDir};
 
 use super::copy::Selected;
-use super::ssh::{Forward, KeyAgent};
+use super::ssh::{Behind, Forward, KeyAgent};
 
 pub use self::error::MountError;
 pub use self::files::plain_destination;
@@ -78,6 +78,8 @@ impl std::fmt::Debug for Secret {
 pub enum SshSource {
     /// The socket of an agent.
     Agent(PathBuf),
+    /// A socket that anything may be behind (`raw=true`).
+    Raw(PathBuf),
     /// Private keys, offered by an agent of the build's own.
     Keys(Vec<PathBuf>),
 }
@@ -251,8 +253,12 @@ impl Maker<'_> {
                     return if *required { Err(MountError::NoSsh(id.clone())) } else { Ok(None) };
                 };
                 let failed = |source| MountError::Ssh { id: id.clone(), source };
-                let agent = match source {
-                    SshSource::Agent(socket) => socket.clone(),
+                let behind = match source {
+                    SshSource::Raw(_) => Behind::Anything,
+                    SshSource::Agent(_) | SshSource::Keys(_) => Behind::Agent,
+                };
+                let server = match source {
+                    SshSource::Agent(socket) | SshSource::Raw(socket) => socket.clone(),
                     SshSource::Keys(keys) => {
                         let agent = self.key_agent(id, keys)?;
                         let socket = agent.0.socket().to_owned();
@@ -261,8 +267,8 @@ impl Maker<'_> {
                     }
                 };
                 let name = format!("ssh{number}");
-                let forward =
-                    Forward::start(self.scratch, &name, &agent, *mode, *uid, *gid).map_err(failed)?;
+                let forward = Forward::start(self.scratch, &name, (&server, behind), *mode, *uid, *gid)
+                    .map_err(failed)?;
                 if !mounted.env.iter().any(|(name, _)| name == b"SSH_AUTH_SOCK") {
                     let target = mount.target.clone().unwrap_or_default();
                     mounted.env.push((b"SSH_AUTH_SOCK".to_vec(), target.into_bytes()));
