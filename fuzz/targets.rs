@@ -1,7 +1,7 @@
 //! What the fuzz targets do with their bytes; `tests/fuzz.rs` does the same with the seeds and a few
 //! thousand changes of them.
 
-use std::io::Cursor;
+use std::io::{self, Cursor, Read, Write};
 
 use rbuild::cache::Record;
 use rbuild::context::glob::{has_wildcard, match_path};
@@ -12,6 +12,8 @@ use rbuild::image::{Document, Family, ImageConfig, Platform, Reference};
 use rbuild::layer::{Limits, NoParent, OnDiskIds, UnpackOptions, read_index, scan_tar, unpack};
 use rbuild::registry::answers::understand;
 use rbuild::remote::{Checksum, GitUrl, HttpUrl, add_source, context_source, without_credentials};
+use rbuild::sandbox::{Memory, Place, Request};
+use rbuild::steps::agent;
 
 /// Any bytes as a layer: names stay inside, and nothing is put outside the directory.
 pub fn layer(bytes: &[u8]) {
@@ -139,5 +141,104 @@ pub fn source(text: &str) {
     }
     if let Ok(platform) = Platform::parse(text) {
         assert_eq!(Platform::parse(&platform.to_string()).ok(), Some(platform));
+    }
+}
+
+/// Two bytes as the number of a system call, 48 as its arguments, the rest as the memory of the process that
+/// asks, from the second page on: what is read of it keeps the kernel's limits.
+pub fn request(bytes: &[u8]) {
+    let Some((head, memory)) = bytes.split_at_checked(50) else { return };
+    let number = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+    let mut args = [0u64; 6];
+    for (arg, bytes) in args.iter_mut().zip(head[2..].chunks(8)) {
+        *arg = number(bytes);
+    }
+    let call = u16::from_le_bytes([head[0], head[1]]);
+    let (path, dir) = match Request::read(call.into(), &args, &View(memory)) {
+        Err(errno) => return assert!(!io::Error::from(errno).to_string().is_empty()),
+        Ok(Request::SetGroups(groups)) => {
+            return assert!(groups.len() <= 65_536 && groups.len() * 4 <= memory.len());
+        }
+        Ok(Request::Chown { place: Place::Path { dir, path, .. }, .. } | Request::Node { dir, path, .. }) => {
+            (path, dir)
+        }
+        Ok(_) => return,
+    };
+    let path = path.to_bytes();
+    assert!(
+        path.len() < 4096 && memory.windows(path.len().max(1)).any(|part| path.is_empty() || part == path)
+    );
+    assert!(!path.starts_with(b"/") || dir == -100, "a directory of an absolute path");
+}
+
+struct View<'a>(&'a [u8]);
+
+impl Memory for View<'_> {
+    fn read(&self, address: u64, into: &mut [u8]) -> usize {
+        let from = address.checked_sub(4096).and_then(|from| usize::try_from(from).ok());
+        let there = from.and_then(|from| self.0.get(from..)).unwrap_or_default();
+        let count = there.len().min(into.len());
+        into[..count].copy_from_slice(&there[..count]);
+        count
+    }
+}
+
+/// Any bytes as what a step says to an ssh agent: the agent hears whole, harmless requests only, and each
+/// request gets one answer.
+pub fn ssh_agent(bytes: &[u8]) {
+    let (mut answers, mut heard) = (Vec::new(), Heard::default());
+    let _ = agent::carry(Pair(Cursor::new(bytes), &mut answers), &mut heard);
+    let mut rest = heard.requests.as_slice();
+    let mut requests = 0;
+    while let Some((length, behind)) = rest.split_at_checked(4) {
+        let length = length.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
+        assert!((1..=agent::LONGEST).contains(&length) && agent::is_harmless(&behind[..length]));
+        assert!(matches!(behind[0], 11 | 13 | 27), "{}", behind[0]);
+        rest = &behind[length..];
+        requests += 1;
+    }
+    assert!(rest.is_empty() && answers.len() % 5 == 0 && answers.len() / 5 >= requests);
+}
+
+/// A client: what it says, and where its answers go.
+struct Pair<'a>(Cursor<&'a [u8]>, &'a mut Vec<u8>);
+
+impl Read for Pair<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.0.read(into)
+    }
+}
+
+impl Write for Pair<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.1.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// An agent that answers everything with a failure.
+#[derive(Default)]
+struct Heard {
+    requests: Vec<u8>,
+    answer: Cursor<Vec<u8>>,
+}
+
+impl Read for Heard {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.answer.read(into)
+    }
+}
+
+impl Write for Heard {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.answer = Cursor::new(vec![0, 0, 0, 1, 5]);
+        self.requests.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

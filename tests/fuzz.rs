@@ -128,3 +128,13 @@ fn answers() {
 fn sources() {
     smoke("source", CHANGES, |bytes| targets::source(&String::from_utf8_lossy(bytes)));
 }
+
+#[test]
+fn requests_of_a_step() {
+    smoke("request", CHANGES, targets::request);
+}
+
+#[test]
+fn what_a_step_says_to_an_agent() {
+    smoke("ssh_agent", CHANGES, targets::ssh_agent);
+}
