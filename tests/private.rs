@@ -106,6 +106,23 @@ fn device_nodes_are_made_and_cannot_be_opened() {
     assert_eq!(private, ["644 0:0", "600 0:0", "644 0:0", "600 0:0", "600 0:0"]);
 }
 
+/// What a process makes its root is its own choice: cache mounts are directories of this machine.
+#[test]
+fn another_root_gets_no_device_nodes_on_this_machine() {
+    let Some(lab) = lab("another_root_gets_no_device_nodes_on_this_machine") else { return };
+    let dockerfile = "FROM busybox
+RUN --mount=type=cache,target=/c --mount=type=tmpfs,target=/t for dir in /c /c/deep /t; do \\
+    mkdir -p $dir/dev && cp /bin/busybox $dir/mknod && \\
+    ! chroot $dir /mknod /node b 7 0 && ! chroot $dir /mknod /dev/node c 1 3 && \\
+    ! ls -d $dir/node $dir/dev/node || exit 1; done
+RUN --mount=type=cache,target=/dev/c ! mknod /dev/c/node b 7 0 && [ ! -e /dev/c/node ]
+RUN mkdir /r && cp /bin/busybox /r/mknod && chroot /r /mknod /null c 1 3 && [ -c /r/null ]
+";
+    let context = lab.context(&[("Dockerfile", dockerfile)]);
+    let image = lab.build_image(&context, &["--userns=private", "--network=none"]);
+    assert_eq!(image.owner("/r/null"), "644 0:0");
+}
+
 /// Steps that would lose something by it are this machine's root.
 #[test]
 fn the_default_is_private_where_nothing_is_lost() {

@@ -102,3 +102,17 @@ fn packages_that_change_owners_and_add_users_install() {
     assert_eq!(image.owner("/usr/bin/probe"), format!("2755 0:{}", fields[3]));
     assert_eq!(image.text("/who"), "probe\n");
 }
+
+/// setpriv changes the user first and counts on its capabilities for the group.
+#[test]
+fn kept_capabilities_change_the_group_after_the_user() {
+    let Some(lab) = lab("kept_capabilities_change_the_group_after_the_user", "debian") else { return };
+    let dockerfile = "FROM debian
+RUN touch /f && setpriv --reuid 7 --regid 8 --groups 9,10 sh -c 'id -u; id -g; id -G; chown 3:3 /f || echo kept' > /seen
+RUN setpriv --reuid 7 --regid 8 --clear-groups setpriv --reuid 0 true || echo left >> /seen
+RUN setpriv --reuid 7 --regid 8 --clear-groups setpriv --regid 0 true || echo left >> /seen
+";
+    let image = lab.build_image(&lab.context(&[("Dockerfile", dockerfile)]), &["--network=none"]);
+    assert_eq!(image.text("/seen"), "7\n8\n8 9 10\nkept\nleft\nleft\n");
+    assert_eq!(image.owner("/f"), "644 0:0");
+}

@@ -16,6 +16,7 @@ use super::mounts::{
 use super::oci::hand_over;
 use super::prepare::{LAST_CAPABILITY, Plan};
 use super::private;
+use super::supervisor::{Duty, NodeMounts, mount_number};
 use super::syscalls;
 
 /// Where setting up failed: the index goes through the pipe, the parent turns it into words.
@@ -95,8 +96,38 @@ pub(super) struct Streams<'a> {
     pub go: BorrowedFd<'a>,
     /// Takes the failing stage and its errno; closed by a successful exec.
     pub error: BorrowedFd<'a>,
-    /// Takes the number of the descriptor where the filter asks.
+    /// Takes what the supervisor must know ([`Listening`]).
     pub listener: BorrowedFd<'a>,
+}
+
+/// What the child tells its supervisor, before the program starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Listening {
+    /// The number of the descriptor where the filter asks.
+    pub descriptor: i32,
+    pub mounts: NodeMounts,
+}
+
+impl Listening {
+    pub const LENGTH: usize = 20;
+
+    fn to_bytes(self) -> [u8; Self::LENGTH] {
+        let mut bytes = [0u8; Self::LENGTH];
+        bytes[..4].copy_from_slice(&self.descriptor.to_le_bytes());
+        bytes[4..12].copy_from_slice(&self.mounts.root.to_le_bytes());
+        bytes[12..].copy_from_slice(&self.mounts.dev.to_le_bytes());
+        bytes
+    }
+
+    pub fn from_bytes(bytes: &[u8; Self::LENGTH]) -> Self {
+        let (descriptor, rest) = bytes.split_at(4);
+        let (root, dev) = rest.split_at(8);
+        let number = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
+        Listening {
+            descriptor: descriptor.try_into().map_or(-1, i32::from_le_bytes),
+            mounts: NodeMounts { root: number(root), dev: number(dev) },
+        }
+    }
 }
 
 /// The child's whole life.
@@ -146,6 +177,7 @@ fn set_up(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
     let proc = plan.profile.as_ref().map(|_| open_proc(root.as_fd())).transpose().at(Stage::Confinement)?;
     mount_sys(root.as_fd())?;
     mount_dev(plan, root.as_fd())?;
+    let nodes = node_mounts(plan, root.as_fd()).at(Stage::Dev)?;
     for (path, is_file) in &plan.dev_points {
         make_point(root.as_fd(), path, *is_file).at(Stage::Dev)?;
     }
@@ -160,7 +192,7 @@ fn set_up(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
         mount_one(plan, root.as_fd(), target, mount).at(Stage::Mounts)?;
     }
     if plan.masked {
-        mask(root.as_fd())?;
+        mask(plan, root.as_fd())?;
     }
     rustix::process::fchdir(&root).at(Stage::Pivot)?;
     rustix::process::pivot_root(c".", c".").at(Stage::Pivot)?;
@@ -170,11 +202,25 @@ fn set_up(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
     if plan.loopback {
         syscalls::loopback_up().at(Stage::Loopback)?;
     }
-    enter(plan, streams, proc.as_ref().map(OwnedFd::as_fd))
+    enter(plan, streams, proc.as_ref().map(OwnedFd::as_fd), nodes)
+}
+
+/// Where the supervisor may make device nodes: found before anything of this machine is mounted.
+fn node_mounts(plan: &Plan, root: BorrowedFd<'_>) -> Result<NodeMounts, Errno> {
+    if plan.asks != Some(Duty::Devices) {
+        return Ok(NodeMounts::default());
+    }
+    let dev = open_inside(root, c"dev")?;
+    Ok(NodeMounts { root: mount_number(root)?, dev: mount_number(dev.as_fd())? })
 }
 
 /// Everything behind the change of root.
-fn enter(plan: &Plan, streams: &Streams<'_>, proc: Option<BorrowedFd<'_>>) -> Result<Errno, Failure> {
+fn enter(
+    plan: &Plan,
+    streams: &Streams<'_>,
+    proc: Option<BorrowedFd<'_>>,
+    mounts: NodeMounts,
+) -> Result<Errno, Failure> {
     for (resource, soft, hard) in &plan.limits {
         syscalls::set_limit(*resource, *soft, *hard).at(Stage::Limits)?;
     }
@@ -193,28 +239,7 @@ fn enter(plan: &Plan, streams: &Streams<'_>, proc: Option<BorrowedFd<'_>>) -> Re
     let _ = syscalls::new_session_keyring();
     streams_in_place(plan, streams).at(Stage::Streams)?;
     syscalls::reset_signals();
-    if let Some(keep) = plan.capabilities {
-        for capability in (0..=LAST_CAPABILITY).filter(|number| keep & (1 << number) == 0) {
-            match syscalls::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability)) {
-                Ok(()) | Err(Errno::INVAL) => {}
-                Err(errno) => return Err((Stage::Capabilities, errno)),
-            }
-        }
-    }
-    // Without no_new_privs, which would break setuid programs, the filter needs CAP_SYS_ADMIN:
-    // it goes in before the capabilities go out. It allows what follows.
-    match &plan.filter {
-        Some(filter) if plan.asks.is_some() => {
-            let listener = syscalls::set_asking_filter(filter).at(Stage::Filter)?;
-            rustix::io::write(streams.listener, &listener.to_le_bytes()).at(Stage::Filter)?;
-            // Until the parent has it, nobody would answer.
-            if rustix::io::read(streams.go, &mut [0u8; 1]).at(Stage::Filter)? != 1 {
-                syscalls::exit_now(1);
-            }
-        }
-        Some(filter) => syscalls::set_filter(filter).at(Stage::Filter)?,
-        None => {}
-    }
+    restrict(plan, streams, mounts)?;
     syscalls::set_identity(plan.uid, plan.gid, &plan.groups, plan.set_groups).at(Stage::Identity)?;
     // Who is not root has none by now, but for the inheritable ones that rbuild's caller may have had.
     if let Some(keep) = if plan.uid == 0 { plan.capabilities } else { Some(0) } {
@@ -232,6 +257,39 @@ fn enter(plan: &Plan, streams: &Streams<'_>, proc: Option<BorrowedFd<'_>>) -> Re
     if let (Some(proc), Some(profile)) = (proc, &plan.profile) {
         confine_next_program(proc, profile).at(Stage::Confinement)?;
     }
+    Ok(start_program(plan))
+}
+
+/// Drops capabilities for good and installs the filter of system calls.
+fn restrict(plan: &Plan, streams: &Streams<'_>, mounts: NodeMounts) -> Result<(), Failure> {
+    if let Some(keep) = plan.capabilities {
+        for capability in (0..=LAST_CAPABILITY).filter(|number| keep & (1 << number) == 0) {
+            match syscalls::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability)) {
+                Ok(()) | Err(Errno::INVAL) => {}
+                Err(errno) => return Err((Stage::Capabilities, errno)),
+            }
+        }
+    }
+    // Without no_new_privs, which would break setuid programs, the filter needs CAP_SYS_ADMIN:
+    // it goes in before the capabilities go out. It allows what follows.
+    match &plan.filter {
+        Some(filter) if plan.asks.is_some() => {
+            let listener = syscalls::set_asking_filter(filter).at(Stage::Filter)?;
+            let message = Listening { descriptor: listener, mounts }.to_bytes();
+            rustix::io::write(streams.listener, &message).at(Stage::Filter)?;
+            // Until the parent has it, nobody would answer.
+            if rustix::io::read(streams.go, &mut [0u8; 1]).at(Stage::Filter)? != 1 {
+                syscalls::exit_now(1);
+            }
+        }
+        Some(filter) => syscalls::set_filter(filter).at(Stage::Filter)?,
+        None => {}
+    }
+    Ok(())
+}
+
+/// Gives the error if there is no program that starts.
+fn start_program(plan: &Plan) -> Errno {
     let mut last = Errno::NOENT;
     for program in &plan.programs {
         let errno = syscalls::exec(program, &plan.argv, &plan.env);
@@ -240,10 +298,10 @@ fn enter(plan: &Plan, streams: &Streams<'_>, proc: Option<BorrowedFd<'_>>) -> Re
             last = errno;
         }
         if !matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) {
-            return Ok(errno);
+            return errno;
         }
     }
-    Ok(last)
+    last
 }
 
 pub(super) fn missing_is_fine(errno: Errno) -> Result<(), Errno> {

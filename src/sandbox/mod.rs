@@ -19,6 +19,7 @@ mod oci;
 mod prepare;
 mod private;
 mod probe;
+mod request;
 mod seccomp;
 mod spec;
 mod supervisor;
@@ -34,6 +35,7 @@ pub use network::{NetworkHelper, UserNetwork, outward_address};
 pub use oci::OciRuntime;
 pub use private::PrivateIds;
 pub use probe::{Facts, overlay_works, private_ids_work, probe};
+pub use request::{Memory, Place, Request};
 pub use spec::{
     Exit, Limits, Mount, MountKind, Network, OutputSink, ProcessSpec, ProcessUser, RootFs, Sandbox,
     SandboxError, Security, Stdio, Ulimit, Whose,

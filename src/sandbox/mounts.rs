@@ -1,7 +1,7 @@
 //! What the child mounts: the root, the kernel's file systems, devices, and what was asked for. As in
 //! `child`, nothing in here allocates, locks or unwinds.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd as _, OwnedFd};
 
 use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
@@ -14,9 +14,10 @@ use super::private;
 use super::syscalls::{self, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
 
 /// Docker's list of files that say too much.
-pub(super) const MASKED: [&CStr; 10] = [
+pub(super) const MASKED: [&CStr; 15] = [
     c"proc/asound",
     c"proc/acpi",
+    c"proc/interrupts",
     c"proc/kcore",
     c"proc/keys",
     c"proc/latency_stats",
@@ -24,9 +25,13 @@ pub(super) const MASKED: [&CStr; 10] = [
     c"proc/timer_stats",
     c"proc/sched_debug",
     c"proc/scsi",
+    c"sys/devices/virtual/powercap",
     c"sys/firmware",
+    // Not in Docker's list: what this machine's pages of memory are used for.
+    c"proc/kpagecgroup",
+    c"proc/kpagecount",
+    c"proc/kpageflags",
 ];
-pub(super) const MASKED_MORE: [&CStr; 2] = [c"proc/interrupts", c"sys/devices/virtual/powercap"];
 /// Docker's list of files that may be read only.
 pub(super) const READ_ONLY: [&CStr; 5] =
     [c"proc/bus", c"proc/fs", c"proc/irq", c"proc/sys", c"proc/sysrq-trigger"];
@@ -71,10 +76,9 @@ pub(super) fn mount_root(plan: &Plan) -> Result<OwnedFd, Failure> {
 fn overlay(stack: &Overlay, attributes: u64, plan: &Plan) -> Result<(), Errno> {
     if let Some(ids) = &plan.ids {
         // overlayfs makes files of its own as whoever mounts it, who must exist inside.
-        syscalls::act_on_files_as(private::FIRST)?;
-        let mounted = overlay_with_owners(stack, attributes, ids.as_fd());
-        syscalls::act_on_files_as(0)?;
-        return mounted;
+        return syscalls::with_files_of(private::FIRST, || {
+            overlay_with_owners(stack, attributes, ids.as_fd())
+        });
     }
     let Some((dir, options)) = &stack.option_string else { return overlay_by_layers(stack, attributes) };
     if !plan.legacy {
@@ -191,11 +195,7 @@ pub(super) fn attach_inside(mount: BorrowedFd<'_>, root: BorrowedFd<'_>, target:
     rustix::mount::move_mount(mount, c"", &point, c"", flags)
 }
 
-pub(super) fn new_fs(
-    kind: &CStr,
-    options: &[(std::ffi::CString, std::ffi::CString)],
-    attributes: u64,
-) -> Result<OwnedFd, Errno> {
+pub(super) fn new_fs(kind: &CStr, options: &[(CString, CString)], attributes: u64) -> Result<OwnedFd, Errno> {
     let fs = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in options {
         rustix::mount::fsconfig_set_string(&fs, key.as_c_str(), value.as_c_str())?;
@@ -259,15 +259,9 @@ pub(super) fn mount_dev(plan: &Plan, root: BorrowedFd<'_>) -> Result<(), Failure
     for (name, host) in DEVICES {
         device(dir, name, host).at(Stage::Dev)?;
     }
-    if plan.ids.is_some() {
-        syscalls::act_on_files_as(private::FIRST).at(Stage::Dev)?;
-    }
-    for (target, name) in DEV_LINKS {
-        rustix::fs::symlinkat(target, dir, name).at(Stage::Dev)?;
-    }
-    if plan.ids.is_some() {
-        syscalls::act_on_files_as(0).at(Stage::Dev)?;
-    }
+    let links = || DEV_LINKS.iter().try_for_each(|(target, name)| rustix::fs::symlinkat(*target, dir, *name));
+    let linked = if plan.ids.is_some() { syscalls::with_files_of(private::FIRST, links) } else { links() };
+    linked.at(Stage::Dev)?;
     for name in [c"pts", c"shm", c"mqueue"] {
         rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(0o755)).at(Stage::Dev)?;
     }
@@ -434,8 +428,9 @@ pub(super) fn write_secrets(plan: &Plan) -> Result<(), Errno> {
     Ok(())
 }
 
-pub(super) fn mask(root: BorrowedFd<'_>) -> Result<(), Failure> {
-    for path in MASKED.iter().chain(&MASKED_MORE) {
+pub(super) fn mask(plan: &Plan, root: BorrowedFd<'_>) -> Result<(), Failure> {
+    let counters = plan.counters.iter().map(CString::as_c_str);
+    for path in MASKED.into_iter().chain(counters) {
         mask_one(root, path).at(Stage::Masking)?;
     }
     let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;

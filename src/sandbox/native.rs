@@ -17,7 +17,7 @@ use crate::event::Stream;
 
 use super::apparmor::{self, AppArmor, Profiles};
 use super::cgroup::{Cgroup, Hits};
-use super::child::{self, STAGES, Stage, Streams};
+use super::child::{self, Listening, STAGES, Stage, Streams};
 use super::fallback::Fallback;
 use super::prepare::{self, Plan};
 use super::private::PrivateIds;
@@ -25,7 +25,7 @@ use super::probe;
 use super::spec::{
     Exit, Limits, MountKind, Network, OutputSink, ProcessSpec, Sandbox, SandboxError, Security, Stdio,
 };
-use super::supervisor::{self, Duty};
+use super::supervisor::{self, Duty, NodeMounts};
 use super::syscalls::{self, Cloned};
 use super::terminal::Terminal;
 
@@ -190,11 +190,11 @@ struct Supervision {
 }
 
 impl Supervision {
-    fn start(listener: OwnedFd, duty: Duty) -> Result<Self, SandboxError> {
+    fn start(listener: OwnedFd, duty: Duty, mounts: NodeMounts) -> Result<Self, SandboxError> {
         let (stop_read, stop) = pipe()?;
         let thread = std::thread::Builder::new()
             .name("supervisor".into())
-            .spawn(move || supervisor::supervise(&listener, &stop_read, duty))
+            .spawn(move || supervisor::supervise(&listener, &stop_read, duty, mounts))
             .map_err(|error| SandboxError::setup("start a thread", error))?;
         Ok(Supervision { thread, stop })
     }
@@ -285,14 +285,15 @@ impl Running {
 
     /// Fetches the descriptor where the child's filter asks, and has it answered.
     fn supervise(&mut self, number: &OwnedFd, go: &OwnedFd, duty: Duty) -> Result<(), SandboxError> {
-        let mut bytes = [0u8; 4];
-        if !matches!(rustix::io::read(number, &mut bytes), Ok(4)) {
+        let mut bytes = [0u8; Listening::LENGTH];
+        if rustix::io::read(number, &mut bytes) != Ok(Listening::LENGTH) {
             // It ended before: the error pipe tells why.
             return Ok(());
         }
-        let listener = syscalls::copy_descriptor(self.pidfd.as_fd(), i32::from_le_bytes(bytes))
+        let told = Listening::from_bytes(&bytes);
+        let listener = syscalls::copy_descriptor(self.pidfd.as_fd(), told.descriptor)
             .map_err(|errno| SandboxError::setup("supervise system calls", errno))?;
-        self.supervisor = Some(Supervision::start(listener, duty)?);
+        self.supervisor = Some(Supervision::start(listener, duty, told.mounts)?);
         let _ = rustix::io::write(go, b"g");
         Ok(())
     }

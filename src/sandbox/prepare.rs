@@ -15,7 +15,7 @@ use libc::{c_char, sock_filter};
 
 use crate::fs::IdMap;
 
-use self::mounts::{dev_points, prepare_mounts, tmpfs_options};
+use self::mounts::{dev_points, heat_counters, prepare_mounts, tmpfs_options};
 use self::overlay::overlay;
 use self::scratch::Scratch;
 use super::private::{self, PrivateIds};
@@ -32,6 +32,8 @@ pub(super) const DEFAULT_CAPABILITIES: u64 = 0xa804_25fb;
 /// Highest capability number that exists today, and room for more: dropping unknown ones is an error
 /// that is ignored.
 pub(super) const LAST_CAPABILITY: u32 = 63;
+/// Docker's size of `/dev`.
+const DEV_SIZE: u64 = 64 << 20;
 /// The group of terminals, everywhere.
 const GROUP_TTY: u32 = 5;
 /// Where programs are looked for when the environment has no PATH (as Docker's default).
@@ -71,6 +73,8 @@ pub(super) struct Plan {
     /// Maps of one user and one group to those there are, for a program that is not root.
     pub own_id: Option<(CString, CString)>,
     pub masked: bool,
+    /// Directories below `/sys` that are hidden too.
+    pub counters: &'static [CString],
     pub loopback: bool,
     /// A network namespace to enter.
     pub network: Option<Arc<OwnedFd>>,
@@ -152,7 +156,7 @@ pub(super) fn plan(
         mounts: prepare_mounts(&scratch, &mounts, root_id, single_id)?,
         secrets_point: c_path(&scratch.make_dir("secrets")?)?,
         dev_points: dev_points(&mounts)?,
-        dev_options: tmpfs_options(None, 0o755, root_id)?,
+        dev_options: tmpfs_options(Some(DEV_SIZE), 0o755, root_id)?,
         shm_options: tmpfs_options(Some(spec.shm_size), 0o1777, root_id)?,
         hostname: spec.hostname.clone().into_bytes(),
         cwd: c_string(&spec.cwd, "the working directory")?,
@@ -177,6 +181,7 @@ pub(super) fn plan(
             None
         },
         masked: sandboxed,
+        counters: if sandboxed { heat_counters() } else { &[] },
         loopback: matches!(spec.network, Network::None),
         network: match &spec.network {
             Network::Joined(namespace) => Some(namespace.clone()),

@@ -10,26 +10,27 @@
 //! its own root, so a race between looking at an argument and using it can only hit files that the
 //! process could change anyway.
 
-use std::ffi::{CStr, CString};
+use std::cell::OnceCell;
+use std::ffi::CStr;
 use std::fs::File;
-use std::io;
+use std::io::Read as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, XattrFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags, XattrFlags};
 use rustix::io::Errno;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::fs::{NODE_RECORD, OWNER_RECORD, owner_record, parse_owner_record};
 
-use super::identity::{Census, Process, Reply};
+use super::identity::{Credentials, Process, ProcessTable, Reply};
 use super::private;
+use super::request::{Memory, Place, Request};
 use super::syscalls::{self, Notification};
 
 /// Leaves an owner as it is.
 const KEEP: u32 = u32::MAX;
-const PATH_MAX: usize = 4096;
 
 /// What is asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,9 +41,28 @@ pub(super) enum Duty {
     Devices,
 }
 
+/// The mounts in which nodes are made, by their numbers ([`mount_number`]): the root file system and `/dev`
+/// that rbuild made. Where a process has its root is its own choice, and what else is mounted may be a
+/// directory of this machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct NodeMounts {
+    pub root: u64,
+    pub dev: u64,
+}
+
+/// The number of the mount that a file is in. No other mount has it as long as this one is mounted.
+pub(super) fn mount_number(file: BorrowedFd<'_>) -> Result<u64, Errno> {
+    let stat = rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
+    if stat.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
+        // Before Linux 5.8.
+        return Err(Errno::NOSYS);
+    }
+    Ok(stat.stx_mnt_id)
+}
+
 /// Answers until `listener` has nobody left to ask or `stop` has no other end.
-pub(super) fn supervise(listener: &OwnedFd, stop: &OwnedFd, duty: Duty) {
-    let Ok(mut supervisor) = Supervisor::new(duty) else { return };
+pub(super) fn supervise(listener: &OwnedFd, stop: &OwnedFd, duty: Duty, mounts: NodeMounts) {
+    let Ok(mut supervisor) = Supervisor::new(duty, mounts) else { return };
     loop {
         let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
         match poll(&mut fds, None) {
@@ -82,95 +102,123 @@ struct Target {
 struct Supervisor {
     /// This machine's, whatever the root of this thread is at the moment.
     proc: OwnedFd,
-    census: Census,
+    processes: ProcessTable,
     duty: Duty,
+    mounts: NodeMounts,
+}
+
+/// The memory of a process, which must be looked at before [`syscalls::still_asked`].
+struct MemoryOf<'a> {
+    supervisor: &'a Supervisor,
+    pid: u32,
+    file: OnceCell<Option<File>>,
+}
+
+impl Memory for MemoryOf<'_> {
+    fn read(&self, address: u64, into: &mut [u8]) -> usize {
+        let open = || self.supervisor.of(self.pid, "mem", OFlags::RDONLY).map(File::from).ok();
+        let file = self.file.get_or_init(open);
+        file.as_ref().and_then(|file| file.read_at(into, address).ok()).unwrap_or(0)
+    }
 }
 
 impl Supervisor {
-    fn new(duty: Duty) -> Result<Self, Errno> {
+    fn new(duty: Duty, mounts: NodeMounts) -> Result<Self, Errno> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let proc = rustix::fs::openat(CWD, c"/proc", flags, Mode::empty())?;
         // SAFETY: root, working directory and umask of this thread only; it opens nothing by path but
         // what a process names.
         unsafe { unshare_unsafe(UnshareFlags::FS) }?;
         rustix::process::umask(Mode::empty());
-        Ok(Supervisor { proc, census: Census::default(), duty })
+        Ok(Supervisor { proc, processes: ProcessTable::default(), duty, mounts })
     }
 
     fn answer(&mut self, listener: BorrowedFd<'_>, asked: &Notification) -> Result<Answer, Errno> {
-        let call = libc::c_long::from(asked.number);
-        let arg = |at: usize| asked.args[at];
-        let ids = |at: usize| (arg(at) as u32, arg(at + 1) as u32);
-        match call {
-            libc::SYS_fchown => {
-                let target = self.descriptor(asked.pid, arg(0) as i32)?;
-                self.chown(listener, asked, &target, ids(1))
+        let memory = MemoryOf { supervisor: self, pid: asked.pid, file: OnceCell::new() };
+        let request = Request::read(libc::c_long::from(asked.number), &asked.args, &memory)?;
+        match request {
+            Request::Kernel => Ok(Answer::Native),
+            Request::Chown { place, uid, gid } => {
+                let target = self.target(asked.pid, &place)?;
+                self.chown(listener, asked, &target, (uid, gid))
             }
-            libc::SYS_fchownat => {
-                let target = self.at(asked.pid, arg(0) as i32, arg(1), arg(4) as u32)?;
-                self.chown(listener, asked, &target, ids(2))
+            Request::Node { dir, path, mode, device } => {
+                self.mknod(listener, asked, (dir, &path), mode, device.into())
             }
-            libc::SYS_mknodat => self.mknod(listener, asked, arg(0) as i32, arg(1), arg(2) as u32, arg(3)),
-            #[cfg(target_arch = "x86_64")]
-            libc::SYS_chown | libc::SYS_lchown => {
-                let flags = if call == libc::SYS_lchown { libc::AT_SYMLINK_NOFOLLOW } else { 0 };
-                let target = self.at(asked.pid, libc::AT_FDCWD, arg(0), flags.cast_unsigned())?;
-                self.chown(listener, asked, &target, ids(1))
+            Request::Get { call, args } => self.tell(listener, asked, call, args),
+            Request::SetIds { call, ids } => {
+                self.change(listener, asked, |who| who.set(call, ids).ok_or(Errno::NOSYS)?)?;
+                Ok(Answer::Value(0))
             }
-            #[cfg(target_arch = "x86_64")]
-            libc::SYS_mknod => self.mknod(listener, asked, libc::AT_FDCWD, arg(0), arg(1) as u32, arg(2)),
-            _ => self.identity(listener, asked),
+            Request::SetGroups(groups) => {
+                self.change(listener, asked, |who| who.set_groups(groups))?;
+                Ok(Answer::Value(0))
+            }
+            Request::KeepCapabilities(keep) => {
+                self.change(listener, asked, |who| who.keep_capabilities(keep))?;
+                Ok(Answer::Native)
+            }
+            Request::SecureBits(bits) => {
+                self.change(listener, asked, |who| who.set_secure_bits(bits))?;
+                Ok(Answer::Native)
+            }
+            Request::Capabilities { effective, permitted } => {
+                self.change(listener, asked, |who| who.set_capabilities(effective, permitted))?;
+                Ok(Answer::Native)
+            }
         }
     }
 
-    fn identity(&mut self, listener: BorrowedFd<'_>, asked: &Notification) -> Result<Answer, Errno> {
-        let call = libc::c_long::from(asked.number);
+    /// Who a process is, and what leads from it to its ancestors.
+    fn who(&self, listener: BorrowedFd<'_>, asked: &Notification) -> Result<(Credentials, Line), Errno> {
         let line = self.line(asked.pid);
         syscalls::still_asked(listener, asked.id)?;
-        let mut who = self.census.of(line.iter().copied());
-        match who.get(call) {
-            Some(Reply::Value(value)) => return Ok(Answer::Value(value)),
-            Some(Reply::Three(ids)) => {
-                for (id, address) in ids.into_iter().zip(asked.args) {
+        let who = self.processes.of(line.processes.iter().copied());
+        Ok((who.after_exec(line.program), line))
+    }
+
+    fn change(
+        &mut self,
+        listener: BorrowedFd<'_>,
+        asked: &Notification,
+        change: impl FnOnce(&mut Credentials) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let (mut who, line) = self.who(listener, asked)?;
+        change(&mut who)?;
+        let process = line.processes.first().copied().ok_or(Errno::SRCH)?;
+        let proc = &self.proc;
+        self.processes
+            .set(process, who, |(pid, start)| stat_of(proc, pid).is_some_and(|stat| stat.start == start))
+    }
+
+    fn tell(
+        &self,
+        listener: BorrowedFd<'_>,
+        asked: &Notification,
+        call: libc::c_long,
+        args: [u64; 3],
+    ) -> Result<Answer, Errno> {
+        let (who, _) = self.who(listener, asked)?;
+        match who.get(call).ok_or(Errno::NOSYS)? {
+            Reply::Value(value) => Ok(Answer::Value(value)),
+            Reply::Three(ids) => {
+                for (id, address) in ids.into_iter().zip(args) {
                     self.store(asked.pid, address, &id.to_ne_bytes())?;
                 }
-                return Ok(Answer::Value(0));
+                Ok(Answer::Value(0))
             }
-            Some(Reply::Groups(groups)) => {
-                let room = asked.args[0] as i32;
+            Reply::Groups(groups) => {
+                let room = args[0] as i32;
                 if room != 0 {
                     if usize::try_from(room).map_err(|_| Errno::INVAL)? < groups.len() {
                         return Err(Errno::INVAL);
                     }
                     let bytes: Vec<u8> = groups.iter().flat_map(|id| id.to_ne_bytes()).collect();
-                    self.store(asked.pid, asked.args[1], &bytes)?;
+                    self.store(asked.pid, args[1], &bytes)?;
                 }
-                return Ok(Answer::Value(groups.len() as i64));
+                Ok(Answer::Value(groups.len() as i64))
             }
-            None => {}
         }
-        if call == libc::SYS_setgroups {
-            who.set_groups(self.groups(asked.pid, asked.args[0], asked.args[1])?)?;
-        } else {
-            let args = [asked.args[0] as u32, asked.args[1] as u32, asked.args[2] as u32];
-            who.set(call, args).ok_or(Errno::NOSYS)??;
-        }
-        let process = line.first().copied().ok_or(Errno::SRCH)?;
-        self.census.set(process, who);
-        Ok(Answer::Value(0))
-    }
-
-    fn groups(&self, pid: u32, count: u64, address: u64) -> Result<Vec<u32>, Errno> {
-        /// NGROUPS_MAX (linux/limits.h).
-        const MOST: u64 = 65_536;
-        if count > MOST {
-            return Err(Errno::INVAL);
-        }
-        let memory = File::from(self.of(pid, "mem", OFlags::RDONLY)?);
-        let mut bytes = vec![0u8; count as usize * 4];
-        memory.read_exact_at(&mut bytes, address).map_err(|_| Errno::FAULT)?;
-        let ids = bytes.chunks_exact(4).filter_map(|four| Some(u32::from_ne_bytes(four.try_into().ok()?)));
-        Ok(ids.collect())
     }
 
     fn store(&self, pid: u32, address: u64, bytes: &[u8]) -> Result<(), Errno> {
@@ -179,26 +227,23 @@ impl Supervisor {
     }
 
     fn text(&self, pid: u32, name: &str) -> String {
-        let file = self.of(pid, name, OFlags::RDONLY).map(File::from);
-        file.ok().and_then(|file| io::read_to_string(file).ok()).unwrap_or_default()
+        text_of(&self.proc, pid, name)
     }
 
     /// The process of a thread and those above it.
-    fn line(&self, thread: u32) -> Vec<Process> {
+    fn line(&self, thread: u32) -> Line {
         const LONGEST: usize = 64;
-        let mut line = Vec::new();
+        let mut line = Line { processes: Vec::new(), program: 0 };
         let status = self.text(thread, "status");
         let group = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
         let mut pid = group.and_then(|number| number.trim().parse().ok()).unwrap_or(thread);
-        while pid > 1 && line.len() < LONGEST {
-            // PID (NAME) STATE PPID ..., the 22nd being when it started (proc(5)).
-            let stat = self.text(pid, "stat");
-            let Some((_, rest)) = stat.rsplit_once(") ") else { break };
-            let fields: Vec<&str> = rest.split(' ').collect();
-            let number = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok());
-            let (Some(parent), Some(start)) = (number(1), number(19)) else { break };
-            line.push((pid, start));
-            pid = parent as u32;
+        while pid > 1 && line.processes.len() < LONGEST {
+            let Some(stat) = stat_of(&self.proc, pid) else { break };
+            if line.processes.is_empty() {
+                line.program = stat.stack;
+            }
+            line.processes.push((pid, stat.start));
+            pid = stat.parent;
         }
         line
     }
@@ -211,8 +256,7 @@ impl Supervisor {
         target: &Target,
         (uid, gid): (u32, u32),
     ) -> Result<Answer, Errno> {
-        let who = self.census.of(self.line(asked.pid));
-        syscalls::still_asked(listener, asked.id)?;
+        let (who, _) = self.who(listener, asked)?;
         if !who.may_give(uid, gid) {
             return Err(Errno::PERM);
         }
@@ -246,33 +290,28 @@ impl Supervisor {
         &self,
         listener: BorrowedFd<'_>,
         asked: &Notification,
-        dir: i32,
-        address: u64,
+        (dir, path): (i32, &CStr),
         mode: u32,
         device: u64,
     ) -> Result<Answer, Errno> {
-        let letter = match mode & libc::S_IFMT {
-            libc::S_IFCHR => 'c',
-            libc::S_IFBLK => 'b',
-            _ => return Ok(Answer::Native),
-        };
-        let path = self.string(asked.pid, address)?;
+        let letter = if mode & libc::S_IFMT == libc::S_IFBLK { 'b' } else { 'c' };
         let base = self.base(asked.pid, dir)?;
         let umask = self.umask(asked.pid);
         if self.duty == Duty::Devices {
-            return self.make_node(listener, asked, &base, &path, mode & !umask, device);
+            return self.make_node(listener, asked, &base, path, mode & !umask, device);
         }
         syscalls::still_asked(listener, asked.id)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(mode & 0o7777 & !umask);
-        let file = rustix::fs::openat2(&base, &path, flags, mode, ResolveFlags::NO_MAGICLINKS)?;
+        let file = rustix::fs::openat2(&base, path, flags, mode, ResolveFlags::NO_MAGICLINKS)?;
         let record = format!("{letter} {}:{}", libc::major(device), libc::minor(device));
         rustix::fs::fsetxattr(&file, NODE_RECORD, record.as_bytes(), XattrFlags::empty())?;
         Ok(Answer::Value(0))
     }
 
-    /// Makes a real node for root of a private user namespace. Only on the root file system and in `/dev`,
-    /// where nothing that is made can be opened, and which are no file systems of this machine.
+    /// Makes a real node for root of a private user namespace. Only in the mounts of the root file system and
+    /// of `/dev`, where nothing that is made can be opened: cache mounts are directories of this machine, and
+    /// `chroot` makes one of them the root that the process sees.
     fn make_node(
         &self,
         listener: BorrowedFd<'_>,
@@ -294,19 +333,15 @@ impl Supervisor {
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let parent = rustix::fs::openat2(base, above, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS)?;
-        let place = rustix::fs::fstat(&parent)?.st_dev;
-        let is_tmpfs = rustix::fs::fstatfs(&parent)?.f_type == libc::TMPFS_MAGIC;
-        // `base` made the process's root this thread's.
-        let in_dev = is_tmpfs && rustix::fs::stat(c"/dev")?.st_dev == place;
-        if !in_dev && rustix::fs::stat(c"/")?.st_dev != place {
+        if ![self.mounts.root, self.mounts.dev].contains(&mount_number(parent.as_fd())?) {
             return Err(Errno::PERM);
         }
         syscalls::still_asked(listener, asked.id)?;
         let kind = FileType::from_raw_mode(mode);
-        syscalls::act_on_files_as(private::FIRST)?;
-        let made = rustix::fs::mknodat(&parent, name, kind, Mode::from_raw_mode(mode & 0o7777), device);
-        syscalls::act_on_files_as(0)?;
-        made.map(|()| Answer::Value(0))
+        syscalls::with_files_of(private::FIRST, || {
+            rustix::fs::mknodat(&parent, name, kind, Mode::from_raw_mode(mode & 0o7777), device)
+        })?;
+        Ok(Answer::Value(0))
     }
 
     fn is_root_with_mknod(&self, pid: u32) -> bool {
@@ -339,27 +374,18 @@ impl Supervisor {
         Ok(self.descriptor(pid, dir)?.path)
     }
 
-    fn at(&self, pid: u32, dir: i32, address: u64, flags: u32) -> Result<Target, Errno> {
-        let flags = AtFlags::from_bits_retain(flags);
-        let path = self.string(pid, address)?;
-        if path.is_empty() {
-            if !flags.contains(AtFlags::EMPTY_PATH) {
-                return Err(Errno::NOENT);
-            }
-            return if dir == libc::AT_FDCWD {
-                Ok(Target { path: self.base(pid, dir)? })
-            } else {
-                self.descriptor(pid, dir)
-            };
-        }
-        // An absolute path needs no valid directory.
-        let dir = if path.as_bytes().starts_with(b"/") { libc::AT_FDCWD } else { dir };
+    fn target(&self, pid: u32, place: &Place) -> Result<Target, Errno> {
+        let (dir, path, follow) = match place {
+            Place::Descriptor(number) => return self.descriptor(pid, *number),
+            Place::Here => return Ok(Target { path: self.base(pid, libc::AT_FDCWD)? }),
+            Place::Path { dir, path, follow } => (*dir, path.as_c_str(), *follow),
+        };
         let base = self.base(pid, dir)?;
         let mut open = OFlags::PATH | OFlags::CLOEXEC;
-        if flags.contains(AtFlags::SYMLINK_NOFOLLOW) {
+        if !follow {
             open |= OFlags::NOFOLLOW;
         }
-        match rustix::fs::openat2(&base, &path, open, Mode::empty(), ResolveFlags::NO_MAGICLINKS) {
+        match rustix::fs::openat2(&base, path, open, Mode::empty(), ResolveFlags::NO_MAGICLINKS) {
             Ok(path) => Ok(Target { path }),
             // Through /proc/self/fd and the like: a stream of the process, which is no file of a layer.
             Err(Errno::LOOP) => Err(Errno::PERM),
@@ -375,31 +401,44 @@ impl Supervisor {
         rustix::fs::openat(&self.proc, name, flags, Mode::empty())
     }
 
-    /// A string in the memory of the process.
-    fn string(&self, pid: u32, address: u64) -> Result<CString, Errno> {
-        let memory = File::from(self.of(pid, "mem", OFlags::RDONLY)?);
-        let mut bytes = Vec::new();
-        while bytes.len() < PATH_MAX {
-            // Up to the end of a page: what follows may not be mapped.
-            let at = address.checked_add(bytes.len() as u64).ok_or(Errno::FAULT)?;
-            let room = PATH_MAX - (at % PATH_MAX as u64) as usize;
-            let mut piece = vec![0u8; room];
-            let count = memory.read_at(&mut piece, at).map_err(|_| Errno::FAULT)?;
-            if count == 0 {
-                return Err(Errno::FAULT);
-            }
-            bytes.extend_from_slice(&piece[..count]);
-            if let Ok(text) = CStr::from_bytes_until_nul(&bytes) {
-                return Ok(text.to_owned());
-            }
-        }
-        Err(Errno::NAMETOOLONG)
-    }
-
     fn umask(&self, pid: u32) -> u32 {
         const USUAL: u32 = 0o022;
         let text = self.text(pid, "status");
         let line = text.lines().find_map(|line| line.strip_prefix("Umask:"));
         line.and_then(|digits| u32::from_str_radix(digits.trim(), 8).ok()).unwrap_or(USUAL)
     }
+}
+
+/// A process and those above it.
+struct Line {
+    processes: Vec<Process>,
+    /// Changes when the process executes another program.
+    program: u64,
+}
+
+/// What `/proc/PID/stat` says (proc_pid_stat(5)).
+struct Stat {
+    parent: u32,
+    start: u64,
+    /// Where its stack begins, which is somewhere else after each `execve`.
+    stack: u64,
+}
+
+fn stat_of(proc: &OwnedFd, pid: u32) -> Option<Stat> {
+    // PID (NAME) STATE PPID ...; the 22nd is when it started.
+    let text = text_of(proc, pid, "stat");
+    let fields: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();
+    let number = |at: usize| fields.get(at - 3)?.parse::<u64>().ok();
+    Some(Stat { parent: u32::try_from(number(4)?).ok()?, start: number(22)?, stack: number(28)? })
+}
+
+fn text_of(proc: &OwnedFd, pid: u32, name: &str) -> String {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let Ok(file) = rustix::fs::openat(proc, format!("{pid}/{name}"), flags, Mode::empty()) else {
+        return String::new();
+    };
+    let mut bytes = Vec::new();
+    // A process that has just ended has nothing to say. Its name may be any bytes.
+    let _ = File::from(file).read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
 }

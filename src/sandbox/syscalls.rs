@@ -183,12 +183,28 @@ pub(super) fn set_capabilities(set: u64) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) }).map(drop)
 }
 
-/// Makes new files of this thread belong to a user and its group, all capabilities kept.
-pub(super) fn act_on_files_as(id: u32) -> Result<(), Errno> {
+/// Does something while new files of this thread belong to a user and its group, all capabilities kept.
+/// Allocates nothing itself.
+pub(super) fn with_files_of<T>(id: u32, act: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+    let done = act_on_files_as(id).and_then(|()| act());
+    // Also where only half of it was changed.
+    act_on_files_as(0)?;
+    done
+}
+
+fn act_on_files_as(id: u32) -> Result<(), Errno> {
     let capabilities = permitted_capabilities()?;
     for call in [libc::SYS_setfsgid, libc::SYS_setfsuid] {
-        // SAFETY: numbers only. The result is the ID before, never an error.
-        unsafe { libc::syscall(call, id) };
+        // These calls never fail in words: they give the ID before. -1 is none and changes nothing, so that the
+        // second time shows what the first one did.
+        // SAFETY: numbers only.
+        let now = unsafe {
+            libc::syscall(call, id);
+            libc::syscall(call, u32::MAX)
+        };
+        if now != libc::c_long::from(id) {
+            return Err(Errno::PERM);
+        }
     }
     // Leaving ID 0 takes some of them out of the effective set.
     set_capabilities(capabilities)

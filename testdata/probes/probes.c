@@ -97,11 +97,12 @@ static int has_content(const char *path) {
             if (entry->d_name[0] != '.') return 0;
         return ENOENT;
     }
-    char byte;
+    /* Some files give whole entries only. */
+    char entries[64];
     int fd = open(path, O_RDONLY | O_NONBLOCK);
     if (fd < 0) return errno;
-    long count = read(fd, &byte, 1);
-    return count == 1 ? 0 : count == 0 ? ENODATA : errno;
+    long count = read(fd, entries, sizeof entries);
+    return count > 0 ? 0 : count == 0 ? ENODATA : errno;
 }
 
 static int same_place(const char *a, const char *b) {
@@ -228,7 +229,7 @@ PROBE(read_latency_stats) { return has_content("/proc/latency_stats"); }
 PROBE(list_acpi) { return has_content("/proc/acpi"); }
 PROBE(list_scsi) { return has_content("/proc/scsi"); }
 PROBE(read_kpagemap) {
-    static const char *const paths[] = {"/proc/kpageflags", "/proc/kpagecount", "/proc/vmcore", 0};
+    static const char *const paths[] = {"/proc/kpageflags", "/proc/kpagecount", "/proc/kpagecgroup", "/proc/vmcore", 0};
     int error = ENOENT;
     for (int i = 0; paths[i]; i++)
         if ((error = has_content(paths[i])) == 0) return 0;
@@ -560,6 +561,11 @@ PROBE(raw_socket) { return opens_socket(AF_INET, SOCK_RAW, IPPROTO_ICMP); }
 PROBE(packet_socket) { return opens_socket(AF_PACKET, SOCK_RAW, 0); }
 PROBE(vsock) { return opens_socket(40, SOCK_STREAM, 0); }
 PROBE(alg_socket) { return opens_socket(38, SOCK_SEQPACKET, 0); }
+PROBE(alg_socket_upper_half) { return succeeded(syscall(SYS_socket, (1L << 32) + 38, SOCK_SEQPACKET, 0)); }
+PROBE(alg_socketpair) {
+    int ends[2];
+    return succeeded(socketpair(38, SOCK_SEQPACKET, 0, ends));
+}
 PROBE(xdp_socket) { return opens_socket(44, SOCK_RAW, 0); }
 PROBE(key_socket) { return opens_socket(15, SOCK_RAW, 2); }
 PROBE(netlink_route) { return opens_socket(AF_NETLINK, SOCK_RAW, 0); }
@@ -787,6 +793,8 @@ static const struct { const char *name; probe_fn *run; const char *what; } probe
     {"packet-socket", packet_socket, "a packet socket"},
     {"vsock", vsock, "an AF_VSOCK socket"},
     {"alg-socket", alg_socket, "an AF_ALG socket"},
+    {"alg-socket-upper-half", alg_socket_upper_half, "an AF_ALG socket, with a bit that the kernel ignores"},
+    {"alg-socketpair", alg_socketpair, "a pair of AF_ALG sockets"},
     {"xdp-socket", xdp_socket, "an AF_XDP socket"},
     {"key-socket", key_socket, "an AF_KEY socket"},
     {"netlink-route", netlink_route, "a routing netlink socket"},

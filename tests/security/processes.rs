@@ -232,3 +232,61 @@ fn cve_2024_23653_privileges_need_permission() {
         }
     }
 }
+
+/// Sockets of the kernel's cipher interface, by which a page of any readable file could be changed: refused
+/// by the filter, whether this kernel has them or not.
+#[test]
+fn cve_2026_31431_cipher_sockets_are_refused() {
+    let test = "cve_2026_31431_cipher_sockets_are_refused";
+    let Some(compiler) = ["musl-gcc", "cc"].into_iter().find(|name| has(name)) else {
+        return skip(test, "there is no C compiler (tests/setup installs musl-gcc)");
+    };
+    let mut ways: Vec<(Who, Vec<&str>)> = modes(test).into_iter().map(|who| (who, vec![])).collect();
+    if ways.iter().any(|(who, _)| *who == Who::Caller) {
+        ways.extend(
+            ["--runtime=crun", "--runtime=runc"]
+                .into_iter()
+                .filter(|flag| has(&flag[10..]))
+                .map(|runtime| (Who::Caller, vec!["--isolation=oci", runtime])),
+        );
+    }
+    for (who, flags) in ways {
+        let lab = Lab::as_user(who);
+        let context = lab.context(&[("Dockerfile", "FROM scratch\nCOPY probes /\nRUN [\"/probes\"]\n")]);
+        let mut compile = Command::new(compiler);
+        compile.args(["-static", "-O1", "-o"]).arg(context.join("probes"));
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/probes/probes.c");
+        assert!(compile.arg(source).status().expect("compiler").success());
+        let done = lab.build(&context, &[&["--network=none"], &flags[..]].concat());
+        for probe in ["alg-socket", "alg-socket-upper-half", "alg-socketpair"] {
+            assert!(
+                done.err.contains(&format!(" {probe} denied 1\n")),
+                "{who:?} {flags:?} {probe}: {}",
+                done.err
+            );
+        }
+    }
+}
+
+/// `/dev` has Docker's size; memory file systems without a size share what the kernel gives one: half of all.
+#[test]
+fn memory_file_systems_of_a_step_are_bounded() {
+    /// Sizes are rounded up to whole pages.
+    const PAGES: u64 = 256;
+    for who in modes("memory_file_systems_of_a_step_are_bounded") {
+        let lab = Lab::as_user(who);
+        let text = "FROM busybox\nRUN --mount=type=tmpfs,target=/a --mount=type=tmpfs,target=/b \\\n\
+            --mount=type=tmpfs,target=/c,size=1m for dir in /dev /a /b /c; do \\\n\
+            df -k -P $dir | awk -v dir=$dir 'NR == 2 { print dir, $2 }'; done > /sizes && \\\n\
+            awk '/^MemTotal/ { print \"all\", $2 }' /proc/meminfo >> /sizes\n";
+        let context = lab.context(&[("Dockerfile", text)]);
+        let image = lab.build_image(&context, &["--network=none"]);
+        let sizes = image.text("/sizes");
+        let of = |name: &str| -> u64 {
+            let line = sizes.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{name} in {sizes}"))
+        };
+        assert_eq!((of("/dev"), of("/c")), (65_536, 1024), "{who:?}");
+        assert!(of("/a") == of("/b") && of("/a") + of("/b") <= of("all") / 2 + PAGES, "{who:?} {sizes}");
+    }
+}

@@ -1,10 +1,11 @@
 //! The bundle's `config.json`, by the runtime specification of OCI, version 1.0.
 
+use std::ffi::{CStr, CString};
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::super::mounts::{MASKED, MASKED_MORE, READ_ONLY};
+use super::super::mounts::{MASKED, READ_ONLY};
 use super::super::network::is_initial_user_namespace;
 use super::super::prepare::{DEFAULT_CAPABILITIES, Plan};
 use super::super::spec::{MountKind, Network, ProcessSpec, SandboxError, Security};
@@ -64,14 +65,13 @@ pub(super) fn config(
     permitted: u64,
 ) -> Result<Value, SandboxError> {
     let sandboxed = spec.security == Security::Sandbox;
-    let paths = |lists: &[&[&std::ffi::CStr]]| -> Vec<String> {
-        let all = lists.iter().copied().flatten();
-        all.map(|path| format!("/{}", path.to_string_lossy())).collect()
-    };
+    let inside = |path: &CStr| format!("/{}", path.to_string_lossy());
     let mut linux = json!({ "namespaces": namespaces(&spec.network) });
     if sandboxed {
-        linux["maskedPaths"] = json!(paths(&[&MASKED, &MASKED_MORE]));
-        linux["readonlyPaths"] = json!(paths(&[&READ_ONLY]));
+        let counters = plan.counters.iter().map(CString::as_c_str);
+        let hidden: Vec<String> = MASKED.into_iter().chain(counters).map(inside).collect();
+        linux["maskedPaths"] = json!(hidden);
+        linux["readonlyPaths"] = json!(READ_ONLY.map(inside));
         linux["seccomp"] = profile::seccomp();
     }
     Ok(json!({

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use super::super::spec::{Mount, MountKind, SandboxError};
 use super::overlay::{Overlay, overlay};
@@ -49,6 +50,13 @@ pub(super) fn prepare_mounts(
     single_id: bool,
 ) -> Result<Vec<(CString, bool, Prepared)>, SandboxError> {
     let files = scratch.make_dir("files")?;
+    // What one of them may hold by the kernel's default, as with BuildKit, several share: a step with many
+    // must not fill all memory.
+    const HALF: usize = 50;
+    let is_unlimited = |size: Option<u64>| size.is_none_or(|size| size == 0);
+    let unlimited =
+        |mount: &&&Mount| matches!(mount.kind, MountKind::Tmpfs { size, .. } if is_unlimited(size));
+    let unlimited = mounts.iter().filter(unlimited).count();
     let mut out = Vec::new();
     for (number, mount) in mounts.iter().enumerate() {
         let target = mount.target.strip_prefix(b"/").unwrap_or(&mount.target);
@@ -60,7 +68,12 @@ pub(super) fn prepare_mounts(
             },
             MountKind::Device { source } => Prepared::Device { source: c_path(source)? },
             MountKind::Tmpfs { size, mode } => {
-                Prepared::Tmpfs { options: tmpfs_options(*size, *mode, root_id)? }
+                let mut options = tmpfs_options(*size, *mode, root_id)?;
+                if unlimited > 1 && is_unlimited(*size) {
+                    let share = format!("{}%", (HALF / unlimited).max(1));
+                    options.push((c"size".to_owned(), c_string(share.as_bytes(), "a size")?));
+                }
+                Prepared::Tmpfs { options }
             }
             MountKind::Overlay { lowers, upper, inside, .. } => {
                 let point = scratch.make_dir(&format!("mount{number}"))?;
@@ -118,6 +131,30 @@ pub(super) fn dev_points(mounts: &[&Mount]) -> Result<Vec<(CString, bool)>, Sand
     Ok(points)
 }
 
+/// Counters of how often a processor got too hot, below `/sys`, by which the work of others on this machine
+/// shows (GHSA-6fw5-f8r9-fgfm): one directory for each processor that has them.
+pub(super) fn heat_counters() -> &'static [CString] {
+    static FOUND: OnceLock<Vec<CString>> = OnceLock::new();
+    FOUND.get_or_init(|| heat_counters_of(Path::new("/")))
+}
+
+fn heat_counters_of(root: &Path) -> Vec<CString> {
+    const PROCESSORS: &str = "sys/devices/system/cpu";
+    let names = std::fs::read_dir(root.join(PROCESSORS)).into_iter().flatten().flatten();
+    let mut found: Vec<CString> = names
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| {
+            let number = name.strip_prefix("cpu").unwrap_or_default();
+            !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit())
+        })
+        .map(|name| format!("{PROCESSORS}/{name}/thermal_throttle"))
+        .filter(|path| root.join(path).exists())
+        .filter_map(|path| CString::new(path).ok())
+        .collect();
+    found.sort();
+    found
+}
+
 /// `root_id` is what the process's root is outside, where these are mounted.
 pub(super) fn tmpfs_options(
     size: Option<u64>,
@@ -133,4 +170,26 @@ pub(super) fn tmpfs_options(
         options.push((c"size".to_owned(), c_string(size.to_string().as_bytes(), "a size")?));
     }
     Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processors_with_heat_counters_are_found() {
+        let root = tempfile::tempdir().expect("directory");
+        assert!(heat_counters_of(root.path()).is_empty());
+        let cpu = root.path().join("sys/devices/system/cpu");
+        for dir in ["cpu0/thermal_throttle", "cpu1", "cpu10/thermal_throttle", "cpufreq/thermal_throttle"] {
+            std::fs::create_dir_all(cpu.join(dir)).expect("directory");
+        }
+        assert_eq!(
+            heat_counters_of(root.path()),
+            [
+                c"sys/devices/system/cpu/cpu0/thermal_throttle".to_owned(),
+                c"sys/devices/system/cpu/cpu10/thermal_throttle".to_owned()
+            ]
+        );
+    }
 }
