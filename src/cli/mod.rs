@@ -121,6 +121,10 @@ fn start(cli: &Cli, env: &Environment) -> Result<(IdMode, RealUser), Stop> {
         mark: env.userns_mark.clone(),
         path: env.path.clone(),
         user_name: env.user_name.clone(),
+        runs_steps: matches!(
+            &cli.command,
+            Command::Build(_) | Command::Run(_) | Command::VerifyReproducible(_)
+        ),
     };
     match enter(&request) {
         Ok(Entered::Here(mode, user)) => Ok((mode, user)),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -106,6 +107,13 @@ impl Hierarchies {
     }
 }
 
+/// The number that a step's first process has in this process's PID namespace. From there to the step's it is
+/// two namespaces (see `lifeline`); how many there are above depends on whose `/proc` this is.
+fn number_of_step(fdinfo: &str) -> Option<u32> {
+    let numbers = fdinfo.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    numbers.split_whitespace().nth_back(2)?.parse().ok()
+}
+
 impl Cgroup {
     /// Makes a group with these limits.
     pub(super) fn make(limits: &Limits) -> Result<Self, SandboxError> {
@@ -194,8 +202,12 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Puts a process into the group.
-    pub(super) fn add(&self, pid: u32) -> Result<(), SandboxError> {
+    /// Puts the first process of a step into the group.
+    pub(super) fn add(&self, process: BorrowedFd<'_>) -> Result<(), SandboxError> {
+        let path = format!("/proc/self/fdinfo/{}", process.as_raw_fd());
+        let text = fs::read_to_string(&path).map_err(|error| failed("read", Path::new(&path), error))?;
+        let gone = || failed("read", Path::new(&path), io::ErrorKind::NotFound.into());
+        let pid = number_of_step(&text).ok_or_else(gone)?;
         self.dirs.values().try_for_each(|dir| write(&dir.join("cgroup.procs"), &pid.to_string()))
     }
 

@@ -19,6 +19,7 @@ use super::apparmor::{self, AppArmor, Profiles};
 use super::cgroup::{Cgroup, Hits};
 use super::child::{self, Listening, STAGES, Stage, Streams};
 use super::fallback::Fallback;
+use super::lifeline;
 use super::prepare::{self, Plan};
 use super::private::PrivateIds;
 use super::probe;
@@ -26,7 +27,7 @@ use super::spec::{
     Exit, Limits, MountKind, Network, OutputSink, ProcessSpec, Sandbox, SandboxError, Security, Stdio,
 };
 use super::supervisor::{self, Duty, NodeMounts};
-use super::syscalls::{self, Cloned};
+use super::syscalls;
 use super::terminal::Terminal;
 
 /// Longest piece of output handed on as one line.
@@ -247,26 +248,18 @@ impl Running {
             error: error_write.as_fd(),
             listener: listener_write.as_fd(),
         };
-        // SAFETY: the child runs `live`, which neither allocates, locks nor unwinds, and never returns.
-        let cloned = unsafe {
-            match syscalls::clone_process(plan.namespaces) {
-                Ok(Cloned::Child) => {
-                    // The parent's end must not keep the pipe open in here, or its death would not show.
-                    libc::close(std::os::fd::AsRawFd::as_raw_fd(&go_write));
-                    child::live(plan, &streams)
-                }
-                other => other,
-            }
+        let number_of_go = std::os::fd::AsRawFd::as_raw_fd(&go_write);
+        let live = || {
+            // The parent's end must not keep the pipe open in here, or its death would not show.
+            syscalls::close(number_of_go);
+            child::live(plan, &streams)
         };
-        let (pidfd, pid) = match cloned {
-            Ok(Cloned::Parent(pidfd, pid)) => (pidfd, pid),
-            Ok(Cloned::Child) => syscalls::exit_now(1),
-            Err(errno) => return Err(namespace_error(errno)),
-        };
+        // SAFETY: `live` neither allocates, locks nor unwinds, and never returns.
+        let pidfd = unsafe { lifeline::clone_step(plan.namespaces, &live) }.map_err(namespace_error)?;
         drop(child_ends);
         drop((error_write, listener_write));
         let mut running = Running { pidfd, output, error: error_read, terminal, supervisor: None };
-        if let Some(error) = cgroup.and_then(|cgroup| cgroup.add(pid).err()) {
+        if let Some(error) = cgroup.and_then(|cgroup| cgroup.add(running.pidfd.as_fd()).err()) {
             // Without a word from here the child ends by itself; it is collected either way.
             drop(go_write);
             let _ = running.reap(Ok(None));
@@ -413,7 +406,7 @@ fn namespace_error(errno: Errno) -> SandboxError {
                         privileges, or are user namespaces restricted?)"
         }
         Errno::NOSPC | Errno::USERS => "; the limit of namespaces is reached (see /proc/sys/user)",
-        Errno::NOSYS => "; this kernel has no clone3: Linux 5.12 or newer is needed",
+        Errno::NOSYS => "; this kernel or a filter of the surrounding container does not know the call",
         _ => "",
     };
     SandboxError::Setup { stage: "create namespaces".into(), source: errno.into(), hint: hint.into() }

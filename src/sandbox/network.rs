@@ -19,8 +19,9 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{WaitId, WaitIdOptions};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use super::clone::{Cloned, clone_process};
 use super::private::PrivateIds;
-use super::syscalls::{self, Cloned};
+use super::syscalls;
 
 /// How long a helper may take to configure the namespace.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -247,7 +248,7 @@ impl Keeper {
         let own = if network.is_none() { libc::CLONE_NEWNET } else { 0 };
         // SAFETY: the child runs `keep`, which neither allocates, locks nor unwinds, and never returns.
         let cloned = unsafe {
-            match syscalls::clone_process(libc::CLONE_NEWPID | own) {
+            match clone_process(libc::CLONE_NEWPID | own) {
                 Ok(Cloned::Child) => keep(network.as_ref(), &life_read, &ready_write),
                 other => other,
             }

@@ -19,7 +19,8 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{WaitId, WaitIdOptions};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
-use super::syscalls::{self, Cloned};
+use super::clone::{Cloned, clone_process};
+use super::syscalls;
 
 /// ID 0 inside; the upper half of all IDs is free on every sane machine.
 pub(super) const FIRST: u32 = 1 << 31;
@@ -140,7 +141,7 @@ impl Helper {
         let (life_fd, ready_fd) = (life_read.as_raw_fd(), ready_write.as_raw_fd());
         // SAFETY: the child makes plain system calls only and never returns.
         let cloned = unsafe {
-            match syscalls::clone_process(namespaces) {
+            match clone_process(namespaces) {
                 Ok(Cloned::Child) => {
                     // What is set up may need descriptors that are closed afterwards.
                     let set_up = set_up().and_then(|()| syscalls::keep_only([(life_fd, 3), (ready_fd, 4)]));

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
 
 /// Turns a raw result into the errno convention of the rest.
-fn check(result: libc::c_long) -> Result<libc::c_long, Errno> {
+pub(super) fn check(result: libc::c_long) -> Result<libc::c_long, Errno> {
     if result >= 0 {
         return Ok(result);
     }
@@ -22,56 +22,6 @@ pub fn leave(code: u8) -> ! {
     let _ = std::io::Write::flush(&mut std::io::stdout());
     // SAFETY: _exit takes no pointers and does not return.
     unsafe { libc::_exit(i32::from(code)) }
-}
-
-/// `struct clone_args`, first version plus cgroup (linux/sched.h).
-#[repr(C)]
-#[derive(Default)]
-struct CloneArgs {
-    flags: u64,
-    pidfd: u64,
-    child_tid: u64,
-    parent_tid: u64,
-    exit_signal: u64,
-    stack: u64,
-    stack_size: u64,
-    tls: u64,
-    set_tid: u64,
-    set_tid_size: u64,
-    cgroup: u64,
-}
-
-/// What `clone3` returned, on which side.
-pub(super) enum Cloned {
-    /// In the new process.
-    Child,
-    /// In this one: a descriptor for the child, and its number.
-    Parent(OwnedFd, u32),
-}
-
-/// Makes a process with new namespaces that otherwise is a copy of this one.
-///
-/// # Safety
-/// In the child only the calling thread exists: until it executes a program or exits, it must not
-/// allocate, take locks, or unwind.
-pub(super) unsafe fn clone_process(namespaces: i32) -> Result<Cloned, Errno> {
-    let mut pidfd: libc::c_int = -1;
-    let mut args = CloneArgs {
-        flags: namespaces.cast_unsigned() as u64 | libc::CLONE_PIDFD as u64,
-        pidfd: (&raw mut pidfd) as u64,
-        exit_signal: libc::SIGCHLD as u64,
-        ..CloneArgs::default()
-    };
-    let size = std::mem::size_of::<CloneArgs>();
-    // SAFETY: args outlives the call and has the size given; without CLONE_VM the child has its own
-    // copy of all memory, the stack included.
-    let result = check(unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size) })?;
-    if result == 0 {
-        return Ok(Cloned::Child);
-    }
-    // SAFETY: the kernel stored a new descriptor that nobody else owns.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Cloned::Parent(pidfd, u32::try_from(result).unwrap_or(0)))
 }
 
 /// `struct mount_attr` (linux/mount.h).
@@ -358,10 +308,33 @@ pub(super) fn keep_only<const N: usize>(wanted: [(i32, i32); N]) -> Result<(), E
     check(unsafe { libc::syscall(libc::SYS_close_range, first_free, u32::MAX, 0) }).map(drop)
 }
 
+/// Closes a descriptor known by its number only.
+pub(super) fn close(fd: i32) {
+    // SAFETY: numbers only; callers give up the descriptor in a process that has no other use for it.
+    unsafe { libc::syscall(libc::SYS_close, fd) };
+}
+
 /// Writes one byte to a descriptor known by its number only.
 pub(super) fn write_byte(fd: i32) -> Result<(), Errno> {
     // SAFETY: the buffer has the length given.
     check(unsafe { libc::syscall(libc::SYS_write, fd, c"y".as_ptr(), 1) }).map(drop)
+}
+
+/// Reads one byte from a descriptor known by its number, or finds that there is no other end.
+pub(super) fn wait_for_byte(fd: i32) {
+    let mut byte = [0u8; 1];
+    // SAFETY: the buffer has the length given.
+    while check(unsafe { libc::syscall(libc::SYS_read, fd, byte.as_mut_ptr(), 1) }) == Err(Errno::INTR) {}
+}
+
+/// Waits for the end of the process that a descriptor known by its number refers to.
+pub(super) fn wait_for_process(pidfd: i32) {
+    let mut poll = libc::pollfd { fd: pidfd, events: libc::POLLIN, revents: 0 };
+    let (no_time, no_mask) = (std::ptr::null::<libc::c_void>(), std::ptr::null::<libc::c_void>());
+    // SAFETY: one structure, which outlives the call; without a time and a set of signals.
+    while check(unsafe { libc::syscall(libc::SYS_ppoll, &raw mut poll, 1, no_time, no_mask, 0) })
+        == Err(Errno::INTR)
+    {}
 }
 
 /// Reads from a descriptor known by its number until there is no other end.
@@ -404,18 +377,35 @@ pub fn is_ignored(signal: i32) -> bool {
 
 /// Gives signals their default meaning and unblocks all of them.
 pub(super) fn reset_signals() {
-    // SAFETY: plain kernel calls; an empty set and SIG_DFL are always valid. sigaction is used
-    // through libc, which neither allocates nor locks for it.
-    unsafe {
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut set);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
-        for signal in 1..32 {
-            if signal != libc::SIGKILL && signal != libc::SIGSTOP {
-                libc::signal(signal, libc::SIG_DFL);
-            }
-        }
+    // The kernel's own call: musl's `sigaction` may take a lock, whose holder does not exist in here.
+    // All zeroes is `SIG_DFL` without flags, in the kernel's structure of every architecture.
+    let default = [0u64; 4];
+    for signal in (1..32).filter(|signal| !matches!(*signal, libc::SIGKILL | libc::SIGSTOP)) {
+        let none = std::ptr::null_mut::<libc::c_void>();
+        // SAFETY: the kernel reads its structure, at most 32 bytes, and stores no old one.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, SIGNAL_SET_SIZE) };
     }
+    set_signal_mask(0);
+}
+
+/// Bytes of the kernel's set of signals.
+const SIGNAL_SET_SIZE: usize = 8;
+
+/// Blocks these signals of this thread, also those that the C library keeps for itself, and no others. Gives
+/// those blocked before.
+pub(super) fn set_signal_mask(blocked: u64) -> u64 {
+    let mut before = 0u64;
+    // SAFETY: both are sets of the size given and outlive the call.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const blocked,
+            &raw mut before,
+            SIGNAL_SET_SIZE,
+        );
+    }
+    before
 }
 
 /// Brings the loopback device of the current network namespace up.
@@ -447,14 +437,4 @@ pub(super) fn loopback_up() -> Result<(), Errno> {
 pub(super) fn take_terminal(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: an ioctl with a number.
     check(libc::c_long::from(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSCTTY as _, 0) })).map(drop)
-}
-
-/// Makes a child process that shares nothing with this one, from a process with one thread.
-///
-/// # Safety
-/// As [`clone_process`], unless this process has one thread only.
-pub(super) unsafe fn fork() -> Result<Option<i32>, Errno> {
-    // SAFETY: the caller's promise.
-    let pid = check(libc::c_long::from(unsafe { libc::fork() }))?;
-    Ok((pid != 0).then_some(pid as i32))
 }

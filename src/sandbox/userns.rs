@@ -3,19 +3,18 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{WaitOptions, getegid, geteuid};
+use rustix::process::{WaitId, WaitIdOptions, WaitOptions, getegid, geteuid};
 
 use crate::fs::IdMap;
 
 use super::spec::SandboxError;
-use super::syscalls;
+use super::{clone, program, syscalls};
 
 /// Tells the inner process what it is; checked against its parent, so that a stray variable does
 /// no harm.
@@ -59,6 +58,8 @@ pub struct EnterRequest {
     pub path: Option<OsString>,
     /// The user's login name, if known.
     pub user_name: Option<String>,
+    /// Whether steps may be executed.
+    pub runs_steps: bool,
 }
 
 impl EnterRequest {
@@ -72,10 +73,14 @@ impl EnterRequest {
 pub fn enter(request: &EnterRequest) -> Result<Entered, SandboxError> {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     if let Some((mode, user)) = request.mark.as_deref().and_then(read_mark) {
+        program::restore_name();
         return Ok(Entered::Here(mode, user));
     }
     let user = RealUser { uid, gid };
     if uid == 0 && super::prepare::permitted() & CAP_SYS_ADMIN != 0 {
+        if request.runs_steps && !cfg!(target_feature = "crt-static") {
+            leave_reach_of_steps()?;
+        }
         // Whoever became root of a namespace with one ID can do as little as those for whom rbuild makes one.
         let mode = if IdMap::current().is_single() { IdMode::SingleId } else { IdMode::Root };
         return Ok(Entered::Here(mode, user));
@@ -87,6 +92,17 @@ pub fn enter(request: &EnterRequest) -> Result<Entered, SandboxError> {
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
+/// If a step executes this program as root of this machine, the dynamic linker and the libraries are the
+/// image's. A static program runs no code but its own, which is given no rights there to do anything.
+fn leave_reach_of_steps() -> Result<(), SandboxError> {
+    if program::is_out_of_reach() {
+        program::restore_name();
+        return Ok(());
+    }
+    let error = program::execute_out_of_reach(|_| ());
+    Err(SandboxError::setup("execute rbuild from a read-only mount", error))
+}
+
 /// `PPID:MODE:UID:GID`, valid only for a child of that process.
 fn read_mark(mark: &str) -> Option<(IdMode, RealUser)> {
     let mut fields = mark.split(':');
@@ -97,8 +113,11 @@ fn read_mark(mark: &str) -> Option<(IdMode, RealUser)> {
         _ => return None,
     };
     let user = RealUser { uid: fields.next()?.parse().ok()?, gid: fields.next()?.parse().ok()? };
-    let actual = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
-    (actual == Some(parent) && geteuid().is_root()).then_some((mode, user))
+    (self::parent() == Some(parent) && geteuid().is_root()).then_some((mode, user))
+}
+
+fn parent() -> Option<i32> {
+    rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get())
 }
 
 struct Subordinate {
@@ -152,8 +171,7 @@ fn run_inside(user: RealUser, mode: IdMode, ranges: Option<Subordinate>) -> Resu
     let ((ready_read, ready_write), (go_read, go_write)) = (pipe()?, pipe()?);
     let outer = std::process::id();
     // SAFETY: enter's contract is that there is one thread.
-    let Some(inner) = (unsafe { syscalls::fork() }).map_err(|errno| SandboxError::setup("fork", errno))?
-    else {
+    let Some(inner) = (unsafe { clone::fork() }).map_err(|errno| SandboxError::setup("fork", errno))? else {
         drop((ready_read, go_write));
         let code = inner_process(user, mode, outer, &ready_write, &go_read);
         syscalls::exit_now(code);
@@ -237,14 +255,16 @@ fn inner_process(
     // Changing the identity clears the death signal and the dumpable flag that /proc/self needs.
     let _ = syscalls::prctl(libc::PR_SET_DUMPABLE, 1);
     let _ = syscalls::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong);
-    let word = if mode == IdMode::SubIds { "sub" } else { "one" };
-    let mut arguments = std::env::args_os();
-    let mut command = Command::new("/proc/self/exe");
-    if let Some(name) = arguments.next() {
-        command.arg0(name);
+    if parent() != i32::try_from(outer).ok() {
+        // It ended while there was no death signal.
+        return 1;
     }
-    command.args(arguments).env(MARK, format!("{outer}:{word}:{}:{}", user.uid, user.gid));
-    eprintln!("rbuild: cannot run itself in a user namespace: {}", command.exec());
+    let word = if mode == IdMode::SubIds { "sub" } else { "one" };
+    let mark = format!("{outer}:{word}:{}:{}", user.uid, user.gid);
+    let error = program::execute_out_of_reach(|command| {
+        command.env(MARK, mark);
+    });
+    eprintln!("rbuild: cannot run itself in a user namespace: {error}");
     1
 }
 
@@ -278,6 +298,10 @@ fn map_single(inner: i32, user: RealUser) -> Result<(), SandboxError> {
 
 fn wait(inner: i32) -> i32 {
     let Some(pid) = rustix::process::Pid::from_raw(inner) else { return 1 };
+    // Until it is collected nobody else gets its number, so no signal is forwarded to a stranger.
+    let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    while matches!(rustix::process::waitid(WaitId::Pid(pid), ended), Err(Errno::INTR)) {}
+    INNER.store(0, Ordering::SeqCst);
     loop {
         match rustix::process::waitpid(Some(pid), WaitOptions::empty()) {
             Ok(Some((_, status))) => {

@@ -11,12 +11,13 @@ use rustix::process::{WaitId, WaitIdOptions, WaitOptions};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::super::child::{At as _, Failure, Stage, Streams, missing_is_fine, streams_in_place};
+use super::super::clone::{Cloned, clone_process};
 use super::super::mounts::{
     attach_inside, bind, make_point, make_points, mount_dev, mount_one, mount_proc, new_fs, write_secrets,
 };
 use super::super::prepare::Plan;
 use super::super::syscalls::{
-    self, Cloned, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY,
+    self, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY,
 };
 
 /// The descriptor that takes the failing stage.
@@ -171,7 +172,7 @@ fn container(plan: &Plan, call: &Call) -> Result<(Stage, i32), Failure> {
 fn run(call: &Call, argv: &[*const c_char]) -> Result<i32, Errno> {
     // SAFETY: the child becomes another program at once, or ends.
     let cloned = unsafe {
-        match syscalls::clone_process(0) {
+        match clone_process(0) {
             Ok(Cloned::Child) => {
                 let errno = syscalls::exec(&call.program, argv, &call.env);
                 tell(Stage::Runtime, errno.raw_os_error())
@@ -198,7 +199,7 @@ fn collect(cloned: Cloned) -> Result<i32, Errno> {
 fn forbid_devices(pid: &[u8]) -> Result<i32, Errno> {
     // SAFETY: the child makes plain system calls and ends.
     let cloned = unsafe {
-        match syscalls::clone_process(0) {
+        match clone_process(0) {
             Ok(Cloned::Child) => {
                 let done = forbid_devices_in(pid);
                 syscalls::exit_now(done.err().map_or(0, Errno::raw_os_error))

@@ -1,0 +1,120 @@
+//! Why no process of a step outlives this one, whatever the step does.
+//!
+//! Steps live in a PID namespace of this process, each in one of its own inside it. The first process of
+//! the outer namespace does nothing but wait for this process's end. It ends with it, and the kernel
+//! then kills everything in the namespace. No step can see, signal or trace it, or leave the
+//! namespace. What a step can do about its own death signal, its credentials or its parent does not
+//! matter.
+
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+
+use super::clone::{Cloned, clone_below, clone_process, collect, in_helper};
+use super::syscalls;
+
+/// The namespace of all steps of this process. Made with the first one, kept until the end.
+static CURRENT: Mutex<Option<Arc<Lifeline>>> = Mutex::new(None);
+
+/// Clones a step's first process: a copy of this one that runs `live`, in new namespaces.
+///
+/// # Safety
+/// `namespaces` must have a new PID namespace. `live` runs in a process where only the calling thread exists:
+/// it must not allocate, take locks or unwind. It should not return.
+pub(super) unsafe fn clone_step(namespaces: libc::c_int, live: &dyn Fn()) -> Result<OwnedFd, Errno> {
+    let lifeline = current(None)?;
+    // SAFETY: the caller's promise.
+    match unsafe { clone_below(lifeline.inside.as_fd(), namespaces, live) } {
+        // Killed, for instance for want of memory: its namespace takes no new processes.
+        Err(_) if lifeline.has_ended() => {
+            let lifeline = current(Some(&lifeline))?;
+            // SAFETY: the caller's promise.
+            unsafe { clone_below(lifeline.inside.as_fd(), namespaces, live) }
+        }
+        made => made,
+    }
+}
+
+/// The namespace there is, or a new one in place of `ended`.
+fn current(ended: Option<&Arc<Lifeline>>) -> Result<Arc<Lifeline>, Errno> {
+    let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
+    match &*current {
+        Some(lifeline) if ended.is_none_or(|ended| !Arc::ptr_eq(lifeline, ended)) => Ok(lifeline.clone()),
+        _ => Ok(current.insert(Arc::new(Lifeline::start()?)).clone()),
+    }
+}
+
+struct Lifeline {
+    /// The outer PID namespace.
+    inside: OwnedFd,
+    /// Its first process.
+    first: OwnedFd,
+}
+
+impl Lifeline {
+    fn start() -> Result<Self, Errno> {
+        let home = pidfd_open(getpid(), PidfdFlags::empty())?;
+        let (go_read, go) = pipe_with(PipeFlags::CLOEXEC)?;
+        // SAFETY: the child runs `wait_for`, which neither allocates, locks nor unwinds, and never returns.
+        let cloned = unsafe {
+            match clone_process(libc::CLONE_NEWPID)? {
+                Cloned::Child => wait_for(home.as_raw_fd(), go_read.as_raw_fd(), go.as_raw_fd()),
+                parent => parent,
+            }
+        };
+        let Cloned::Parent(first, _) = cloned else { syscalls::exit_now(1) };
+        let inside = namespace_of(first.as_fd())?;
+        // From now on nobody needs to look at it. If it has ended, the first step will notice.
+        let _ = rustix::io::write(&go, b"g");
+        Ok(Lifeline { inside, first })
+    }
+
+    fn has_ended(&self) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        matches!(poll(&mut [PollFd::new(&self.first, PollFlags::IN)], Some(&now)), Ok(1))
+    }
+}
+
+/// The PID namespace of a process. Not by the process's number, by which `/proc` may know another one.
+fn namespace_of(process: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let mut opened = Err(Errno::CANCELED);
+    let mut open = || {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        opened = move_into_thread_name_spaces(process, ThreadNameSpaceType::PROCESS_ID)
+            .and_then(|()| rustix::fs::openat(CWD, c"/proc/self/ns/pid_for_children", flags, Mode::empty()));
+    };
+    // SAFETY: plain system calls.
+    let helper = unsafe { in_helper(0, &mut open) }?;
+    collect(helper);
+    opened
+}
+
+/// The life of a namespace's first process: it ends with the process that `home` refers to.
+fn wait_for(home: i32, go: i32, go_write: i32) -> ! {
+    const HOME: i32 = 3;
+    const GO: i32 = 4;
+    // Else it would wait for itself.
+    syscalls::close(go_write);
+    // What a terminal sends to rbuild is rbuild's to judge.
+    let _ = rustix::process::setsid();
+    syscalls::reset_signals();
+    // Locks and pipes of the parent must not live on in here.
+    let ready = syscalls::keep_only([(home, HOME), (go, GO)]).and_then(|()| syscalls::set_capabilities(0));
+    if ready.is_ok() {
+        (0..3).for_each(syscalls::close);
+        // The parent needs to look at this process once.
+        syscalls::wait_for_byte(GO);
+        syscalls::close(GO);
+        // It is a copy of the parent, secrets included.
+        if syscalls::prctl(libc::PR_SET_DUMPABLE, 0).is_ok() {
+            syscalls::wait_for_process(HOME);
+        }
+    }
+    syscalls::exit_now(0)
+}
