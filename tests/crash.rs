@@ -6,6 +6,8 @@
 
 #[path = "support/cases.rs"]
 mod cases;
+#[path = "crash/outlive.rs"]
+mod outlive;
 mod support;
 
 use std::fs;
@@ -16,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cases::{Random, Row, Small, cases, command, digest, fsck, leftovers, unreachable_snapshots};
-use support::{Lab, Who, bases_or_skip, has, is_root, skip, user_of};
+use support::{Lab, Who, bases_or_skip, compiled, has, is_root, skip, user_of};
 
 const KILLS: usize = 25;
 const ORDINARY_TIME: Duration = Duration::from_secs(30);

@@ -9,7 +9,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use support::{Lab, Who, bases_or_skip, has, is_root, lacks_mapped_owners, skip, user_of};
+use support::{Lab, Who, bases_or_skip, compiled, is_root, lacks_mapped_owners, skip, user_of};
 
 /// Errors that say that this kernel does not have what the table allows: ENOENT, ENOSYS, EPROTONOSUPPORT,
 /// EAFNOSUPPORT.
@@ -102,8 +102,7 @@ fn run(test: &str, who: Who, run_flag: &str, flags: &[&str]) -> Option<(String, 
     );
     let context = lab.context(&[("Dockerfile", &dockerfile)]);
     let program = context.join("probes");
-    if !compile(&program) {
-        skip(test, "there is no C compiler (tests/setup installs musl-gcc)");
+    if !compiled(test, "probes/probes.c", &program) {
         return None;
     }
     let server = Server::start(&program);
@@ -124,16 +123,6 @@ fn run(test: &str, who: Who, run_flag: &str, flags: &[&str]) -> Option<(String, 
 
 /// In the warning of a build that has the machine's network for want of a helper.
 const SHARED: &str = "RUN uses this machine's network";
-
-fn compile(program: &Path) -> bool {
-    let source = source("probes.c");
-    let compiler = ["musl-gcc", "cc"].into_iter().find(|compiler| has(compiler));
-    compiler.is_some_and(|compiler| {
-        let mut command = Command::new(compiler);
-        command.args(["-static", "-O1", "-o"]).arg(program).arg(source);
-        command.status().is_ok_and(|status| status.success())
-    })
-}
 
 fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/probes").join(name)

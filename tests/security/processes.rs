@@ -164,6 +164,56 @@ fn cve_2019_5736_the_builder_cannot_be_overwritten() {
     }
 }
 
+/// A dynamically linked builder that a step executes has the image's code in it.
+#[test]
+fn cve_2019_5736_the_dynamic_linker_of_an_image_cannot_change_the_builder() {
+    let test = "cve_2019_5736_the_dynamic_linker_of_an_image_cannot_change_the_builder";
+    for who in modes(test) {
+        let range = Range::new(who);
+        let program = range.lab.path().join("copy-of-rbuild");
+        let bytes = fs::read(support::RBUILD).expect("program");
+        let Some(linker) = interpreter(&bytes) else { return skip(test, "the program is static") };
+        fs::write(&program, &bytes).expect("copy");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("chmod");
+        if let Some((_, uid)) = support::user_of(who) {
+            std::os::unix::fs::chown(&program, Some(uid), Some(uid)).expect("chown");
+        }
+        let before = tree(range.lab.path()).into_iter().find(|(path, _)| *path == program);
+        let text = format!("FROM scratch\nCOPY evil {linker}\nRUN [\"/proc/self/exe\"]\n");
+        let context = range.lab.context(&[("Dockerfile", &text)]);
+        if !support::compiled(test, "survivor/survivor.c", &context.join("evil")) {
+            return;
+        }
+        for mode in ["--userns=host", "--userns=auto", "--network=none"] {
+            let lab = range.lab.rbuild();
+            let words: Vec<_> = std::iter::once(lab.get_program()).chain(lab.get_args()).collect();
+            let words = [&words[..words.len() - 1], &[program.as_os_str()]].concat();
+            let mut command = Command::new(words[0]);
+            command.args(&words[1..]).args(["build", "--no-cache", "--progress=plain", mode]).arg(&context);
+            command.env_clear().envs(lab.get_envs().filter_map(|(key, value)| Some((key, value?))));
+            let done = support::done(command.current_dir(range.lab.path()).output().expect("rbuild"));
+            assert_eq!(done.code, 0, "{who:?} {mode}: {}", done.err);
+            // The mount is read-only: EROFS whoever asks, so also when nothing executes the file any more.
+            assert!(done.err.contains("chmod 30"), "{who:?} {mode}: {}", done.err);
+            assert!(!done.err.contains("open 0"), "{who:?} {mode}: {}", done.err);
+        }
+        let after = tree(range.lab.path()).into_iter().find(|(path, _)| *path == program);
+        assert!(before.is_some() && before == after, "{who:?}");
+    }
+}
+
+/// The dynamic linker that a 64-bit program asks for.
+fn interpreter(elf: &[u8]) -> Option<String> {
+    const PT_INTERP: u64 = 3;
+    let number = |at: usize, size: usize| {
+        elf.get(at..at + size).map(|bytes| bytes.iter().rev().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte)))
+    };
+    let (table, size, count) = (number(32, 8)? as usize, number(54, 2)? as usize, number(56, 2)? as usize);
+    let header = (0..count).map(|at| table + at * size).find(|at| number(*at, 4) == Some(PT_INTERP))?;
+    let (at, length) = (number(header + 8, 8)? as usize, number(header + 32, 8)? as usize);
+    String::from_utf8(elf.get(at..at + length)?.split_last()?.1.to_vec()).ok()
+}
+
 /// Sockets without a name in the file system are out of reach where the network is the step's own.
 #[test]
 fn cve_2020_15257_abstract_sockets_are_out_of_reach() {

@@ -10,6 +10,21 @@ use std::process::{Command, Output, Stdio};
 /// The program under test.
 pub const RBUILD: &str = env!("CARGO_BIN_EXE_rbuild");
 
+/// Compiles a static program from `testdata/`; says so where there is no compiler.
+pub fn compiled(test: &str, source: &str, program: &Path) -> bool {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(source);
+    let compiler = ["musl-gcc", "cc"].into_iter().find(|compiler| has(compiler));
+    let done = compiler.is_some_and(|compiler| {
+        let mut command = Command::new(compiler);
+        command.args(["-static", "-O1", "-o"]).arg(program).arg(source);
+        command.status().is_ok_and(|status| status.success())
+    });
+    if !done {
+        skip(test, "there is no C compiler (tests/setup installs musl-gcc)");
+    }
+    done
+}
+
 /// Says what is skipped and why, in a form that the test run counts.
 pub fn skip(test: &str, why: &str) {
     println!("SKIPPED {test}: {why}");
