@@ -39,7 +39,8 @@ fn with_word(word: &str) -> Vec<Process> {
         let parent = stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()?;
         Some(Process { pid, parent, command })
     };
-    let has_word = |process: &Process| process.command.windows(word.len()).any(|window| window == word.as_bytes());
+    let has_word =
+        |process: &Process| process.command.windows(word.len()).any(|window| window == word.as_bytes());
     entries.filter_map(process).filter(has_word).collect()
 }
 
@@ -110,7 +111,8 @@ impl Scene {
     /// Kills one builder while its step lives in four processes.
     fn kill(&self, way: &str, victim: Victim, mark: &str) {
         let mut child = self.command(way, mark).spawn().expect("rbuild starts");
-        let steps = || with_word(mark).iter().filter(|process| process.command.starts_with(b"/survivor")).count();
+        let steps =
+            || with_word(mark).iter().filter(|process| process.command.starts_with(b"/survivor")).count();
         let started = wait_until(|| steps() >= 4 || child.try_wait().is_ok_and(|ended| ended.is_some()));
         assert!(started && steps() >= 4, "{way}: the step does not start");
         let target = match victim {
@@ -151,7 +153,11 @@ fn nothing_outlives(test: &str, who: Who, flags: &[&'static str]) {
         let left = leftovers(&scene.lab);
         assert!(left.is_empty(), "{context}: left {left:?}");
         let again = scene.build_base();
-        assert!(again.code == 0 && again.err.matches("CACHED").count() == 3, "{context}: lost\n{}", again.err);
+        assert!(
+            again.code == 0 && again.err.matches("CACHED").count() == 3,
+            "{context}: lost\n{}",
+            again.err
+        );
         assert_eq!(scene.outside(), before, "{context}");
     }
     println!("{kills} builds with surviving steps killed as {who:?} {flags:?}");
@@ -208,7 +214,8 @@ fn steps_start_where_a_filter_does_not_know_clone3() {
         command.arg("without-clone3").arg(rbuild.get_program()).args(rbuild.get_args());
         command.env_clear().envs(rbuild.get_envs().filter_map(|(key, value)| Some((key, value?))));
         command.args(["build", "--no-cache", "--target=base"]).args(scene.lab.bases()).arg(&scene.context);
-        let done = support::done(command.current_dir(scene.lab.path()).output().expect("the filter's program"));
+        let done =
+            support::done(command.current_dir(scene.lab.path()).output().expect("the filter's program"));
         assert_eq!(done.code, 0, "{who:?}: {}", done.err);
     }
 }

@@ -206,7 +206,8 @@ fn cve_2019_5736_the_dynamic_linker_of_an_image_cannot_change_the_builder() {
 fn interpreter(elf: &[u8]) -> Option<String> {
     const PT_INTERP: u64 = 3;
     let number = |at: usize, size: usize| {
-        elf.get(at..at + size).map(|bytes| bytes.iter().rev().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte)))
+        elf.get(at..at + size)
+            .map(|bytes| bytes.iter().rev().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte)))
     };
     let (table, size, count) = (number(32, 8)? as usize, number(54, 2)? as usize, number(56, 2)? as usize);
     let header = (0..count).map(|at| table + at * size).find(|at| number(*at, 4) == Some(PT_INTERP))?;
