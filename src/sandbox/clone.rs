@@ -39,7 +39,7 @@ pub(super) unsafe fn clone_process(namespaces: libc::c_int) -> Result<Cloned, Er
 }
 
 /// Makes a process as [`clone_process`] does, with a new PID namespace inside the one that `above` refers to.
-/// It is this thread's own child all the same.
+/// It is this thread's own child all the same. The helpers are to be collected when there is time for it.
 ///
 /// # Safety
 /// `live` runs in a process where only the calling thread exists: it must not allocate, take locks or
@@ -48,7 +48,7 @@ pub(super) unsafe fn clone_below(
     above: BorrowedFd<'_>,
     namespaces: libc::c_int,
     live: &dyn Fn(),
-) -> Result<OwnedFd, Errno> {
+) -> Result<(OwnedFd, Helpers), Errno> {
     // Only a process that was born in a PID namespace makes others inside it, and a thread that sends its
     // children there cannot come back in every user namespace. So one helper goes there, and its child
     // makes the process.
@@ -75,9 +75,17 @@ pub(super) unsafe fn clone_below(
     };
     // SAFETY: plain system calls.
     let first = unsafe { in_helper(0, &mut go_there) }?;
-    collect(first);
-    collect(second);
-    made
+    let helpers = Helpers([first, second]);
+    made.map(|made| (made, helpers))
+}
+
+/// Processes that ended or are about to. Collects them when dropped.
+pub(super) struct Helpers([Option<Pid>; 2]);
+
+impl Drop for Helpers {
+    fn drop(&mut self) {
+        self.0.into_iter().for_each(collect);
+    }
 }
 
 /// Runs `act` in a process that shares this one's memory and descriptors, and nothing else. This thread sleeps

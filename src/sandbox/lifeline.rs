@@ -16,7 +16,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
-use super::clone::{Cloned, clone_below, clone_process, collect, in_helper};
+use super::clone::{Cloned, Helpers, clone_below, clone_process, collect, in_helper};
 use super::syscalls;
 
 /// The namespace of all steps of this process. Made with the first one, kept until the end.
@@ -27,7 +27,10 @@ static CURRENT: Mutex<Option<Arc<Lifeline>>> = Mutex::new(None);
 /// # Safety
 /// `namespaces` must have a new PID namespace. `live` runs in a process where only the calling thread exists:
 /// it must not allocate, take locks or unwind. It should not return.
-pub(super) unsafe fn clone_step(namespaces: libc::c_int, live: &dyn Fn()) -> Result<OwnedFd, Errno> {
+pub(super) unsafe fn clone_step(
+    namespaces: libc::c_int,
+    live: &dyn Fn(),
+) -> Result<(OwnedFd, Helpers), Errno> {
     let lifeline = current(None)?;
     // SAFETY: the caller's promise.
     match unsafe { clone_below(lifeline.inside.as_fd(), namespaces, live) } {

@@ -129,8 +129,9 @@ fn overlay_with_owners(stack: &Overlay, attributes: u64, ids: BorrowedFd<'_>) ->
             _ => {
                 let tree = private::mapped_tree(above, ids, false)?;
                 // A mount that is attached nowhere goes with its descriptor, and overlayfs makes its copies
-                // later: these are closed by the exec only.
-                // SAFETY: nobody closes it before.
+                // later: the descriptor stays open until the root is mounted, and then goes with all others,
+                // by the exec or, before an OCI runtime, by `keep_only`.
+                // SAFETY: it is borrowed for the mounting of this overlay only, during which nothing closes it.
                 unsafe { BorrowedFd::borrow_raw(tree.into_raw_fd()) }
             }
         };

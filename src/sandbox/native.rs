@@ -255,7 +255,8 @@ impl Running {
             child::live(plan, &streams)
         };
         // SAFETY: `live` neither allocates, locks nor unwinds, and never returns.
-        let pidfd = unsafe { lifeline::clone_step(plan.namespaces, &live) }.map_err(namespace_error)?;
+        let (pidfd, helpers) =
+            unsafe { lifeline::clone_step(plan.namespaces, &live) }.map_err(namespace_error)?;
         drop(child_ends);
         drop((error_write, listener_write));
         let mut running = Running { pidfd, output, error: error_read, terminal, supervisor: None };
@@ -267,6 +268,8 @@ impl Running {
         }
         // A failure here means that the child is gone already; the error pipe tells why.
         let _ = rustix::io::write(&go_write, b"g");
+        // While it sets itself up.
+        drop(helpers);
         if let Some(duty) = plan.asks
             && let Err(error) = running.supervise(&listener_read, &go_write, duty)
         {

@@ -112,7 +112,7 @@ pub(in super::super) fn hand_over(
 
 /// Writes down how it ended and ends.
 fn tell(stage: Stage, number: i32) -> ! {
-    // SAFETY: it was opened above and is never closed.
+    // SAFETY: `keep_only` put it there, before any caller of this, and nothing closes it.
     let error = unsafe { BorrowedFd::borrow_raw(ERROR) };
     let mut message = [0u8; 5];
     message[0] = stage as u8;
