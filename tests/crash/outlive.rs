@@ -99,7 +99,8 @@ impl Scene {
             command.arg(format!("--build-arg=MARK={mark}")).arg(format!("--build-arg=OUTSIDE={outside}"));
             command.arg(&self.context);
         }
-        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let errors = fs::File::create(self.lab.path().join("errors")).expect("errors");
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
         command
     }
 
@@ -113,8 +114,16 @@ impl Scene {
         let mut child = self.command(way, mark).spawn().expect("rbuild starts");
         let steps =
             || with_word(mark).iter().filter(|process| process.command.starts_with(b"/survivor")).count();
-        let started = wait_until(|| steps() >= 4 || child.try_wait().is_ok_and(|ended| ended.is_some()));
-        assert!(started && steps() >= 4, "{way}: the step does not start");
+        let mut found = 0;
+        wait_until(|| {
+            found = steps();
+            found >= 4 || child.try_wait().is_ok_and(|ended| ended.is_some())
+        });
+        if found < 4 {
+            let _ = child.kill();
+            let errors = fs::read_to_string(self.lab.path().join("errors")).unwrap_or_default();
+            panic!("{way}: {found} processes of the step start; {:?}: {errors}", child.wait());
+        }
         let target = match victim {
             Victim::Outer => child.id().to_string(),
             Victim::Inner => {
