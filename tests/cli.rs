@@ -230,6 +230,29 @@ fn an_interrupted_build_leaves_nothing_and_the_next_one_works() {
     }
 }
 
+/// Shells and supervisors that ignore SIGCHLD pass that on to what they start.
+#[test]
+fn builds_work_where_the_ends_of_children_are_ignored() {
+    let test = "builds_work_where_the_ends_of_children_are_ignored";
+    if !bases_or_skip(test) {
+        return;
+    }
+    for who in support::modes(test) {
+        let lab = Lab::as_user(who);
+        let context = lab.context(&[("Dockerfile", "FROM busybox\nRUN true\n")]);
+        let rbuild = lab.rbuild();
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "trap '' CHLD; exec \"$@\"", "sh"])
+            .arg(rbuild.get_program())
+            .args(rbuild.get_args());
+        command.env_clear().envs(rbuild.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        command.arg("build").args(lab.bases()).arg(&context).current_dir(lab.path());
+        let ended = done(command.output().expect("sh"));
+        assert_eq!(ended.code, 0, "{who:?}: {}", ended.err);
+    }
+}
+
 #[test]
 fn a_killed_build_takes_its_processes_along_and_its_leftovers_are_cleared() {
     if !bases_or_skip("a_killed_build_takes_its_processes_along_and_its_leftovers_are_cleared") {

@@ -9,7 +9,6 @@
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -19,8 +18,8 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use super::clone::{Cloned, Helpers, clone_below, clone_process, collect, in_helper};
 use super::syscalls;
 
-/// The namespace of all steps of this process. Made with the first one, kept until the end.
-static CURRENT: Mutex<Option<Arc<Lifeline>>> = Mutex::new(None);
+/// Where all steps of this process live.
+static STEPS: Steps = Steps(Mutex::new(None));
 
 /// Clones a step's first process: a copy of this one that runs `live`, in new namespaces.
 ///
@@ -31,32 +30,47 @@ pub(super) unsafe fn clone_step(
     namespaces: libc::c_int,
     live: &dyn Fn(),
 ) -> Result<(OwnedFd, Helpers), Errno> {
-    let lifeline = current(None)?;
     // SAFETY: the caller's promise.
-    match unsafe { clone_below(lifeline.inside.as_fd(), namespaces, live) } {
-        // Killed, for instance for want of memory: its namespace takes no new processes.
-        Err(_) if lifeline.has_ended() => {
-            let lifeline = current(Some(&lifeline))?;
-            // SAFETY: the caller's promise.
-            unsafe { clone_below(lifeline.inside.as_fd(), namespaces, live) }
-        }
-        made => made,
-    }
+    unsafe { STEPS.clone(namespaces, live) }
 }
 
-/// The namespace there is, or a new one in place of `ended`.
-fn current(ended: Option<&Arc<Lifeline>>) -> Result<Arc<Lifeline>, Errno> {
-    let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
-    match &*current {
-        Some(lifeline) if ended.is_none_or(|ended| !Arc::ptr_eq(lifeline, ended)) => Ok(lifeline.clone()),
-        _ => Ok(current.insert(Arc::new(Lifeline::start()?)).clone()),
+/// A namespace for steps. Made with the first one, kept until the end.
+struct Steps(Mutex<Option<Arc<Lifeline>>>);
+
+impl Steps {
+    /// # Safety
+    /// As [`clone_step`].
+    unsafe fn clone(&self, namespaces: libc::c_int, live: &dyn Fn()) -> Result<(OwnedFd, Helpers), Errno> {
+        let lifeline = self.current(None)?;
+        // SAFETY: the caller's promise.
+        match unsafe { clone_below(lifeline.inside.as_fd(), namespaces, live) } {
+            // The first process was killed, for instance for want of memory. The namespace takes no new ones
+            // (ENOMEM) already while those in it die, or the helper was one of them. Where memory really is
+            // short, the other namespace fails as well.
+            Err(Errno::NOMEM | Errno::CANCELED) => {
+                let lifeline = self.current(Some(&lifeline))?;
+                // SAFETY: the caller's promise.
+                unsafe { clone_below(lifeline.inside.as_fd(), namespaces, live) }
+            }
+            made => made,
+        }
+    }
+
+    /// The namespace there is, or a new one in place of `ended`.
+    fn current(&self, ended: Option<&Arc<Lifeline>>) -> Result<Arc<Lifeline>, Errno> {
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*current {
+            Some(lifeline) if ended.is_none_or(|ended| !Arc::ptr_eq(lifeline, ended)) => Ok(lifeline.clone()),
+            _ => Ok(current.insert(Arc::new(Lifeline::start()?)).clone()),
+        }
     }
 }
 
 struct Lifeline {
     /// The outer PID namespace.
     inside: OwnedFd,
-    /// Its first process.
+    /// Its first process, which tests kill.
+    #[cfg(test)]
     first: OwnedFd,
 }
 
@@ -75,12 +89,12 @@ impl Lifeline {
         let inside = namespace_of(first.as_fd())?;
         // From now on nobody needs to look at it. If it has ended, the first step will notice.
         let _ = rustix::io::write(&go, b"g");
-        Ok(Lifeline { inside, first })
-    }
-
-    fn has_ended(&self) -> bool {
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        matches!(poll(&mut [PollFd::new(&self.first, PollFlags::IN)], Some(&now)), Ok(1))
+        let lifeline = Lifeline {
+            inside,
+            #[cfg(test)]
+            first,
+        };
+        Ok(lifeline)
     }
 }
 
@@ -120,4 +134,37 @@ fn wait_for(home: i32, go: i32, go_write: i32) -> ! {
         }
     }
     syscalls::exit_now(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
+
+    use super::*;
+
+    fn end_of(process: &OwnedFd) -> WaitIdStatus {
+        waitid(WaitId::PidFd(process.as_fd()), WaitIdOptions::EXITED).expect("a child").expect("its end")
+    }
+
+    #[test]
+    fn a_step_dies_with_its_namespaces_first_process_and_the_next_one_gets_another() {
+        if super::super::prepare::permitted() & 1 << 21 == 0 {
+            return println!("SKIPPED steps in a PID namespace: needs CAP_SYS_ADMIN");
+        }
+        let steps = Steps(Mutex::new(None));
+        let ends = || syscalls::exit_now(7);
+        // For longer than any test: nobody closes the other end.
+        let (wait, _other_end) = pipe_with(PipeFlags::CLOEXEC).expect("pipe");
+        let number = wait.as_raw_fd();
+        let waits = || syscalls::wait_for_byte(number);
+        // SAFETY: both closures make plain system calls.
+        let start = |live: &dyn Fn()| unsafe { steps.clone(libc::CLONE_NEWPID, live) }.expect("a step").0;
+        let (first, second) = (start(&ends), start(&waits));
+        assert_eq!(end_of(&first).exit_status(), Some(7));
+        let lifeline = steps.current(None).expect("a namespace");
+        pidfd_send_signal(&lifeline.first, Signal::KILL).expect("kill");
+        assert_eq!(end_of(&second).terminating_signal(), Some(libc::SIGKILL));
+        assert_eq!(end_of(&start(&ends)).exit_status(), Some(7));
+        assert!(!Arc::ptr_eq(&lifeline, &steps.current(None).expect("a namespace")));
+    }
 }

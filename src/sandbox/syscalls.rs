@@ -377,15 +377,21 @@ pub fn is_ignored(signal: i32) -> bool {
 
 /// Gives signals their default meaning and unblocks all of them.
 pub(super) fn reset_signals() {
-    // The kernel's own call: musl's `sigaction` may take a lock, whose holder does not exist in here.
-    // All zeroes is `SIG_DFL` without flags, in the kernel's structure of every architecture.
-    let default = [0u64; 4];
     for signal in (1..32).filter(|signal| !matches!(*signal, libc::SIGKILL | libc::SIGSTOP)) {
-        let none = std::ptr::null_mut::<libc::c_void>();
-        // SAFETY: the kernel reads its structure, at most 32 bytes, and stores no old one.
-        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, SIGNAL_SET_SIZE) };
+        reset_signal(signal);
     }
     set_signal_mask(0);
+}
+
+/// Gives a signal its default meaning.
+pub(super) fn reset_signal(signal: libc::c_int) {
+    // The kernel's own call: musl's `sigaction` may take a lock, whose holder does not exist in a child.
+    // All zeroes is `SIG_DFL` without flags, in the kernel's structure of every architecture.
+    let default = [0u64; 4];
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: the kernel reads its structure, at most 32 bytes, and stores no old one. The C library keeps
+    // nothing about a signal that a handler could miss: the default needs no code of this process.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, SIGNAL_SET_SIZE) };
 }
 
 /// Bytes of the kernel's set of signals.

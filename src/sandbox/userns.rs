@@ -71,6 +71,8 @@ impl EnterRequest {
 
 /// Puts the process into a user namespace if it needs one. Must be called before there are threads.
 pub fn enter(request: &EnterRequest) -> Result<Entered, SandboxError> {
+    // Whoever started rbuild may ignore it, and the kernel then collects children before rbuild can.
+    syscalls::reset_signal(libc::SIGCHLD);
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     if let Some((mode, user)) = request.mark.as_deref().and_then(read_mark) {
         program::restore_name();
