@@ -14,7 +14,7 @@ use crate::image::{
     open_layout,
 };
 use crate::layer::{self, BlobInfo};
-use crate::plan::ImageRequest;
+use crate::plan::{BaseConfigs, BaseId, ImageRequest};
 use crate::registry::{Content as _, Registry, RegistryAccess, RegistryContent, RegistryError, origins};
 use crate::snapshot::{Chain, Fetch, LayerCell};
 use crate::store::Store;
@@ -49,7 +49,8 @@ pub(super) struct Bases {
     /// Named contexts that are images: name to location.
     contexts: BTreeMap<String, String>,
     cwd: PathBuf,
-    resolved: Mutex<BTreeMap<(String, String), Arc<Resolved>>>,
+    /// By their ids.
+    resolved: Mutex<Vec<Arc<Resolved>>>,
     registries: Mutex<BTreeMap<String, Registry>>,
     pub(super) downloads: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
@@ -107,17 +108,14 @@ impl Bases {
     }
 
     /// Finds images side by side, and gives their configs to the plan.
-    pub fn resolve_all(
-        &self,
-        requests: &[ImageRequest],
-        configs: &mut crate::plan::BaseConfigs,
-    ) -> Result<(), Failure> {
+    pub fn resolve_all(&self, requests: &[ImageRequest], configs: &mut BaseConfigs) -> Result<(), Failure> {
         let results = crate::threads::each(requests, requests.len(), |request| self.resolve(request));
         for (request, result) in requests.iter().zip(results) {
             let found = result?;
-            let key = (request.name.clone(), request.platform.to_string());
-            configs.insert(key.clone(), found.image.config.clone());
-            self.resolved.lock().unwrap_or_else(PoisonError::into_inner).insert(key, found);
+            let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+            let id = BaseId(resolved.len());
+            configs.insert(&request.name, &request.platform, id, found.image.config.clone());
+            resolved.push(found);
         }
         Ok(())
     }
@@ -299,14 +297,9 @@ impl Bases {
     }
 
     /// The layers of a resolved image; their blobs are fetched when the first of them is needed.
-    pub fn layers(self: &Arc<Self>, name: &str, platform: &Platform) -> Result<Chain, String> {
-        let key = (name.to_owned(), platform.to_string());
+    pub fn layers(self: &Arc<Self>, id: BaseId, name: &str) -> Result<Chain, String> {
         let resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
-        // A single-platform image keeps its own platform in the plan.
-        let found = resolved
-            .get(&key)
-            .or_else(|| resolved.iter().find(|((known, _), _)| known == name).map(|(_, found)| found));
-        let found = found.cloned().ok_or_else(|| format!("{name} was not looked up"))?;
+        let found = resolved.get(id.0).cloned().ok_or_else(|| format!("{name} was not looked up"))?;
         drop(resolved);
         let fetch = self.fetch_later(name, &found);
         let mut cells = Vec::new();

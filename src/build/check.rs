@@ -59,7 +59,7 @@ impl Engine {
         let opened = self.open_request(request, stdin, events, cancel)?;
         let bases = self.bases(request, &opened.named, events, cancel);
         let input = opened.first_input(request)?;
-        let mut configs = BaseConfigs::new();
+        let mut configs = BaseConfigs::default();
         let failure = plan_all(&opened.dockerfile, &input, &bases, &mut configs, cancel);
         let Opened { main, mut dockerfile, .. } = opened;
         with_lint_input(&main, &input, &configs, true, |lint_input| {
@@ -95,7 +95,7 @@ impl Engine {
         let bases = self.bases(request, &opened.named, events, cancel);
         let input = opened.first_input(request)?;
         let Opened { main, dockerfile, scratch: _scratch, .. } = opened;
-        let mut configs = BaseConfigs::new();
+        let mut configs = BaseConfigs::default();
         match plan_with_bases(&dockerfile, &input, &bases, &mut configs, cancel) {
             // What cannot be built here can be outlined all the same.
             Ok(_) => {}
@@ -252,7 +252,7 @@ fn with_lint_input<R>(
         platform: &input.platform,
         build_platform: &input.build_platform,
         contexts: &contexts,
-        bases: configs,
+        bases: configs.configs(),
         ignored: if decides { Some(&ignored) } else { None },
         hints: is_check,
     })

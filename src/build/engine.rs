@@ -156,7 +156,8 @@ impl Engine {
             let (compression, _) = result::write_options(request, epoch);
             let image = || self.image(plan, &solved, solver.now, epoch, compression, cancel);
             let image = makes_image.then(image).transpose()?;
-            built.push(Built { image, chain, platform: platform.clone() });
+            let platform_given = !request.platforms.is_empty();
+            built.push(Built { image, chain, platform: platform.clone(), platform_given });
             cached += solved.cached;
             steps += plan.steps.iter().filter(|step| !matches!(step.kind, StepKind::From(_))).count();
         }
@@ -292,7 +293,7 @@ fn base_chain(bases: &Arc<Bases>, step: &Step) -> Result<Chain, StepError> {
     match &step.kind {
         StepKind::From(from) => match &from.base {
             Base::Scratch => Ok(Chain::scratch()),
-            Base::Image(name) => bases.layers(name, &from.platform).map_err(StepError::Base),
+            Base::Image { id, name } => bases.layers(*id, name).map_err(StepError::Base),
         },
         _ => Ok(Chain::scratch()),
     }

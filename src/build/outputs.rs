@@ -274,7 +274,7 @@ impl Output<'_> {
         shown.extend(Some(below).filter(|below| !below.is_empty()));
         let path = &self.request.cwd.join(&shown);
         let files = ImageFiles::new(&self.engine.snapshots, &one.chain)?;
-        if let Some(parent) = path.parent().filter(|_| self.results.with_index) {
+        if let Some(parent) = path.parent().filter(|_| !below.is_empty()) {
             std::fs::create_dir_all(parent).map_err(|error| {
                 Failure::new(FailureKind::Output, format!("cannot create {}: {error}", parent.display()))
             })?;

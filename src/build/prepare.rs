@@ -80,12 +80,13 @@ impl Engine {
         let bases = self.bases(request, &named, events, cancel);
         let platforms = platforms(&request.platforms)?;
         let (mut plans, mut warnings) = (Vec::new(), check::Warnings::default());
+        // One for all platforms: a tag that moves meanwhile means the same image to all of them.
+        let mut configs = plan::BaseConfigs::default();
         for platform in &platforms {
             let mut input = plan_input(request, &build_args, &named, platform, platforms.len() > 1);
             if request.source_date_epoch.is_some() || !sets_epoch(&dockerfile) {
                 pass_epoch(epoch, &mut input.build_args);
             }
-            let mut configs = plan::BaseConfigs::new();
             let plan = plan_with_bases(&dockerfile, &input, &bases, &mut configs, cancel)?;
             warnings.of_plan(&main, &dockerfile, &input, &configs, &plan, events)?;
             plans.push((platform.clone(), plan));
@@ -292,6 +293,7 @@ fn plan_input(
         labels: request.labels.clone(),
         contexts: bases::plan_kinds(named),
         platform: platform.clone(),
+        platform_given: !request.platforms.is_empty(),
         several_platforms: several,
         build_platform: Platform::host(),
         network: request.network,

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use crate::cancel::Cancel;
 use crate::digest::DiffId;
-use crate::image::manifest::canonical;
-use crate::image::{self, Assembled, Descriptor, Family, History, Image, Index, LayerRef, Platform};
+use crate::image::manifest::{DescriptorPlatform, canonical};
+use crate::image::{
+    self, Assembled, Descriptor, Family, History, Image, ImageConfig, Index, LayerRef, Platform,
+};
 use crate::layer::{self, BlobInfo, WriteOptions};
 use crate::plan::{Plan, StepId};
 use crate::snapshot::Chain;
@@ -26,8 +28,23 @@ pub(super) struct Built {
     pub image: Option<Image>,
     /// Its layers.
     pub chain: Chain,
-    /// Its platform.
+    /// The platform it was built for.
     pub platform: Platform,
+    /// That platform was asked for: the image is listed under it, whatever its config has beyond it.
+    pub platform_given: bool,
+}
+
+impl Built {
+    /// As an index lists it, where it is not the config that says so.
+    fn listed(&self, config: &ImageConfig) -> Option<DescriptorPlatform> {
+        let mut listed = DescriptorPlatform::from(&self.platform);
+        // Only Windows chooses images by its version.
+        if self.platform.os == "windows" {
+            listed.os_version.clone_from(&config.os_version);
+            listed.os_features.clone_from(&config.os_features);
+        }
+        self.platform_given.then_some(listed)
+    }
 }
 
 /// Images with their manifests, in one family of media types.
@@ -63,6 +80,9 @@ pub(super) fn package(
         let fitting = |kind| matching(annotations, kind, Some(&one.platform));
         let image = Image { annotations: fitting(AnnotationKind::Manifest), ..image.clone() };
         let mut assembled = image::assemble(&engine.store, &image, family).map_err(|error| failed(&error))?;
+        if let Some(listed) = one.listed(&image.config) {
+            assembled.descriptor.platform = Some(listed);
+        }
         assembled.descriptor.annotations.extend(fitting(AnnotationKind::ManifestDescriptor));
         images.push(assembled);
     }

@@ -60,7 +60,7 @@ pub struct LintInput<'a> {
     pub contexts: &'a [String],
     /// Configs of base images by name and platform, as far as they are known. Variables in a stage whose
     /// base is not known are never called undefined.
-    pub bases: &'a BTreeMap<(String, String), ImageConfig>,
+    pub bases: &'a BTreeMap<(String, Platform), ImageConfig>,
     /// Whether a cleaned path of the context is ignored; `None` where no rule says so or where some rule
     /// re-includes, which makes the answer depend on the files.
     pub ignored: Option<&'a dyn Fn(&str) -> bool>,

@@ -154,15 +154,14 @@ impl<'a> Stages<'a> {
 
     /// What is known of an image.
     pub(super) fn config(&self, name: &str, platform: Option<&Platform>) -> Option<&'a ImageConfig> {
-        let platform = platform.unwrap_or(self.input.platform).to_string();
-        find(self.input.bases, name, &platform)
+        find(self.input.bases, name, platform.unwrap_or(self.input.platform))
     }
 }
 
 fn find<'a>(
-    bases: &'a BTreeMap<(String, String), ImageConfig>,
+    bases: &'a BTreeMap<(String, Platform), ImageConfig>,
     name: &str,
-    platform: &str,
+    platform: &Platform,
 ) -> Option<&'a ImageConfig> {
     bases.iter().find(|((known, of), _)| of == platform && same(known, name)).map(|(_, config)| config)
 }

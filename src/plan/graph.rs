@@ -50,6 +50,24 @@ pub struct StagePlan {
     pub platform: Platform,
 }
 
+impl StagePlan {
+    /// Labels the image with the platform it was asked for, as BuildKit does. A base's variant and version of
+    /// the system stay where they are not contradicted.
+    pub(super) fn set_platform(&mut self, platform: &Platform) {
+        let config = &mut self.config;
+        let same = (&config.os, &config.architecture) == (&platform.os, &platform.architecture);
+        config.os.clone_from(&platform.os);
+        config.architecture.clone_from(&platform.architecture);
+        if !same || !platform.variant.is_empty() {
+            config.variant.clone_from(&platform.variant);
+        }
+        if !same {
+            config.os_version.clear();
+        }
+        self.platform = platform.clone();
+    }
+}
+
 /// A line of history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StageHistory {
@@ -99,15 +117,25 @@ pub enum StepKind {
 pub struct FromStep {
     /// Which.
     pub base: Base,
-    /// For which platform.
+    /// What its files are for.
     pub platform: Platform,
 }
+
+/// An image that was found for a plan, as whoever found it counts. Its name would not do: one name may be
+/// requested for several platforms, and the image found may be for yet another.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct BaseId(pub usize);
 
 /// Kinds of bases that need work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Base {
-    /// An image or image-like named context, by the name it was requested under.
-    Image(String),
+    /// An image or image-like named context.
+    Image {
+        /// Which one.
+        id: BaseId,
+        /// The name it was requested under.
+        name: String,
+    },
     /// Nothing: `FROM scratch`.
     Scratch,
 }
@@ -433,7 +461,7 @@ impl Step {
         match &self.kind {
             StepKind::From(from) => match &from.base {
                 Base::Scratch => json!({"from": "scratch"}),
-                Base::Image(name) => json!({"from": name, "platform": from.platform.to_string()}),
+                Base::Image { name, .. } => json!({"from": name, "platform": from.platform.to_string()}),
             },
             StepKind::Run(run) => run.definition(),
             StepKind::Copy(copy) => copy.definition(),

@@ -19,8 +19,8 @@ mod stage;
 pub use chmod::Chmod;
 pub use error::{PlanError, PlanWarning};
 pub use graph::{
-    Base, CopyOrigin, CopyStep, Device, FromStep, InlineFile, Plan, RemoteSource, RunMount, RunMountKind,
-    RunStep, Script, Sharing, StageHistory, StagePlan, Step, StepId, StepKind, WorkdirStep,
+    Base, BaseId, CopyOrigin, CopyStep, Device, FromStep, InlineFile, Plan, RemoteSource, RunMount,
+    RunMountKind, RunStep, Script, Sharing, StageHistory, StagePlan, Step, StepId, StepKind, WorkdirStep,
 };
 pub use render::{dot, json, text};
 pub use resolve::{BaseConfigs, ContextKind, Entitlements, ImageRequest, PlanInput, Planned, plan};

@@ -11,7 +11,7 @@ use crate::dockerfile::{Dockerfile, Instruction, InstructionKind, Source, Span, 
 use crate::image::{ImageConfig, Platform};
 
 use super::error::{PlanError, PlanWarning};
-use super::graph::{Base, FromStep, Plan, StagePlan, Step, StepId, StepKind};
+use super::graph::{Base, BaseId, FromStep, Plan, StagePlan, Step, StepId, StepKind};
 use super::scope::Scope;
 use super::stage::{self, Evaluated};
 
@@ -37,7 +37,7 @@ pub(super) struct Builder<'a> {
     froms: Vec<(Origin, Option<Platform>)>,
     pub steps: Vec<Step>,
     pub evaluated: BTreeMap<usize, Evaluated>,
-    images: BTreeMap<(String, String), StepId>,
+    images: BTreeMap<BaseId, StepId>,
     needs: Vec<ImageRequest>,
     pub warnings: Vec<PlanWarning>,
 }
@@ -81,7 +81,7 @@ impl<'a> Builder<'a> {
                 let base = *base;
                 self.stage(base)?
             }
-            Origin::Scratch => true,
+            Origin::Scratch { .. } => true,
             Origin::Image(name) => {
                 let name = name.clone();
                 let platform = platform.unwrap_or_else(|| self.input.platform.clone());
@@ -120,22 +120,21 @@ impl<'a> Builder<'a> {
                     let platform = self.input.platform.clone();
                     self.config(&name, &platform, source, from.span).is_some()
                 }
-                Origin::Files(_) | Origin::Scratch => true,
+                Origin::Files(_) | Origin::Scratch { .. } => true,
             };
         }
         Ok(known)
     }
 
-    /// A base's config, or a request for it.
+    /// A base and its config, or a request for it.
     pub fn config(
         &mut self,
         name: &str,
         platform: &Platform,
         source: &Arc<Source>,
         span: Span,
-    ) -> Option<&'a ImageConfig> {
-        let key = (name.to_owned(), platform.to_string());
-        let found = self.bases.get(&key);
+    ) -> Option<(BaseId, &'a ImageConfig)> {
+        let found = self.bases.get(name, platform);
         let asked = self.needs.iter().any(|need| need.name == name && need.platform == *platform);
         if found.is_none() && !asked {
             let (name, platform, source) = (name.to_owned(), platform.clone(), source.clone());
@@ -161,17 +160,21 @@ impl<'a> Builder<'a> {
         StepId(self.steps.len())
     }
 
-    /// The step that provides an image which is only copied from.
-    pub fn image_step(&mut self, name: &str, source: &Arc<Source>, span: Span) -> StepId {
+    /// The step that provides an image which is only copied from. Such images were requested before their
+    /// stage is evaluated.
+    pub fn image_step(&mut self, name: &str, source: &Arc<Source>, span: Span) -> Result<StepId, PlanError> {
         let platform = self.input.platform.clone();
-        let key = (name.to_owned(), platform.to_string());
-        if let Some(id) = self.images.get(&key) {
-            return *id;
+        let Some((base, _)) = self.bases.get(name, &platform) else {
+            return Err(PlanError::at(source, span, format!("{name} was not looked up")));
+        };
+        if let Some(id) = self.images.get(&base) {
+            return Ok(*id);
         }
         let id = self.next_id();
-        self.images.insert(key, id);
+        self.images.insert(base, id);
         let stage = self.dockerfile.stages.len() + self.images.len();
-        self.push(Step {
+        let base = Base::Image { id: base, name: name.to_owned() };
+        Ok(self.push(Step {
             id,
             stage,
             stage_name: None,
@@ -179,8 +182,8 @@ impl<'a> Builder<'a> {
             name: format!("FROM {name}"),
             source: source.clone(),
             span,
-            kind: StepKind::From(FromStep { base: Base::Image(name.to_owned()), platform }),
-        })
+            kind: StepKind::From(FromStep { base, platform }),
+        }))
     }
 
     fn finish(mut self, target: usize) -> Result<Plan, PlanError> {
@@ -208,6 +211,9 @@ impl<'a> Builder<'a> {
         if let Some(stage) = plan.stages.get_mut(target) {
             for (name, value) in &self.input.labels {
                 stage.config.config.labels.insert(name.clone(), value.clone());
+            }
+            if self.input.platform_given {
+                stage.set_platform(&self.input.platform);
             }
         }
         Ok(plan)

@@ -18,6 +18,7 @@ fn input() -> PlanInput {
         labels: Vec::new(),
         contexts: BTreeMap::new(),
         platform: platform.clone(),
+        platform_given: false,
         several_platforms: false,
         build_platform: platform,
         network: RunNetwork::Default,
@@ -35,10 +36,11 @@ fn with_bases(
     bases: &[(&str, ContainerConfig)],
 ) -> Result<Planned, PlanError> {
     let dockerfile = parse("Dockerfile", text.as_bytes())?;
-    let configs = bases
-        .iter()
-        .map(|(name, config)| (((*name).to_owned(), "linux/amd64".to_owned()), image(config.clone())))
-        .collect();
+    let mut configs = BaseConfigs::default();
+    let amd64 = Platform::new("linux", "amd64", "");
+    for (position, (name, config)) in bases.iter().enumerate() {
+        configs.insert(name, &amd64, BaseId(position), image(config.clone()));
+    }
     plan(&dockerfile, input, &configs)
 }
 

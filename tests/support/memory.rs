@@ -74,6 +74,12 @@ impl MemoryRegistry {
         digest
     }
 
+    /// Puts a blob where every repository has it.
+    pub fn plant_blob(&self, bytes: &[u8]) {
+        let digest = Digest::of(bytes).to_string();
+        self.state.lock().expect("state").blobs.insert(digest, bytes.to_vec());
+    }
+
     /// From now on claims that these are the referrers of a digest.
     pub fn lie(&self, subject: &str, entries: &[Value]) {
         let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries});

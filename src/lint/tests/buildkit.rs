@@ -150,7 +150,7 @@ fn details_say_what_the_reference_says() {
 #[test]
 fn a_base_of_another_platform_is_reported_at_from_and_at_copy() {
     let mut setup = Setup::new();
-    let key = ("arm".to_owned(), setup.platform.to_string());
+    let key = ("arm".to_owned(), setup.platform.clone());
     let image = ImageConfig { os: "linux".into(), architecture: "arm64".into(), ..ImageConfig::default() };
     setup.bases.insert(key, image);
     let report = setup.check("FROM arm\nFROM x\nCOPY --from=arm a /\n");

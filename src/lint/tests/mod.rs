@@ -16,7 +16,7 @@ use super::*;
 struct Setup {
     args: Vec<(String, String)>,
     platform: Platform,
-    bases: BTreeMap<(String, String), ImageConfig>,
+    bases: BTreeMap<(String, Platform), ImageConfig>,
     contexts: Vec<String>,
     target: Option<&'static str>,
     all_stages: bool,
@@ -35,7 +35,7 @@ impl Setup {
             config,
             ..ImageConfig::default()
         };
-        let bases = BTreeMap::from([(("x".to_owned(), platform.to_string()), image)]);
+        let bases = BTreeMap::from([(("x".to_owned(), platform.clone()), image)]);
         Setup {
             args: Vec::new(),
             platform,

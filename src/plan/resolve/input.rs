@@ -7,7 +7,7 @@ use crate::build::RunNetwork;
 use crate::dockerfile::{Source, Span};
 use crate::image::{ImageConfig, Platform};
 
-use super::super::graph::Plan;
+use super::super::graph::{BaseId, Plan};
 
 /// What a build is asked for, as far as the plan depends on it.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ pub struct PlanInput {
     pub contexts: BTreeMap<String, ContextKind>,
     /// Platform of the image.
     pub platform: Platform,
+    /// It was asked for: the image is labelled with it, whatever its base is for.
+    pub platform_given: bool,
     /// Others are planned besides it: steps are named with the platform.
     pub several_platforms: bool,
     /// Platform of this machine.
@@ -77,8 +79,33 @@ pub struct ImageRequest {
     pub span: Span,
 }
 
-/// Configs by name and platform, as requested.
-pub type BaseConfigs = BTreeMap<(String, String), ImageConfig>;
+/// Images that were found, by the name and the platform they were requested for. What was found may be for
+/// another platform.
+#[derive(Clone, Debug, Default)]
+pub struct BaseConfigs {
+    ids: BTreeMap<(String, Platform), BaseId>,
+    configs: BTreeMap<(String, Platform), ImageConfig>,
+}
+
+impl BaseConfigs {
+    /// Adds the answer to a request.
+    pub fn insert(&mut self, name: &str, platform: &Platform, id: BaseId, config: ImageConfig) {
+        let key = (name.to_owned(), platform.clone());
+        self.ids.insert(key.clone(), id);
+        self.configs.insert(key, config);
+    }
+
+    /// The answer to a request.
+    pub fn get(&self, name: &str, platform: &Platform) -> Option<(BaseId, &ImageConfig)> {
+        let key = (name.to_owned(), platform.clone());
+        Some((*self.ids.get(&key)?, self.configs.get(&key)?))
+    }
+
+    /// All configs, by the request.
+    pub fn configs(&self) -> &BTreeMap<(String, Platform), ImageConfig> {
+        &self.configs
+    }
+}
 
 /// An answer.
 #[derive(Clone, Debug)]

@@ -13,7 +13,10 @@ pub(in crate::plan) enum Origin {
     Stage(usize),
     Files(String),
     Image(String),
-    Scratch,
+    /// Nothing: by itself, or as a named context.
+    Scratch {
+        named: bool,
+    },
 }
 
 impl Builder<'_> {
@@ -68,8 +71,8 @@ impl Builder<'_> {
         match self.input.contexts.iter().find(|(context, _)| same(context)) {
             Some((context, ContextKind::Files)) => Origin::Files(context.clone()),
             Some((context, ContextKind::Image)) => Origin::Image(context.clone()),
-            Some((_, ContextKind::Scratch)) => Origin::Scratch,
-            None if name == "scratch" => Origin::Scratch,
+            Some((_, ContextKind::Scratch)) => Origin::Scratch { named: true },
+            None if name == "scratch" => Origin::Scratch { named: false },
             None => Origin::Image(name.to_owned()),
         }
     }

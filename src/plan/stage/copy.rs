@@ -127,10 +127,12 @@ impl Walk<'_, '_> {
             }
             Origin::Files(name) => Ok(CopyOrigin::Context(name)),
             Origin::Image(name) => {
-                let id = self.builder.image_step(&name, source, from.span);
+                let id = self.builder.image_step(&name, source, from.span)?;
                 Ok(CopyOrigin::Step(id, format!("image {name:?}")))
             }
-            Origin::Scratch => Err(PlanError::at(source, from.span, "there is nothing to copy from scratch")),
+            Origin::Scratch { .. } => {
+                Err(PlanError::at(source, from.span, "there is nothing to copy from scratch"))
+            }
         }
     }
 

@@ -181,10 +181,10 @@ impl Walk<'_, '_> {
             }
             Origin::Files(name) => Some(CopyOrigin::Context(name)),
             Origin::Image(name) => {
-                let id = self.builder.image_step(&name, source, from.span);
+                let id = self.builder.image_step(&name, source, from.span)?;
                 Some(CopyOrigin::Step(id, format!("image {name:?}")))
             }
-            Origin::Scratch => None,
+            Origin::Scratch { .. } => None,
         })
     }
 

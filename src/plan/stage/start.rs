@@ -31,21 +31,19 @@ pub(in crate::plan) fn evaluate(builder: &mut Builder<'_>, index: usize) -> Resu
             let platform = platform.unwrap_or_else(|| builder.input.platform.clone());
             let (source, span) =
                 (builder.dockerfile.source.clone(), builder.dockerfile.stages[index].from.span);
-            let Some(image) = builder.config(&name, &platform, &source, span) else { return Ok(false) };
+            let Some((id, image)) = builder.config(&name, &platform, &source, span) else {
+                return Ok(false);
+            };
             let (state, triggers) = from_config(image.clone(), platform);
             let platform = state.platform.clone();
-            (state, triggers, Some(StepKind::From(FromStep { base: Base::Image(name), platform })))
+            let base = Base::Image { id, name };
+            (state, triggers, Some(StepKind::From(FromStep { base, platform })))
         }
-        Origin::Scratch => {
-            let platform = platform.unwrap_or_else(|| builder.input.platform.clone());
-            (
-                scratch(platform),
-                Vec::new(),
-                Some(StepKind::From(FromStep {
-                    base: Base::Scratch,
-                    platform: builder.input.platform.clone(),
-                })),
-            )
+        Origin::Scratch { named } => {
+            // As BuildKit does it: a flag says nothing about `scratch` itself.
+            let platform = platform.filter(|_| *named).unwrap_or_else(|| builder.input.platform.clone());
+            let from = FromStep { base: Base::Scratch, platform: platform.clone() };
+            (scratch(platform), Vec::new(), Some(StepKind::From(from)))
         }
         Origin::Files(name) => {
             let copy = whole_context(name);
@@ -111,27 +109,30 @@ fn whole_context(name: &str) -> CopyStep {
 }
 
 fn scratch(platform: Platform) -> Evaluated {
-    let config = ContainerConfig {
-        env: vec![format!("PATH={DEFAULT_PATH}")],
-        working_dir: "/".into(),
-        ..ContainerConfig::default()
-    };
-    let image = ImageConfig { config, ..ImageConfig::default() };
+    let config = ContainerConfig { working_dir: "/".into(), ..ContainerConfig::default() };
+    let mut image = ImageConfig { config, ..ImageConfig::default() };
+    set_path(&mut image, &platform);
     with_platform(image, platform)
 }
 
 fn from_config(mut image: ImageConfig, platform: Platform) -> (Evaluated, Vec<String>) {
     let triggers = std::mem::take(&mut image.config.on_build);
     image.created = None;
-    if !image.config.env.iter().any(|pair| pair.starts_with("PATH=")) {
-        image.config.env.push(format!("PATH={DEFAULT_PATH}"));
-    }
+    set_path(&mut image, &platform);
     // An image of one platform only may be of another than was asked for; it stays what it is.
     let platform = match (image.os.as_str(), image.architecture.as_str()) {
         ("", _) | (_, "") => platform,
         (os, architecture) => Platform::new(os, architecture, &image.variant),
     };
     (with_platform(image, platform), triggers)
+}
+
+/// Windows has a path without being told.
+fn set_path(image: &mut ImageConfig, platform: &Platform) {
+    let env = &mut image.config.env;
+    if platform.os != "windows" && !env.iter().any(|pair| pair.starts_with("PATH=")) {
+        env.push(format!("PATH={DEFAULT_PATH}"));
+    }
 }
 
 fn with_platform(mut image: ImageConfig, platform: Platform) -> Evaluated {
