@@ -60,7 +60,7 @@ pub fn image(bytes: &[u8]) {
     match Document::parse(bytes) {
         Err(error) => assert!(!error.to_string().is_empty()),
         Ok(Document::Index(index)) => {
-            let _ = (index.select(&Platform::new("linux", "arm64", "v8")), index.platforms());
+            let _ = (index.serving(&Platform::new("linux", "arm64", "v8")), index.platforms());
             let again = canonical(&index).map(|bytes| Document::parse(&bytes));
             assert!(matches!(again, Ok(Ok(Document::Index(again))) if again == index));
         }

@@ -304,3 +304,155 @@ fn images_for_windows_keep_the_version_of_their_base_and_get_no_path() {
         assert_eq!(done.out.contains("PATH="), has_path, "{platform}: {}", done.out);
     }
 }
+
+/// Copies an image into the store, whole, and builds on it there.
+fn on_store(images: &Images, top: &Value, platforms: &str) -> Vec<String> {
+    let lab = Lab::new();
+    let layout = lab.path().join("base");
+    images.layout(&layout, top);
+    let copied = lab.run(["copy", "--all", &format!("oci:{}", layout.display()), "store:base:1"]);
+    assert_eq!(copied.code, 0, "{}", copied.err);
+    built(build(&lab, "FROM base:1\nCOPY a /a\n", platforms, &["--pull=never"]))
+}
+
+/// From a layout, a registry and the store.
+fn everywhere(images: &Images, top: &Value, platforms: &str) -> Vec<String> {
+    let one = both(images, top, PLAIN, platforms);
+    assert_eq!(one, on_store(images, top, platforms));
+    one
+}
+
+const TWO: &str = "linux/amd64,linux/arm64";
+
+#[test]
+fn images_listed_without_a_platform_are_known_by_their_configs_as_in_containerd() {
+    // BuildKit itself looks at the first such entry only.
+    let mut images = Images::default();
+    let silent = ["linux/amd64", "linux/arm64", "linux/arm/v6", "linux/arm/v7"]
+        .map(|text| images.image(platform(text), text));
+    let top = images.index(&silent);
+    assert_eq!(
+        everywhere(&images, &top, "linux/arm64,linux/amd64,linux/arm/v7,linux/arm/v6,linux/amd64/v2"),
+        [
+            "linux/arm64 linux/arm64 made=linux/arm64",
+            "linux/amd64 linux/amd64 made=linux/amd64",
+            "linux/arm/v7 linux/arm/v7 made=linux/arm/v7",
+            "linux/arm/v6 linux/arm/v6 made=linux/arm/v6",
+            "linux/amd64/v2 linux/amd64/v2 made=linux/amd64",
+        ]
+    );
+    for build in [on_layout, on_registry] {
+        let refused = build(&images, &top, PLAIN, "linux/s390x").expect_err("there is none");
+        assert_eq!(refused.code, 5, "{}", refused.err);
+        assert!(
+            refused.err.contains("linux/s390x") && refused.err.contains("linux/arm/v6"),
+            "{}",
+            refused.err
+        );
+    }
+}
+
+#[test]
+fn entries_that_state_a_platform_come_before_those_that_do_not() {
+    for stated_first in [true, false] {
+        let mut images = Images::default();
+        let stated = at(images.image(platform("linux/amd64"), "stated"), "linux/amd64");
+        let silent = images.image(platform("linux/amd64"), "silent");
+        let other = images.image(platform("linux/arm64"), "other");
+        let entries = if stated_first { [stated, silent, other] } else { [other, silent, stated] };
+        let top = images.index(&entries);
+        assert_eq!(
+            everywhere(&images, &top, TWO),
+            ["linux/amd64 linux/amd64 made=stated", "linux/arm64 linux/arm64 made=other"]
+        );
+    }
+}
+
+#[test]
+fn a_single_entry_without_a_platform_serves_only_what_its_config_says() {
+    let mut images = Images::default();
+    let only = images.image(platform("linux/arm64"), "arm64");
+    let top = images.index(&[only]);
+    assert_eq!(everywhere(&images, &top, "linux/arm64"), ["linux/arm64 linux/arm64 made=arm64"]);
+    let refused = on_registry(&images, &top, PLAIN, "linux/amd64").expect_err("it is for another platform");
+    assert!(refused.code == 5 && refused.err.contains("linux/arm64"), "{} {}", refused.code, refused.err);
+    // Where nothing says anything, it is like an image that is in no index. (BuildKit refuses it.)
+    let mut images = Images::default();
+    let only = images.image(json!({}), "nothing");
+    let top = images.index(&[only]);
+    assert_eq!(everywhere(&images, &top, "linux/amd64"), ["linux/amd64 linux/amd64 made=nothing"]);
+}
+
+#[test]
+fn indexes_inside_indexes_are_followed_from_everywhere() {
+    let mut images = Images::default();
+    let (amd64, arm64) = (images.honest("linux/amd64"), images.honest("linux/arm64"));
+    let both_inside = images.index(&[amd64.clone(), arm64.clone()]);
+    let (only_amd64, only_arm64) = (images.index(&[amd64.clone()]), images.index(&[arm64.clone()]));
+    let entries = [
+        vec![both_inside.clone()],
+        vec![at(only_amd64.clone(), "linux/amd64"), at(only_arm64.clone(), "linux/arm64")],
+        vec![only_amd64.clone(), only_arm64.clone()],
+        vec![only_arm64.clone(), amd64.clone()],
+        // An index that promises more than it has.
+        vec![at(only_arm64.clone(), "linux/amd64"), both_inside],
+    ];
+    for entries in entries {
+        let top = images.index(&entries);
+        assert_eq!(
+            everywhere(&images, &top, TWO),
+            ["linux/amd64 linux/amd64 made=linux/amd64", "linux/arm64 linux/arm64 made=linux/arm64",]
+        );
+    }
+    let inner = at(images.image(platform("linux/amd64"), "inner"), "linux/amd64");
+    let inner = images.index(&[inner]);
+    let top = images.index(&[inner, amd64]);
+    assert_eq!(everywhere(&images, &top, "linux/amd64"), ["linux/amd64 linux/amd64 made=linux/amd64"]);
+}
+
+#[test]
+fn indexes_nest_to_the_same_depth_everywhere() {
+    let mut images = Images::default();
+    let mut top = images.honest("linux/amd64");
+    for _ in 0..4 {
+        top = images.index(&[top]);
+    }
+    assert_eq!(everywhere(&images, &top, "linux/amd64"), ["linux/amd64 linux/amd64 made=linux/amd64"]);
+    let top = images.index(&[top]);
+    let lab = Lab::new();
+    images.layout(&lab.path().join("base"), &top);
+    let copied =
+        lab.run(["copy", "--all", &format!("oci:{}", lab.path().join("base").display()), "store:base:1"]);
+    let refused = [
+        on_layout(&images, &top, PLAIN, "linux/amd64").expect_err("too deep"),
+        on_registry(&images, &top, PLAIN, "linux/amd64").expect_err("too deep"),
+        copied,
+    ];
+    for done in refused {
+        assert!(done.code == 5 && done.err.contains("nested"), "{} {}", done.code, done.err);
+    }
+}
+
+#[test]
+fn copying_for_one_platform_finds_the_same_image_as_a_build() {
+    let mut images = Images::default();
+    let silent = ["linux/amd64", "linux/arm64"].map(|text| images.image(platform(text), text));
+    let inside = images.index(&silent);
+    let top = images.index(&[inside]);
+    let (lab, registry) = (Lab::new(), MemoryRegistry::start());
+    let layout = lab.path().join("base");
+    images.layout(&layout, &top);
+    let name = images.serve(&registry, "team/base", &top);
+    for (number, from) in [format!("oci:{}", layout.display()), format!("docker://{name}")].iter().enumerate()
+    {
+        for (text, image) in [("linux/amd64", &silent[0]), ("linux/arm64", &silent[1])] {
+            let to = format!("store:copied:{number}");
+            let args = ["copy", "--insecure-registry", registry.host(), "--platform", text, from, &to];
+            let done = lab.run(args);
+            assert_eq!(done.code, 0, "{}", done.err);
+            let inspected = lab.run(["inspect", &format!("copied:{number}")]);
+            let digest = image["digest"].as_str().unwrap_or_default();
+            assert!(inspected.out.contains(digest), "{from} {text}: {}", inspected.out);
+        }
+    }
+}

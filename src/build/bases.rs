@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::cancel::Cancel;
 use crate::digest::{Digest, Hasher};
 use crate::event::{Event, Events, Outcome, VertexId, VertexKind};
+use crate::image::choose::{Part, choose};
 use crate::image::{
     Descriptor, Document, ImageSource, Platform, ReadError, Reference, ResolvedImage, Selector, from_store,
     open_layout,
@@ -231,25 +232,21 @@ impl Bases {
         let bad = |error: &dyn std::fmt::Display| {
             Failure::new(FailureKind::Base, format!("{}: {error}", reference.familiar()))
         };
-        let manifest_bytes = match Document::parse(&top.bytes).map_err(|error| bad(&error))? {
-            Document::Manifest(_) => top.bytes,
-            Document::Index(index) => {
-                let Some(chosen) = index.select(platform) else {
-                    let have: Vec<String> = index.platforms().iter().map(ToString::to_string).collect();
-                    return Err(bad(&format!(
-                        "no match for platform {platform} in manifest; it has {}",
-                        have.join(", ")
-                    )));
-                };
-                let digest = chosen.digest.to_string();
-                registry.manifest(repository, &digest, &self.cancel).map_err(fail)?.bytes
+        let read = |descriptor: &Descriptor, part| match part {
+            Part::Manifest if descriptor.digest == top.digest => Ok(top.bytes.clone()),
+            Part::Manifest => {
+                let digest = descriptor.digest.to_string();
+                registry.manifest(repository, &digest, &self.cancel).map(|found| found.bytes)
             }
+            Part::Config => registry.blob(repository, &descriptor.digest, descriptor.size, &self.cancel),
         };
-        let Document::Manifest(manifest) = Document::parse(&manifest_bytes).map_err(|error| bad(&error))?
-        else {
-            return Err(bad(&"an index inside an index"));
-        };
-        let config = &manifest.config;
+        let descriptor = Descriptor::new(&top.media_type, top.digest, top.bytes.len() as u64);
+        let chosen =
+            choose(&descriptor, platform, read).map_err(|error| match error.explained(platform) {
+                Ok(text) => bad(&text),
+                Err(error) => fail(error),
+            })?;
+        let (config, manifest_bytes) = (&chosen.manifest.config, chosen.bytes);
         let config_bytes =
             registry.blob(repository, &config.digest, config.size, &self.cancel).map_err(fail)?;
         self.store.put_blob(&manifest_bytes)?;

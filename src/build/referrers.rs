@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::digest::Digest;
+use crate::image::manifest::MAX_INDEX_DEPTH;
 use crate::image::{Descriptor, Document, Family, Reference};
 use crate::registry::{Content, RegistryError};
 
@@ -17,8 +18,6 @@ const MOST_LEVELS: u32 = 8;
 const MOST: usize = 1_000;
 /// Bytes of the manifests of all referrers of one image; their annotations are kept until all are found.
 const MOST_BYTES: u64 = 64 << 20;
-/// Indexes may nest; deeper than this is an attack or a loop.
-const MAX_INDEX_DEPTH: u32 = 4;
 
 /// What [`Transfer::referrers`] found.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,17 +1,21 @@
 //! Moving whole images: push, pull, load, copy.
 
 use std::collections::BTreeSet;
+use std::io::Read as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::cancel::Cancel;
+use crate::digest::Digest;
 use crate::event::{Event, Events, Outcome, VertexId, VertexKind};
 use crate::export::{self, Dest, ExportImage};
+use crate::image::choose::{Part, choose};
 use crate::image::inspect::{name_in_store, stored};
+use crate::image::manifest::{MAX_CONFIG_SIZE, MAX_INDEX_DEPTH};
 use crate::image::read::{IMAGE_NAME, REF_NAME};
-use crate::image::{Descriptor, Document, Family, Index, Platform, Reference, open_layout, read};
+use crate::image::{Descriptor, Document, Family, Platform, Reference, open_layout, read};
 use crate::registry::origins::{self, Origin};
 use crate::registry::{
     BlobState, Content, LayoutContent, PushOptions, PushReport, RegistryAccess, RegistryContent,
@@ -26,9 +30,6 @@ use super::request::EngineAddress;
 
 /// Blobs of one image fetched at the same time.
 const PARALLEL: usize = 4;
-
-/// Indexes may nest; deeper than this is an attack or a loop.
-const MAX_INDEX_DEPTH: u32 = 4;
 
 /// What transfers work with.
 pub struct Transfer<'a> {
@@ -330,15 +331,35 @@ impl Transfer<'_> {
         top: &Descriptor,
         platform: &Platform,
     ) -> Result<Descriptor, Failure> {
-        let mut chosen = top.clone();
-        for _ in 0..=MAX_INDEX_DEPTH {
-            let bytes = content.document(&chosen, self.cancel).map_err(|error| {
-                self.failure(FailureKind::Base, "read", &chosen.digest.to_string(), &error)
-            })?;
-            let Document::Index(index) = parse(&content.place(), &bytes)? else { return Ok(chosen) };
-            chosen = index.select(platform).cloned().ok_or_else(|| no_platform(content, &index, platform))?;
+        let read = |descriptor: &Descriptor, part| match part {
+            Part::Manifest => content.document(descriptor, self.cancel).map_err(|error| {
+                self.failure(FailureKind::Base, "read", &descriptor.digest.to_string(), &error)
+            }),
+            Part::Config => self.config(content, descriptor),
+        };
+        choose(top, platform, read).map(|chosen| chosen.descriptor).map_err(|error| {
+            match error.explained(platform) {
+                Ok(text) => Failure::new(FailureKind::Base, format!("{}: {text}", content.place())),
+                Err(failure) => failure,
+            }
+        })
+    }
+
+    /// A config, verified. Registries have it among the blobs.
+    fn config(&self, content: &dyn Content, descriptor: &Descriptor) -> Result<Vec<u8>, Failure> {
+        let fail = |reason: &str| {
+            let message = format!("cannot read {} of {}: {reason}", descriptor.digest, content.place());
+            Failure::new(FailureKind::Base, message)
+        };
+        let opened = content.open(descriptor, 0, self.cancel).map_err(|error| {
+            self.failure(FailureKind::Base, "read", &descriptor.digest.to_string(), &error)
+        })?;
+        let mut bytes = Vec::new();
+        opened.take(MAX_CONFIG_SIZE + 1).read_to_end(&mut bytes).map_err(|error| fail(&error.to_string()))?;
+        if bytes.len() as u64 > MAX_CONFIG_SIZE || Digest::of(&bytes) != descriptor.digest {
+            return Err(fail("it is not the config that its digest names"));
         }
-        Err(Failure::new(FailureKind::Base, format!("{}: indexes are nested too deeply", content.place())))
+        Ok(bytes)
     }
 
     /// Brings everything below a descriptor into the store.
@@ -462,12 +483,6 @@ pub(super) fn bare(descriptor: &Descriptor) -> Descriptor {
 
 pub(super) fn parse(place: &str, bytes: &[u8]) -> Result<Document, Failure> {
     Document::parse(bytes).map_err(|error| Failure::new(FailureKind::Base, format!("{place}: {error}")))
-}
-
-fn no_platform(content: &dyn Content, index: &Index, platform: &Platform) -> Failure {
-    let have = index.platforms().join(", ");
-    let message = format!("{} has no image for {platform}; it has {have}", content.place());
-    Failure::new(FailureKind::Base, message)
 }
 
 /// The whole name an archive gives an image.

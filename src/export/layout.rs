@@ -13,7 +13,7 @@ use ::tar::{Builder, EntryType, Header};
 use crate::cancel::Cancel;
 use crate::digest::{Digest, Hasher};
 use crate::fs::Root;
-use crate::image::manifest::{DescriptorPlatform, MAX_MANIFEST_SIZE, canonical};
+use crate::image::manifest::{DescriptorPlatform, MAX_INDEX_DEPTH, MAX_MANIFEST_SIZE, canonical};
 use crate::image::read::{IMAGE_NAME, REF_NAME, StoreBlobs, read_document};
 use crate::image::{Descriptor, Document, Index, Manifest, Reference};
 use crate::store::Store;
@@ -69,7 +69,7 @@ impl Layout {
 
     fn add(&mut self, store: &Store, descriptor: &Descriptor, depth: u32) -> Result<(), ExportError> {
         let digest = descriptor.digest;
-        if depth > 4 {
+        if depth > MAX_INDEX_DEPTH {
             return Err(crate::image::ReadError::TooDeep { place: digest.to_string() }.into());
         }
         let bytes = match read_document(&StoreBlobs(store), &digest, Some(descriptor.size), MAX_MANIFEST_SIZE)

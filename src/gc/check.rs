@@ -16,6 +16,7 @@ use crate::cache::Record;
 use crate::cancel::Cancel;
 use crate::digest::{DiffId, Digest, Hasher};
 use crate::image::Descriptor;
+use crate::image::manifest::MAX_INDEX_DEPTH;
 use crate::layer::{LayerError, LayerIndex, LayerRecord, OnDiskIds, check_files, parse_index};
 use crate::registry::origins;
 use crate::store::{Collector, Fate, Item, Room, SnapshotId, Store, StoreError};
@@ -23,8 +24,6 @@ use crate::store::{Collector, Fate, Item, Room, SnapshotId, Store, StoreError};
 use super::content::{self, Content, Parts};
 
 const READ_SIZE: usize = 256 * 1024;
-/// An index nests no deeper; see `build::transfer`.
-const MAX_DEPTH: u32 = 5;
 
 /// How to check.
 #[derive(Clone, Copy, Default, Debug)]
@@ -419,7 +418,7 @@ impl Check<'_> {
             Some(Err(error)) => return Ok(Some(format!("{digest}: {error}"))),
             None => return Ok(None),
         };
-        if depth < MAX_DEPTH {
+        if depth < MAX_INDEX_DEPTH {
             for document in &parts.documents {
                 if let Some(lack) = self.lack(document, depth + 1)? {
                     return Ok(Some(lack));

@@ -6,13 +6,10 @@ use crate::digest::Digest;
 use crate::store::Store;
 
 use super::config::ImageConfig;
-use super::manifest::{Descriptor, Document, MAX_MANIFEST_SIZE};
+use super::manifest::{Descriptor, Document, MAX_INDEX_DEPTH, MAX_MANIFEST_SIZE};
 use super::platform::Platform;
 use super::read::{ReadError, ResolvedImage, StoreBlobs, from_store, read_document, stored_descriptor};
 use super::reference::Reference;
-
-/// Indexes nest no deeper than this.
-const MAX_DEPTH: u32 = 4;
 
 /// One line of `history`, newest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +105,7 @@ pub fn list_images(store: &Store, platform: &Platform) -> Result<ImageList, Read
 
 fn names_artifact(store: &Store, name: &Reference) -> bool {
     let named = stored_descriptor(store, name).ok().flatten();
-    named.is_some_and(|(digest, _)| is_artifact(store, &digest, MAX_DEPTH))
+    named.is_some_and(|(digest, _)| is_artifact(store, &digest, MAX_INDEX_DEPTH))
 }
 
 /// Whether this never was an image, such as a signature or an index of nothing else.
@@ -190,7 +187,7 @@ pub fn name_in_store(store: &Store, name: &Reference, descriptor: &Descriptor) -
         what: format!("record of {name}"),
         source,
     })?;
-    use_all(store, &descriptor.digest, MAX_DEPTH);
+    use_all(store, &descriptor.digest, MAX_INDEX_DEPTH);
     Ok(store.put_reference(&name.clone().with_default_tag().to_string(), &bytes)?)
 }
 

@@ -19,6 +19,9 @@ pub const MAX_MANIFEST_SIZE: u64 = 4 << 20;
 /// The largest image config accepted, in bytes.
 pub const MAX_CONFIG_SIZE: u64 = 8 << 20;
 
+/// Indexes may nest; deeper than this is an attack or a loop.
+pub const MAX_INDEX_DEPTH: u32 = 4;
+
 /// Marks a descriptor in an index that is not an image but speaks of one.
 const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 
@@ -310,28 +313,27 @@ impl Index {
         }
     }
 
-    /// The manifest for a platform: attestations never serve; see [`Platform::rank`]. An entry
-    /// without a platform serves only where it is the sole image.
-    pub fn select(&self, wanted: &Platform) -> Option<&Descriptor> {
-        let images: Vec<&Descriptor> =
-            self.manifests.iter().filter(|descriptor| !descriptor.is_companion()).collect();
-        if let [only] = images[..]
-            && only.platform.is_none()
-        {
-            return Some(only);
-        }
-        let platforms: Vec<Option<Platform>> = images
-            .iter()
-            .map(|descriptor| descriptor.platform.as_ref().map(DescriptorPlatform::platform))
-            .collect();
-        wanted.select(platforms.iter().map(Option::as_ref)).and_then(|at| images.get(at).copied())
+    /// Its images: all but what is there for another entry's sake.
+    pub fn images(&self) -> impl Iterator<Item = &Descriptor> {
+        self.manifests.iter().filter(|descriptor| !descriptor.is_companion())
+    }
+
+    /// The platforms that its images state.
+    pub fn stated(&self) -> impl Iterator<Item = Platform> {
+        self.images().filter_map(|descriptor| descriptor.platform.as_ref().map(DescriptorPlatform::platform))
+    }
+
+    /// The images that state a platform which serves `wanted`, the best first.
+    pub fn serving(&self, wanted: &Platform) -> Vec<&Descriptor> {
+        let rank = |image: &Descriptor| wanted.rank(&image.platform.as_ref()?.platform());
+        let mut fitting: Vec<_> = self.images().filter_map(|image| Some((rank(image)?, image))).collect();
+        fitting.sort_by_key(|(rank, _)| std::cmp::Reverse(*rank));
+        fitting.into_iter().map(|(_, image)| image).collect()
     }
 
     /// The platforms of its images, for messages.
     pub fn platforms(&self) -> Vec<String> {
-        self.manifests
-            .iter()
-            .filter(|descriptor| !descriptor.is_companion())
+        self.images()
             .map(|descriptor| match &descriptor.platform {
                 Some(platform) => platform.platform().to_string(),
                 None => "(no platform given)".to_owned(),
@@ -424,11 +426,12 @@ mod tests {
             entry("linux/arm64", b"c"),
             entry("linux/amd64", b"d"),
         ]);
-        assert_eq!(index.select(&amd64).map(|found| found.digest), Some(Digest::of(b"d")));
-        assert_eq!(index.select(&Platform::new("linux", "s390x", "")), None);
+        let serving = |platform: &Platform| -> Vec<Digest> {
+            index.serving(platform).iter().map(|found| found.digest).collect()
+        };
+        assert_eq!(serving(&amd64), [Digest::of(b"d")]);
+        assert_eq!(serving(&Platform::new("linux", "s390x", "")), []);
         assert_eq!(index.platforms(), ["linux/arm64", "linux/amd64"]);
-        let bare = Index::new(vec![Descriptor::of(Family::Oci.manifest(), b"e")]);
-        assert!(bare.select(&amd64).is_some());
     }
 
     fn descriptors() -> impl Strategy<Value = Descriptor> {

@@ -5,6 +5,7 @@
 //! not know pass through unchanged. Must never touch layer bytes.
 
 pub mod build;
+pub mod choose;
 pub mod config;
 pub mod inspect;
 pub mod manifest;

@@ -11,6 +11,7 @@ use crate::digest::{DiffId, Digest};
 use crate::store::{IngestError, Store, StoreError};
 
 use super::build::LayerRef;
+use super::choose::{ChooseError, Part, choose};
 use super::config::ImageConfig;
 use super::manifest::{
     Descriptor, Document, Index, MAX_CONFIG_SIZE, MAX_MANIFEST_SIZE, Manifest, ManifestError,
@@ -30,8 +31,6 @@ pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// Annotation of an index entry: the whole normalised name.
 pub const IMAGE_NAME: &str = "io.containerd.image.name";
 
-/// Indexes may nest; deeper than this is an attack or a loop.
-const MAX_INDEX_DEPTH: u32 = 4;
 /// Bytes of a blob in memory.
 const CHUNK: usize = 256 * 1024;
 
@@ -213,7 +212,7 @@ pub fn from_store(
     platform: &Platform,
 ) -> Result<Option<ResolvedImage>, ReadError> {
     let Some(descriptor) = stored_descriptor(store, reference)? else { return Ok(None) };
-    resolve_descriptor(&StoreBlobs(store), &descriptor.0, descriptor.1, platform, 0).map(Some)
+    resolve_descriptor(&StoreBlobs(store), &descriptor.0, descriptor.1, platform).map(Some)
 }
 
 /// Digest and, where known, size of what a name means in the store.
@@ -265,7 +264,7 @@ impl ImageSource for Layout {
                 if known.is_none() && blobs.open(digest)?.is_none() {
                     return Err(self.not_found(digest.to_string()));
                 }
-                return resolve_descriptor(blobs, digest, known.map(|image| image.size), platform, 0);
+                return resolve_descriptor(blobs, digest, known.map(|image| image.size), platform);
             }
         };
         let Some(first) = candidates.first() else {
@@ -278,7 +277,7 @@ impl ImageSource for Layout {
             first
         } else if candidates.iter().all(|image| image.platform.is_some() && same_name(image, first)) {
             let by_platform = Index::new(candidates.iter().map(|image| (*image).clone()).collect());
-            let found = by_platform.select(platform).map(|image| image.digest);
+            let found = by_platform.serving(platform).first().map(|image| image.digest);
             let found = candidates.iter().find(|image| Some(image.digest) == found);
             found.ok_or_else(|| ReadError::Platform {
                 place: blobs.place(),
@@ -288,7 +287,7 @@ impl ImageSource for Layout {
         } else {
             return Err(ReadError::SeveralImages { place: blobs.place(), names: self.names() });
         };
-        resolve_descriptor(blobs, &chosen.digest, Some(chosen.size), platform, 0)
+        resolve_descriptor(blobs, &chosen.digest, Some(chosen.size), platform)
     }
 
     fn copy_blob_into(&self, store: &Store, blob: &Descriptor) -> Result<(), ReadError> {
@@ -382,34 +381,29 @@ fn resolve_descriptor(
     digest: &Digest,
     size: Option<u64>,
     platform: &Platform,
-    depth: u32,
 ) -> Result<ResolvedImage, ReadError> {
-    if depth > MAX_INDEX_DEPTH {
-        return Err(ReadError::TooDeep { place: blobs.place() });
-    }
-    let bytes = read_document(blobs, digest, size, MAX_MANIFEST_SIZE)?;
-    let parsed = Document::parse(&bytes).map_err(|source| ReadError::Document {
-        place: blobs.place(),
-        what: format!("manifest {digest}"),
-        source,
+    let top = Descriptor::new("", *digest, size.unwrap_or_default());
+    let read = |descriptor: &Descriptor, part| {
+        let size = if descriptor.digest == *digest { size } else { Some(descriptor.size) };
+        let limit = match part {
+            Part::Manifest => MAX_MANIFEST_SIZE,
+            Part::Config => MAX_CONFIG_SIZE,
+        };
+        read_document(blobs, &descriptor.digest, size, limit)
+    };
+    let place = || blobs.place();
+    let chosen = choose(&top, platform, read).map_err(|error| match error {
+        ChooseError::Read(error) => error,
+        ChooseError::Document { what, source } => ReadError::Document { place: place(), what, source },
+        ChooseError::Platform(have) => {
+            ReadError::Platform { place: place(), wanted: platform.to_string(), have }
+        }
+        ChooseError::TooDeep => ReadError::TooDeep { place: place() },
+        ChooseError::TooMany => ReadError::TooMany { place: place() },
     })?;
-    match parsed {
-        Document::Index(index) => {
-            let Some(chosen) = index.select(platform) else {
-                return Err(ReadError::Platform {
-                    place: blobs.place(),
-                    wanted: platform.to_string(),
-                    have: index.platforms(),
-                });
-            };
-            resolve_descriptor(blobs, &chosen.digest, Some(chosen.size), platform, depth + 1)
-        }
-        Document::Manifest(manifest) => {
-            let config = &manifest.config;
-            let config = read_document(blobs, &config.digest, Some(config.size), MAX_CONFIG_SIZE)?;
-            ResolvedImage::new(&blobs.place(), bytes, config)
-        }
-    }
+    let config = &chosen.manifest.config;
+    let config = read_document(blobs, &config.digest, Some(config.size), MAX_CONFIG_SIZE)?;
+    ResolvedImage::new(&place(), chosen.bytes, config)
 }
 
 /// Reads a small blob whole and verifies it.

@@ -6,7 +6,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::cancel::Cancel;
 use crate::digest::Digest;
-use crate::image::manifest::MAX_MANIFEST_SIZE;
+use crate::image::manifest::{MAX_INDEX_DEPTH, MAX_MANIFEST_SIZE};
 use crate::image::{Descriptor, Document, ImageSource, ReadError};
 use crate::store::Store;
 
@@ -16,7 +16,6 @@ use super::client::Registry;
 use super::error::RegistryError;
 use super::origins::{self, Origin};
 use super::pull::MANIFEST_LIMIT;
-use super::push::MAX_INDEX_DEPTH;
 use super::referrers::is_of;
 
 /// Manifests and blobs by descriptor. Shared by several threads.

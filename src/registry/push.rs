@@ -8,6 +8,7 @@ use ureq::http::Method;
 
 use crate::cancel::Cancel;
 use crate::digest::Digest;
+use crate::image::manifest::MAX_INDEX_DEPTH;
 use crate::image::{Descriptor, Document, Family};
 
 use super::client::{Call, Registry};
@@ -15,9 +16,6 @@ use super::content::Content;
 use super::error::RegistryError;
 use super::pull::{ACCEPT, announced_digest, check_repository, manifest_path};
 use super::upload::Uploads;
-
-/// Indexes may nest; deeper than this is an attack or a loop.
-pub(super) const MAX_INDEX_DEPTH: u32 = 4;
 
 /// Limits of a push.
 #[derive(Clone, Debug, PartialEq, Eq)]

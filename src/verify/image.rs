@@ -9,7 +9,7 @@ use crate::build::CompressionAlgorithm;
 use crate::cancel::Cancel;
 use crate::context::Compression;
 use crate::digest::{DiffId, Digest, Hasher};
-use crate::image::manifest::{MAX_CONFIG_SIZE, MAX_MANIFEST_SIZE};
+use crate::image::manifest::{MAX_CONFIG_SIZE, MAX_INDEX_DEPTH, MAX_MANIFEST_SIZE};
 use crate::image::media_type::is_foreign;
 use crate::image::{Descriptor, Family, Platform, layer_compression};
 use crate::layer::{Scanned, scan_tar};
@@ -20,8 +20,6 @@ use super::document::{Object, descriptor};
 use super::layer::{Below, Layer};
 use super::report::Report;
 
-/// Indexes may nest; deeper than this is an attack or a loop.
-const MAX_INDEX_DEPTH: u32 = 4;
 /// Layers of one image: what overlayfs can stack (linux, `OVL_MAX_STACK`).
 const MAX_LAYERS: usize = 500;
 

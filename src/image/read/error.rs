@@ -7,7 +7,7 @@ use crate::digest::Digest;
 use crate::image::manifest::ManifestError;
 use crate::store::StoreError;
 
-use super::MAX_INDEX_DEPTH;
+use super::super::manifest::MAX_INDEX_DEPTH;
 
 /// Why an image could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +118,12 @@ pub enum ReadError {
     /// Indexes nested too deeply.
     #[error("{place}: indexes are nested deeper than {MAX_INDEX_DEPTH} levels")]
     TooDeep {
+        /// Where.
+        place: String,
+    },
+    /// Too many entries of its indexes would have to be looked into.
+    #[error("{place}: too many images without a platform")]
+    TooMany {
         /// Where.
         place: String,
     },

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::image::manifest::{DescriptorPlatform, canonical};
+use crate::image::manifest::{DescriptorPlatform, MAX_INDEX_DEPTH, canonical};
 use crate::image::{History, Image, LayerRef, assemble};
 
 type Result<T = (), E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
