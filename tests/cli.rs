@@ -4,6 +4,7 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -651,4 +652,87 @@ fn a_build_in_which_everything_is_cached_gives_the_image_it_gave_though_nothing_
     // Times have whole seconds.
     std::thread::sleep(std::time::Duration::from_millis(1100));
     assert_eq!(build(), first);
+}
+
+/// The compressions of an image's layers in a layout, lowest first, and the digest of its config.
+fn layers_of(layout: &Path) -> (Vec<String>, String) {
+    let read = |path: String| -> serde_json::Value {
+        serde_json::from_slice(&fs::read(layout.join(path)).expect("a file")).expect("JSON")
+    };
+    let top = read("index.json".into())["manifests"][0]["digest"].as_str().unwrap_or_default().to_owned();
+    let manifest = read(top.replace("sha256:", "blobs/sha256/"));
+    let layers = manifest["layers"].as_array().expect("layers").iter().map(|layer| {
+        let of_estargz = layer["annotations"].to_string().contains("stargz");
+        let media_type = layer["mediaType"].as_str().unwrap_or_default();
+        let kind = media_type.rsplit(['.', '+']).next().unwrap_or_default();
+        if of_estargz { "estargz".to_owned() } else { kind.to_owned() }
+    });
+    (layers.collect(), manifest["config"]["digest"].as_str().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn each_output_has_its_own_compression() {
+    let lab = Lab::new();
+    let base = lab.out("base");
+    let context = lab.context(&[("Dockerfile", "FROM scratch\nCOPY f /f\n"), ("f", "f")]);
+    let output = format!("type=oci,tar=false,dest={}", base.display());
+    let made = lab.run(["build", "-o", &output, &context.display().to_string()]);
+    assert_eq!(made.code, 0, "{}", made.err);
+    let context = lab.context(&[("Dockerfile", "FROM base\nCOPY g /g\n"), ("g", "g")]);
+    let wanted = [
+        ("plain", "", ["gzip", "gzip"]),
+        ("zstd", ",compression=zstd", ["gzip", "zstd"]),
+        ("forced", ",compression=zstd,force-compression=true", ["zstd", "zstd"]),
+        ("tar", ",compression=uncompressed", ["gzip", "tar"]),
+        ("star", ",compression=estargz", ["gzip", "estargz"]),
+        ("leveled", ",compression=zstd,compression-level=9", ["gzip", "zstd"]),
+    ];
+    // In any order, and again with everything cached.
+    for (round, by) in [0, 1, 3, 3].into_iter().enumerate() {
+        let mut order = wanted;
+        order.rotate_left(by);
+        let mut args = vec!["build".to_owned(), "-t".into(), format!("own:{round}")];
+        args.push(format!("--build-context=base=oci-layout://{}", base.display()));
+        for (name, options, _) in order {
+            let dest = lab.out(&format!("{round}-{name}"));
+            args.push(format!("-otype=oci,tar=false,dest={}{options}", dest.display()));
+        }
+        args.push(context.display().to_string());
+        let done = lab.run(&args);
+        assert_eq!(done.code, 0, "{}", done.err);
+        let (_, id) = layers_of(&lab.out(&format!("{round}-plain")));
+        for (name, _, layers) in order {
+            let (found, config) = layers_of(&lab.out(&format!("{round}-{name}")));
+            assert_eq!(found, layers, "{round} {name}");
+            // Layers of estargz have more entries.
+            assert_eq!(config == id, name != "star", "{round} {name}");
+        }
+        // A tag means the image of the first output.
+        let own = lab.out(&format!("own-{round}"));
+        let to = format!("oci:{}", own.display());
+        let copied = lab.run(["copy", &format!("store:own:{round}"), &to]);
+        assert_eq!(copied.code, 0, "{}", copied.err);
+        assert_eq!(layers_of(&own), layers_of(&lab.out(&format!("{round}-{}", order[0].0))));
+    }
+}
+
+#[test]
+fn outputs_cannot_want_the_same_layers_with_different_times() {
+    let lab = Lab::new();
+    let context = lab.context(&[("Dockerfile", "FROM scratch\nCOPY f /f\n"), ("f", "f")]);
+    let context = context.display().to_string();
+    let output = |name: &str, more: &str| format!("-otype=oci,dest={}{more}", lab.out(name).display());
+    let (kept, plain) = (output("a", ",rewrite-timestamp=false"), output("b", ""));
+    let also_kept = output("b", ",rewrite-timestamp=false");
+    let build = |outputs: [&str; 2], epoch: &str| {
+        let mut command = lab.rbuild();
+        command.env("SOURCE_DATE_EPOCH", epoch).args(["build", outputs[0], outputs[1], &context]);
+        support::done(command.output().expect("rbuild"))
+    };
+    let refused = build([&plain, &kept], "1");
+    assert!(refused.code == 2 && refused.err.contains("rewrite-timestamp"), "{}", refused.err);
+    for (outputs, epoch) in [([&kept, &also_kept], "1"), ([&kept, &plain], "")] {
+        let done = build(outputs.map(String::as_str), epoch);
+        assert_eq!(done.code, 0, "{}", done.err);
+    }
 }

@@ -135,13 +135,14 @@ impl Engine {
         outputs::check(request)?;
         let prepared = self.prepare(request, stdin, events, cancel)?;
         let request = &BuildRequest { source_date_epoch: prepared.epoch, ..request.clone() };
+        outputs::check_times(request)?;
         let stat_cache = FileStatCache::open(&self.store.stat_cache_path(&prepared.context_root));
         let stat_cache = Arc::new(stat_cache);
         let mounts = Arc::new(MountSettings::new(request.secrets.clone(), request.ssh.clone()));
         // What only goes to registries need not be here: layers of bases go from one to the other.
         let only_pushed = !request.outputs.is_empty()
             && request.outputs.iter().all(|output| output.push || output.kind == OutputKind::CacheOnly);
-        let makes_image = request.makes_image();
+        let (makes_image, compressions) = (request.makes_image(), request.compressions());
         let mut built = Vec::new();
         let (mut cached, mut steps) = (0, 0);
         prepared.network.expect(prepared.plans.iter().flat_map(|(_, plan)| &plan.steps));
@@ -153,18 +154,20 @@ impl Engine {
                 chain.ensure_blobs(&self.store)?;
             }
             let epoch = epoch_of(request, plan);
-            let (compression, _) = result::write_options(request, epoch);
-            let image = || self.image(plan, &solved, solver.now, epoch, compression, cancel);
-            let image = makes_image.then(image).transpose()?;
+            let mut images = Vec::new();
+            for choice in compressions.iter().take_while(|_| makes_image) {
+                images.push((*choice, self.image(plan, &solved, solver.now, epoch, *choice, cancel)?));
+            }
             let platform_given = !request.platforms.is_empty();
-            built.push(Built { image, chain, platform: platform.clone(), platform_given });
+            built.push(Built { images, chain, platform: platform.clone(), platform_given });
             cached += solved.cached;
             steps += plan.steps.iter().filter(|step| !matches!(step.kind, StepKind::From(_))).count();
         }
         // A cache that cannot be written costs time in the next build and nothing else.
         let _ = self.keep_stats(&stat_cache);
         let with_index = built.len() > 1 || request.multi_platform;
-        let package = || result::package(self, &built, Family::Oci, &request.annotations, with_index);
+        let own = request.compression();
+        let package = || result::package(self, &built, own, Family::Oci, &request.annotations, with_index);
         let package = makes_image.then(package).transpose()?;
         let complete = !only_pushed || built.iter().all(|one| one.chain.is_here(&self.store));
         let all = outputs::Results { built: &built, with_index, names: &names, complete };
@@ -174,7 +177,7 @@ impl Engine {
             let Some(image) = &image else { continue };
             image::inspect::name_in_store(&self.store, name, &image.descriptor)?;
         }
-        let layers = || built.iter().filter_map(|one| one.image.as_ref()).flat_map(|image| &image.layers);
+        let layers = || built.iter().filter_map(|one| one.image(own)).flat_map(|image| &image.layers);
         let summary = Summary {
             names: names.iter().map(Reference::familiar).collect(),
             manifest: image.as_ref().map(|image| image.descriptor.digest),
@@ -202,7 +205,7 @@ impl Engine {
     ) -> Solver {
         let epoch = epoch_of(request, plan);
         let bases = prepared.bases.share();
-        let (_, write) = result::write_options(request, epoch);
+        let write = result::write_options(request, epoch);
         Solver {
             snapshots: self.snapshots.clone(),
             records: Records::new(self.store.clone()),

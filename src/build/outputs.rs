@@ -42,6 +42,19 @@ pub(super) fn check(request: &BuildRequest) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Refuses outputs that want the same layers with different times.
+pub(super) fn check_times(request: &BuildRequest) -> Result<(), Failure> {
+    let kept = |output: &OutputSpec| output.rewrite_timestamp == Some(false);
+    let mut images = request.outputs.iter().filter(|output| output.makes_image());
+    let some_kept = request.outputs.iter().any(kept);
+    if request.source_date_epoch.is_none() || !some_kept || images.all(kept) {
+        return Ok(());
+    }
+    let message = "rewrite-timestamp=false is given for some outputs only, but all have the same layers";
+    Err(Failure::new(FailureKind::Usage, message)
+        .help("give it for every output that is an image, or for none"))
+}
+
 /// What there is to write.
 pub(super) struct Results<'a> {
     /// One image for each platform.
@@ -116,8 +129,9 @@ impl Output<'_> {
 
     /// Manifests as this output wants them.
     fn package(&self, default: Family) -> Result<Package, Failure> {
+        let compression = self.spec.compression();
         // Annotations of layers are part of eStargz; Docker's own manifests have none.
-        let images = self.results.built.iter().filter_map(|one| one.image.as_ref());
+        let images = self.results.built.iter().filter_map(|one| one.image(compression));
         let annotated = images.flat_map(|image| &image.layers);
         let annotated = annotated.map(|layer| &layer.annotations).any(|all| !all.is_empty());
         let default = if annotated { Family::Oci } else { default };
@@ -132,11 +146,12 @@ impl Output<'_> {
             // Docker's own manifests know none.
             annotations.clear();
         }
-        result::package(self.engine, self.results.built, family, &annotations, self.results.with_index)
+        let Results { built, with_index, .. } = *self.results;
+        result::package(self.engine, built, compression, family, &annotations, with_index)
     }
 
     fn created(&self) -> Option<String> {
-        self.results.built.first().and_then(|one| one.image.as_ref()?.config.created.clone())
+        self.results.built.first().and_then(|one| one.image(self.spec.compression())?.config.created.clone())
     }
 
     fn export(&self, package: &Package) -> Result<ExportImage, Failure> {

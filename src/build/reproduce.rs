@@ -57,8 +57,9 @@ impl Engine {
         let second = BuildRequest { no_cache: true, wants_id: true, ..request.clone() };
         let mut first = BuildRequest { tags: Vec::new(), ..second.clone() };
         for output in &mut first.outputs {
-            // They still say how layers are compressed.
             output.kind = OutputKind::CacheOnly;
+            // As the second build's image has its layers, whatever its other outputs want.
+            output.compression = Some(second.compression());
         }
         let one = self.build(&first, &mut io::empty(), events, cancel)?;
         if request.source_date_epoch.is_none() && !request.reproducible {

@@ -83,11 +83,27 @@ impl BuildRequest {
     /// Whether the result becomes an image. Where only its files are wanted, or nothing, it does not, as
     /// in the reference.
     pub fn makes_image(&self) -> bool {
-        let is_image = |output: &OutputSpec| {
-            !matches!(output.kind, OutputKind::Local | OutputKind::Tar | OutputKind::CacheOnly)
-        };
         let given = self.wants_id || !self.tags.is_empty() || self.outputs.is_empty();
-        given || self.outputs.iter().any(is_image)
+        given || self.outputs.iter().any(OutputSpec::makes_image)
+    }
+
+    /// How the layers of the image are compressed that tags and the ID mean: as for the first output that
+    /// makes an image. Without any, an output may say it all the same.
+    pub fn compression(&self) -> CompressionChoice {
+        let making = self.outputs.iter().find(|output| output.makes_image());
+        let saying = || self.outputs.iter().find(|output| output.compression.is_some());
+        making.or_else(saying).map(OutputSpec::compression).unwrap_or_default()
+    }
+
+    /// All the ways in which layers are to be compressed, each once; that of the image itself comes first.
+    pub fn compressions(&self) -> Vec<CompressionChoice> {
+        let mut all = vec![self.compression()];
+        for output in self.outputs.iter().filter(|output| output.makes_image()) {
+            if !all.contains(&output.compression()) {
+                all.push(output.compression());
+            }
+        }
+        all
     }
 
     /// Outputs that go to standard output.
@@ -203,6 +219,23 @@ impl OutputSpec {
             rewrite_timestamp: None,
         }
     }
+
+    /// Whether it is an image, and not only its files or nothing.
+    pub fn makes_image(&self) -> bool {
+        match self.kind {
+            OutputKind::Oci
+            | OutputKind::OciDir
+            | OutputKind::Docker
+            | OutputKind::Load
+            | OutputKind::Image => true,
+            OutputKind::Local | OutputKind::Tar | OutputKind::CacheOnly => false,
+        }
+    }
+
+    /// How its layers are compressed.
+    pub fn compression(&self) -> CompressionChoice {
+        self.compression.unwrap_or_default()
+    }
 }
 
 /// Kinds of output.
@@ -227,7 +260,7 @@ pub enum OutputKind {
 }
 
 /// `compression=`, `compression-level=`, `force-compression=`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CompressionChoice {
     /// Algorithm.
     pub algorithm: CompressionAlgorithm,

@@ -15,17 +15,16 @@ use crate::solve::Solved;
 
 use super::engine::Engine;
 use super::failure::{Failure, FailureKind};
-use super::request::{
-    Annotation, AnnotationKind, BuildRequest, BuiltImage, CompressionAlgorithm, CompressionChoice,
-};
+use super::request::{Annotation, AnnotationKind, BuildRequest, BuiltImage, CompressionChoice};
 
 /// What history entries of the reference carry.
 const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
 
 /// One platform's image.
 pub(super) struct Built {
-    /// As values; `None` where no image is wanted.
-    pub image: Option<Image>,
+    /// As values, one for each way in which layers are compressed; that of the image itself comes first. None
+    /// where no image is wanted.
+    pub images: Vec<(CompressionChoice, Image)>,
     /// Its layers.
     pub chain: Chain,
     /// The platform it was built for.
@@ -35,6 +34,11 @@ pub(super) struct Built {
 }
 
 impl Built {
+    /// The image with its layers compressed in one of the ways that were asked for.
+    pub fn image(&self, compression: CompressionChoice) -> Option<&Image> {
+        self.images.iter().find(|(choice, _)| *choice == compression).map(|(_, image)| image)
+    }
+
     /// As an index lists it, where it is not the config that says so.
     fn listed(&self, config: &ImageConfig) -> Option<DescriptorPlatform> {
         let mut listed = DescriptorPlatform::from(&self.platform);
@@ -69,6 +73,7 @@ impl Package {
 pub(super) fn package(
     engine: &Engine,
     built: &[Built],
+    compression: CompressionChoice,
     family: Family,
     annotations: &[Annotation],
     with_index: bool,
@@ -76,7 +81,7 @@ pub(super) fn package(
     let failed = |error: &dyn std::fmt::Display| Failure::new(FailureKind::Output, error.to_string());
     let mut images = Vec::new();
     for one in built {
-        let Some(image) = &one.image else { continue };
+        let Some(image) = one.image(compression) else { continue };
         let fitting = |kind| matching(annotations, kind, Some(&one.platform));
         let image = Image { annotations: fitting(AnnotationKind::Manifest), ..image.clone() };
         let mut assembled = image::assemble(&engine.store, &image, family).map_err(|error| failed(&error))?;
@@ -170,7 +175,7 @@ impl Engine {
         let mut layers = Vec::new();
         for (position, cell) in chain.cells().iter().enumerate() {
             let ours = position >= base_layers;
-            let (_, options) = write_choice(compression, None);
+            let options = write_choice(compression, None);
             let mut blob = self.snapshots.blob(&chain, position, &options, cancel)?;
             let diff_id = cell.finished()?.diff_id;
             if compression.estargz && (ours || compression.force) {
@@ -198,24 +203,16 @@ impl Engine {
     }
 }
 
-/// The first output that says so decides how this build's layers are compressed.
-pub(super) fn write_options(request: &BuildRequest, epoch: Option<i64>) -> (CompressionChoice, WriteOptions) {
-    let default = CompressionChoice {
-        algorithm: CompressionAlgorithm::Gzip,
-        level: None,
-        force: false,
-        estargz: false,
-    };
-    let choice = request.outputs.iter().find_map(|output| output.compression).unwrap_or(default);
+/// How layers are written while the build goes on: as the image itself has them. Outputs that want them
+/// otherwise have them compressed again.
+pub(super) fn write_options(request: &BuildRequest, epoch: Option<i64>) -> WriteOptions {
     let as_they_are = request.outputs.iter().any(|output| output.rewrite_timestamp == Some(false));
-    write_choice(choice, epoch.filter(|_| !as_they_are))
+    write_choice(request.compression(), epoch.filter(|_| !as_they_are))
 }
 
-fn write_choice(choice: CompressionChoice, epoch: Option<i64>) -> (CompressionChoice, WriteOptions) {
+fn write_choice(choice: CompressionChoice, epoch: Option<i64>) -> WriteOptions {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    let options =
-        WriteOptions { compression: choice.algorithm, level: choice.level, threads, clamp_mtime: epoch };
-    (choice, options)
+    WriteOptions { compression: choice.algorithm, level: choice.level, threads, clamp_mtime: epoch }
 }
 
 pub(super) fn final_chain(plan: &Plan, solved: &Solved) -> Chain {
