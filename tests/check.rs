@@ -43,6 +43,21 @@ fn findings_of_buildkits_rules_are_failures_and_hints_are_not() {
         ("FROM scratch\n", &["check", "--call=targets", "--fix"], 2, &["--fix"]),
         ("FROM scratch AS one\n", &["build", "--call=targets"], 0, &["one (default)"]),
         ("FROM scratch\nARG A=7\n", &["build", "--call=outline"], 0, &["A           7"]),
+        // TARGETSTAGE is the target's, whatever stage is looked at; no registry is asked for `base-0`.
+        ("FROM scratch AS base-p\nFROM base-${TARGETSTAGE} AS p\n", &["check"], 0, &["no warnings found"]),
+        ("FROM scratch AS base-p\nFROM base-${TARGETSTAGE} AS p\n", &["build", "--call=outline"], 0, &[]),
+        (
+            "FROM scratch AS base-default\nFROM base-${TARGETSTAGE}\nCOPY a /\n",
+            &["check"],
+            0,
+            &["no warnings found"],
+        ),
+        (
+            "FROM scratch AS base-q\nFROM base-${TARGETSTAGE} AS q\nFROM scratch AS p\n",
+            &["check", "--target=q"],
+            0,
+            &["no warnings found"],
+        ),
     ] {
         let ended = call(&lab, dockerfile, args);
         let text = format!("{}{}", ended.out, ended.err);

@@ -140,7 +140,7 @@ fn plan_all(
         if planned.contains(&index) {
             continue;
         }
-        let input = PlanInput { target: Some(index.to_string()), ..input.clone() };
+        let input = PlanInput { stage: Some(index), ..input.clone() };
         match plan_with_bases(dockerfile, &input, bases, configs, cancel) {
             Ok(plan) => planned.extend(plan.stages.iter().map(|stage| stage.index)),
             Err(failure) => {

@@ -289,6 +289,7 @@ fn plan_input(
 ) -> PlanInput {
     PlanInput {
         target: request.target.clone(),
+        stage: None,
         build_args: build_args.to_vec(),
         labels: request.labels.clone(),
         contexts: bases::plan_kinds(named),

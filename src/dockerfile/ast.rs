@@ -20,6 +20,14 @@ pub struct Dockerfile {
     pub warnings: Vec<Warning>,
 }
 
+impl Dockerfile {
+    /// What `TARGETSTAGE` is for this target: its name or number as it was given, else the name of the last
+    /// stage. Every reader of a Dockerfile takes it from here.
+    pub fn target_name<'a>(&'a self, target: Option<&'a str>) -> &'a str {
+        target.or_else(|| self.stages.last()?.name()).unwrap_or("default")
+    }
+}
+
 /// Parser directives (`# key=value` before anything else).
 #[derive(Debug, Clone)]
 pub struct Directives {

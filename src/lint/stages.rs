@@ -51,7 +51,7 @@ pub(super) struct Stages<'a> {
 
 impl<'a> Stages<'a> {
     pub(super) fn new(dockerfile: &'a Dockerfile, input: &'a LintInput<'a>) -> Self {
-        let mut globals = platform_arguments(input);
+        let mut globals = platform_arguments(dockerfile, input);
         let args = declare(dockerfile, &mut globals, |name| input.build_arg(name));
         let mut stages = Stages { dockerfile, input, globals, args, froms: Vec::new() };
         for index in 0..dockerfile.stages.len() {
@@ -173,10 +173,10 @@ pub(super) fn same(a: &str, b: &str) -> bool {
 }
 
 /// The arguments every `FROM` sees without declaration.
-fn platform_arguments(input: &LintInput<'_>) -> Scope {
+fn platform_arguments(dockerfile: &Dockerfile, input: &LintInput<'_>) -> Scope {
     let (target, build) = (input.platform, input.build_platform);
     let mut globals = Scope::default();
-    for (name, value) in Platform::arguments(target, build, input.target.unwrap_or("default")) {
+    for (name, value) in Platform::arguments(target, build, dockerfile.target_name(input.target)) {
         globals.set(name, input.build_arg(name).unwrap_or(&value));
     }
     globals
@@ -222,7 +222,7 @@ pub(super) fn declare<'v>(
 
 /// The global scope as it is without any build argument.
 pub(super) fn defaults(dockerfile: &Dockerfile, input: &LintInput<'_>) -> Scope {
-    let mut globals = platform_arguments(input);
+    let mut globals = platform_arguments(dockerfile, input);
     declare(dockerfile, &mut globals, |_| None);
     globals
 }

@@ -14,6 +14,7 @@ fn input() -> PlanInput {
     let platform = Platform::new("linux", "amd64", "");
     PlanInput {
         target: None,
+        stage: None,
         build_args: Vec::new(),
         labels: Vec::new(),
         contexts: BTreeMap::new(),

@@ -1,5 +1,6 @@
 //! Rules as a whole. What one file alone does is tested in that file.
 
+mod agree;
 mod buildkit;
 mod fixes;
 mod outputs;

@@ -15,9 +15,7 @@ impl<'a> Builder<'a> {
 
     pub(super) fn set_globals(&mut self) -> Result<(), PlanError> {
         let (target, build) = (&self.input.platform, &self.input.build_platform);
-        // The name of the last stage where no other is asked for, as the reference's code has it.
-        let last = self.dockerfile.stages.last().and_then(|stage| stage.name());
-        let stage = self.input.target.as_deref().or(last).unwrap_or("default");
+        let stage = self.dockerfile.target_name(self.input.target.as_deref());
         for (name, value) in Platform::arguments(target, build, stage) {
             let value = self.build_arg(name).map_or(value, str::to_owned);
             self.globals.set(name, &value);

@@ -14,6 +14,8 @@ use super::super::graph::{BaseId, Plan};
 pub struct PlanInput {
     /// `--target`.
     pub target: Option<String>,
+    /// A stage, by its position, that is planned in place of the target. Arguments stay those of the target.
+    pub stage: Option<usize>,
     /// `--build-arg`; the last of one name counts.
     pub build_args: Vec<(String, String)>,
     /// `--label`.

@@ -79,6 +79,9 @@ impl Builder<'_> {
 
     pub(super) fn target(&self) -> Result<usize, PlanError> {
         let stages = &self.dockerfile.stages;
+        if let Some(index) = self.input.stage.filter(|index| *index < stages.len()) {
+            return Ok(index);
+        }
         let Some(target) = &self.input.target else { return Ok(stages.len() - 1) };
         let lower = target.to_lowercase();
         if let Some(index) = stages.iter().rposition(|stage| stage.name() == Some(&lower)) {
