@@ -54,6 +54,17 @@ fn at(kind: &str, lab: &Lab, name: &str) -> String {
 
 /// Writes a layout with one artifact that speaks of `subject` (digest and size), made by hand; its digest.
 fn artifact(dir: &Path, kind: &str, content: &str, subject: Option<(&str, usize)>) -> (String, usize) {
+    artifact_with(dir, kind, "text/x-anything", content, subject)
+}
+
+/// The same with a blob of another type.
+fn artifact_with(
+    dir: &Path,
+    kind: &str,
+    blob_type: &str,
+    content: &str,
+    subject: Option<(&str, usize)>,
+) -> (String, usize) {
     let blobs = dir.join("blobs/sha256");
     fs::create_dir_all(&blobs).expect("mkdir");
     let put = |bytes: &[u8]| {
@@ -65,7 +76,7 @@ fn artifact(dir: &Path, kind: &str, content: &str, subject: Option<(&str, usize)
     let mut manifest = json!({
         "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": kind,
         "config": {"mediaType": EMPTY, "digest": config.0, "size": config.1},
-        "layers": [{"mediaType": "text/x-anything", "digest": layer.0, "size": layer.1}],
+        "layers": [{"mediaType": blob_type, "digest": layer.0, "size": layer.1}],
         "annotations": {"org.example.content": content},
     });
     if let Some((digest, size)) = subject {
@@ -498,4 +509,27 @@ fn lists_that_lie_neither_drive_the_terminal_nor_keep_anybody_busy() {
     assert_eq!(refused.code, 5, "{}", refused.err);
     assert!(refused.err.contains("there are more than 1000"), "{}", refused.err);
     assert!(liar.log().len() < before + 10);
+}
+
+#[test]
+fn artifacts_whose_types_sound_like_foreign_layers_arrive_whole() {
+    let (lab, registry) = (Lab::new(), MemoryRegistry::start());
+    for (number, blob_type) in [
+        "application/vnd.example.foreign.data",
+        "application/vnd.example.nondistributable.v1",
+        "text/x-anything",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let content = format!("content of {number}");
+        artifact_with(&lab.out(&format!("a{number}")), "a/b", blob_type, &content, None);
+        let name = format!("docker://{}/team/artifact:{number}", registry.host());
+        let from = at("oci", &lab, &format!("a{number}"));
+        ok(lab.run(["copy", "--insecure-registry", registry.host(), &from, &name]));
+        let back = at("oci", &lab, &format!("back{number}"));
+        ok(lab.run(["copy", "--insecure-registry", registry.host(), &name, &back]));
+        let blob = lab.out(&format!("back{number}/blobs/sha256/{}", Digest::of(content.as_bytes()).hex()));
+        assert_eq!(fs::read_to_string(blob).ok().as_deref(), Some(content.as_str()), "{blob_type}");
+    }
 }

@@ -109,9 +109,15 @@ pub enum ContextError {
         /// The text given, credentials removed.
         url: String,
     },
-    /// `-f` names a URL.
-    #[error("a Dockerfile from a URL is not supported yet: {url}\n  fetch it first, or pipe it to `-f -`")]
+    /// `-f` names what is elsewhere.
+    #[error(
+        "-f takes a file{}, not {url}\n  {}",
+        if *kind == "git" { " or the URL of one" } else { "" },
+        if *kind == "git" { "give the repository as the build context" } else { "fetch it first, or pipe it to `-f -`" }
+    )]
     RemoteDockerfile {
+        /// "git" or "http".
+        kind: &'static str,
         /// The text given, credentials removed.
         url: String,
     },

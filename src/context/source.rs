@@ -181,8 +181,8 @@ fn given_dockerfile(
     if let Some(text) = read_named(&file, name, cancel)? {
         return Ok((name.to_owned(), text));
     }
-    if remote_kind(name).is_some() {
-        return Err(ContextError::RemoteDockerfile { url: without_credentials(name) });
+    if let Some(kind) = remote_kind(name) {
+        return Err(ContextError::RemoteDockerfile { kind, url: without_credentials(name) });
     }
     let in_context = root.join(name);
     let nearest = match in_context.is_file() {

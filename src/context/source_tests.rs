@@ -171,7 +171,10 @@ fn what_lies_in_the_scratch_directory_never_becomes_context() {
 fn a_dockerfile_from_a_url_is_refused_by_name() {
     let desk = Desk::with(&[("x", "")]);
     let error = desk.open(".", Some("https://u:pw@example.com/Dockerfile"), b"").expect_err("a URL");
-    assert!(error.contains("not supported yet: https://example.com/Dockerfile"), "{error}");
+    assert!(error.starts_with("-f takes a file, not https://example.com/Dockerfile\n"), "{error}");
+    let error = desk.open(".", Some("git@example.com:team/repo"), b"").expect_err("a repository");
+    let advice = "-f takes a file or the URL of one, not git@example.com:team/repo\n  give the repository as";
+    assert!(error.starts_with(advice), "{error}");
 }
 
 #[test]

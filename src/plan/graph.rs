@@ -171,22 +171,38 @@ impl RunStep {
     /// What is unusual about a step enters only where it is there: the keys of plain steps stay as
     /// they are when something is added here.
     fn definition(&self) -> Value {
+        // All fields by name: one that is added cannot be forgotten here. The platform shows in the files.
+        let RunStep {
+            argv,
+            env,
+            proxy_env: _,
+            cwd,
+            user,
+            network,
+            scripts,
+            mounts,
+            insecure,
+            devices,
+            platform: _,
+        } = self;
+        let network = match network {
+            RunNetwork::Default => "Default",
+            RunNetwork::Host => "Host",
+            RunNetwork::None => "None",
+        };
+        let scripts: Vec<Value> = scripts.iter().map(Script::definition).collect();
         let mut all = json!({
-            "run": self.argv,
-            "env": self.env,
-            "cwd": self.cwd,
-            "user": self.user,
-            "network": format!("{:?}", self.network),
-            "scripts": self.scripts.iter().map(|script| json!([script.path, script.content])).collect::<Vec<_>>(),
+            "run": argv, "env": env, "cwd": cwd, "user": user, "network": network, "scripts": scripts,
         });
-        if !self.mounts.is_empty() {
-            all["mounts"] = self.mounts.iter().map(RunMount::definition).collect();
+        if !mounts.is_empty() {
+            all["mounts"] = mounts.iter().map(RunMount::definition).collect();
         }
-        if self.insecure {
+        if *insecure {
             all["security"] = json!("insecure");
         }
-        if !self.devices.is_empty() {
-            all["devices"] = self.devices.iter().map(|device| json!(device.name)).collect();
+        if !devices.is_empty() {
+            let name = |Device { name, required: _ }: &Device| json!(name);
+            all["devices"] = devices.iter().map(name).collect();
         }
         all
     }
@@ -304,20 +320,31 @@ impl RunMount {
     /// What the cache key sees: neither a cache's name and content nor a secret's value (the
     /// reference's keys blank the same).
     fn definition(&self) -> Value {
-        let kind = match &self.kind {
-            RunMountKind::Bind { writable, .. } => json!({"bind": writable}),
-            RunMountKind::Cache { source, mode, uid, gid, readonly, .. } => {
+        let RunMount { target, kind } = self;
+        let kind = match kind {
+            RunMountKind::Bind { origin: _, source: _, writable } => json!({"bind": writable}),
+            RunMountKind::Cache {
+                id: _,
+                namespace: _,
+                origin: _,
+                source,
+                sharing: _,
+                mode,
+                uid,
+                gid,
+                readonly,
+            } => {
                 json!({"cache": source, "mode": mode, "uid": uid, "gid": gid, "readonly": readonly})
             }
             RunMountKind::Tmpfs { size } => json!({"tmpfs": size}),
-            RunMountKind::Secret { id, env, mode, uid, gid, .. } => {
+            RunMountKind::Secret { id, env, required: _, mode, uid, gid } => {
                 json!({"secret": id, "env": env, "mode": mode, "uid": uid, "gid": gid})
             }
-            RunMountKind::Ssh { id, mode, uid, gid, .. } => {
+            RunMountKind::Ssh { id, required: _, mode, uid, gid } => {
                 json!({"ssh": id, "mode": mode, "uid": uid, "gid": gid})
             }
         };
-        json!([self.target, kind])
+        json!([target, kind])
     }
 }
 
@@ -328,6 +355,13 @@ pub struct Script {
     pub path: String,
     /// Its text.
     pub content: String,
+}
+
+impl Script {
+    fn definition(&self) -> Value {
+        let Script { path, content } = self;
+        json!([path, content])
+    }
 }
 
 /// `COPY` and `ADD`.
@@ -364,21 +398,33 @@ pub struct CopyStep {
 impl CopyStep {
     /// `--exclude` shows in what is selected, and so in the inputs.
     fn definition(&self) -> Value {
+        // What is copied is in the inputs, by content: here is what is done with it.
+        let CopyStep {
+            origin: _,
+            sources: _,
+            inline: _,
+            dest,
+            dest_is_dir,
+            chown,
+            chmod,
+            remote: _,
+            extract,
+            extract_remote,
+            exclude: _,
+            parents,
+            link,
+        } = self;
         let mut all = json!({
-            "copy": self.dest,
-            "directory": self.dest_is_dir,
-            "chown": self.chown,
-            "chmod": self.chmod.as_ref().map(ToString::to_string),
-            "extract": self.extract,
+            "copy": dest,
+            "directory": dest_is_dir,
+            "chown": chown,
+            "chmod": chmod.as_ref().map(ToString::to_string),
+            "extract": extract,
         });
-        if self.extract_remote {
-            all["extract_remote"] = json!(true);
-        }
-        if self.parents {
-            all["parents"] = json!(true);
-        }
-        if self.link {
-            all["link"] = json!(true);
+        for (name, set) in [("extract_remote", extract_remote), ("parents", parents), ("link", link)] {
+            if *set {
+                all[name] = json!(true);
+            }
         }
         all
     }
@@ -465,7 +511,7 @@ impl Step {
             },
             StepKind::Run(run) => run.definition(),
             StepKind::Copy(copy) => copy.definition(),
-            StepKind::Workdir(workdir) => json!({"workdir": workdir.path, "user": workdir.user}),
+            StepKind::Workdir(WorkdirStep { path, user }) => json!({"workdir": path, "user": user}),
         }
     }
 }

@@ -396,6 +396,44 @@ fn definitions_hold_what_matters_and_nothing_else() {
     assert_eq!(definition("FROM b\nCOPY a /d"), definition("FROM b\nCOPY ./a /x/../d"));
 }
 
+#[test]
+fn definitions_are_those_that_stores_have_records_under() {
+    let allowed = PlanInput { allow: Entitlements { insecure: true, ..Entitlements::default() }, ..input() };
+    let definition = |text: &str| planned(text, &allowed).steps[1].definition();
+    let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    assert_eq!(
+        definition("FROM b\nRUN x"),
+        serde_json::json!({
+            "run": ["/bin/sh", "-c", "x"], "env": [["PATH", path]], "cwd": "/", "user": "",
+            "network": "Default", "scripts": [],
+        })
+    );
+    assert_eq!(
+        definition(
+            "FROM b\nRUN --network=none --security=insecure --mount=type=tmpfs,target=/t,size=5 \
+             --mount=type=cache,target=/c,readonly --mount=type=secret,id=s,uid=7 --mount=target=/b,rw <<X\ny\nX\n"
+        ),
+        serde_json::json!({
+            "run": ["/bin/sh", "-c", "y\n"], "env": [["PATH", path]], "cwd": "/", "user": "",
+            "network": "None", "scripts": [], "security": "insecure",
+            "mounts": [
+                ["/t", {"tmpfs": 5}],
+                ["/c", {"cache": "/", "mode": null, "uid": null, "gid": null, "readonly": true}],
+                ["/run/secrets/s", {"secret": "s", "env": null, "mode": 0o400, "uid": 7, "gid": 0}],
+                ["/b", {"bind": true}],
+            ],
+        })
+    );
+    assert_eq!(
+        definition("FROM b\nCOPY --chown=1:2 --chmod=u+x --parents --link a b /d/"),
+        serde_json::json!({
+            "copy": "/d", "directory": true, "chown": "1:2", "chmod": "u+x", "extract": false,
+            "parents": true, "link": true,
+        })
+    );
+    assert_eq!(definition("FROM b\nWORKDIR /w"), serde_json::json!({"workdir": "/w", "user": ""}));
+}
+
 proptest! {
     #[test]
     fn what_parses_never_makes_the_planner_panic_and_plans_are_the_same_twice(

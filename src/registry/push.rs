@@ -9,6 +9,7 @@ use ureq::http::Method;
 use crate::cancel::Cancel;
 use crate::digest::Digest;
 use crate::image::manifest::MAX_INDEX_DEPTH;
+use crate::image::media_type::is_foreign;
 use crate::image::{Descriptor, Document, Family};
 
 use super::client::{Call, Registry};
@@ -257,11 +258,6 @@ impl Uploads<'_> {
             None => Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner)),
         }
     }
-}
-
-/// Whether a layer is one that registries do not hold.
-pub(super) fn is_foreign(media_type: &str) -> bool {
-    media_type.contains(".nondistributable.") || media_type.contains(".foreign.")
 }
 
 fn parse(descriptor: &Descriptor, bytes: &[u8]) -> Result<Document, RegistryError> {
