@@ -7,6 +7,7 @@
 
 mod chmod;
 mod config;
+mod definition;
 mod duration;
 mod error;
 mod graph;
