@@ -67,13 +67,14 @@ pub(super) unsafe fn clone_below(
             };
         };
         let moved = move_into_link_name_space(above, Some(LinkNameSpaceType::ProcessID));
-        // SAFETY: plain system calls. CLONE_PARENT makes it a child of rbuild's.
+        // SAFETY: `make` makes system calls and writes to variables of a stack that sleeps meanwhile.
+        // CLONE_PARENT makes it a child of rbuild's.
         match moved.and_then(|()| unsafe { in_helper(libc::CLONE_PARENT, &mut make) }) {
             Ok(pid) => second = pid,
             Err(errno) => made = Err(errno),
         }
     };
-    // SAFETY: plain system calls.
+    // SAFETY: as above: `go_there` makes system calls and writes to variables of this sleeping stack.
     let first = unsafe { in_helper(0, &mut go_there) }?;
     let helpers = Helpers([first, second]);
     made.map(|made| (made, helpers))
@@ -105,7 +106,7 @@ pub(super) unsafe fn in_helper(flags: libc::c_int, mut act: &mut dyn FnMut()) ->
     // A handler would run on memory that is not its own.
     let blocked = syscalls::set_signal_mask(u64::MAX);
     // SAFETY: because of CLONE_VFORK the stack and `act` outlive the process, and nobody else uses them
-    // meanwhile.
+    // meanwhile. It has this thread's errno, which sleeps as well.
     let cloned = unsafe { libc::clone(run, stack.top(), flags, (&raw mut act).cast()) };
     let cloned = check(libc::c_long::from(cloned));
     syscalls::set_signal_mask(blocked);

@@ -106,7 +106,7 @@ fn namespace_of(process: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
         opened = move_into_thread_name_spaces(process, ThreadNameSpaceType::PROCESS_ID)
             .and_then(|()| rustix::fs::openat(CWD, c"/proc/self/ns/pid_for_children", flags, Mode::empty()));
     };
-    // SAFETY: plain system calls.
+    // SAFETY: `open` makes system calls and writes to a variable of this stack, which sleeps meanwhile.
     let helper = unsafe { in_helper(0, &mut open) }?;
     collect(helper);
     opened

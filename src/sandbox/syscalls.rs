@@ -389,8 +389,8 @@ pub(super) fn reset_signal(signal: libc::c_int) {
     // All zeroes is `SIG_DFL` without flags, in the kernel's structure of every architecture.
     let default = [0u64; 4];
     let none = std::ptr::null_mut::<libc::c_void>();
-    // SAFETY: the kernel reads its structure, at most 32 bytes, and stores no old one. The C library keeps
-    // nothing about a signal that a handler could miss: the default needs no code of this process.
+    // SAFETY: the kernel reads its structure, at most 32 bytes, and stores no old one. The default
+    // runs no code of this process.
     unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, SIGNAL_SET_SIZE) };
 }
 
