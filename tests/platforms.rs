@@ -388,7 +388,8 @@ fn indexes_inside_indexes_are_followed_from_everywhere() {
     let mut images = Images::default();
     let (amd64, arm64) = (images.honest("linux/amd64"), images.honest("linux/arm64"));
     let both_inside = images.index(&[amd64.clone(), arm64.clone()]);
-    let (only_amd64, only_arm64) = (images.index(&[amd64.clone()]), images.index(&[arm64.clone()]));
+    let (only_amd64, only_arm64) =
+        (images.index(std::slice::from_ref(&amd64)), images.index(std::slice::from_ref(&arm64)));
     let entries = [
         vec![both_inside.clone()],
         vec![at(only_amd64.clone(), "linux/amd64"), at(only_arm64.clone(), "linux/arm64")],
