@@ -88,7 +88,39 @@ fn mistakes_are_explained_and_have_their_exit_codes() {
         ("FROM busybox\n", &["-t", "Upper:Case"], 2, &["Upper:Case", "lower"]),
         ("FROM busybox\n", &["-o", "type=oci,dst=x"], 2, &["dst", "dest"]),
         ("FROM busybox\n", &["-f", "Nope"], 4, &["Nope"]),
-        ("# syntax=example.test/other:1\nFROM busybox\n", &[], 8, &["example.test/other:1"]),
+        (
+            "# syntax=example.test/other:1\nFROM busybox\n",
+            &[],
+            8,
+            &["example.test/other:1", "--build-arg BUILDKIT_SYNTAX=docker/dockerfile", "Dockerfile:1"],
+        ),
+        ("# syntax=h.test/docker/dockerfile-x\nFROM busybox\n", &[], 8, &["h.test/docker/dockerfile-x"]),
+        (
+            "# syntax=docker/dockerfile:1\nFROM busybox\n",
+            &["--build-arg=BUILDKIT_SYNTAX=example.test/other"],
+            8,
+            &["example.test/other", "--build-arg BUILDKIT_SYNTAX"],
+        ),
+        (
+            "# syntax=example.test/x\nFROM nothing\n",
+            &["--build-arg=BUILDKIT_SYNTAX=docker/dockerfile", "--pull=never"],
+            5,
+            &["nothing"],
+        ),
+        (
+            "# syntax=h.test:5000/a/docker/dockerfile:1@sha256:0 x\nFROM nothing\n",
+            &["--pull=never"],
+            5,
+            &["nothing"],
+        ),
+        ("FROM busybox\nCOPY a /x/.wh.a\n", &[], 1, &["/x/.wh.a", "mark deletions", "Dockerfile:2"]),
+        (
+            "FROM busybox\nRUN mkdir /x && : > /x/.wh.\n",
+            &[],
+            1,
+            &["/x/.wh.", "mark deletions", "Dockerfile:2"],
+        ),
+        ("FROM busybox\nWORKDIR /.wh..wh..opq/a\n", &[], 1, &["/.wh..wh..opq", "mark deletions"]),
     ];
     for (dockerfile, args, code, words) in rows {
         let files = [

@@ -133,7 +133,7 @@ impl Engine {
     ) -> Result<Opened, Failure> {
         let mut fetch = Fetcher::new(&self.store, self.remotes(request), events, cancel);
         let (main, context_time) = fetch.main(request, stdin)?;
-        let dockerfile = parse(&main)?;
+        let dockerfile = parse(&main, &request.build_args)?;
         let epoch = match request.source_date_epoch {
             None if request.reproducible => Some(context_time.unwrap_or_else(|| self.context_time(&main))),
             given => given,
@@ -202,21 +202,38 @@ impl Engine {
     }
 }
 
-fn parse(main: &MainContext) -> Result<Dockerfile, Failure> {
+/// The build argument that names a frontend, whatever the Dockerfile says.
+const SYNTAX: &str = "BUILDKIT_SYNTAX";
+
+fn parse(main: &MainContext, build_args: &[(String, String)]) -> Result<Dockerfile, Failure> {
     let parsed = dockerfile::parse(&main.dockerfile_name, &main.dockerfile).map_err(plan::PlanError::from)?;
-    let Some(syntax) = &parsed.directives.syntax else { return Ok(parsed) };
-    let image = syntax.text.split_whitespace().next().unwrap_or_default();
-    let name = image.split(['@', ':']).next().unwrap_or_default();
-    let known =
-        ["docker/dockerfile", "docker.io/docker/dockerfile", "docker/dockerfile-upstream", "dockerfile.v0"];
-    if known.contains(&name) {
+    let given = build_args.iter().rev().find(|(name, _)| name == SYNTAX).map(|(_, value)| value);
+    let Some(text) = given.or(parsed.directives.syntax.as_ref().map(|word| &word.text)) else {
+        return Ok(parsed);
+    };
+    let image = text.split_whitespace().next().unwrap_or_default();
+    if is_dockerfile_frontend(image) {
         return Ok(parsed);
     }
     let message =
         format!("the frontend {image:?} is not supported: rbuild understands Dockerfiles by itself");
-    Err(Failure::new(FailureKind::Unsupported, message)
-        .help("remove the syntax directive if the file is an ordinary Dockerfile")
-        .at(&parsed.source, syntax.span))
+    let failure = Failure::new(FailureKind::Unsupported, message);
+    Err(match (given, &parsed.directives.syntax) {
+        (None, Some(syntax)) => failure
+            .help("if this is an ordinary Dockerfile, remove the line, or ignore it by --build-arg BUILDKIT_SYNTAX=docker/dockerfile")
+            .at(&parsed.source, syntax.span),
+        _ => failure.help("it comes from --build-arg BUILDKIT_SYNTAX"),
+    })
+}
+
+/// Whether an image is the official frontend, which a mirror has under a longer name.
+fn is_dockerfile_frontend(image: &str) -> bool {
+    let name = image.split('@').next().unwrap_or_default();
+    let (above, last) = name.rsplit_once('/').unwrap_or(("", name));
+    let last = last.split(':').next().unwrap_or_default();
+    let official = matches!(last, "dockerfile" | "dockerfile-upstream");
+    official && (above == "docker" || above.ends_with("/docker"))
+        || (above.is_empty() && last == "dockerfile.v0")
 }
 
 /// Platforms asked for, each once; this machine's where none is.
@@ -337,4 +354,35 @@ fn contexts(
         contexts.insert(name.clone(), Arc::new(opened));
     }
     Ok(contexts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_official_frontend_is_known_wherever_it_lies() {
+        for image in [
+            "docker/dockerfile",
+            "docker/dockerfile:1.7-labs",
+            "docker.io/docker/dockerfile:1@sha256:0a",
+            "localhost:5000/docker/dockerfile",
+            "mirror.test/hub/docker/dockerfile-upstream:master",
+            "dockerfile.v0",
+        ] {
+            assert!(is_dockerfile_frontend(image), "{image}");
+        }
+        for image in [
+            "",
+            "dockerfile",
+            "docker/dockerfile-copy",
+            "docker/dockerfile/x",
+            "mydocker/dockerfile",
+            "mirror.test/mydocker/dockerfile",
+            "x/dockerfile.v0",
+            "mirror.test/docker/dockerfile2",
+        ] {
+            assert!(!is_dockerfile_frontend(image), "{image}");
+        }
+    }
 }
