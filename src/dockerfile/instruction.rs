@@ -205,12 +205,22 @@ fn warn_if_meant_as_json(arguments: &Arguments<'_>, text: View<'_>, context: &mu
 /// `CMD` and `ENTRYPOINT`.
 fn command(arguments: &Arguments<'_>, context: &mut Context<'_, '_>) -> Outcome<CommandLine> {
     arguments.no_flags()?;
+    warn_if_empty(arguments, context);
+    command_line(arguments, arguments.text, context)
+}
+
+/// An instruction without its command gives the shell an empty one, as BuildKit has it.
+fn warn_if_empty(arguments: &Arguments<'_>, context: &mut Context<'_, '_>) {
     if arguments.text.is_empty() {
         let keyword = arguments.keyword;
-        return Err(Problem::new(arguments.span, format!("{keyword} requires a command"))
-            .help(format!("write `{keyword} []` to clear an inherited one")));
+        let clear = if keyword == "RUN" {
+            String::new()
+        } else {
+            format!("; write `{keyword} []` to clear an inherited one")
+        };
+        let message = format!("{keyword} without a command has the shell do nothing{clear}");
+        context.warn("EmptyCommand", arguments.span, message);
     }
-    command_line(arguments, arguments.text, context)
 }
 
 fn shell(arguments: &Arguments<'_>) -> Outcome<Vec<String>> {

@@ -118,6 +118,7 @@ rules! {
     CD_IN_RUN = Hint false "CdInRun" "The directory of a RUN ends with it";
     COPY_BEFORE_DEPENDENCIES = Hint false "CopyBeforeDependencies"
         "Dependencies should be installed before all of the sources are copied";
+    EMPTY_COMMAND = Hint false "EmptyCommand" "RUN, CMD and ENTRYPOINT should be given a command";
     HEREDOC_WITHOUT_ERREXIT = Hint false "HeredocWithoutErrexit"
         "A failing command in the middle of a RUN heredoc should fail the build";
     INVALID_CHECK_OPTION = Hint false "InvalidCheckOption" "A check directive should name rules that exist";

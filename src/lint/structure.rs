@@ -83,6 +83,7 @@ fn parsed(warning: &Warning, places: &[Stood<'_>], findings: &mut Findings<'_>) 
                 vec![Edit::new(warning.span, text)],
             );
         }
+        "EmptyCommand" => findings.add(&rules::EMPTY_COMMAND, place, &*warning.message),
         "MalformedJsonForm" => findings.add(&rules::MALFORMED_JSON_FORM, place, &*warning.message),
         _ => {}
     }

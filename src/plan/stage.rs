@@ -162,13 +162,6 @@ impl<'b, 'a> Walk<'b, 'a> {
             InstructionKind::Workdir(word) => self.workdir(source, instruction, word),
             InstructionKind::User(word) => {
                 let user = self.expand(source, word)?;
-                if user.is_empty() {
-                    return Err(PlanError::at(
-                        source,
-                        word.span,
-                        "USER needs a name or number; it expands to nothing",
-                    ));
-                }
                 self.history(format!("USER {user}"), None);
                 self.config().user = user;
                 Ok(())
@@ -248,15 +241,17 @@ impl<'b, 'a> Walk<'b, 'a> {
         word: &Word,
     ) -> Result<(), PlanError> {
         let written = self.expand(source, word)?;
-        if written.is_empty() {
-            return Err(PlanError::at(source, word.span, "WORKDIR needs a path; it expands to nothing"));
-        }
-        let path = join_clean(self.cwd(), &written);
+        // The image names an absolute path as it was written, with its slashes and dots.
+        let path = match written.as_str() {
+            "" => self.cwd().to_owned(),
+            absolute if absolute.starts_with('/') => written,
+            relative => join_clean(self.cwd(), relative),
+        };
         self.config().working_dir.clone_from(&path);
         let mut made = None;
         if path != "/" {
             let user = self.state.image.config.user.clone();
-            let step = WorkdirStep { path: path.clone(), user };
+            let step = WorkdirStep { path: join_clean("/", &path), user };
             let id = self.step(
                 source,
                 instruction.span,

@@ -114,10 +114,16 @@ impl Accounts {
         Ok((uid, gid))
     }
 
-    /// The owner of a directory that `WORKDIR` makes: of a `USER` that the image does not know, root
-    /// (BuildKit looks names up in the image's files and takes 0 where they have none).
-    pub fn workdir_owner(&self, user: &str) -> (u32, u32) {
-        self.owner(user).unwrap_or((0, 0))
+    /// The owner of a directory that `WORKDIR` makes. A name that the image does not know counts for
+    /// nothing: BuildKit takes root for such a user, and leaves the group as it is without one.
+    pub fn workdir_owner(&self, text: &str) -> (u32, u32) {
+        let (user, group) = split(text);
+        let (uid, gid) = self.owner(user).unwrap_or((0, 0));
+        match group {
+            Some(group) => (uid, self.group_id(group).unwrap_or(gid)),
+            None if text.contains(':') => (uid, 0),
+            None => (uid, gid),
+        }
     }
 
     fn group_id(&self, group: &str) -> Result<u32, IdentityError> {
@@ -207,6 +213,17 @@ mod tests {
         assert_eq!(owner("app:extra"), Ok((1000, 2000)));
         assert_eq!(owner("5:extra"), Ok((5, 2000)));
         assert_eq!(owner("ghost"), Err(IdentityError::NoUser("ghost".into())));
+    }
+
+    #[test]
+    fn names_that_the_image_does_not_know_count_for_nothing_to_workdir() {
+        let owner = |text: &str| accounts().workdir_owner(text);
+        assert_eq!(owner("10000:bar"), (10000, 10000));
+        assert_eq!(owner("app:bar"), (1000, 1001));
+        assert_eq!(owner("ghost:extra"), (0, 2000));
+        assert_eq!(owner("ghost"), (0, 0));
+        assert_eq!(owner(":9"), (0, 9));
+        assert_eq!(Accounts::default().workdir_owner("10000:bar"), (10000, 10000));
     }
 
     #[test]

@@ -3,14 +3,14 @@
 use super::super::ast::{CommandLine, MountFlag, Run, Word};
 use super::super::error::{Outcome, Problem};
 use super::super::flags::{Kind, Known};
-use super::{Arguments, Context, command_line};
+use super::{Arguments, Context, command_line, warn_if_empty};
 
 const FLAGS: Known =
     &[("mount", Kind::Many), ("network", Kind::Once), ("security", Kind::Once), ("device", Kind::Many)];
 
 pub(super) fn parse(arguments: Arguments<'_>, context: &mut Context<'_, '_>) -> Outcome<Run> {
     arguments.flags.check("RUN", FLAGS)?;
-    arguments.required("a command")?;
+    warn_if_empty(&arguments, context);
     let command = command_line(&arguments, arguments.text, context)?;
     if command == CommandLine::Exec(Vec::new()) {
         return Err(Problem::new(arguments.text.span(), "RUN [] names no command"));

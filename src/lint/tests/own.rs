@@ -122,6 +122,15 @@ fn a_cd_at_the_end_has_no_effect() {
 }
 
 #[test]
+fn an_instruction_has_a_command() {
+    table(
+        "EmptyCommand",
+        &["RUN", "CMD", "ENTRYPOINT", "RUN --network=none"],
+        &["RUN a", "CMD []", "ENTRYPOINT []", "RUN <<E\nE"],
+    );
+}
+
+#[test]
 fn dependencies_come_before_sources() {
     table(
         "CopyBeforeDependencies",
