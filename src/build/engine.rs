@@ -21,7 +21,7 @@ use crate::solve::{LocalExecutor, SolveError, Solver, StepError};
 use crate::steps::mount::MountSettings;
 use crate::steps::network::BuildNetwork;
 use crate::steps::remote::RemoteOptions;
-use crate::steps::run::{RunError, RunSettings};
+use crate::steps::run::{DEFAULT_SHM, RunError, RunSettings};
 use crate::store::Store;
 
 use super::bases::Bases;
@@ -31,8 +31,6 @@ use super::prepare::{Prepared, epoch_of};
 use super::request::{BuildOutcome, BuildRequest, OutputKind};
 use super::result::{self, Built};
 
-/// Docker's default for `/dev/shm`.
-const DEFAULT_SHM: u64 = 64 << 20;
 /// Steps at work at once where nothing is said; a step that waits costs nothing.
 const DEFAULT_JOBS: usize = 32;
 

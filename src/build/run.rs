@@ -6,7 +6,7 @@ use crate::fs::has_user_attributes;
 use crate::image::{Platform, Reference, ResolvedImage, from_store};
 use crate::layer::{self, BlobInfo};
 use crate::sandbox::{
-    Exit, Limits, OutputSink, ProcessSpec, ProcessUser, RootFs, SandboxError, Security, Stdio,
+    EtcFiles, Exit, Limits, OutputSink, ProcessSpec, ProcessUser, RootFs, SandboxError, Security, Stdio,
 };
 use crate::snapshot::{Chain, LayerCell, PlainRoot};
 use crate::steps::accounts;
@@ -77,7 +77,8 @@ impl Engine {
         let ended = match tried {
             Some(ended) if !ended.as_ref().is_err_and(SandboxError::is_no_overlay) => ended,
             _ => {
-                let plain = PlainRoot::make(&self.snapshots, &chain, &[])?;
+                let points = [(b"etc/hostname".to_vec(), true)];
+                let plain = PlainRoot::make(&self.snapshots, &chain, &points)?;
                 let again = self.store.temp_dir()?;
                 let root = RootFs::Directory(plain.path());
                 let spec = self.process(request, &image, &chain, connect(), root, again.path())?;
@@ -176,6 +177,7 @@ impl Engine {
             security: Security::Sandbox,
             extra_hosts: connection.extra_hosts,
             resolv_conf: connection.resolv_conf,
+            etc: EtcFiles::Own,
             shm_size: 64 << 20,
             ulimits: Vec::new(),
             limits: Limits::default(),

@@ -182,7 +182,9 @@ fn set_up(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
         make_point(root.as_fd(), path, *is_file).at(Stage::Dev)?;
     }
     for (source, target) in &plan.etc {
-        bind(plan, source, root.as_fd(), target, 0, false).or_else(missing_is_fine).at(Stage::Etc)?;
+        bind(plan, source, root.as_fd(), target, plan.etc_attributes, false)
+            .or_else(missing_is_fine)
+            .at(Stage::Etc)?;
     }
     write_secrets(plan).at(Stage::Mounts)?;
     for (target, is_dir, mount) in &plan.mounts {
@@ -305,8 +307,8 @@ fn start_program(plan: &Plan) -> Errno {
 }
 
 pub(super) fn missing_is_fine(errno: Errno) -> Result<(), Errno> {
-    // An image may have a link that leads nowhere in place of /etc/resolv.conf.
-    if matches!(errno, Errno::NOENT | Errno::NOTDIR) { Ok(()) } else { Err(errno) }
+    // An image may have a link that leads nowhere, or to itself, in place of /etc/resolv.conf.
+    if matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP) { Ok(()) } else { Err(errno) }
 }
 
 /// Makes and enters the working directory, and makes sure that it is inside (CVE-2024-21626).

@@ -40,7 +40,7 @@ pub use private::PrivateIds;
 pub use probe::{Facts, overlay_works, private_ids_work, probe};
 pub use request::{Memory, Place, Request};
 pub use spec::{
-    Exit, Limits, Mount, MountKind, Network, OutputSink, ProcessSpec, ProcessUser, RootFs, Sandbox,
+    EtcFiles, Exit, Limits, Mount, MountKind, Network, OutputSink, ProcessSpec, ProcessUser, RootFs, Sandbox,
     SandboxError, Security, Stdio, Ulimit, Whose,
 };
 pub use syscalls::{is_ignored, leave};

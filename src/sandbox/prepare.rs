@@ -19,7 +19,7 @@ use self::mounts::{dev_points, heat_counters, prepare_mounts, tmpfs_options};
 use self::overlay::overlay;
 use self::scratch::Scratch;
 use super::private::{self, PrivateIds};
-use super::spec::{Network, ProcessSpec, RootFs, SandboxError, Security, Stdio, Ulimit};
+use super::spec::{EtcFiles, Network, ProcessSpec, RootFs, SandboxError, Security, Stdio, Ulimit};
 use super::supervisor::Duty;
 use super::{seccomp, syscalls};
 
@@ -48,6 +48,7 @@ pub(super) struct Plan {
     /// A directory of this machine where the root is mounted.
     pub root_point: CString,
     pub etc: Vec<(CString, CString)>,
+    pub etc_attributes: u64,
     /// Path inside, whether it is a directory, and what is mounted.
     pub mounts: Vec<(CString, bool, Prepared)>,
     /// A directory of this machine where secrets are mounted before they are bound.
@@ -117,7 +118,7 @@ pub(super) fn plan(
     // Parents before children, whatever the order of writing.
     mounts.sort_by(|a, b| a.target.cmp(&b.target));
     let etc = scratch.etc_files(spec)?;
-    let stub = scratch.stubs(&mounts)?;
+    let stub = scratch.stubs(&mounts, spec.etc)?;
     let root_point = scratch.make_dir("root")?;
     let (overlay, directory) = match &spec.root {
         RootFs::Overlay { lowers, upper, work } => {
@@ -153,6 +154,7 @@ pub(super) fn plan(
         directory,
         root_point: c_path(&root_point)?,
         etc,
+        etc_attributes: if spec.etc == EtcFiles::ReadOnly { syscalls::MOUNT_ATTR_RDONLY } else { 0 },
         mounts: prepare_mounts(&scratch, &mounts, root_id, single_id)?,
         secrets_point: c_path(&scratch.make_dir("secrets")?)?,
         dev_points: dev_points(&mounts)?,

@@ -100,6 +100,7 @@ fn nothing(root: RootFs, scratch: PathBuf) -> ProcessSpec {
         security: Security::Sandbox,
         extra_hosts: Vec::new(),
         resolv_conf: Vec::new(),
+        etc: super::EtcFiles::ReadOnly,
         shm_size: 0,
         ulimits: Vec::new(),
         limits: super::Limits::default(),

@@ -34,6 +34,8 @@ pub struct ProcessSpec {
     pub extra_hosts: Vec<(String, String)>,
     /// Content of `/etc/resolv.conf`; empty leaves the image's own.
     pub resolv_conf: Vec<u8>,
+    /// What else is mounted in `/etc`, and how.
+    pub etc: EtcFiles,
     /// Size of `/dev/shm` in bytes.
     pub shm_size: u64,
     /// Resource limits.
@@ -46,6 +48,15 @@ pub struct ProcessSpec {
     pub scratch: PathBuf,
     /// Standard streams.
     pub stdio: Stdio,
+}
+
+/// Files of `/etc` that are mounted and never become part of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EtcFiles {
+    /// `hosts` and `resolv.conf`. Who writes to them fails, instead of losing what was written.
+    ReadOnly,
+    /// Also `hostname`; a container may change them for itself.
+    Own,
 }
 
 /// Numeric identity.

@@ -17,13 +17,12 @@ use super::error::SnapshotError;
 use super::snapshots::Snapshots;
 
 /// What the sandbox mounts on; in an overlay these lie in a layer of their own.
-const POINTS: [(&[u8], bool); 7] = [
+const POINTS: [(&[u8], bool); 6] = [
     (b"proc", false),
     (b"sys", false),
     (b"dev", false),
     (b"etc", false),
     (b"etc/hosts", true),
-    (b"etc/hostname", true),
     (b"etc/resolv.conf", true),
 ];
 

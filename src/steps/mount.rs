@@ -91,8 +91,8 @@ pub struct MountSettings {
     pub secrets: BTreeMap<String, Secret>,
     /// `--ssh`.
     pub ssh: BTreeMap<String, SshSource>,
-    /// Context files copied for bind mounts, by digest.
-    copies: Mutex<HashMap<Digest, Arc<TempDir>>>,
+    /// Context files copied for bind mounts, by digest and mode of the directory.
+    copies: Mutex<HashMap<(Digest, Option<u32>), Arc<TempDir>>>,
     agents: Mutex<HashMap<String, Arc<(KeyAgent, TempDir)>>>,
 }
 

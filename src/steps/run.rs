@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::cache::Input;
 use crate::cancel::Cancel;
+use crate::digest::Hasher;
 use crate::event::{Event, Events, Stream, VertexId};
 use crate::fs::IdMap;
 use crate::layer::{self, Entry, EntryKind, LayerIndex, Metadata};
 use crate::plan::RunStep;
 use crate::sandbox::{
-    Exit, Limits, Mount, MountKind, OutputSink, ProcessSpec, ProcessUser, RootFs, Sandbox, SandboxError,
-    Security, Stdio, Ulimit, Whose,
+    EtcFiles, Exit, Limits, Mount, MountKind, OutputSink, ProcessSpec, ProcessUser, RootFs, Sandbox,
+    SandboxError, Security, Stdio, Ulimit, Whose,
 };
 use crate::snapshot::{Chain, PlainRoot, SnapshotError, Snapshots, Tree};
 use crate::store::{FullDisk, SnapshotId, StoreError};
@@ -24,6 +26,8 @@ use super::network::BuildNetwork;
 use super::overlays::Overlays;
 use super::redact::Forms;
 
+/// Docker's default for `/dev/shm`, in bytes.
+pub const DEFAULT_SHM: u64 = 64 << 20;
 /// Lines of output kept for the error message of a failing step.
 const TAIL_LINES: usize = 20;
 
@@ -50,6 +54,29 @@ pub struct RunSettings {
     pub mounts: Arc<MountSettings>,
     /// The network of steps that ask for none in particular.
     pub network: Arc<BuildNetwork>,
+}
+
+impl RunSettings {
+    /// Settings that a step can see, as parts of its cache key. Of `--add-host` it is the names only:
+    /// addresses differ from machine to machine.
+    pub fn inputs(&self) -> Vec<Input> {
+        let limits = self.ulimits.iter().map(|one| format!("{}={}:{}", one.name, one.soft, one.hard));
+        let hosts = self.extra_hosts.iter().map(|(name, _)| name.clone());
+        let size = (self.shm_size != DEFAULT_SHM).then(|| self.shm_size.to_string());
+        let all: [(&str, Vec<String>); 3] = [
+            ("--ulimit", limits.collect()),
+            ("--shm-size", size.into_iter().collect()),
+            ("--add-host", hosts.collect()),
+        ];
+        let given = all.into_iter().filter(|(_, values)| !values.is_empty());
+        given
+            .map(|(flag, values)| {
+                let mut hasher = Hasher::new();
+                values.iter().for_each(|value| hasher.field(value.as_bytes()));
+                Input { name: flag.to_owned(), digest: hasher.finish() }
+            })
+            .collect()
+    }
 }
 
 /// Why a `RUN` gave no layer.
@@ -239,7 +266,9 @@ impl Job<'_> {
             sandbox: self.sandbox,
             cancel: &self.report.cancel,
         };
-        Ok(maker.make(self.step, self.inputs)?)
+        let mut mounted = maker.make(self.step, self.inputs)?;
+        mounted.missing.extend(name_service_points(tree));
+        Ok(mounted)
     }
 
     fn process(&self, mounted: &Mounted, root: RootFs, scratch: &Path) -> Result<(), RunError> {
@@ -299,6 +328,7 @@ impl Job<'_> {
             security: if step.insecure { Security::Insecure } else { Security::Sandbox },
             extra_hosts: connection.extra_hosts,
             resolv_conf: connection.resolv_conf,
+            etc: EtcFiles::ReadOnly,
             shm_size: settings.shm_size,
             ulimits: settings.ulimits.clone(),
             limits: settings.limits.clone(),
@@ -307,6 +337,16 @@ impl Job<'_> {
             stdio: Stdio::Lines,
         })
     }
+}
+
+/// Where links in the place of `/etc/hosts` and `/etc/resolv.conf`, or above them, lead to nothing.
+fn name_service_points(tree: &Tree) -> impl Iterator<Item = (Vec<u8>, bool)> {
+    let files: [&[u8]; 2] = [b"etc/hosts", b"etc/resolv.conf"];
+    let kernel: [&[u8]; 3] = [b"dev/", b"proc/", b"sys/"];
+    files.into_iter().filter_map(move |file| {
+        let real = tree.resolve(file).ok().filter(|real| real != file && tree.lookup(real).is_none())?;
+        (!kernel.iter().any(|dir| real.starts_with(dir))).then_some((real, true))
+    })
 }
 
 /// A layer with mount points that the root file system lacks, to be put on top of it: whatever was

@@ -88,7 +88,9 @@ pub(in super::super) fn hand_over(
     }
     for (source, target) in &plan.etc {
         // Not left to the runtime, which would make the target of a link that leads nowhere.
-        bind(plan, source, root, target, 0, false).or_else(missing_is_fine).at(Stage::Etc)?;
+        bind(plan, source, root, target, plan.etc_attributes, false)
+            .or_else(missing_is_fine)
+            .at(Stage::Etc)?;
     }
     write_secrets(plan).at(Stage::Mounts)?;
     for ((_, _, mount), point) in plan.mounts.iter().zip(&call.targets) {

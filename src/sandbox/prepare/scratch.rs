@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::super::spec::{Mount, ProcessSpec, SandboxError};
+use super::super::spec::{EtcFiles, Mount, ProcessSpec, SandboxError};
 use super::{c_path, c_string};
 
 /// This run's private directory.
@@ -28,7 +28,7 @@ impl Scratch<'_> {
         wrote.map_err(|error| SandboxError::setup(format!("write {}", path.display()), error))
     }
 
-    /// `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf`, which are mounted and never committed.
+    /// The files of `/etc` that are mounted and never committed.
     pub fn etc_files(&self, spec: &ProcessSpec) -> Result<Vec<(CString, CString)>, SandboxError> {
         let dir = self.make_dir("etc")?;
         let mut hosts =
@@ -36,8 +36,10 @@ impl Scratch<'_> {
         for (name, address) in &spec.extra_hosts {
             hosts.push_str(&format!("{address}\t{name}\n"));
         }
-        let mut files =
-            vec![("hosts", hosts.into_bytes()), ("hostname", format!("{}\n", spec.hostname).into_bytes())];
+        let mut files = vec![("hosts", hosts.into_bytes())];
+        if spec.etc == EtcFiles::Own {
+            files.push(("hostname", format!("{}\n", spec.hostname).into_bytes()));
+        }
         if !spec.resolv_conf.is_empty() {
             files.push(("resolv.conf", spec.resolv_conf.clone()));
         }
@@ -52,13 +54,14 @@ impl Scratch<'_> {
 
     /// A lowest layer with every mount point, so that none is ever made in the upper one: there is
     /// nothing to clean up afterwards, and so nothing a process could redirect (CVE-2024-23652).
-    pub fn stubs(&self, mounts: &[&Mount]) -> Result<PathBuf, SandboxError> {
+    pub fn stubs(&self, mounts: &[&Mount], etc: EtcFiles) -> Result<PathBuf, SandboxError> {
         let stub = self.make_dir("stub")?;
         let failed = |error| SandboxError::setup("create mount points", error);
         for dir in ["proc", "sys", "dev", "etc"] {
             fs::create_dir(stub.join(dir)).map_err(failed)?;
         }
-        for file in ["etc/hosts", "etc/hostname", "etc/resolv.conf"] {
+        let own: &[&str] = if etc == EtcFiles::Own { &["etc/hostname"] } else { &[] };
+        for file in ["etc/hosts", "etc/resolv.conf"].iter().chain(own) {
             self.write(&stub.join(file), b"", 0o644)?;
         }
         for mount in mounts {

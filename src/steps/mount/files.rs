@@ -10,7 +10,7 @@ use crate::sandbox::MountKind;
 use crate::snapshot::{PlainRoot, Tree};
 use crate::store::TempDir;
 
-use super::super::copy::{self, Selected};
+use super::super::copy::{self, CopyError, Selected};
 use super::super::place::Destination;
 use super::{Held, Maker, MountError, MountInput, Mounted};
 
@@ -88,28 +88,34 @@ impl Maker<'_> {
         digest: &Digest,
         writable: bool,
     ) -> Result<Arc<TempDir>, MountError> {
+        let top = selected.source.stat(&selected.place).map_err(CopyError::from)?;
+        let mode = top.filter(FileInfo::is_dir).map(|top| top.mode);
         if writable {
             let dir = self.snapshots.store().temp_dir()?;
-            materialize(selected, dir.path(), self.snapshots.ids(), false)?;
+            materialize(selected, mode, dir.path(), self.snapshots.ids())?;
             return Ok(Arc::new(dir));
         }
         let mut copies = self.settings.copies.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(copy) = copies.get(digest) {
+        if let Some(copy) = copies.get(&(*digest, mode)) {
             return Ok(copy.clone());
         }
         let dir = self.snapshots.store().temp_dir()?;
-        materialize(selected, dir.path(), self.snapshots.ids(), false)?;
+        materialize(selected, mode, dir.path(), self.snapshots.ids())?;
         let dir = Arc::new(dir);
-        copies.insert(*digest, dir.clone());
+        copies.insert((*digest, mode), dir.clone());
         Ok(dir)
     }
 }
 
-/// Copies what was selected into `dir/fs`.
-fn materialize(selected: &Selected, dir: &Path, ids: OnDiskIds, keep_owner: bool) -> Result<(), MountError> {
+/// Copies what was selected into `dir/fs`, which gets the mode of the directory that was selected.
+fn materialize(selected: &Selected, mode: Option<u32>, dir: &Path, ids: OnDiskIds) -> Result<(), MountError> {
+    use std::os::unix::fs::PermissionsExt as _;
     let target = dir.join("fs");
-    std::fs::create_dir(&target).map_err(|source| LayerError::io("create", &target, source))?;
-    copy_into(selected, &target, ids, keep_owner)
+    let failed = |source| LayerError::io("create", &target, source);
+    std::fs::create_dir(&target).map_err(failed)?;
+    copy_into(selected, &target, ids, false)?;
+    let mode = mode.map(std::fs::Permissions::from_mode);
+    Ok(mode.map_or(Ok(()), |mode| std::fs::set_permissions(&target, mode)).map_err(failed)?)
 }
 
 pub(super) fn copy_into(
@@ -119,7 +125,7 @@ pub(super) fn copy_into(
     keep_owner: bool,
 ) -> Result<(), MountError> {
     let dest = plain_destination(keep_owner);
-    let layer = copy::layer(&Tree::empty(), &dest, std::slice::from_ref(selected), &[], &[])?;
+    let layer = copy::layer(&Tree::empty(), &dest, std::slice::from_ref(selected), &[], &[], None)?;
     layer::write_files(&layer.entries, &layer.content, dir, ids)?;
     Ok(())
 }
