@@ -23,13 +23,13 @@ pub fn layer(bytes: &[u8]) {
     if std::fs::create_dir_all(&dest).is_err() {
         return;
     }
-    for dots in [false, true] {
+    for loose in [false, true] {
         let limits = Limits { entries: 1000, bytes: 1 << 20, ..Limits::default() };
         let options = UnpackOptions {
             ids: OnDiskIds::AllToSelf,
             limits,
-            dots,
-            sparse: dots,
+            loose,
+            sparse: loose,
             ..UnpackOptions::default()
         };
         if let Ok(unpacked) = unpack(Cursor::new(bytes.to_vec()), &dest, &NoParent, &options) {

@@ -6,6 +6,7 @@ mod server;
 mod support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -213,6 +214,83 @@ fn a_bind_mount_counts_by_content_and_only_what_is_selected() {
     fs::write(context.join("src/f"), "two\n").expect("write");
     let changed = lab.build(&context, &[]);
     assert!(changed.code == 0 && !changed.err.contains("CACHED"), "{}", changed.err);
+}
+
+/// Builds a Dockerfile, and tells whether its last step, which has `--network=none`, ran.
+fn last_step_ran(lab: &Lab, context: &Path, dockerfile: &str, flags: &[&str]) -> bool {
+    fs::write(context.join("Dockerfile"), dockerfile).expect("write");
+    let done = lab.build(context, flags);
+    assert_eq!(done.code, 0, "{dockerfile}{}", done.err);
+    let step = done.err.rfind("] RUN --network=none").expect("the step");
+    !done.err[step..].contains("CACHED")
+}
+
+#[test]
+fn mode_and_owner_of_a_mounted_directory_and_the_seed_of_a_cache_count() {
+    let test = "mode_and_owner_of_a_mounted_directory_and_the_seed_of_a_cache_count";
+    if !bases_or_skip(test) {
+        return;
+    }
+    let lab = Lab::new();
+    let context = lab.context(&[("d/f", "f\n")]);
+    let bind = "--mount=from=s,source=/d,target=/m";
+    let seed = "--mount=type=cache,id=c,from=s,source=/d,target=/m";
+    for (mount, change, again) in [
+        (bind, "chmod 770 /d", true),
+        (bind, "chown 5 /d", true),
+        (bind, ": > /elsewhere", false),
+        (seed, "echo 2 > /d/f", true),
+        (seed, "chmod 600 /d/f", true),
+        (seed, ": > /elsewhere", false),
+    ] {
+        let ran = |change: &str| {
+            let stage = format!("FROM busybox AS s\nRUN mkdir /d && echo 1 > /d/f\nRUN {change}\n");
+            let step = format!("FROM busybox\nRUN --network=none {mount} ls -ln /m > /o\n");
+            last_step_ran(&lab, &context, &(stage + &step), &[])
+        };
+        ran("true");
+        assert!(!ran("true"), "{mount}");
+        assert_eq!(ran(change), again, "{mount}: {change}");
+    }
+    // Files are shown in place, or as a copy where a rule hides some.
+    for (ignored, dir) in [("", "d"), ("", "."), ("other", "d"), ("other", ".")] {
+        fs::write(context.join(".dockerignore"), ignored).expect("write");
+        let mount = format!("--mount=source={dir},target=/m");
+        let text = format!("FROM busybox\nRUN --network=none {mount} stat -c '{ignored}mode=%a' /m\n");
+        fs::write(context.join("Dockerfile"), text).expect("write");
+        for mode in [0o755, 0o711] {
+            let permissions = fs::Permissions::from_mode(mode);
+            fs::set_permissions(context.join(dir), permissions).expect("chmod");
+            let done = lab.build(&context, &[]);
+            assert!(done.err.contains(&format!("{ignored}mode={mode:o}")), "{ignored} {dir}: {}", done.err);
+        }
+    }
+}
+
+#[test]
+fn limits_and_host_names_that_a_step_sees_count_and_addresses_do_not() {
+    let test = "limits_and_host_names_that_a_step_sees_count_and_addresses_do_not";
+    if !bases_or_skip(test) {
+        return;
+    }
+    let lab = Lab::new();
+    let context = lab.context(&[]);
+    let text = "FROM busybox\nRUN --network=none ulimit -n > /o\n";
+    let ran = |flags: &[&str]| last_step_ran(&lab, &context, text, flags);
+    ran(&[]);
+    for (flags, again) in [
+        (&["--ulimit=nofile=78"][..], true),
+        (&["--ulimit=nofile=78:79"], true),
+        (&["--ulimit=nofile=78:79"], false),
+        (&["--shm-size=2m"], true),
+        (&["--shm-size=64m"], false),
+        (&["--add-host=a:10.0.0.1"], true),
+        (&["--add-host=a:10.0.0.2"], false),
+        (&["--add-host=b:10.0.0.2"], true),
+        (&[], false),
+    ] {
+        assert_eq!(ran(flags), again, "{flags:?}");
+    }
 }
 
 #[test]

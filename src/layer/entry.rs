@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 
+use super::tar_write::WHITEOUT;
+
 /// What every entry but a whiteout carries.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metadata {
@@ -72,6 +74,14 @@ pub struct Entry {
     /// Byte offset of the entry's content in the uncompressed tar stream; 0 where there is none.
     #[serde(default)]
     pub offset: u64,
+}
+
+impl Entry {
+    /// Whether an archive of layers could not tell it from a deletion.
+    pub fn is_named_as_whiteout(&self) -> bool {
+        let name = self.path.rsplit(|c| *c == b'/').next().unwrap_or_default();
+        name.starts_with(WHITEOUT) && !matches!(self.kind, EntryKind::Whiteout | EntryKind::Opaque)
+    }
 }
 
 /// All entries of a layer in stream order: parents before children, siblings in byte order.

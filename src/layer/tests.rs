@@ -317,7 +317,8 @@ fn streams_larger_than_the_limit_are_refused() -> Result<(), Box<dyn std::error:
 fn unpack_archive(bytes: &[u8], limit: u64) -> Result<(tempfile::TempDir, Unpacked), LayerError> {
     let dir = tempfile::tempdir().map_err(LayerError::Stream)?;
     let limits = Limits { entries: 100, bytes: limit, ..Limits::default() };
-    let options = UnpackOptions { ids: OnDiskIds::AllToSelf, limits, dots: true, sparse: true, cancel: None };
+    let options =
+        UnpackOptions { ids: OnDiskIds::AllToSelf, limits, loose: true, sparse: true, cancel: None };
     let unpacked = unpack(Cursor::new(bytes.to_vec()), dir.path(), &NoParent, &options)?;
     Ok((dir, unpacked))
 }

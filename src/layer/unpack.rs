@@ -71,8 +71,9 @@ pub struct UnpackOptions {
     pub ids: OnDiskIds,
     /// Limits.
     pub limits: Limits,
-    /// Names may contain `..` as long as they stay inside: users' archives, not layers.
-    pub dots: bool,
+    /// A user's archive, not a layer: `..` never leads out of it, and hard links may name files that only
+    /// the place where it is unpacked has. Those are listed, not made.
+    pub loose: bool,
     /// Sparse files are read, with zeros for their holes: users' archives, not layers. Their sizes count
     /// for [`Limits::bytes`] too.
     pub sparse: bool,
@@ -180,7 +181,7 @@ fn read(
             parent,
             root,
             ids: options.ids,
-            dots: options.dots,
+            loose: options.loose,
             cancel: options.cancel.as_ref(),
             listing: Listing::default(),
             resolved: HashMap::new(),

@@ -32,7 +32,7 @@ pub(super) struct Work<'a> {
     pub(super) parent: &'a dyn ParentView,
     pub(super) root: Option<&'a Root>,
     pub(super) ids: OnDiskIds,
-    pub(super) dots: bool,
+    pub(super) loose: bool,
     pub(super) cancel: Option<&'a Cancel>,
     pub(super) listing: Listing,
     /// Stored directory name to where it really lies.
@@ -56,13 +56,13 @@ fn show(path: &[u8]) -> String {
 }
 
 /// A stored name without leading slash and `.`; `..` is an attack or a mistake, never a layer, and in an
-/// archive of a user's (`dots`) it must not lead out.
-fn clean_name(name: &[u8], dots: bool) -> Result<Vec<u8>, LayerError> {
+/// archive of a user's (`loose`) it leads to the archive's root at most, as after a change of root.
+fn clean_name(name: &[u8], loose: bool) -> Result<Vec<u8>, LayerError> {
     let mut parts: Vec<&[u8]> = Vec::new();
     for part in name.split(|c| *c == b'/') {
         match part {
             b"" | b"." => {}
-            b".." if dots && parts.pop().is_some() => {}
+            b".." if loose => drop(parts.pop()),
             b".." => return Err(invalid(format!("{:?} contains ..", show(name)))),
             part if part.contains(&0) => return Err(invalid(format!("{:?} contains NUL", show(name)))),
             part => parts.push(part),
@@ -86,7 +86,7 @@ impl Work<'_> {
         header: &Header,
         content: &mut TarReader<impl Read>,
     ) -> Result<(), LayerError> {
-        let stored = clean_name(&header.path, self.dots)?;
+        let stored = clean_name(&header.path, self.loose)?;
         if stored.is_empty() {
             // The root's own entry: its metadata is not part of a layer's meaning for anybody.
             return Ok(());
@@ -124,7 +124,7 @@ impl Work<'_> {
         Ok(match header.flag {
             b'0' | b'7' => EntryKind::File { size: header.size, digest: None },
             b'1' => {
-                let stored = clean_name(&header.link, self.dots)?;
+                let stored = clean_name(&header.link, self.loose)?;
                 let (dir, name) = split(&stored);
                 let target = join(&self.directory(dir)?, name);
                 if !self.can_link(&target) {
@@ -169,7 +169,7 @@ impl Work<'_> {
     fn can_link(&self, target: &[u8]) -> bool {
         match self.listing.get(target) {
             Some(entry) => !matches!(entry.kind, EntryKind::Dir | EntryKind::Whiteout),
-            None if self.root.is_none() => true,
+            None if self.root.is_none() || self.loose => true,
             None => self.parent.node(target).is_some_and(|node| node.kind == ParentKind::Other),
         }
     }
@@ -373,6 +373,7 @@ impl Work<'_> {
                 root.make_dir(path).map_err(failed)?;
                 return Ok(kind);
             }
+            EntryKind::Hardlink(target) if !self.listing.has(target) && self.loose => return Ok(kind),
             EntryKind::Hardlink(target) if !self.listing.has(target) => {
                 match self.copy_of(target) {
                     Some(copy) => root.make_link(copy, path).map_err(failed)?,

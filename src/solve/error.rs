@@ -35,6 +35,11 @@ pub enum StepError {
     /// Layers.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// A name that an image cannot have.
+    #[error(
+        "the image cannot have a file named {0}: names that begin with .wh. mark deletions in image layers"
+    )]
+    Reserved(String),
     /// A base image.
     #[error("{0}")]
     Base(String),

@@ -108,6 +108,7 @@ impl Run<'_> {
         content: impl ContentSource + Send + 'static,
         key: Key,
     ) -> Result<StepState, StepError> {
+        refuse_reserved(&entries)?;
         // The recipe has to say what the layer will say.
         if let Some(latest) = self.solver.write.clamp_mtime {
             entries.iter_mut().for_each(|entry| entry.meta.mtime = entry.meta.mtime.min(latest));
@@ -188,6 +189,14 @@ impl Run<'_> {
                 let _ = records.put_memo(&recipe, &finished.diff_id.0);
             }
         }
+    }
+}
+
+/// Whoever unpacks a layer with a file whose name begins as a whiteout's would lose another file.
+pub(super) fn refuse_reserved(entries: &[Entry]) -> Result<(), StepError> {
+    match entries.iter().find(|entry| entry.is_named_as_whiteout()) {
+        Some(entry) => Err(StepError::Reserved(format!("/{}", String::from_utf8_lossy(&entry.path)))),
+        None => Ok(()),
     }
 }
 

@@ -14,14 +14,14 @@ use crate::steps::accounts;
 use crate::steps::copy::{self, CopyError, Inline, Selected};
 use crate::steps::identity::Accounts;
 use crate::steps::mount::{MountInput, plain_destination};
-use crate::steps::place::Destination;
+use crate::steps::place::{Destination, effective_owner};
 use crate::steps::remote::Found;
 use crate::steps::run::Report;
 use crate::steps::tree_source::TreeSource;
 use crate::steps::workdir;
 
 use super::error::StepError;
-use super::record::Unwritten;
+use super::record::{Unwritten, refuse_reserved};
 use super::{Run, StepState};
 
 /// What `--exclude` takes out.
@@ -60,6 +60,22 @@ fn changed(mount: &MountInput) -> bool {
     now.as_ref() != Some(&selection.files)
 }
 
+/// The digest of what a directory holds, with the mode and owner that a mount of it shows.
+fn with_top(selected: &Selected, dest: &Destination, digest: Digest) -> Result<Digest, StepError> {
+    if !selected.selections.first().is_some_and(|selection| selection.is_dir) {
+        return Ok(digest);
+    }
+    let Some(top) = selected.source.stat(&selected.place).map_err(CopyError::from)? else {
+        return Ok(digest);
+    };
+    let (uid, gid) = effective_owner(dest, &top);
+    let mut hasher = Hasher::new();
+    hasher.field(b"mounted directory");
+    hasher.field(digest.raw());
+    hasher.field(format!("{:o} {uid}:{gid}", top.mode).as_bytes());
+    Ok(hasher.finish())
+}
+
 impl Run<'_> {
     pub(super) fn do_step(&self, step: &Step, vertex: VertexId) -> Result<StepState, StepError> {
         let parent = self.parent(step);
@@ -81,7 +97,8 @@ impl Run<'_> {
         parent: &Chain,
         vertex: VertexId,
     ) -> Result<StepState, StepError> {
-        let (mounts, inputs) = self.mount_inputs(run)?;
+        let (mounts, mut inputs) = self.mount_inputs(run)?;
+        inputs.extend(self.solver.run.inputs());
         let mut key = self.key(step, parent, inputs)?;
         if let Some(state) = self.look_up(step, parent, &key)? {
             return Ok(state);
@@ -96,14 +113,15 @@ impl Run<'_> {
                 step.name
             ));
         }
+        refuse_reserved(&ran.entries.entries)?;
         let entries = Arc::new(ran.entries);
         let cell = LayerCell::pending(entries.clone(), Some(ran.snapshot));
         let layer = Unwritten { cell, entries: entries.entries.clone(), content: ran.content, recipe: None };
         self.write(step, parent, layer, key)
     }
 
-    /// What the mounts of a RUN show, and the digests of it. What a cache mount begins with counts
-    /// for its identity, not for the step's.
+    /// What the mounts of a RUN show, and the digests of it. What a cache mount begins with counts as
+    /// well: another beginning is another cache, which the step has not seen.
     fn mount_inputs(&self, run: &RunStep) -> Result<(Vec<MountInput>, Vec<Input>), StepError> {
         let (mut mounts, mut inputs) = (Vec::new(), Vec::new());
         for mount in &run.mounts {
@@ -120,10 +138,12 @@ impl Run<'_> {
             let mut selected = copy::select_path(source, &origin.to_string(), files, None)?;
             let keep_owner = matches!(origin, CopyOrigin::Step(..));
             let digest = self.input_digest(origin, &mut selected, &plain_destination(keep_owner), &*read)?;
-            if matches!(mount.kind, RunMountKind::Bind { .. }) {
-                let target = mount.target.as_deref().unwrap_or_default();
-                inputs.push(Input { name: format!("mount {target}: {origin}: {source}"), digest });
-            }
+            let shown = match mount.kind {
+                RunMountKind::Bind { .. } => with_top(&selected, &plain_destination(keep_owner), digest)?,
+                _ => digest,
+            };
+            let target = mount.target.as_deref().unwrap_or_default();
+            inputs.push(Input { name: format!("mount {target}: {origin}: {source}"), digest: shown });
             mounts.push(match origin {
                 CopyOrigin::Context(_) => MountInput::Files { selected, digest },
                 CopyOrigin::Step(id, _) => {
@@ -243,7 +263,9 @@ impl Run<'_> {
             selected.push(files);
         }
         let tree = snapshots.tree(base)?;
-        let layer = copy::layer(&tree, &dest, &selected, &inline, &archives)?;
+        let below: Arc<dyn FileSource> =
+            Arc::new(TreeSource::new(snapshots.clone(), base.clone(), tree.clone()));
+        let layer = copy::layer(&tree, &dest, &selected, &inline, &archives, Some(&below))?;
         self.write_entries(step, parent, layer.entries, layer.content.holding(scratch), key)
     }
 

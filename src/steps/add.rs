@@ -97,7 +97,7 @@ fn unpack(selected: &Selected, path: &[u8], dir: PathBuf, cancel: &Cancel) -> Re
     std::fs::create_dir(&dir).map_err(|source| broken(LayerError::io("create", &dir, source)))?;
     let options = UnpackOptions {
         ids: OnDiskIds::AllToSelf,
-        dots: true,
+        loose: true,
         sparse: true,
         cancel: Some(cancel.clone()),
         ..UnpackOptions::default()
@@ -114,14 +114,22 @@ fn unpack(selected: &Selected, path: &[u8], dir: PathBuf, cancel: &Cancel) -> Re
     Ok(Unpacked { entries, dir, implied })
 }
 
+/// Where the content of a file is that an archive brings.
+pub enum Content {
+    /// In a file it was unpacked to.
+    Unpacked(PathBuf),
+    /// At a path of the image: the archive has a hard link to it.
+    Below(Vec<u8>),
+}
+
 /// Places the entries of archives below the destination, which is always a directory. Links that
 /// already stand in the image are followed inside its root; a directory entry replaces one.
-/// Gives the host path of each file's content by its number as [`Origin::Unpacked`].
+/// Gives the place of each file's content by its number as [`Origin::Archived`].
 pub fn place(
     placer: &mut Placer<'_>,
     dest: &Destination,
     archives: &[Unpacked],
-) -> Result<Vec<PathBuf>, PlaceError> {
+) -> Result<Vec<Content>, PlaceError> {
     let mut content = Vec::new();
     for archive in archives {
         placer.for_archive = true;
@@ -150,17 +158,21 @@ pub fn place(
                 // What an archive says of a link's mode means nothing to any system.
                 placed.meta.mode = 0o777;
             }
-            if let EntryKind::Hardlink(first) = &mut placed.kind
-                && let Some(real) = moved.get(first)
-            {
-                *first = real.clone();
+            if let EntryKind::Hardlink(first) = &mut placed.kind {
+                *first = match moved.get(first) {
+                    Some(real) => real.clone(),
+                    None => placer.resolve_entry(&join(&target, first))?,
+                };
+                if placer.link_target(first, &path, Origin::Archived(content.len()))? {
+                    content.push(Content::Below(first.clone()));
+                }
                 // The last header of a file decides about all its names.
-                placer.set_metadata(real, &placed.meta);
+                placer.set_metadata(first, &placed.meta);
             }
             let mut origin = None;
             if matches!(placed.kind, EntryKind::File { .. }) {
-                origin = Some(Origin::Unpacked(content.len()));
-                content.push(archive.dir.join(os_path(&entry.path)));
+                origin = Some(Origin::Archived(content.len()));
+                content.push(Content::Unpacked(archive.dir.join(os_path(&entry.path))));
             }
             moved.insert(entry.path.clone(), path);
             placer.put(placed, origin)?;

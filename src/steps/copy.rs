@@ -13,6 +13,7 @@ use crate::fs::paths::join;
 use crate::layer::{Entry, EntryKind, Metadata};
 use crate::snapshot::Tree;
 
+use super::add::Content;
 use super::copy_content::{Bytes, CopyContent};
 use super::place::{Destination, Origin, PlaceError, Placer, Selection, effective_mode, effective_owner};
 
@@ -128,7 +129,9 @@ fn select_all(
         let name = path.rsplit(|c| *c == b'/').next().unwrap_or_default().to_vec();
         // What a source word itself names is never excluded; only what lies in a directory can be.
         let files = if is_dir { source.list(&info.path, excluded)? } else { vec![info] };
-        selections.push(Selection { name, is_dir, files, strip, dir_mtime });
+        let implied = excluded.filter(|_| is_dir).map(|set| implied(&files, strip, None, Some(set)));
+        let implied = implied.unwrap_or_default();
+        selections.push(Selection { name, is_dir, files, strip, implied, dir_mtime });
     }
     Ok(Selected {
         pattern: pattern.to_owned(),
@@ -174,9 +177,26 @@ pub fn select_parents(
         }
         let files = source.select(&info.path, &wanted, excluded)?;
         let strip = if info.path.is_empty() { 0 } else { info.path.len() + 1 };
-        all.selections.push(Selection { name: Vec::new(), is_dir: true, files, strip, dir_mtime: None });
+        let implied = implied(&files, strip, Some(&wanted), excluded);
+        let name = Vec::new();
+        all.selections.push(Selection { name, is_dir: true, files, strip, implied, dir_mtime: None });
     }
     Ok(all)
+}
+
+/// Which of the listed files are directories that no pattern selects.
+fn implied(
+    files: &[FileInfo],
+    strip: usize,
+    wanted: Option<&PatternSet>,
+    excluded: Option<&PatternSet>,
+) -> Vec<usize> {
+    let selected = |path: &[u8]| {
+        wanted.is_none_or(|set| set.matches(path)) && !excluded.is_some_and(|set| set.matches(path))
+    };
+    let relative = |file: &FileInfo| file.path.get(strip..).unwrap_or_default().to_vec();
+    let numbered = files.iter().enumerate().filter(|(_, file)| file.is_dir());
+    numbered.filter(|(_, file)| !selected(&relative(file))).map(|(at, _)| at).collect()
 }
 
 /// What a literal path leads to.
@@ -210,9 +230,12 @@ impl Selected {
         for selection in &self.selections {
             hasher.field(if selection.is_dir { b"dir" } else { b"file" });
             hasher.field(&selection.name_in_key());
-            for file in &selection.files {
+            for (at, file) in selection.files.iter().enumerate() {
                 line.clear();
                 stat_line(&mut line, dest, selection, file);
+                if selection.is_implied(at) {
+                    line.extend_from_slice(&file.mode.to_le_bytes());
+                }
                 hasher.field(&line);
             }
         }
@@ -227,8 +250,11 @@ impl Selected {
         for (selection, digests) in self.selections.iter().zip(&self.digests) {
             hasher.field(if selection.is_dir { b"dir" } else { b"file" });
             hasher.field(&selection.name_in_key());
-            for (file, digest) in selection.files.iter().zip(digests) {
+            for (at, (file, digest)) in selection.files.iter().zip(digests).enumerate() {
                 hash_file(&mut hasher, &mut listing, dest, selection, file, digest.as_ref());
+                if selection.is_implied(at) {
+                    hasher.field(format!("implied {:o}", file.mode).as_bytes());
+                }
             }
         }
         (hasher.finish(), listing)
@@ -239,6 +265,11 @@ impl Selection {
     /// A directory's own name never shows in the image.
     fn name_in_key(&self) -> Vec<u8> {
         if self.is_dir { Vec::new() } else { self.name.clone() }
+    }
+
+    /// Whether a file is a directory that is there only for what was selected below it.
+    pub(super) fn is_implied(&self, at: usize) -> bool {
+        self.implied.binary_search(&at).is_ok()
     }
 }
 
@@ -334,19 +365,20 @@ pub struct Unpacked {
     pub implied: std::collections::HashSet<Vec<u8>>,
 }
 
-/// Places everything a copy selected.
+/// Places everything a copy selected. Archives may have links to files of `below`.
 pub fn layer(
     tree: &Tree,
     dest: &Destination,
     selected: &[Selected],
     inline: &[Inline],
     archives: &[Unpacked],
+    below: Option<&Arc<dyn FileSource>>,
 ) -> Result<CopyLayer, CopyError> {
     let mut selections: Vec<Selection> = selected.iter().flat_map(|s| s.selections.iter().cloned()).collect();
     let of_selected = selections.len();
     selections.extend(inline.iter().map(|file| inline_selection(file, dest.made_up_time)));
     let mut placer = Placer::new(tree, dest);
-    placer.place_all(&selections)?;
+    placer.place_all(&selections, selected.len() + inline.len() > 1)?;
     let archived = super::add::place(&mut placer, dest, archives)?;
     let flat: Vec<(&Selected, usize)> =
         selected.iter().flat_map(|s| (0..s.selections.len()).map(move |at| (s, at))).collect();
@@ -355,7 +387,13 @@ pub fn layer(
         origins.push(match origin {
             _ if !matches!(entry.kind, EntryKind::File { .. }) => Bytes::None,
             None => Bytes::None,
-            Some(Origin::Unpacked(at)) => archived.get(at).cloned().map_or(Bytes::None, Bytes::Local),
+            Some(Origin::Archived(at)) => match (archived.get(at), below) {
+                (Some(Content::Unpacked(path)), _) => Bytes::Local(path.clone()),
+                (Some(Content::Below(path)), Some(source)) => {
+                    Bytes::Source(source.clone(), path.clone(), None)
+                }
+                _ => Bytes::None,
+            },
             Some(Origin::Selected(selection, _)) if selection >= of_selected => inline
                 .get(selection - of_selected)
                 .map_or(Bytes::None, |file| Bytes::Inline(file.content.clone())),
@@ -394,7 +432,8 @@ fn inline_selection(file: &Inline, mtime: i64) -> Selection {
         ctime: (0, 0),
         xattrs: Vec::new(),
     };
-    Selection { name: file.name.clone(), is_dir: false, files: vec![info], strip: 0, dir_mtime: None }
+    let (name, files) = (file.name.clone(), vec![info]);
+    Selection { name, is_dir: false, files, strip: 0, implied: Vec::new(), dir_mtime: None }
 }
 
 /// All that an entry says, unambiguously; whether it says all of its content.

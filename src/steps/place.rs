@@ -23,6 +23,8 @@ pub struct Selection {
     pub files: Vec<FileInfo>,
     /// How many bytes of each file's path lie above the selection (with the slash).
     pub strip: usize,
+    /// Positions in `files` of directories that are there only for what was selected below them, in order.
+    pub implied: Vec<usize>,
     /// When a selected directory itself was changed, seconds since 1970; a new destination is as old.
     pub dir_mtime: Option<i64>,
 }
@@ -52,8 +54,8 @@ pub(super) const SETGID: u32 = 0o2000;
 pub enum Origin {
     /// A file of a selection, both by number.
     Selected(usize, usize),
-    /// A file out of an archive, by its number among those.
-    Unpacked(usize),
+    /// What an archive brings, by its number: see [`super::add::Content`].
+    Archived(usize),
 }
 
 /// What cannot be placed.
@@ -73,6 +75,14 @@ pub enum PlaceError {
     /// A file is wanted where a directory is.
     #[error("cannot replace directory {} with a file", show(.0))]
     IsADirectory(Vec<u8>),
+    /// An archive's hard link to nothing.
+    #[error("{} is a hard link to {}, which is no file of the archive or of the image", show(.path), show(.target))]
+    NoLinkTarget {
+        /// The link.
+        path: Vec<u8>,
+        /// What it names.
+        target: Vec<u8>,
+    },
     /// Several files for one name.
     #[error("several files would be copied to the one name {}: a destination for more than one file must be a directory and end with a /", show(.0))]
     SeveralToOne(Vec<u8>),
@@ -169,8 +179,9 @@ impl<'a> Placer<'a> {
         placed.into_iter().map(lead).collect()
     }
 
-    /// Places all selections, in order; later ones win where they meet.
-    pub fn place_all(&mut self, selections: &[Selection]) -> Result<(), PlaceError> {
+    /// Places all selections, in order; later ones win where they meet. `several` source words name them,
+    /// not a single one.
+    pub fn place_all(&mut self, selections: &[Selection], several: bool) -> Result<(), PlaceError> {
         let files = selections.iter().filter(|selection| !selection.is_dir).count();
         for (position, selection) in selections.iter().enumerate() {
             let target = self.resolve_dest()?;
@@ -179,7 +190,7 @@ impl<'a> Placer<'a> {
             } else if self.dest.directory || self.is_dir(&target) {
                 self.ensure_dir(&target)?;
                 self.place_file(position, selection, join(&target, &selection.name))?;
-            } else if files > 1 {
+            } else if files > 1 && several {
                 return Err(PlaceError::SeveralToOne(target));
             } else {
                 self.place_file(position, selection, target)?;
@@ -219,6 +230,23 @@ impl<'a> Placer<'a> {
         self.ensure_parents(&entry.path)?;
         self.insert(entry, origin);
         Ok(())
+    }
+
+    /// Makes sure that a hard link to a path means something in this layer: a file that stands in the
+    /// image becomes part of it, with its content from there. Tells whether it did. `path` is the link's.
+    pub fn link_target(&mut self, target: &[u8], path: &[u8], origin: Origin) -> Result<bool, PlaceError> {
+        match self.placed.get(&PathKey(target.to_vec())) {
+            Some(placed) if placed.entry.kind != EntryKind::Dir => return Ok(false),
+            _ => {}
+        }
+        let node = self.tree.lookup(target);
+        let Some((NodeKind::File { size, digest }, node)) = node.map(|node| (&node.kind, node)) else {
+            return Err(PlaceError::NoLinkTarget { path: path.to_vec(), target: target.to_vec() });
+        };
+        let kind = EntryKind::File { size: *size, digest: *digest };
+        let entry = Entry { path: target.to_vec(), kind, meta: node.meta.clone(), offset: 0 };
+        self.put(entry, Some(origin))?;
+        Ok(true)
     }
 
     /// Gives what was put at a path other metadata.
@@ -289,7 +317,7 @@ impl<'a> Placer<'a> {
             }
             let path = join(target, relative);
             if file.kind == FileKind::Dir {
-                self.merge_dir(path, file)?;
+                self.merge_dir(path, file, selection.is_implied(at))?;
                 continue;
             }
             // Below a directory that was not there before this selection, nothing is in the way.
@@ -310,13 +338,18 @@ impl<'a> Placer<'a> {
         Ok(())
     }
 
-    /// A directory inside a copied one: the source's metadata replaces that of an existing one.
-    fn merge_dir(&mut self, path: Vec<u8>, file: &FileInfo) -> Result<(), PlaceError> {
-        if let Some(Existing::Other) = self.existing(&path) {
+    /// A directory inside a copied one: the source's metadata replaces that of an existing one. One that
+    /// was not selected itself gives an existing one its mode only, untouched by `--chmod`.
+    fn merge_dir(&mut self, path: Vec<u8>, file: &FileInfo, implied: bool) -> Result<(), PlaceError> {
+        let existing = self.existing(&path);
+        if let Some(Existing::Other) = existing {
             return Err(PlaceError::NotADirectory(path));
         }
         self.ensure_parents(&path)?;
-        let meta = self.metadata(file);
+        let meta = match existing {
+            Some(Existing::Dir(meta)) if implied => Metadata { mode: file.mode, ..meta },
+            _ => self.metadata(file),
+        };
         self.insert(Entry { path, kind: EntryKind::Dir, meta, offset: 0 }, None);
         Ok(())
     }
@@ -328,11 +361,6 @@ impl<'a> Placer<'a> {
         path: Vec<u8>,
     ) -> Result<(), PlaceError> {
         let Some(file) = selection.files.first() else { return Ok(()) };
-        // A file named by a link at the destination replaces what the link points to.
-        let path = self
-            .tree
-            .resolve(&path)
-            .map_err(|source| PlaceError::Resolve { dest: self.dest.path.clone(), source })?;
         if self.is_dir(&path) {
             return Err(PlaceError::IsADirectory(path));
         }
@@ -400,20 +428,19 @@ impl<'a> Placer<'a> {
         })
     }
 
-    /// A directory nobody described. The reference makes it with the bits of an octal `--chmod`, of
-    /// which its umask leaves these; for archives the flag counts for nothing.
-    /// A directory that nothing describes. Its parents are placed. In a setgid directory it gets the group
-    /// and the bit, as any that is made there; the reference takes the bit from those that an archive
-    /// implies.
+    /// A directory that nothing describes. Its parents are placed. It gets the permissions of an octal
+    /// `--chmod`, which counts for nothing where an archive is unpacked. In a setgid directory it gets the
+    /// group and the bit, as any that is made there; BuildKit gives those that an archive implies to root.
     fn made_up(&self, path: &[u8]) -> Metadata {
         let owner = self.dest.owner.filter(|_| !self.for_root);
         let above = path.iter().rposition(|c| *c == b'/').map_or(&path[..0], |at| &path[..at]);
         let above = self.placed.get(&PathKey(above.to_vec())).map(|placed| &placed.entry.meta);
         let given = above.filter(|meta| meta.mode & SETGID != 0);
-        let (uid, gid) = owner.unwrap_or((0, given.map_or(0, |meta| meta.gid)));
-        let inherited = if given.is_some() && !self.for_root { SETGID } else { 0 };
+        let group = given.filter(|_| !self.for_root).map_or(0, |meta| meta.gid);
+        let (uid, gid) = owner.unwrap_or((0, group));
+        let inherited = given.map_or(0, |_| SETGID);
         let mode = match &self.dest.chmod {
-            Some(chmod) if chmod.is_octal() && !self.for_archive => chmod.apply(0o755, true) & 0o755,
+            Some(chmod) if chmod.is_octal() && !self.for_archive => chmod.apply(0o755, true) & 0o777,
             _ => 0o755,
         };
         Metadata { mode: mode | inherited, uid, gid, mtime: self.dest.made_up_time, xattrs: Vec::new() }

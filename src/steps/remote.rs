@@ -261,6 +261,7 @@ fn download_selected(url: &str, file: &HttpFile) -> Selected {
             is_dir: false,
             files: vec![info],
             strip: 0,
+            implied: Vec::new(),
             dir_mtime: None,
         }],
         digests: vec![vec![Some(file.digest)]],

@@ -20,10 +20,6 @@ impl Walk<'_, '_> {
         add: bool,
     ) -> Result<(), PlanError> {
         let keyword = if add { "ADD" } else { "COPY" };
-        if let Some(checksum) = copy.flags.checksum.as_ref().filter(|_| copy.sources.len() != 1) {
-            let message = "checksum can't be specified for multiple sources";
-            return Err(PlanError::at(source, checksum.span, message));
-        }
         let origin = self.copy_origin(source, copy)?;
         let (mut sources, mut inline, mut shown) = (Vec::new(), Vec::new(), String::from(keyword));
         let mut remote = Vec::new();
@@ -32,6 +28,13 @@ impl Walk<'_, '_> {
             Ok::<_, PlanError>(text.filter(|text| !text.is_empty()))
         };
         let (chown, chmod) = (value(&copy.flags.chown)?, value(&copy.flags.chmod)?);
+        let checksum = value(&copy.flags.checksum)?;
+        if let (Some(_), Some(word)) = (&checksum, &copy.flags.checksum)
+            && copy.sources.len() != 1
+        {
+            let message = "checksum can't be specified for multiple sources";
+            return Err(PlanError::at(source, word.span, message));
+        }
         if copy.flags.parents {
             shown.push_str(" --parents");
         }
@@ -46,7 +49,7 @@ impl Walk<'_, '_> {
                 CopySource::Path(word) => {
                     let path = self.expand(source, word)?;
                     shown.push_str(&format!(" {path}"));
-                    match self.remote_source(source, word, &path, copy, add)? {
+                    match self.remote_source(source, word, &path, copy, checksum.as_deref(), add)? {
                         Some(found) => remote.push(found),
                         None => sources.push(path),
                     }
@@ -67,8 +70,12 @@ impl Walk<'_, '_> {
             _ => None,
         };
         let dest = join_clean(self.cwd(), &dest);
-        check_remote_flags(source, instruction, copy, &remote)?;
+        if let (Some(_), Some(word), true) = (&checksum, &copy.flags.checksum, remote.is_empty()) {
+            return Err(PlanError::at(source, word.span, "checksum requires an HTTP(S) or Git source"));
+        }
         let flags = &copy.flags;
+        // A linked copy cannot know the modes of what lies below; BuildKit makes an ordinary one, too.
+        let link = flags.link && chmod.is_none();
         let step = CopyStep {
             origin,
             sources,
@@ -82,7 +89,7 @@ impl Walk<'_, '_> {
             extract_remote: flags.unpack.unwrap_or(false),
             exclude: flags.exclude.iter().map(|word| word.text.clone()).collect(),
             parents: flags.parents,
-            link: flags.link,
+            link,
         };
         let text = upper_keyword(&instruction.original);
         let id = self.step(source, instruction.span, &text, StepKind::Copy(step));
@@ -98,6 +105,7 @@ impl Walk<'_, '_> {
         word: &Word,
         path: &str,
         copy: &Copy,
+        checksum: Option<&str>,
         add: bool,
     ) -> Result<Option<RemoteSource>, PlanError> {
         let fail = |message: String| PlanError::at(source, word.span, message);
@@ -108,11 +116,11 @@ impl Walk<'_, '_> {
         if !add {
             return Err(fail("source can't be a URL or git ref for COPY".into()).help("use ADD"));
         }
-        let checksum = copy.flags.checksum.as_ref().map(|word| self.expand(source, word)).transpose()?;
-        if let (SourceKind::Http(_), Some(text), Some(word)) = (&kind, &checksum, &copy.flags.checksum) {
+        if let (SourceKind::Http(_), Some(text), Some(word)) = (&kind, checksum, &copy.flags.checksum) {
             Checksum::parse(text).map_err(|error| PlanError::at(source, word.span, error.to_string()))?;
         }
-        Ok(Some(RemoteSource { url: path.to_owned(), checksum, keep_git_dir: copy.flags.keep_git_dir }))
+        let (url, checksum) = (path.to_owned(), checksum.map(str::to_owned));
+        Ok(Some(RemoteSource { url, checksum, keep_git_dir: copy.flags.keep_git_dir }))
     }
 
     fn copy_origin(&mut self, source: &Arc<Source>, copy: &Copy) -> Result<CopyOrigin, PlanError> {
@@ -147,22 +155,4 @@ impl Walk<'_, '_> {
         }
         Ok(InlineFile { name: heredoc.name.clone(), content })
     }
-}
-
-/// Flags that only some remote sources know.
-fn check_remote_flags(
-    source: &Arc<Source>,
-    instruction: &Instruction,
-    copy: &Copy,
-    remote: &[RemoteSource],
-) -> Result<(), PlanError> {
-    let flags = &copy.flags;
-    let at = |name: &str| {
-        flags.spans.iter().find(|(known, _)| *known == name).map_or(instruction.span, |(_, span)| *span)
-    };
-    if flags.checksum.is_some() && remote.is_empty() {
-        let message = "checksum requires an HTTP(S) or Git source";
-        return Err(PlanError::at(source, at("checksum"), message));
-    }
-    Ok(())
 }
