@@ -17,6 +17,7 @@ pub mod place;
 pub mod redact;
 pub mod remote;
 pub mod run;
+mod settings;
 pub mod ssh;
 pub mod tree_source;
 pub mod workdir;

@@ -3,81 +3,28 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use crate::cache::Input;
 use crate::cancel::Cancel;
-use crate::digest::Hasher;
 use crate::event::{Event, Events, Stream, VertexId};
 use crate::fs::IdMap;
 use crate::layer::{self, Entry, EntryKind, LayerIndex, Metadata};
 use crate::plan::RunStep;
 use crate::sandbox::{
-    EtcFiles, Exit, Limits, Mount, MountKind, OutputSink, ProcessSpec, ProcessUser, RootFs, Sandbox,
-    SandboxError, Security, Stdio, Ulimit, Whose,
+    EtcFiles, Exit, Mount, MountKind, OutputSink, ProcessSpec, ProcessUser, RootFs, Sandbox, SandboxError,
+    Security, Stdio, Whose,
 };
 use crate::snapshot::{Chain, PlainRoot, SnapshotError, Snapshots, Tree};
 use crate::store::{FullDisk, SnapshotId, StoreError};
 
 use super::device::{self, DeviceError};
 use super::identity::IdentityError;
-use super::mount::{Maker, MountError, MountInput, MountSettings, Mounted, Secret};
-use super::network::BuildNetwork;
-use super::overlays::Overlays;
+use super::mount::{Maker, MountError, MountInput, Mounted, Secret};
 use super::redact::Forms;
 
-/// Docker's default for `/dev/shm`, in bytes.
-pub const DEFAULT_SHM: u64 = 64 << 20;
+pub use super::settings::{DEFAULT_SHM, RunSettings};
+
 /// Lines of output kept for the error message of a failing step.
 const TAIL_LINES: usize = 20;
-
-/// What a `RUN` needs besides its step: the same for all steps of a build.
-#[derive(Clone, Debug, Default)]
-pub struct RunSettings {
-    /// `--add-host`; an address may be [`crate::build::HOST_GATEWAY`].
-    pub extra_hosts: Vec<(String, String)>,
-    /// Content of `/etc/resolv.conf`.
-    pub resolv_conf: Vec<u8>,
-    /// Size of `/dev/shm` in bytes.
-    pub shm_size: u64,
-    /// `--ulimit`.
-    pub ulimits: Vec<Ulimit>,
-    /// `--memory`, `--cpus` and the like.
-    pub limits: Limits,
-    /// Limit for one step.
-    pub timeout: Option<Duration>,
-    /// Host name inside.
-    pub hostname: String,
-    /// Whether steps run on overlays or on copies.
-    pub overlays: Arc<Overlays>,
-    /// What `--mount` works with.
-    pub mounts: Arc<MountSettings>,
-    /// The network of steps that ask for none in particular.
-    pub network: Arc<BuildNetwork>,
-}
-
-impl RunSettings {
-    /// Settings that a step can see, as parts of its cache key. Of `--add-host` it is the names only:
-    /// addresses differ from machine to machine.
-    pub fn inputs(&self) -> Vec<Input> {
-        let limits = self.ulimits.iter().map(|one| format!("{}={}:{}", one.name, one.soft, one.hard));
-        let hosts = self.extra_hosts.iter().map(|(name, _)| name.clone());
-        let size = (self.shm_size != DEFAULT_SHM).then(|| self.shm_size.to_string());
-        let all: [(&str, Vec<String>); 3] = [
-            ("--ulimit", limits.collect()),
-            ("--shm-size", size.into_iter().collect()),
-            ("--add-host", hosts.collect()),
-        ];
-        let given = all.into_iter().filter(|(_, values)| !values.is_empty());
-        given
-            .map(|(flag, values)| {
-                let mut hasher = Hasher::new();
-                values.iter().for_each(|value| hasher.field(value.as_bytes()));
-                Input { name: flag.to_owned(), digest: hasher.finish() }
-            })
-            .collect()
-    }
-}
 
 /// Why a `RUN` gave no layer.
 #[derive(Debug, thiserror::Error)]
