@@ -106,6 +106,9 @@ impl Script {
     }
 }
 
+/// Goes up when copies land otherwise than before: what older versions made is not taken from the cache.
+const PLACING_RULES: u32 = 2;
+
 impl CopyStep {
     /// `--exclude` shows in what is selected, and so in the inputs.
     fn definition(&self) -> Value {
@@ -131,6 +134,7 @@ impl CopyStep {
             "chown": chown,
             "chmod": chmod.as_ref().map(ToString::to_string),
             "extract": extract,
+            "rules": PLACING_RULES,
         });
         for (name, set) in [("extract_remote", extract_remote), ("parents", parents), ("link", link)] {
             if *set {
