@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use crate::cancel::Cancel;
+use crate::sandbox::Confinement;
 use crate::store::Store;
 
 use super::error::RemoteError;
 use super::git_cache::Repository;
 use super::git_checkout::{self, Checkout};
-use super::git_program::{Call, GitAuth, GitOptions, Program};
+use super::git_program::{Call, DEFAULT_PATH, GitAuth, GitOptions, Program};
 use super::git_reach::Place;
 use super::git_url::{FileTimes, GitUrl, check_reference, is_commit};
 
@@ -81,12 +82,13 @@ impl GitSource {
 pub struct Git {
     options: GitOptions,
     checked: OnceLock<()>,
+    limits: OnceLock<Confinement>,
 }
 
 impl Git {
     /// A client with these settings. The program is looked for when first needed.
     pub fn new(options: GitOptions) -> Self {
-        Git { options, checked: OnceLock::new() }
+        Git { options, checked: OnceLock::new(), limits: OnceLock::new() }
     }
 
     /// Finds the commit a source leads to, and checks it against the source's checksum. A full commit
@@ -164,6 +166,10 @@ impl Git {
             auth: source.auth.as_ref(),
             place: Place::named(&source.url),
             home: home.path(),
+            limits: self.limits.get_or_init(|| {
+                let path = self.options.search_path.as_deref().unwrap_or(DEFAULT_PATH.as_ref());
+                Confinement::of_program(path, &["git", "ssh"])
+            }),
             cancel,
         };
         if self.checked.get().is_none() {
@@ -177,7 +183,7 @@ impl Git {
 /// The default branch: what `HEAD` points to.
 fn default_branch(program: &Program<'_>) -> Result<Resolved, RemoteError> {
     let url = &program.url.remote;
-    let output = program.run("read", Call::new(["ls-remote", "--symref", "--", url, "HEAD"]))?;
+    let output = program.run("read", Call::new(["ls-remote", "--symref", "--", url, "HEAD"]).remote())?;
     let output = String::from_utf8_lossy(&output);
     let mut reference = None;
     for line in output.lines() {
@@ -199,7 +205,7 @@ fn default_branch(program: &Program<'_>) -> Result<Resolved, RemoteError> {
 fn named(program: &Program<'_>, store: &Store, name: &str) -> Result<Resolved, RemoteError> {
     let url = &program.url.remote;
     let peeled = format!("{name}^{{}}");
-    let output = program.run("read", Call::new(["ls-remote", "--", url, name, &peeled]))?;
+    let output = program.run("read", Call::new(["ls-remote", "--", url, name, &peeled]).remote())?;
     let output = String::from_utf8_lossy(&output);
     let refs: Vec<(&str, &str)> = output.lines().filter_map(|line| line.split_once('\t')).collect();
     let find = |full: &str| refs.iter().find(|(_, found)| *found == full).map(|(object, _)| *object);

@@ -48,6 +48,7 @@ impl Repository {
         if !path.is_dir() {
             let fresh = store.temp_dir()?;
             let made = fresh.path().join("repository");
+            fs::create_dir(&made).map_err(RemoteError::io("create", &made))?;
             let format = format!("--object-format={format}");
             let init = Call::new(["init", "--quiet", "--bare", &format]).git_dir(&made);
             program.run("copy", init)?;
@@ -143,7 +144,7 @@ impl Repository {
         let rest = ["--", program.url.remote.as_str()];
         let no_submodules = ["--no-recurse-submodules"];
         let all = common.iter().chain(&no_submodules).chain(options).chain(&rest).chain(specs);
-        Call::new(all).git_dir(&self.path)
+        Call::new(all).git_dir(&self.path).remote()
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Checkout {
 /// Where the parts of a checkout lie while it is made.
 struct Places<'a> {
     source: &'a GitSource,
+    /// Whose objects are read in place.
+    repository: &'a Path,
     tree: PathBuf,
     work_tree: PathBuf,
     git_dir: PathBuf,
@@ -68,7 +70,7 @@ pub(super) fn checkout(
     let work_tree = if source.url.subdir.is_some() { dir.join("whole") } else { tree.clone() };
     let keep = source.keeps_git_dir();
     let git_dir = if keep { work_tree.join(".git") } else { dir.join("git") };
-    let places = Places { source, tree, work_tree, git_dir };
+    let places = Places { source, repository: repository.path(), tree, work_tree, git_dir };
     fs::create_dir(&places.work_tree).map_err(RemoteError::io("create", &places.work_tree))?;
     let format = format!("--object-format={}", object_format(commit.len()));
     if keep {
@@ -89,7 +91,13 @@ pub(super) fn checkout(
 
 impl Places<'_> {
     fn call<S: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Call {
-        Call::new(arguments).git_dir(&self.git_dir).work_tree(&self.work_tree)
+        let call = Call::new(arguments).git_dir(&self.git_dir).work_tree(&self.work_tree);
+        call.reads(self.repository)
+    }
+
+    /// For a submodule's files, whose repository is inside that of the checkout.
+    fn call_below(&self, files: &Path) -> Call {
+        Call::new::<&str>([]).directory(files).writes(&self.git_dir).reads(self.repository)
     }
 
     /// A repository for the time of the checkout, which reads the store's objects in place.
@@ -99,6 +107,7 @@ impl Places<'_> {
         repository: &Repository,
         format: &str,
     ) -> Result<(), RemoteError> {
+        fs::create_dir(&self.git_dir).map_err(RemoteError::io("create", &self.git_dir))?;
         let init = ["init", "--quiet", "--bare", format];
         program.run("check out", Call::new(init).git_dir(&self.git_dir))?;
         let info = self.git_dir.join("objects/info");
@@ -132,7 +141,7 @@ impl Places<'_> {
             ["fetch", "--quiet", "--no-tags", "--depth=1", "--update-head-ok", "--no-write-fetch-head"];
         let mut fetch: Vec<std::ffi::OsString> = options.iter().map(Into::into).collect();
         fetch.extend(["--".into(), from, spec.into()]);
-        program.run("check out", self.call(fetch).local())?;
+        program.run("check out", self.call(fetch).local(repository.path()))?;
         self.set_origin(program)
     }
 
@@ -165,7 +174,7 @@ impl Places<'_> {
                 }
                 let below = work_tree.join(OsStr::from_bytes(&path));
                 if fs::symlink_metadata(below.join(".gitmodules")).is_ok() {
-                    levels.push((Call::new::<&str>([]).directory(&below), below, depth + 1));
+                    levels.push((self.call_below(&below), below, depth + 1));
                 }
             }
         }
@@ -235,10 +244,10 @@ fn update(program: &Program<'_>, base: &Call, path: &[u8]) -> Result<(), RemoteE
         let start = ["submodule", "--quiet", "update"].iter().chain(options).map(OsStr::new);
         base.again(start.chain([OsStr::new("--"), path]))
     };
-    match program.attempt(&call(&["--depth=1"]))? {
+    match program.attempt(&call(&["--depth=1"]).remote())? {
         Ok(_) => Ok(()),
         Err(words) if NOT_ALONE.iter().any(|part| words.contains(part)) => {
-            program.run(SUBMODULES, call(&[])).map(drop)
+            program.run(SUBMODULES, call(&[]).remote()).map(drop)
         }
         Err(words) => Err(program.failure(SUBMODULES, &words)),
     }
@@ -256,7 +265,7 @@ fn submodules(program: &Program<'_>, base: &Call) -> Result<Vec<(Vec<u8>, Option
     if paths.is_empty() {
         return Ok(Vec::new());
     }
-    let read = |call: Call| program.attempt(&call.local()).map(Result::unwrap_or_default);
+    let read = |call: Call| program.attempt(&call).map(Result::unwrap_or_default);
     let named = read(base.again([
         "config",
         "-z",

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::cancel::Cancel;
 use crate::child::{collect, wait};
 use crate::registry::{Clock as _, ProxyOptions, Roots, SourceNetwork, SystemClock};
+use crate::sandbox::{Confinement, landlock_abi};
 use base64::Engine as _;
 
 use super::error::RemoteError;
@@ -42,6 +43,10 @@ const PASSING: &[&str] = &[
 
 /// The first version that takes settings from `GIT_CONFIG_COUNT`.
 const OLDEST: (u32, u32) = (2, 31);
+
+/// What to do where the program that was found starts one that may not be used.
+const ELSEWHERE: &str = "\nrbuild lets git use the system's directories and those beside its own, and nothing else; \
+     where `git` is a script that starts another, put the directory of the other first on PATH";
 
 /// Settings of every call. Nothing of a repository may run programs, nothing may ask.
 const SETTINGS: &[(&str, &str)] = &[
@@ -129,6 +134,8 @@ pub(super) struct Program<'a> {
     pub(super) place: Place,
     /// An empty directory.
     pub(super) home: &'a Path,
+    /// What every call may touch.
+    pub(super) limits: &'a Confinement,
     pub(super) cancel: &'a Cancel,
 }
 
@@ -139,7 +146,21 @@ pub(super) struct Call {
     git_dir: Option<PathBuf>,
     work_tree: Option<PathBuf>,
     directory: Option<PathBuf>,
-    local: bool,
+    reads: Option<PathBuf>,
+    writes: Option<PathBuf>,
+    reach: Reach,
+}
+
+/// Whom a call talks to.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Reach {
+    /// Nobody: it works on what is here.
+    #[default]
+    Nobody,
+    /// Another repository of this machine.
+    Local,
+    /// The remote repository. Only these calls get credentials.
+    Remote,
 }
 
 impl Call {
@@ -171,9 +192,27 @@ impl Call {
         self
     }
 
-    /// Reads another repository of this machine instead of the remote one.
-    pub(super) fn local(mut self) -> Self {
-        self.local = true;
+    /// Reads another repository of this machine.
+    pub(super) fn local(mut self, path: &Path) -> Self {
+        self.reach = Reach::Local;
+        self.reads(path)
+    }
+
+    /// Talks to the remote repository.
+    pub(super) fn remote(mut self) -> Self {
+        self.reach = Reach::Remote;
+        self
+    }
+
+    /// Reads what lies here.
+    pub(super) fn reads(mut self, path: &Path) -> Self {
+        self.reads = Some(path.to_owned());
+        self
+    }
+
+    /// Writes here too, beside its repository and files.
+    pub(super) fn writes(mut self, path: &Path) -> Self {
+        self.writes = Some(path.to_owned());
         self
     }
 }
@@ -181,8 +220,8 @@ impl Call {
 impl Program<'_> {
     /// The same for a submodule. Credentials stay those of the repository, for its addresses.
     pub(super) fn at(&self, place: Place) -> Program<'_> {
-        let Program { options, url, auth, home, cancel, .. } = *self;
-        Program { options, url, auth, place, home, cancel }
+        let Program { options, url, auth, home, limits, cancel, .. } = *self;
+        Program { options, url, auth, place, home, limits, cancel }
     }
 
     /// Runs git and gives what it printed. `action` names what failed.
@@ -203,12 +242,12 @@ impl Program<'_> {
         loop {
             let result = self.once(call)?;
             let Err(words) = &result else { return Ok(result) };
-            let redirected =
-                !call.local && words.contains("returned error: 30") && self.authorization().is_none();
+            let remote = call.reach == Reach::Remote;
+            let redirected = remote && words.contains("returned error: 30") && self.authorization().is_none();
             if redirected && self.place.find(self.options, self.cancel)? {
                 continue;
             }
-            let passing = !call.local && PASSING.iter().any(|part| words.contains(part));
+            let passing = remote && PASSING.iter().any(|part| words.contains(part));
             let Some(wait) = waits.next().filter(|_| passing) else { return Ok(result) };
             SystemClock.sleep(*wait, self.cancel);
         }
@@ -219,7 +258,7 @@ impl Program<'_> {
             return Err(RemoteError::Cancelled);
         }
         let mut command = self.command(call)?;
-        let mut child = command.spawn().map_err(|error| match error.kind() {
+        let mut child = self.limits_of(call).spawn(&mut command).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => RemoteError::NoGit,
             _ => RemoteError::Io { action: "run", path: "git".into(), source: error },
         })?;
@@ -255,7 +294,13 @@ impl Program<'_> {
 
     /// Checks that git is there and new enough to be kept within bounds.
     pub(super) fn check_version(&self) -> Result<(), RemoteError> {
-        let line = self.line("run git for", Call::new(["version"]))?;
+        let output = self.attempt(&Call::new(["version"]))?.map_err(|mut words| {
+            if landlock_abi().is_some() && words.contains("ermission denied") {
+                words.push_str(ELSEWHERE);
+            }
+            self.failure("run git for", &words)
+        })?;
+        let line = String::from_utf8_lossy(&output);
         let number = line.split_whitespace().nth(2).unwrap_or_default();
         let mut parts = number.split('.').map(|part| part.parse().unwrap_or(0));
         let version: (u32, u32) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
@@ -283,17 +328,35 @@ impl Program<'_> {
         // No repository around the store must have a say.
         let ceiling = directory.map_or(self.home, PathBuf::as_path);
         command.env("GIT_CEILING_DIRECTORIES", ceiling.parent().unwrap_or(ceiling));
-        let file = call.local || self.url.transport == Transport::File;
+        let file = call.reach == Reach::Local || self.url.transport == Transport::File;
         command
             .env("GIT_ALLOW_PROTOCOL", if file { "http:https:ssh:git:file" } else { "http:https:ssh:git" });
         command.envs(call.git_dir.as_ref().map(|path| ("GIT_DIR", path)));
         command.envs(call.work_tree.as_ref().map(|path| ("GIT_WORK_TREE", path)));
-        let bound = if call.local { Bound::default() } else { self.place.bind(self.options)? };
-        if !call.local {
+        let remote = call.reach == Reach::Remote;
+        let bound = if remote { self.place.bind(self.options)? } else { Bound::default() };
+        if remote {
             self.reach(&mut command, &bound)?;
         }
-        self.configure(&mut command, bound);
+        self.configure(&mut command, bound, call.reach);
         Ok(command)
+    }
+
+    /// What one call may touch: it writes to its own repository and files, and reads what it is given.
+    fn limits_of(&self, call: &Call) -> Confinement {
+        let places = [&call.git_dir, &call.work_tree, &call.directory, &call.writes].into_iter().flatten();
+        let limits = self.limits.clone().writing([self.home]).writing(places).reading(&call.reads);
+        if call.reach != Reach::Remote {
+            return limits;
+        }
+        let trusted = match &self.options.roots {
+            Roots::File(path) => Some(path),
+            _ => None,
+        };
+        // A repository of this machine may name others beside it as its submodules.
+        let beside = Path::new(self.url.remote.strip_prefix("file://").unwrap_or_default()).parent();
+        let limits = limits.reading(&self.options.known_hosts).reading(trusted).reading(beside);
+        limits.online()
     }
 
     /// How the remote side is reached.
@@ -337,10 +400,10 @@ impl Program<'_> {
     }
 
     /// Settings travel in the environment: git hands them on to its children for submodules.
-    fn configure(&self, command: &mut Command, bound: Bound) {
+    fn configure(&self, command: &mut Command, bound: Bound, reach: Reach) {
         let fixed = SETTINGS.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
         let mut settings: Vec<(String, String)> = fixed.chain(bound.settings).collect();
-        if let Some(value) = self.authorization() {
+        if let Some(value) = self.authorization().filter(|_| reach == Reach::Remote) {
             let scope = self.scope();
             settings.push((format!("http.{scope}.extraHeader"), format!("Authorization: {value}")));
             // After a redirect git would send the header to the new host.

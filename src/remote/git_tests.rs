@@ -523,12 +523,10 @@ fn ssh_asks_nothing_and_has_the_keys_of_the_agent_only() -> Outcome {
     let programs = setup.path("programs");
     fs::create_dir(&programs)?;
     let ssh = programs.join("ssh");
-    let log = setup.path("log");
-    let script = format!(
-        "#!/bin/sh\nfor a; do echo \"$a\"; done >{log}\necho \"sock=$SSH_AUTH_SOCK home=$HOME\" >>{log}\n\
-         echo 'u@h: Permission denied (publickey).' >&2; exit 255\n",
-        log = log.display()
-    );
+    // It can write to nothing but git's streams.
+    let script = "#!/bin/sh\nfor a; do printf '<%s> ' \"$a\"; done >&2\n\
+         echo \"sock=$SSH_AUTH_SOCK home=$HOME\" >&2\n\
+         echo 'u@h: Permission denied (publickey).' >&2; exit 255\n";
     fs::write(&ssh, script)?;
     fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755))?;
     let mut search_path = programs.into_os_string();
@@ -539,21 +537,40 @@ fn ssh_asks_nothing_and_has_the_keys_of_the_agent_only() -> Outcome {
         return Err("not git".into());
     };
     let source = GitSource { url, keep_git_dir: false, auth: None };
-    let run = |options: &GitOptions| -> Result<(String, String), Box<dyn Error>> {
+    let run = |options: &GitOptions| {
         let error = Git::new(options.clone()).resolve(&setup.store, &source, &setup.cancel).err();
-        Ok((fs::read_to_string(&log)?, error.map(|error| error.to_string()).unwrap_or_default()))
+        error.map(|error| error.to_string()).unwrap_or_default()
     };
-    let (said, error) = run(&options)?;
+    let said = run(&options);
     for part in ["BatchMode=yes", "IdentityFile=none", "IdentityAgent=none", "StrictHostKeyChecking=no"] {
-        assert!(said.lines().any(|line| line == part), "{part}: {said}");
+        assert!(said.contains(&format!("<{part}>")), "{part}: {said}");
     }
     assert!(said.contains("u@h.example.test") && said.contains("sock= "), "{said}");
-    assert!(error.contains("no ssh agent was passed"), "{error}");
+    assert!(said.contains("no ssh agent was passed"), "{said}");
     let known_hosts = Some(PathBuf::from("/a b/it's 100%"));
-    let (said, error) = run(&GitOptions { ssh_agent: Some("/run/agent".into()), known_hosts, ..options })?;
+    let said = run(&GitOptions { ssh_agent: Some("/run/agent".into()), known_hosts, ..options });
     assert!(said.contains("sock=/run/agent ") && !said.contains("IdentityAgent"), "{said}");
-    assert!(said.lines().any(|line| line == "UserKnownHostsFile=\"/a b/it's 100%%\""), "{said}");
+    assert!(said.contains("<UserKnownHostsFile=\"/a b/it's 100%%\">"), "{said}");
     assert!(said.contains("StrictHostKeyChecking=yes"), "{said}");
-    assert!(error.contains("Permission denied") && !error.contains("no ssh agent"), "{error}");
+    assert!(said.contains("Permission denied") && !said.contains("no ssh agent"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn submodules_of_submodules_are_checked_out_whether_git_is_kept_or_not() -> Outcome {
+    let setup = Setup::new()?;
+    let outer = setup.path("outer");
+    fs::create_dir(&outer)?;
+    git(&outer, &["init", "-q"])?;
+    let address = format!("file://{}", setup.path("bare.git").display());
+    git(&outer, &["submodule", "--quiet", "add", &address, "middle"])?;
+    git(&outer, &["commit", "-qm", "outer"])?;
+    for keep_git_dir in [false, true] {
+        let url = GitUrl::parse(&format!("file://{}", outer.display()))?;
+        let (checkout, _dir) = setup.check_out(&GitSource { url, keep_git_dir, auth: None })?;
+        let inner = checkout.tree.join("middle/mod/inner.txt");
+        assert_eq!(fs::read_to_string(inner)?, "inner", "{keep_git_dir}");
+        assert_eq!(checkout.tree.join("middle/mod/.git").exists(), keep_git_dir);
+    }
     Ok(())
 }

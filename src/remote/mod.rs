@@ -20,6 +20,8 @@ mod http_memo;
 mod url;
 
 #[cfg(test)]
+mod git_limits_tests;
+#[cfg(test)]
 mod git_tests;
 #[cfg(test)]
 mod http_tests;
