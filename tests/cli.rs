@@ -768,3 +768,70 @@ fn outputs_cannot_want_the_same_layers_with_different_times() {
         assert_eq!(done.code, 0, "{}", done.err);
     }
 }
+
+const OPENS: &str = "echo out > /dev/stdout && echo err > /dev/stderr && echo both | tee /log";
+
+/// By the names that official images link their log files to, in a step and in `rbuild run`, for root and
+/// for others, whoever root is outside.
+#[test]
+fn programs_open_their_output_by_name() {
+    let test = "programs_open_their_output_by_name";
+    for who in support::modes(test) {
+        let lab = Lab::as_user(who);
+        let dockerfile =
+            format!("FROM busybox\nRUN ln -s /dev/stderr /log\nRUN {OPENS}\nUSER app\nRUN {OPENS}\n");
+        let context = lab.context(&[("Dockerfile", &dockerfile)]);
+        let kinds: &[&str] =
+            if who == Who::Caller && is_root() { &["auto", "private", "host"] } else { &["auto"] };
+        for kind in kinds {
+            let mode = format!("{who:?}, {kind}");
+            let userns = format!("--userns={kind}");
+            let built = lab.build(&context, &[&userns, "--network=none", "--no-cache", "-t", "app:1"]);
+            if *kind == "private" && built.code == 9 {
+                skip(test, "there are no private user namespaces here");
+                continue;
+            }
+            assert_eq!(built.code, 0, "{mode}: {}", built.err);
+            for user in ["root", "app", "1234:5"] {
+                let ran = lab.run(["run", &userns, "-u", user, "app:1", "sh", "-c", OPENS]);
+                assert_eq!((ran.code, &*ran.out), (0, "out\nboth\n"), "{mode}, {user}: {}", ran.err);
+                // Before it there may be a notice of the network.
+                assert!(ran.err.ends_with("err\nboth\n"), "{mode}, {user}: {}", ran.err);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_run_writes_arrives_in_order_and_in_files_that_stay_the_callers() {
+    use std::os::unix::fs::MetadataExt as _;
+    if !bases_or_skip("what_run_writes_arrives_in_order_and_in_files_that_stay_the_callers") {
+        return;
+    }
+    let lab = Lab::new();
+    let context = lab.context(&[("Dockerfile", "FROM busybox\nUSER app\n")]);
+    assert_eq!(lab.build(&context, &["-t", "app:1"]).code, 0);
+    let path = lab.out("log");
+    let file = fs::File::create(&path).expect("log");
+    let before = file.metadata().expect("metadata");
+    let script =
+        "for n in 1 2 3; do echo o$n; echo e$n >&2; echo n$n > /dev/stdout; done; printf '\\200no end'";
+    let mut command = lab.rbuild();
+    command.args(["run", "app:1", "sh", "-c", script]);
+    let status = command.stdout(file.try_clone().expect("file")).stderr(file).status().expect("rbuild");
+    assert!(status.success());
+    assert_eq!(fs::read(&path).expect("log"), b"o1\ne1\nn1\no2\ne2\nn2\no3\ne3\nn3\n\x80no end");
+    let after = fs::metadata(&path).expect("metadata");
+    assert_eq!((after.uid(), after.gid(), after.mode()), (before.uid(), before.gid(), before.mode()));
+    // A reader that has enough ends a program that would go on for ever.
+    let mut child = lab
+        .rbuild()
+        .args(["run", "app:1", "yes"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("rbuild");
+    let mut some = [0u8; 4];
+    std::io::Read::read_exact(&mut child.stdout.take().expect("stdout"), &mut some).expect("output");
+    assert_eq!(&some, b"y\ny\n");
+    assert!(!child.wait().expect("end").success());
+}

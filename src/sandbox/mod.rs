@@ -25,6 +25,7 @@ mod program;
 mod request;
 mod seccomp;
 mod spec;
+mod streams;
 mod supervisor;
 mod syscalls;
 mod terminal;

@@ -1,15 +1,13 @@
 //! The parent's side: make the child, watch it, carry its output, collect its end.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 
 use crate::cancel::Cancel;
@@ -24,8 +22,9 @@ use super::prepare::{self, Plan};
 use super::private::PrivateIds;
 use super::probe;
 use super::spec::{
-    Exit, Limits, MountKind, Network, OutputSink, ProcessSpec, Sandbox, SandboxError, Security, Stdio,
+    Exit, Limits, MountKind, Network, OutputSink, ProcessSpec, Sandbox, SandboxError, Security,
 };
+use super::streams::{Relay, Wiring, pipe};
 use super::supervisor::{self, Duty, NodeMounts};
 use super::syscalls;
 use super::terminal::Terminal;
@@ -180,6 +179,7 @@ struct Running {
     pidfd: OwnedFd,
     output: Vec<(Stream, OwnedFd)>,
     error: OwnedFd,
+    relays: Vec<Relay>,
     terminal: Option<Terminal>,
     supervisor: Option<Supervision>,
 }
@@ -206,40 +206,12 @@ impl Supervision {
     }
 }
 
-fn pipe() -> Result<(OwnedFd, OwnedFd), SandboxError> {
-    pipe_with(PipeFlags::CLOEXEC).map_err(|errno| SandboxError::setup("make a pipe", errno))
-}
-
 impl Running {
     fn start(spec: &ProcessSpec, plan: &Plan, cgroup: Option<&Cgroup>) -> Result<Self, SandboxError> {
         let (go_read, go_write) = pipe()?;
         let (error_read, error_write) = pipe()?;
         let (listener_read, listener_write) = pipe()?;
-        let mut terminal = None;
-        let mut output = Vec::new();
-        let child_ends: [OwnedFd; 3] = match spec.stdio {
-            Stdio::Lines => {
-                let null =
-                    File::open("/dev/null").map_err(|error| SandboxError::setup("open /dev/null", error))?;
-                let (out_read, out_write) = pipe()?;
-                let (err_read, err_write) = pipe()?;
-                output.push((Stream::Stdout, out_read));
-                output.push((Stream::Stderr, err_read));
-                [null.into(), out_write, err_write]
-            }
-            Stdio::Inherit => {
-                let own = |fd: BorrowedFd<'_>| {
-                    fd.try_clone_to_owned().map_err(|error| SandboxError::setup("copy a stream", error))
-                };
-                [own(rustix::stdio::stdin())?, own(rustix::stdio::stdout())?, own(rustix::stdio::stderr())?]
-            }
-            Stdio::Terminal => {
-                let (made, ends) =
-                    Terminal::open().map_err(|error| SandboxError::setup("make a terminal", error))?;
-                terminal = Some(made);
-                ends
-            }
-        };
+        let Wiring { child_ends, output, relays, terminal } = Wiring::make(spec.stdio, plan)?;
         let streams = Streams {
             stdin: child_ends[0].as_fd(),
             stdout: child_ends[1].as_fd(),
@@ -259,7 +231,7 @@ impl Running {
             unsafe { lifeline::clone_step(plan.namespaces, &live) }.map_err(namespace_error)?;
         drop(child_ends);
         drop((error_write, listener_write));
-        let mut running = Running { pidfd, output, error: error_read, terminal, supervisor: None };
+        let mut running = Running { pidfd, output, error: error_read, relays, terminal, supervisor: None };
         if let Some(error) = cgroup.and_then(|cgroup| cgroup.add(running.pidfd.as_fd()).err()) {
             // Without a word from here the child ends by itself; it is collected either way.
             drop(go_write);
@@ -381,6 +353,8 @@ impl Running {
         if let Some(exit) = watched? {
             return Ok(exit);
         }
+        // Not when it was stopped: whoever reads may have stopped as well.
+        self.relays.drain(..).for_each(Relay::finish);
         let mut message = [0u8; 5];
         if matches!(rustix::io::read(&self.error, &mut message), Ok(5)) {
             return end_of_runtime(&message).unwrap_or_else(|| Err(failure(&message)));

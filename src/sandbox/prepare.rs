@@ -20,6 +20,7 @@ use self::overlay::overlay;
 use self::scratch::Scratch;
 use super::private::{self, PrivateIds};
 use super::spec::{EtcFiles, Network, ProcessSpec, RootFs, SandboxError, Security, Stdio, Ulimit};
+use super::streams::StreamOwner;
 use super::supervisor::Duty;
 use super::{seccomp, syscalls};
 
@@ -84,6 +85,8 @@ pub(super) struct Plan {
     /// The user namespace whose root starts the program.
     pub ids: Option<Arc<OwnedFd>>,
     pub terminal: bool,
+    /// Who is given the standard streams that are made for the process; `None` where it has them already.
+    pub stream_owner: Option<StreamOwner>,
     /// Candidates for the program, tried in order.
     pub programs: Vec<CString>,
     _strings: Vec<CString>,
@@ -199,6 +202,7 @@ pub(super) fn plan(
             .transpose()
             .map_err(|error| SandboxError::setup("make a private user namespace", error))?,
         terminal: spec.stdio == Stdio::Terminal,
+        stream_owner: stream_owner(spec, root_id, single_id),
         programs,
         _strings: strings,
         argv,
@@ -207,6 +211,12 @@ pub(super) fn plan(
         profile: None,
         runtime: None,
     })
+}
+
+/// Where there is one ID, everything has that one.
+fn stream_owner(spec: &ProcessSpec, root_id: u32, single_id: bool) -> Option<StreamOwner> {
+    let owner = StreamOwner { uid: root_id + spec.user.uid, gid: root_id };
+    (!single_id && (owner.uid, owner.gid) != (0, 0)).then_some(owner)
 }
 
 fn cwd_parts(cwd: &[u8]) -> Result<Vec<CString>, SandboxError> {

@@ -236,7 +236,7 @@ pub struct Limits {
 pub enum Stdio {
     /// No input; output goes to the sink line by line.
     Lines,
-    /// Those of this process.
+    /// Those of this process; output goes through pipes of the user that the process runs as.
     Inherit,
     /// A terminal of its own, connected to this process's terminal.
     Terminal,
