@@ -5,6 +5,8 @@
 
 #[path = "support/flat.rs"]
 mod flat;
+#[path = "support/overlay.rs"]
+mod overlay;
 mod support;
 
 use std::collections::BTreeMap;
@@ -240,16 +242,15 @@ fn expectations_contain_nothing_of_the_packages_in_the_bases() {
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
-fn run_all(names: &[String]) -> BTreeMap<String, Vec<String>> {
-    let lab = Lab::new();
-    let bases = tag_bases(&lab);
+fn run_all(lab: &Lab, names: &[String]) -> BTreeMap<String, Vec<String>> {
+    let bases = tag_bases(lab);
     let (next, results) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).clamp(2, 8);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let wrong = run(&lab, name, &bases);
+                    let wrong = run(lab, name, &bases);
                     results.lock().expect("lock").insert(name.clone(), wrong);
                 }
             });
@@ -263,16 +264,47 @@ fn images_are_those_of_the_peer() {
     if !ready("images_are_those_of_the_peer") {
         return;
     }
-    let filter = std::env::var("RBUILD_CONFORMANCE").unwrap_or_default();
-    let names: Vec<String> = cases().into_iter().filter(|name| name.contains(&filter)).collect();
-    assert!(names.len() >= 220 || !filter.is_empty(), "only {} cases", names.len());
+    let names: Vec<String> = cases().into_iter().filter(|name| name.contains(&filter())).collect();
+    assert!(names.len() >= 220 || !filter().is_empty(), "only {} cases", names.len());
+    compare(&Lab::new(), &names);
+}
+
+/// A store on an overlay, as in a container without a volume: RUN works on copies. A few cases, since each RUN
+/// copies its root file system.
+#[test]
+fn images_are_those_of_the_peer_where_run_works_on_copies() {
+    let test = "images_are_those_of_the_peer_where_run_works_on_copies";
+    if !ready(test) {
+        return;
+    }
+    let lab = Lab::new();
+    let Some(_overlay) = overlay::Mounted::overlay_at(&lab, &lab.store()) else {
+        return skip(test, "overlayfs cannot be mounted here");
+    };
+    let is_about_changes_in_place =
+        |name: &String| ["run-directory-", "run-streams-"].iter().any(|kind| name.starts_with(kind));
+    let names: Vec<String> = cases()
+        .into_iter()
+        .filter(|name| name.contains(&filter()) && is_about_changes_in_place(name))
+        .collect();
+    assert!(names.len() >= 4 || !filter().is_empty(), "only {} cases", names.len());
+    compare(&lab, &names);
+    let info = lab.run(["info"]).out;
+    assert!(info.contains("copies: every RUN copies"), "{info}");
+}
+
+fn filter() -> String {
+    std::env::var("RBUILD_CONFORMANCE").unwrap_or_default()
+}
+
+fn compare(lab: &Lab, names: &[String]) {
     let pending = pending();
     let mut problems = Vec::new();
     for name in pending.keys().filter(|name| !folder().join(name).is_dir()) {
         problems.push(format!("{name} is pending, but there is no such case"));
     }
     let (mut passed, mut awaited) = (0, 0);
-    for (name, wrong) in run_all(&names) {
+    for (name, wrong) in run_all(lab, names) {
         match (wrong.is_empty(), pending.get(&name)) {
             (true, None) => passed += 1,
             (false, Some(_)) => awaited += 1,

@@ -1,38 +1,15 @@
 //! Where overlayfs cannot be mounted, as in a container whose files lie on one: steps run in copies of
 //! their root file system, and images come out the same.
 
+#[path = "support/overlay.rs"]
+mod overlay;
 mod support;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
+use overlay::Mounted;
 use support::{Lab, base, is_root, skip};
-
-/// A mount that goes with the test.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    /// An empty overlay, if that can be had.
-    fn overlay(lab: &Lab) -> Option<Self> {
-        let place = lab.out("overlay");
-        for name in ["lower", "upper", "work", "merged"] {
-            fs::create_dir_all(place.join(name)).expect("directory");
-        }
-        let at = |name: &str| place.join(name).display().to_string();
-        let options = format!("lowerdir={},upperdir={},workdir={}", at("lower"), at("upper"), at("work"));
-        let merged = place.join("merged");
-        let mounted =
-            Command::new("mount").args(["-t", "overlay", "overlay", "-o", &options]).arg(&merged).status();
-        mounted.is_ok_and(|status| status.success()).then_some(Mounted(merged))
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").args(["-l"]).arg(&self.0).status();
-    }
-}
 
 const DOCKERFILE: &str = "FROM busybox AS other
 RUN mkdir /o && echo o > /o/f && chown -R 7:8 /o
@@ -43,6 +20,11 @@ RUN --mount=type=cache,target=/c --mount=type=tmpfs,target=/t --mount=type=secre
     --mount=type=bind,from=other,source=/o,target=/b,rw \\
     cat /b/f /context/file /run/secrets/s > /seen && echo z | tee /c/z /t/z /b/new
 COPY --from=other --chown=5 /o /copied
+RUN mkdir -p /n/a/b /n/c && ln -s /n/socket /dev/log && syslogd && for n in $(seq 100); do [ -S /n/socket ] || sleep 0.1; done
+RUN chmod 620 /n/socket && touch /n/c/f
+RUN chmod 700 /n/a/b
+RUN touch /n/c/t && rm /n/c/t
+RUN touch -d @1000000000 /n/a && find /n -exec stat -c '%n %F %a' {} \\; | sort > /listing
 USER app
 WORKDIR /w
 RUN id > /tmp/id; ! touch /d/no 2> /dev/null

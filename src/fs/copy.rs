@@ -64,7 +64,6 @@ fn copy_one(layer: &Root, dest: &Root, entry: &TreeEntry) -> io::Result<()> {
             io::copy(&mut layer.open_file(path)?, &mut dest.create_file(path)?).map(drop)
         }
         FileType::Symlink => dest.make_symlink(&layer.read_link(path)?, path),
-        FileType::Socket => Ok(()),
         kind => dest.make_node(path, kind, entry.stat.stx_rdev_major, entry.stat.stx_rdev_minor),
     }
 }
@@ -77,9 +76,6 @@ pub fn copy_metadata(
     keep_owners: bool,
 ) -> io::Result<()> {
     let path = entry.path.as_slice();
-    if entry.file_type() == FileType::Socket {
-        return Ok(());
-    }
     if keep_owners {
         dest.set_owner(path, entry.stat.stx_uid, entry.stat.stx_gid)?;
     }

@@ -35,7 +35,7 @@ pub struct PlainRoot {
 }
 
 /// What differs when a file was touched.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 struct Stamp {
     mode: u16,
     owner: (u32, u32),
@@ -43,23 +43,28 @@ struct Stamp {
     size: u64,
     mtime: (i64, u32),
     ctime: (i64, u32),
+    xattrs: Xattrs,
 }
 
-fn stamp(entry: &TreeEntry) -> Stamp {
+type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// Making and removing mount points changes the `ctime` of directories: their attributes are compared instead.
+fn stamp(root: &Root, entry: &TreeEntry) -> std::io::Result<Stamp> {
     let stat = &entry.stat;
     let is_dir = entry.file_type() == FileType::Directory;
-    Stamp {
+    Ok(Stamp {
         mode: stat.stx_mode,
         owner: (stat.stx_uid, stat.stx_gid),
         ino: stat.stx_ino,
         size: if is_dir { 0 } else { stat.stx_size },
         mtime: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
         ctime: if is_dir { (0, 0) } else { (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec) },
-    }
+        xattrs: if is_dir { root.xattrs(&entry.path)? } else { Xattrs::new() },
+    })
 }
 
 fn scan(root: &Root) -> std::io::Result<BTreeMap<Vec<u8>, Stamp>> {
-    Ok(root.walk()?.iter().map(|entry| (entry.path.clone(), stamp(entry))).collect())
+    root.walk()?.iter().map(|entry| Ok((entry.path.clone(), stamp(root, entry)?))).collect()
 }
 
 impl PlainRoot {
@@ -132,16 +137,17 @@ impl PlainRoot {
             }
         }
         for entry in &after {
-            if self.before.get(&entry.path) == Some(&stamp(entry)) {
+            if self.before.get(&entry.path) == Some(&stamp(root, entry)?) {
                 continue;
             }
             if entry.file_type() == FileType::Directory {
                 dirs.insert(entry.path.clone(), entry.clone());
-            } else if entry.file_type() != FileType::Socket {
+            } else {
                 moves.push(entry.path.as_slice());
             }
         }
-        for path in moves.iter().chain(&gone) {
+        let changed: Vec<Vec<u8>> = dirs.keys().cloned().collect();
+        for path in moves.iter().chain(&gone).copied().chain(changed.iter().map(Vec::as_slice)) {
             let mut above = parent(path);
             while let Some(dir) = above {
                 if let Some(entry) = now.get(dir) {
