@@ -1,6 +1,6 @@
 //! An overlay's upper directory to the entries of a layer.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -276,6 +276,16 @@ fn plain_capability(mut value: Vec<u8>) -> Vec<u8> {
 /// Leaves out directories that were only copied up: the same as below, with nothing changed in them.
 fn drop_untouched(entries: Vec<Entry>, parent: &dyn ParentView) -> Vec<Entry> {
     let mut kept: Vec<Entry> = Vec::with_capacity(entries.len());
+    let opaque: HashSet<Vec<u8>> = entries
+        .iter()
+        .filter(|entry| entry.kind == EntryKind::Opaque)
+        .map(|entry| entry.path.clone())
+        .collect();
+    // What is below an opaque directory is only there if the layer has it.
+    let is_hidden = |path: &[u8]| {
+        let mut above = path.iter().enumerate().filter(|(_, c)| **c == b'/').map(|(at, _)| &path[..at]);
+        !opaque.is_empty() && above.any(|dir| opaque.contains(dir))
+    };
     // Backwards, so that what a directory holds was judged before the directory is.
     for entry in entries.into_iter().rev() {
         let has_changes = kept.last().is_some_and(|next| {
@@ -289,7 +299,7 @@ fn drop_untouched(entries: Vec<Entry>, parent: &dyn ParentView) -> Vec<Entry> {
                 .node(&entry.path)
                 .is_some_and(|node| node.kind == ParentKind::Dir && node.meta == entry.meta)
         };
-        if entry.kind != EntryKind::Dir || has_changes || !same() {
+        if entry.kind != EntryKind::Dir || has_changes || is_hidden(&entry.path) || !same() {
             kept.push(entry);
         }
     }
