@@ -278,7 +278,7 @@ fn images_are_those_of_the_peer_where_run_works_on_copies() {
         return;
     }
     let lab = Lab::new();
-    let Some(_overlay) = overlay::Mounted::overlay_at(&lab, &lab.store()) else {
+    let Some(_overlay) = overlay::Mounted::overlay(&lab, &lab.store()) else {
         return skip(test, "overlayfs cannot be mounted here");
     };
     let is_about_changes_in_place =

@@ -40,7 +40,9 @@ fn images_are_the_same_without_overlayfs() {
         return skip(test, "needs root");
     }
     let lab = Lab::new();
-    let Some(overlay) = Mounted::overlay(&lab) else { return skip(test, "overlayfs cannot be mounted here") };
+    let Some(overlay) = Mounted::overlay(&lab, &lab.out("overlay/merged")) else {
+        return skip(test, "overlayfs cannot be mounted here");
+    };
     let merged = &overlay.0;
     let context = lab.context(&[("Dockerfile", DOCKERFILE), ("file", "content\n"), ("secret", "hidden\n")]);
     let digest = |root: &Path| {
@@ -78,7 +80,9 @@ fn what_cannot_be_mapped_is_mounted_all_the_same() {
         return skip(test, "needs root");
     }
     let lab = Lab::new();
-    let Some(overlay) = Mounted::overlay(&lab) else { return skip(test, "overlayfs cannot be mounted here") };
+    let Some(overlay) = Mounted::overlay(&lab, &lab.out("overlay/merged")) else {
+        return skip(test, "overlayfs cannot be mounted here");
+    };
     let dockerfile = "FROM busybox\nRUN mkdir /d && echo x > /d/f\nRUN --mount=target=/c cat /c/file > /seen && rm /d/f\nRUN true\n";
     fs::write(overlay.0.join("Dockerfile"), dockerfile).expect("Dockerfile");
     fs::write(overlay.0.join("file"), "content\n").expect("file");

@@ -10,13 +10,8 @@ use super::support::Lab;
 pub struct Mounted(pub PathBuf);
 
 impl Mounted {
-    /// An empty overlay, where one can be mounted.
-    pub fn overlay(lab: &Lab) -> Option<Self> {
-        Self::overlay_at(lab, &lab.out("overlay/merged"))
-    }
-
-    /// The same on this directory, which is made.
-    pub fn overlay_at(lab: &Lab, merged: &Path) -> Option<Self> {
+    /// An empty overlay on this directory, which is made, where one can be mounted.
+    pub fn overlay(lab: &Lab, merged: &Path) -> Option<Self> {
         let place = lab.out("overlay");
         for dir in ["lower", "upper", "work"]
             .map(|name| place.join(name))
