@@ -20,10 +20,10 @@ RUN --mount=type=cache,target=/c --mount=type=tmpfs,target=/t --mount=type=secre
     --mount=type=bind,from=other,source=/o,target=/b,rw \\
     cat /b/f /context/file /run/secrets/s > /seen && echo z | tee /c/z /t/z /b/new
 COPY --from=other --chown=5 /o /copied
-RUN mkdir -p /n/a/b /n/c && ln -s /n/socket /dev/log && syslogd && for n in $(seq 100); do [ -S /n/socket ] || sleep 0.1; done
+RUN mkdir -p /n/a/b /n/c && ln -s /n/socket /dev/log && (syslogd -n -O /dev/null & until [ -S /n/socket ]; do sleep 0.1; done; kill $!; wait)
 RUN chmod 620 /n/socket && touch /n/c/f
 RUN chmod 700 /n/a/b
-RUN touch /n/c/t && rm /n/c/t
+RUN touch /n/c/t && rm /n/c/t && touch -d @1000000000 /n/c
 RUN touch -d @1000000000 /n/a && find /n -exec stat -c '%n %F %a' {} \\; | sort > /listing
 USER app
 WORKDIR /w

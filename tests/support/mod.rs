@@ -139,12 +139,25 @@ pub struct Lab {
     program: PathBuf,
 }
 
+/// A job in the background of a script ignores SIGINT, under nohup SIGHUP, and so would the programs that tests
+/// start: rbuild leaves ignored signals ignored.
+fn listen_to_signals() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        for signal in [libc::SIGINT, libc::SIGHUP, libc::SIGTERM] {
+            // SAFETY: sets the default action and no handler.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+    });
+}
+
 impl Lab {
     pub fn new() -> Self {
         Self::as_user(Who::Caller)
     }
 
     pub fn as_user(who: Who) -> Self {
+        listen_to_signals();
         let dir = tempfile::Builder::new().prefix("rbuild-test-").tempdir().expect("a temporary directory");
         let mut program = PathBuf::from(RBUILD);
         if let Some((_, uid)) = user_of(who) {
