@@ -38,7 +38,7 @@ fn findings_of_buildkits_rules_are_failures_and_hints_are_not() {
         ),
         ("# check=error=true\nFROM scratch\nENV a b\n", &["check"], 1, &["lint violation found for rules"]),
         ("# check=nonsense\nFROM scratch\n", &["check"], 3, &["invalid check option \"nonsense\""]),
-        ("FROM scratch\nUSER \"$A\"\nENV a b\n", &["check"], 3, &["UndefinedVar", "expands to nothing"]),
+        ("FROM scratch\nSTOPSIGNAL $A\nENV a b\n", &["check"], 3, &["UndefinedVar", "invalid signal"]),
         ("FROM scratch\n", &["build", "--call=subrequests.describe"], 8, &["--call=subrequests.describe"]),
         ("FROM scratch\n", &["check", "--call=targets", "--fix"], 2, &["--fix"]),
         ("FROM scratch AS one\n", &["build", "--call=targets"], 0, &["one (default)"]),
