@@ -17,7 +17,7 @@ use super::oci::hand_over;
 use super::prepare::{LAST_CAPABILITY, Plan};
 use super::private;
 use super::supervisor::{Duty, NodeMounts, mount_number};
-use super::syscalls;
+use super::syscalls::{self, with_files_of};
 
 /// Where setting up failed: the index goes through the pipe, the parent turns it into words.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -189,7 +189,10 @@ fn set_up(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
     write_secrets(plan).at(Stage::Mounts)?;
     for (target, is_dir, mount) in &plan.mounts {
         if matches!(open_inside(root.as_fd(), target), Err(Errno::NOENT)) {
-            make_points(root.as_fd(), target, *is_dir).at(Stage::Mounts)?;
+            let points = || make_points(root.as_fd(), target, *is_dir);
+            // A mount with mapped owners takes no file of this machine's root.
+            let made = if plan.ids.is_some() { with_files_of(private::FIRST, points) } else { points() };
+            made.at(Stage::Mounts)?;
         }
         mount_one(plan, root.as_fd(), target, mount).at(Stage::Mounts)?;
     }
