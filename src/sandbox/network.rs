@@ -303,7 +303,7 @@ fn keep(network: Option<&OwnedFd>, life: &OwnedFd, ready: &OwnedFd) -> ! {
         rustix::process::setsid()?;
         syscalls::set_capabilities(0)
     };
-    if set_up().is_ok() && syscalls::write_byte(READY).is_ok() {
+    if set_up().is_ok() && syscalls::write_byte(READY, 0).is_ok() {
         syscalls::wait_for_end(LIFE);
     }
     syscalls::exit_now(0)

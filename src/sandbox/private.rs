@@ -145,8 +145,13 @@ impl Helper {
                 Ok(Cloned::Child) => {
                     // What is set up may need descriptors that are closed afterwards.
                     let set_up = set_up().and_then(|()| syscalls::keep_only([(life_fd, 3), (ready_fd, 4)]));
-                    if set_up.is_ok() && syscalls::write_byte(4).is_ok() {
-                        syscalls::wait_for_end(3);
+                    match set_up {
+                        Ok(()) if syscalls::write_byte(4, 0).is_ok() => syscalls::wait_for_end(3),
+                        Ok(()) => {}
+                        Err(errno) => {
+                            let number = u8::try_from(errno.raw_os_error()).unwrap_or(u8::MAX);
+                            let _ = syscalls::write_byte(ready_fd, number);
+                        }
                     }
                     syscalls::exit_now(0)
                 }
@@ -156,8 +161,13 @@ impl Helper {
         let Cloned::Parent(pidfd, pid) = cloned? else { syscalls::exit_now(1) };
         drop((life_read, ready_write));
         let helper = Helper { pid, pidfd, life: Some(life) };
-        match rustix::io::read(&ready, &mut [0u8; 1]) {
-            Ok(1) => Ok(helper),
+        let mut number = [0u8; 1];
+        match rustix::io::read(&ready, &mut number) {
+            Ok(1) if number == [0] => Ok(helper),
+            Ok(1) => {
+                let cause = io::Error::from_raw_os_error(number[0].into());
+                Err(io::Error::other(format!("a namespace could not be set up: {cause}")))
+            }
             _ => Err(io::Error::other("a namespace could not be set up")),
         }
     }

@@ -315,9 +315,10 @@ pub(super) fn close(fd: i32) {
 }
 
 /// Writes one byte to a descriptor known by its number only.
-pub(super) fn write_byte(fd: i32) -> Result<(), Errno> {
+pub(super) fn write_byte(fd: i32, byte: u8) -> Result<(), Errno> {
+    let bytes = [byte];
     // SAFETY: the buffer has the length given.
-    check(unsafe { libc::syscall(libc::SYS_write, fd, c"y".as_ptr(), 1) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_write, fd, bytes.as_ptr(), bytes.len()) }).map(drop)
 }
 
 /// Reads one byte from a descriptor known by its number, or finds that there is no other end.
