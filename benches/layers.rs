@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
-use rbuild::build::CompressionAlgorithm;
+use rbuild::compress::CompressionAlgorithm;
 use rbuild::digest::Digest;
 use rbuild::layer::{
     ContentSource, Entry, EntryKind, Metadata, OnDiskIds, WriteOptions, write_files_checked, write_layer,

@@ -6,13 +6,14 @@
 //! argv -> BuildRequest -> Dockerfile (AST) -> Plan -> solve (cache | execute) -> Layers -> Image -> Export
 //! ```
 //!
-//! `ARCHITECTURE.md` in the repository draws the floors and says which module may import which.
+//! `ARCHITECTURE.md` in the repository lists the tiers and says which module may import which.
 
 pub mod build;
 pub mod cache;
 pub mod cancel;
 mod child;
 pub mod cli;
+pub mod compress;
 pub mod context;
 pub mod digest;
 pub mod dockerfile;
@@ -28,10 +29,13 @@ pub mod progress;
 pub mod registry;
 pub mod remote;
 pub mod sandbox;
+pub mod size;
 pub mod snapshot;
 pub mod solve;
 pub mod steps;
 pub mod store;
+pub mod suggest;
 mod threads;
+pub mod time;
 pub mod verify;
 pub mod visible;

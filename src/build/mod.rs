@@ -1,6 +1,6 @@
 //! The engine's front door: a [`BuildRequest`] goes in, a [`BuildOutcome`] comes out.
 //!
-//! Nothing above this floor knows how a build works; nothing below it knows what a command line is.
+//! Nothing above this tier knows how a build works; nothing below it knows what a command line is.
 //! Owns the order of things: context, Dockerfile, plan, bases, solve, image, outputs, names. Promises
 //! that a name points at an image only after all of it is in the store and all outputs are written.
 
@@ -24,6 +24,8 @@ mod run;
 mod transfer;
 mod validate;
 
+pub use crate::compress::CompressionAlgorithm;
+pub use crate::plan::{HOST_GATEWAY, RunNetwork};
 pub use crate::registry::RegistryAccess;
 pub use check::{Checked, FixedFile};
 pub use containers::StorageTools;
@@ -34,8 +36,8 @@ pub use place::Place;
 pub use referrers::ReferrerList;
 pub use reproduce::Reproduced;
 pub use request::{
-    Annotation, AnnotationKind, BuildOutcome, BuildRequest, BuiltImage, CompressionAlgorithm,
-    CompressionChoice, EngineAddress, HOST_GATEWAY, OutputKind, OutputSpec, PullPolicy, RunNetwork,
+    Annotation, AnnotationKind, BuildOutcome, BuildRequest, BuiltImage, CompressionChoice, EngineAddress,
+    OutputKind, OutputSpec, PullPolicy,
 };
 pub use run::RunRequest;
 

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::compress::CompressionAlgorithm;
 use crate::digest::Digest;
 use crate::image::{Descriptor, Platform};
+use crate::plan::RunNetwork;
 use crate::registry::SourceNetwork;
 use crate::sandbox::Limits;
 use crate::steps::mount::{Secret, SshSource};
@@ -48,7 +50,7 @@ pub struct BuildRequest {
     pub secrets: BTreeMap<String, Secret>,
     /// `--ssh`, by id.
     pub ssh: BTreeMap<String, SshSource>,
-    /// `--add-host name:ip`, split; the address may be [`HOST_GATEWAY`].
+    /// `--add-host name:ip`, split; the address may be [`crate::plan::HOST_GATEWAY`].
     pub add_hosts: Vec<(String, String)>,
     /// `--ulimit name=soft[:hard]`, split.
     pub ulimits: Vec<(String, u64, u64)>,
@@ -160,21 +162,6 @@ pub enum PullPolicy {
     Never,
 }
 
-/// The address that `--add-host` takes for the machine that builds.
-pub const HOST_GATEWAY: &str = "host-gateway";
-
-/// Network of RUN.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum RunNetwork {
-    /// The builder's choice.
-    #[default]
-    Default,
-    /// The host's.
-    Host,
-    /// Loopback only.
-    None,
-}
-
 /// One `-o`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutputSpec {
@@ -271,19 +258,6 @@ pub struct CompressionChoice {
     /// `estargz`: gzip whose files can be fetched one by one. Layers get entries of its own, and so
     /// other diff IDs.
     pub estargz: bool,
-}
-
-/// Layer compression.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CompressionAlgorithm {
-    /// gzip.
-    #[default]
-    Gzip,
-    /// Zstandard.
-    Zstd,
-    /// None.
-    Uncompressed,
 }
 
 /// What a successful build made.

@@ -153,14 +153,14 @@ impl Engine {
         // every step cached it is the image that it was.
         let executed = |id: StepId| solved.states.get(id.0).map(|state| state.created);
         let first = stage.history.iter().find_map(|line| line.step.and_then(executed));
-        let started = image::build::rfc3339(epoch.or(first).unwrap_or(now), 0);
+        let started = crate::time::rfc3339(epoch.or(first).unwrap_or(now), 0);
         image::build::normalize_history(&mut config.history, base_layers, Some(&started));
         // An instruction without a layer is as old as the layer before it, as in the reference: a
         // build in which every step was cached gives the image it gave before.
         let mut created = config.history.iter().rev().find_map(|line| line.created.clone());
         for line in &stage.history {
             if let Some(seconds) = epoch.or(line.step.and_then(executed)) {
-                created = Some(image::build::rfc3339(seconds, 0));
+                created = Some(crate::time::rfc3339(seconds, 0));
             }
             config.history.push(History {
                 created: Some(created.clone().unwrap_or_else(|| started.clone())),

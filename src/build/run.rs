@@ -14,7 +14,7 @@ use crate::steps::network::Connection;
 
 use super::engine::Engine;
 use super::failure::{Failure, FailureKind};
-use super::request::RunNetwork;
+use crate::plan::RunNetwork;
 
 /// What `rbuild run` is asked for.
 #[derive(Clone, Debug, Default)]

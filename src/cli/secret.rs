@@ -6,7 +6,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::build::{Failure, FailureKind, Secret, SshSource};
-use crate::dockerfile::suggest;
+use crate::suggest::suggest;
 
 use super::environment::Environment;
 

@@ -6,15 +6,15 @@ use crate::build::{
     Annotation, AnnotationKind, CompressionAlgorithm, CompressionChoice, HOST_GATEWAY, Limits, OutputKind,
     OutputSpec,
 };
-use crate::dockerfile::suggest;
 use crate::image::Platform;
 use crate::plan::Entitlements;
+use crate::suggest::suggest;
 
 use super::args::LimitArgs;
 
 /// `64m`, `1GiB`, `1024`: bytes, in Docker's binary units.
 pub(super) fn size(text: &str) -> Result<u64, String> {
-    crate::plan::size::bytes(text).ok_or_else(|| format!("invalid size: {text:?}"))
+    crate::size::bytes(text).ok_or_else(|| format!("invalid size: {text:?}"))
 }
 
 /// `90`, `1m30s`, `2h`: whole seconds where no unit is given.

@@ -8,7 +8,6 @@
 //! Never: writes into a context, follows a symlink while walking, or reads the environment.
 
 mod archive;
-mod decompress;
 mod digest;
 mod error;
 mod file;
@@ -27,7 +26,6 @@ mod tree;
 mod walk;
 
 pub use archive::{TAR_BLOCK, is_tar};
-pub use decompress::{Compression, MAGIC_LENGTH, decompress};
 pub use digest::{FileState, StatCache, StatKey, file_digests};
 pub use error::ContextError;
 pub use file::{FileInfo, FileKind, FileSource, Missing, Opened, Xattrs};

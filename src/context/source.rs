@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use crate::cancel::Cancel;
 
 use super::archive::{TAR_BLOCK, is_tar, unpack};
-use super::decompress::{Compression, decompress, read_head};
 use super::error::ContextError;
 use super::file::FileSource as _;
 use super::ignore::IgnoreRules;
@@ -17,6 +16,7 @@ use super::local::LocalContext;
 use super::nearest::closest;
 use super::paths;
 use super::text::{is_missing, limited, read_inside, read_named};
+use crate::compress::{Compression, decompress, read_head};
 
 /// The names tried when none is given, in this order.
 const DEFAULT_NAMES: [&str; 2] = ["Dockerfile", "dockerfile"];

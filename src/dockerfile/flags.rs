@@ -3,8 +3,8 @@
 use super::ast::Word;
 use super::error::{Outcome, Problem};
 use super::source::Span;
-use super::suggest::suggest;
 use super::text::View;
+use crate::suggest::suggest;
 
 /// Flags whose value may come out empty.
 const MAY_BE_EMPTY: [&str; 11] = [

@@ -5,9 +5,9 @@ use super::error::{Outcome, Problem};
 use super::flags::Flags;
 use super::lines::Reader;
 use super::source::Span;
-use super::suggest::suggest;
 use super::text::View;
 use super::{heredoc, json};
+use crate::suggest::suggest;
 
 mod copy;
 mod from;

@@ -16,7 +16,6 @@ mod lines;
 mod parser;
 mod render;
 pub mod source;
-mod suggest;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -27,5 +26,4 @@ pub use error::{ParseError, ParseErrors};
 pub use parser::{Trigger, parse, parse_trigger};
 pub use render::render_error;
 pub use source::{Location, Source, Span};
-pub use suggest::suggest;
 pub use words::{Expanded, Expander, Variables, WordError};

@@ -248,7 +248,7 @@ mod tests {
             diff_id: crate::digest::DiffId::empty(),
             digest: store.put_blob(&tar)?,
             size: 1024,
-            compression: crate::build::CompressionAlgorithm::Uncompressed,
+            compression: crate::compress::CompressionAlgorithm::Uncompressed,
             annotations: Default::default(),
         };
         let mut image = Image { layers: vec![layer], ..Image::default() };

@@ -392,7 +392,7 @@ mod tests {
 
     #[test]
     fn retyping_changes_types_only_and_back_again() -> Result<(), ManifestError> {
-        use crate::build::CompressionAlgorithm::{Gzip, Uncompressed, Zstd};
+        use crate::compress::CompressionAlgorithm::{Gzip, Uncompressed, Zstd};
         let mut manifest = Manifest::parse(manifest_text(&format!("sha256:{HEX}"), "7").as_bytes())?;
         manifest.media_type = Family::Oci.manifest().into();
         let layers = [Gzip, Zstd, Uncompressed].map(|compression| Family::Oci.layer(compression));

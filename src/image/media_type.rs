@@ -1,6 +1,6 @@
 //! Media types of both families, and what corresponds to what.
 
-use crate::build::CompressionAlgorithm;
+use crate::compress::CompressionAlgorithm;
 
 use super::manifest::ManifestError;
 

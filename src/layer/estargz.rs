@@ -12,7 +12,7 @@ use flate2::write::GzEncoder;
 use flate2::{Compression, GzBuilder};
 use serde::{Deserialize, Serialize};
 
-use crate::build::CompressionAlgorithm;
+use crate::compress::CompressionAlgorithm;
 use crate::digest::{DiffId, Digest, Hasher};
 use crate::store::{BlobWriter, Store};
 
@@ -407,7 +407,7 @@ fn describe(header: &Header) -> Result<TocEntry, LayerError> {
         size: header.size,
         modtime: match header.mtime {
             0 => String::new(),
-            time => crate::image::build::rfc3339(time, 0),
+            time => crate::time::rfc3339(time, 0),
         },
         link_name: if matches!(header.flag, b'1' | b'2') { text(&header.link)? } else { String::new() },
         mode: header.mode,

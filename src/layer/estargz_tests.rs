@@ -5,7 +5,7 @@ use std::io::{Cursor, Read as _, Write as _};
 
 use super::estargz::{NO_PREFETCH, TOC_DIGEST, TOC_NAME, Toc, TocEntry, UNCOMPRESSED_SIZE, to_estargz};
 use super::{Entry, EntryKind, Metadata, WriteOptions, load_layer, read_index, recompress, write_layer};
-use crate::build::CompressionAlgorithm;
+use crate::compress::CompressionAlgorithm;
 use crate::digest::{DiffId, Digest};
 use crate::store::Store;
 

@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 use std::sync::{Arc, OnceLock};
 
-use crate::build::CompressionAlgorithm;
+use crate::compress::CompressionAlgorithm;
 use crate::store::{BlobWriter, Store};
 
 use super::block_cache::{BlockCache, Key, Row};

@@ -27,7 +27,7 @@ pub(super) fn read<T>(
     cancel: Option<&Cancel>,
     consume: impl FnOnce(&mut dyn Read) -> Result<T, LayerError>,
 ) -> Result<(T, DiffId), LayerError> {
-    let (_, mut plain) = crate::context::decompress(blob).map_err(LayerError::Stream)?;
+    let (_, mut plain) = crate::compress::decompress(blob).map_err(LayerError::Stream)?;
     let mut first = vec![0; PIECE];
     let filled = fill(&mut plain, &mut first).map_err(LayerError::Stream)?;
     first.truncate(filled);

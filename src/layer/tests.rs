@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
 
-use crate::build::CompressionAlgorithm;
+use crate::compress::CompressionAlgorithm;
 use crate::digest::DiffId;
 use crate::store::Store;
 

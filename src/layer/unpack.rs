@@ -166,7 +166,7 @@ pub fn open_plain(store: &Store, diff_id: &DiffId) -> Result<Box<dyn Read>, Laye
     let mut opened = blobs.iter().filter_map(|blob| store.open_blob(&blob.digest).transpose());
     let nothing = || LayerError::Invalid(format!("the store has no content for layer {diff_id}"));
     let file = opened.next().ok_or_else(nothing)??;
-    Ok(crate::context::decompress(file).map_err(LayerError::Stream)?.1)
+    Ok(crate::compress::decompress(file).map_err(LayerError::Stream)?.1)
 }
 
 fn read(

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::build::CompressionAlgorithm;
 use crate::cancel::Cancel;
+use crate::compress::CompressionAlgorithm;
 use crate::digest::{DiffId, Digest};
 use crate::fs::Root;
 use crate::store::{BlobWriter, Store};
@@ -438,7 +438,7 @@ pub fn recompress(store: &Store, diff_id: &DiffId, options: &WriteOptions) -> Re
         Some(index) => Some(index),
         None => rebuild_index(store, diff_id)?,
     };
-    let (_, mut plain) = crate::context::decompress(source).map_err(LayerError::Stream)?;
+    let (_, mut plain) = crate::compress::decompress(source).map_err(LayerError::Stream)?;
     let method = Method::new(options.compression, options.level);
     let (writer, cache) = (store.blob_writer()?, Cache::of(store));
     let written = stream::write(Some(writer), &method, &cache, options.threads, |stream| {

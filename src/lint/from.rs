@@ -1,7 +1,8 @@
 //! Rules about `FROM`: its arguments and its platform.
 
-use crate::dockerfile::{From, suggest};
+use crate::dockerfile::From;
 use crate::image::{Platform, Reference};
+use crate::suggest::suggest;
 
 use super::finding::{Findings, Place};
 use super::rule as rules;

@@ -2,8 +2,9 @@
 //! depend on them, and what `outline` tells.
 
 use crate::dockerfile::{
-    ArgDecl, CommandLine, Copy, CopySource, Instruction, InstructionKind, KeyValue, Run, Span, Word, suggest,
+    ArgDecl, CommandLine, Copy, CopySource, Instruction, InstructionKind, KeyValue, Run, Span, Word,
 };
+use crate::suggest::suggest;
 
 use super::finding::{Edit, Findings, Place};
 use super::rule as rules;

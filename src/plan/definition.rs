@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use crate::build::RunNetwork;
+use crate::plan::RunNetwork;
 
 use super::graph::{
     Base, CopyStep, Device, RunMount, RunMountKind, RunStep, Script, Step, StepKind, WorkdirStep,

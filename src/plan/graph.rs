@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::build::RunNetwork;
 use crate::dockerfile::{Source, Span};
 use crate::image::{ImageConfig, Platform};
 
@@ -385,4 +384,19 @@ impl Step {
         });
         copied.into_iter().chain(mounted)
     }
+}
+
+/// The address that `--add-host` takes for the machine that builds.
+pub const HOST_GATEWAY: &str = "host-gateway";
+
+/// Network of RUN.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum RunNetwork {
+    /// The builder's choice.
+    #[default]
+    Default,
+    /// The host's.
+    Host,
+    /// Loopback only.
+    None,
 }

@@ -14,14 +14,14 @@ mod graph;
 mod render;
 mod resolve;
 mod scope;
-pub mod size;
 mod stage;
 
 pub use chmod::Chmod;
 pub use error::{PlanError, PlanWarning};
 pub use graph::{
-    Base, BaseId, CopyOrigin, CopyStep, Device, FromStep, InlineFile, Plan, RemoteSource, RunMount,
-    RunMountKind, RunStep, Script, Sharing, StageHistory, StagePlan, Step, StepId, StepKind, WorkdirStep,
+    Base, BaseId, CopyOrigin, CopyStep, Device, FromStep, HOST_GATEWAY, InlineFile, Plan, RemoteSource,
+    RunMount, RunMountKind, RunNetwork, RunStep, Script, Sharing, StageHistory, StagePlan, Step, StepId,
+    StepKind, WorkdirStep,
 };
 pub use render::{dot, json, text};
 pub use resolve::{BaseConfigs, ContextKind, Entitlements, ImageRequest, PlanInput, Planned, plan};

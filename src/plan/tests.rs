@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use crate::build::RunNetwork;
 use crate::dockerfile::parse;
 use crate::image::{ContainerConfig, ImageConfig, Platform};
+use crate::plan::RunNetwork;
 
 use super::*;
 

@@ -310,7 +310,7 @@ mod tests {
     }
 
     fn written(store: &Store, entries: Vec<Entry>) -> Result<layer::Layer> {
-        let compression = crate::build::CompressionAlgorithm::Gzip;
+        let compression = crate::compress::CompressionAlgorithm::Gzip;
         let options = WriteOptions { compression, level: None, threads: 1, clamp_mtime: None };
         Ok(write_layer(store, entries, &NoContent, &options)?)
     }

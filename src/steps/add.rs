@@ -5,7 +5,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::cancel::Cancel;
-use crate::context::{FileKind, FileSource, Opened, TAR_BLOCK, decompress, is_tar};
+use crate::compress::decompress;
+use crate::context::{FileKind, FileSource, Opened, TAR_BLOCK, is_tar};
 use crate::fs::paths::join;
 use crate::layer::{self, Entry, EntryKind, LayerError, OnDiskIds, UnpackOptions};
 use crate::snapshot::Tree;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
-use crate::build::{HOST_GATEWAY, RunNetwork};
+use crate::plan::{HOST_GATEWAY, RunNetwork};
 use crate::plan::{Step, StepKind};
 use crate::sandbox::{Network, NetworkHelper, PrivateIds, UserNetwork, outward_address};
 

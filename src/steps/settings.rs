@@ -17,7 +17,7 @@ pub const DEFAULT_SHM: u64 = 64 << 20;
 /// What a `RUN` needs besides its step: the same for all steps of a build.
 #[derive(Clone, Debug, Default)]
 pub struct RunSettings {
-    /// `--add-host`; an address may be [`crate::build::HOST_GATEWAY`].
+    /// `--add-host`; an address may be [`crate::plan::HOST_GATEWAY`].
     pub extra_hosts: Vec<(String, String)>,
     /// Content of `/etc/resolv.conf`.
     pub resolv_conf: Vec<u8>,

@@ -282,7 +282,7 @@ impl FileSource for TreeSource {
             .map(|relative| String::from_utf8_lossy(relative).into_owned())
             .collect();
         let name = String::from_utf8_lossy(name);
-        let near = crate::dockerfile::suggest(&name, siblings.iter().map(String::as_str));
+        let near = crate::suggest::suggest(&name, siblings.iter().map(String::as_str));
         near.map(|near| join(parent, near.as_bytes())).into_iter().collect()
     }
 

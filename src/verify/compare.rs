@@ -371,7 +371,7 @@ fn meta_fields(a: &Metadata, b: &Metadata) -> Vec<FieldDifference> {
         fields.push(field("owner", owner(a), owner(b)));
     }
     if a.mtime != b.mtime {
-        let time = |meta: &Metadata| crate::image::build::rfc3339(meta.mtime, 0);
+        let time = |meta: &Metadata| crate::time::rfc3339(meta.mtime, 0);
         fields.push(field("mtime", time(a), time(b)));
     }
     if a.xattrs != b.xattrs {

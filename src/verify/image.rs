@@ -5,9 +5,9 @@ use std::io::{self, Read};
 
 use serde_json::Value;
 
-use crate::build::CompressionAlgorithm;
 use crate::cancel::Cancel;
-use crate::context::Compression;
+use crate::compress::Compression;
+use crate::compress::CompressionAlgorithm;
 use crate::digest::{DiffId, Digest, Hasher};
 use crate::image::manifest::{MAX_CONFIG_SIZE, MAX_INDEX_DEPTH, MAX_MANIFEST_SIZE};
 use crate::image::media_type::is_foreign;
@@ -295,7 +295,7 @@ impl Walk<'_> {
         let mut found = Report::default();
         let mut result: Option<(Compression, Scanned)> = None;
         let read = |reader: &mut (dyn Read + Send)| -> io::Result<()> {
-            let (compression, mut plain) = crate::context::decompress(reader)?;
+            let (compression, mut plain) = crate::compress::decompress(reader)?;
             let scanned = scan_tar(&mut plain, |header| checked.entry(header, &mut found));
             result = Some((compression, scanned));
             Ok(())

@@ -4,8 +4,8 @@ use super::super::ast::{CommandLine, Healthcheck, Word};
 use super::super::duration;
 use super::super::error::{Outcome, Problem};
 use super::super::flags::{Kind, Known};
-use super::super::suggest::suggest;
 use super::{Arguments, Context, command_line};
+use crate::suggest::suggest;
 
 const FLAGS: Known = &[
     ("interval", Kind::Once),

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::fixture::*;
-use crate::build::CompressionAlgorithm::{Gzip, Uncompressed, Zstd};
+use crate::compress::CompressionAlgorithm::{Gzip, Uncompressed, Zstd};
 use crate::digest::Digest;
 use crate::export::{Dest, ExportError, docker, oci, save};
 use crate::image::inspect::name_in_store;

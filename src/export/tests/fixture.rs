@@ -3,8 +3,8 @@
 use std::io::Write as _;
 use std::path::Path;
 
-use crate::build::CompressionAlgorithm;
 use crate::cancel::Cancel;
+use crate::compress::CompressionAlgorithm;
 use crate::digest::{DiffId, Digest};
 use crate::export::ExportImage;
 use crate::image::{Assembled, Family, History, Image, LayerRef, Platform, Reference, assemble};

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::fixture::*;
-use crate::build::CompressionAlgorithm::{Gzip, Uncompressed};
+use crate::compress::CompressionAlgorithm::{Gzip, Uncompressed};
 use crate::export::{Dest, docker, oci};
 use crate::image::{Family, Selector, open_layout};
 use crate::store::Store;

@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use serde::Deserialize;
 use serde_json::Map;
 
-use crate::build::CompressionAlgorithm;
+use crate::compress::CompressionAlgorithm;
 use crate::digest::{DiffId, Digest, Hasher};
 use crate::image::config::ImageConfig;
 use crate::image::manifest::{Descriptor, Index, Manifest, ManifestError, canonical};

@@ -40,7 +40,7 @@ impl Fixture {
                 diff_id: DiffId::empty(),
                 digest: Digest::of(&layer),
                 size: 1024,
-                compression: crate::build::CompressionAlgorithm::Uncompressed,
+                compression: crate::compress::CompressionAlgorithm::Uncompressed,
                 annotations: Default::default(),
             }],
             ..Image::default()

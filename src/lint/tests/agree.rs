@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use crate::build::RunNetwork;
 use crate::dockerfile::{InstructionKind, parse};
 use crate::image::Platform;
 use crate::lint::LintInput;
 use crate::lint::stages::{Base, Stages};
+use crate::plan::RunNetwork;
 use crate::plan::{BaseConfigs, ContextKind, Entitlements, PlanInput, Planned, plan};
 
 type Images = BTreeSet<(String, Platform)>;

@@ -1,7 +1,8 @@
 //! Build arguments and global variables.
 
-use crate::dockerfile::{Expander, InstructionKind, Word, suggest};
+use crate::dockerfile::{Expander, InstructionKind, Word};
 use crate::image::Platform;
+use crate::suggest::suggest;
 
 use super::super::error::{PlanError, PlanWarning};
 use super::super::scope::{is_control, is_proxy};

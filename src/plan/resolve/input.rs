@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::build::RunNetwork;
 use crate::dockerfile::{Source, Span};
 use crate::image::{ImageConfig, Platform};
+use crate::plan::RunNetwork;
 
 use super::super::graph::{BaseId, Plan};
 

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::dockerfile::{Source, Word, suggest};
+use crate::dockerfile::{Source, Word};
 use crate::image::{Platform, Reference};
+use crate::suggest::suggest;
 
 use super::super::error::PlanError;
 use super::{Builder, ContextKind};

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::dockerfile::{MountFlag, Source, Word, suggest};
+use crate::dockerfile::{MountFlag, Source, Word};
 use crate::plan::error::PlanError;
 use crate::plan::graph::{CopyOrigin, RunMount, RunMountKind, Sharing};
 use crate::plan::resolve::Origin;
+use crate::suggest::suggest;
 
 use super::{Walk, join_clean};
 
@@ -254,7 +255,7 @@ impl Options {
             "readwrite" | "rw" => self.readonly = Some(!switch()?),
             "required" => self.required = Some(switch()?),
             "size" => {
-                let size = crate::plan::size::bytes(value);
+                let size = crate::size::bytes(value);
                 self.size = Some(size.ok_or_else(|| plain(format!("invalid value for size: {value}")))?);
             }
             "id" => self.id = Some(value.to_owned()),

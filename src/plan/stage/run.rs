@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::build::RunNetwork;
 use crate::dockerfile::{CommandLine, Heredoc, Instruction, Run, Source};
+use crate::plan::RunNetwork;
 use crate::plan::error::PlanError;
 use crate::plan::graph::{Device, RunStep, Script, StepKind};
 use crate::plan::scope::is_proxy;

@@ -73,7 +73,7 @@ fn buffered<R: Read>(reader: R) -> BufReader<R> {
 }
 
 /// Reads `length` bytes, fewer only at the end of the stream.
-pub(super) fn read_head(reader: &mut impl Read, length: usize) -> io::Result<Vec<u8>> {
+pub(crate) fn read_head(reader: &mut impl Read, length: usize) -> io::Result<Vec<u8>> {
     let mut head = Vec::with_capacity(length);
     reader.take(length as u64).read_to_end(&mut head)?;
     Ok(head)
