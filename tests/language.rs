@@ -95,7 +95,7 @@ fn a_changed_secret_executes_steps_again_on_request() {
         done.err.matches(" CACHED").count()
     };
     assert_eq!(cached("one", ""), 0);
-    assert_eq!(cached("two", ""), 2, "as in the reference, values do not count");
+    assert_eq!(cached("two", ""), 2, "as in BuildKit, values do not count");
     assert_eq!(cached("one", ",invalidate=true"), 1);
     assert_eq!(cached("one", ",invalidate=true"), 2);
     assert_eq!(cached("two", ",invalidate=true"), 1);

@@ -41,7 +41,7 @@ pub enum Userns {
     Host,
     /// Nobody's. An error where that cannot be.
     Private,
-    /// Nobody's, unless the step would lose something by it that it has in the reference, or this machine
+    /// Nobody's, unless the step would lose something by it that it has in BuildKit, or this machine
     /// makes it impossible.
     #[default]
     Auto,

@@ -83,7 +83,7 @@ pub struct BuildRequest {
 
 impl BuildRequest {
     /// Whether the result becomes an image. Where only its files are wanted, or nothing, it does not, as
-    /// in the reference.
+    /// in BuildKit.
     pub fn makes_image(&self) -> bool {
         let given = self.wants_id || !self.tags.is_empty() || self.outputs.is_empty();
         given || self.outputs.iter().any(OutputSpec::makes_image)
@@ -279,7 +279,7 @@ pub struct BuildOutcome {
 #[derive(Clone, Debug)]
 pub struct BuiltImage {
     /// Digest of the image's config: Docker's image ID. With several platforms, the digest of their
-    /// index, as the reference has it.
+    /// index, as BuildKit has it.
     pub id: Digest,
     /// Digest of the config; that of the first platform where there are several.
     pub config_digest: Digest,

@@ -17,7 +17,7 @@ use super::engine::Engine;
 use super::failure::{Failure, FailureKind};
 use super::request::{Annotation, AnnotationKind, BuildRequest, BuiltImage, CompressionChoice};
 
-/// What history entries of the reference carry.
+/// What history entries of BuildKit carry.
 const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
 
 /// One platform's image.
@@ -155,7 +155,7 @@ impl Engine {
         let first = stage.history.iter().find_map(|line| line.step.and_then(executed));
         let started = crate::time::rfc3339(epoch.or(first).unwrap_or(now), 0);
         image::build::normalize_history(&mut config.history, base_layers, Some(&started));
-        // An instruction without a layer is as old as the layer before it, as in the reference: a
+        // An instruction without a layer is as old as the layer before it, as in BuildKit: a
         // build in which every step was cached gives the image it gave before.
         let mut created = config.history.iter().rev().find_map(|line| line.created.clone());
         for line in &stage.history {

@@ -71,7 +71,7 @@ pub(super) fn report(
     outcome: &BuildOutcome,
     files: Results,
 ) -> Result<(), Stop> {
-    // Where there is no image the line is empty, as in the reference.
+    // Where there is no image the line is empty, as in BuildKit.
     let id = outcome.image.as_ref().map(|image| image.id.to_string()).unwrap_or_default();
     if let Some(file) = files.id {
         file.write(id.as_bytes())?;

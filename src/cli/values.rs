@@ -316,7 +316,7 @@ fn csv(text: &str) -> Result<Vec<String>, String> {
     Ok(fields)
 }
 
-/// `annotation[-KIND][.PLATFORM].KEY` as the reference's exporters take it.
+/// `annotation[-KIND][.PLATFORM].KEY` as BuildKit's exporters take it.
 fn output_annotation(name: &str, value: &str) -> Result<Annotation, String> {
     let bad = || format!("invalid output option {name:?} (write annotation.KEY=VALUE)");
     let rest = name.strip_prefix("annotation").ok_or_else(bad)?;

@@ -1,4 +1,4 @@
-//! COPY wildcards: Go's `filepath.Match`, which the reference applies to a source's path from its
+//! COPY wildcards: Go's `filepath.Match`, which BuildKit applies to a source's path from its
 //! first component with a wildcard on.
 //!
 //! `*` matches any run of bytes but a slash (dot files too), `?` one character but a slash, `[a-z]`

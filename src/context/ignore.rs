@@ -2,7 +2,7 @@
 //!
 //! The last rule that matches a path or one of its parent directories decides. Patterns are anchored
 //! at the root and case-sensitive; characters mean what Go's `filepath.Match` documents, `**` what
-//! the reference's translation makes of it (see `nfa.rs`). Three accidents of that translation
+//! BuildKit's translation makes of it (see `nfa.rs`). Three accidents of that translation
 //! are not reproduced: regular-expression operators leaking from names (`|`, `{2}`, `\d`, and `*` or
 //! `?` inside a class), `**` refusing names with a line feed, and the shortcut by which the
 //! reference forgets a directory's match with a rule that an earlier rule made superfluous.

@@ -42,7 +42,7 @@ pub(super) struct Positions {
 impl Automaton {
     /// Compiles a cleaned pattern without its `!`.
     ///
-    /// `**` follows the reference's translation: it swallows a slash after it; at the end it matches
+    /// `**` follows BuildKit's translation: it swallows a slash after it; at the end it matches
     /// anything, elsewhere nothing or whole directories. A pattern that begins with `**` and is
     /// otherwise plain text is a suffix, so that `**.log` (unlike `**.log*`) matches `a.log`.
     pub(super) fn compile(pattern: &[u8]) -> Result<Self, BadPattern> {

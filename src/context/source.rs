@@ -93,7 +93,7 @@ pub fn open_main(
 }
 
 /// Opens a directory that was fetched from elsewhere (a git repository's tree). `-f` names a file in
-/// it; ignore files count for nothing, since nothing is sent (the reference does not read them either).
+/// it; ignore files count for nothing, since nothing is sent (BuildKit does not read them either).
 pub fn open_tree(tree: &Path, spec: &ContextSpec) -> Result<MainContext, ContextError> {
     let context = open_fetched(tree)?;
     let (dockerfile_name, dockerfile) = dockerfile_of(&context, spec)?;

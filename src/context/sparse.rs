@@ -2,7 +2,7 @@
 //!
 //! GNU tar's manual ("Storing Sparse Files") has three forms by pax records: 0.0 with a record for every
 //! number, 0.1 with one for all of them, and 1.0, where the numbers precede the content. What is taken
-//! for one of them, and what for damage, is as in Go's archive/tar, which the reference reads with.
+//! for one of them, and what for damage, is as in Go's archive/tar, which BuildKit reads with.
 
 use std::io::{self, Read};
 

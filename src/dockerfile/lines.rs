@@ -4,7 +4,7 @@ use super::error::{Outcome, Problem};
 use super::source::Span;
 use super::text::Joined;
 
-/// The longest line the reference reads; longer ones would make a file that builds here alone.
+/// The longest line BuildKit reads; longer ones would make a file that builds here alone.
 pub(super) const MAX_LINE: usize = 65_535;
 
 /// A physical line without its line end.

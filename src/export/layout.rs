@@ -1,6 +1,6 @@
 //! The content of an OCI layout, and its two forms: a tar and a directory.
 //!
-//! The tar has the reference builder's order (names sorted, directories first) and modes; owners
+//! The tar has BuildKit's order (names sorted, directories first) and modes; owners
 //! are 0, times are 1970, so that the same images give the same bytes.
 
 use std::collections::BTreeMap;

@@ -11,11 +11,11 @@ use super::survey::Survey;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const GB: u64 = 1_000_000_000;
-/// Below this nothing is collected, as in the reference's first rule.
+/// Below this nothing is collected, as in BuildKit's first rule.
 const SMALL: u64 = 512 * 1_000_000;
 /// The store may take so many percent of its disk, at most [`MOST`]; so many percent of the disk shall
 /// stay free; and a store of so many percent, at most [`RESERVED`], is left alone. The figures are those
-/// the reference takes where nothing is configured.
+/// BuildKit takes where nothing is configured.
 const PERCENT: (u64, u64, u64) = (80, 20, 10);
 const MOST: u64 = 100 * GB;
 const RESERVED: u64 = 10 * GB;
@@ -44,7 +44,7 @@ fn limits(total: u64) -> Space {
 
 /// What goes by itself, in this order: what was read from elsewhere and not used for two days; results
 /// not used for sixty; then the oldest, until the store keeps its limits. Cache mounts count with the
-/// sources, as in the reference.
+/// sources, as in BuildKit.
 fn rules(space: Space) -> [Policy; 3] {
     let days = |count: u32| Some(DAY.saturating_mul(count));
     let sources = [Kind::CacheMount, Kind::Git, Kind::Local].map(Filter::Type).to_vec();

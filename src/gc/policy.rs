@@ -7,7 +7,7 @@ use crate::store::{Item, Room};
 const HOUR: Duration = Duration::from_secs(3600);
 /// How long results of steps stay that no image name leads to.
 const RESULTS: Duration = HOUR.saturating_mul(24 * 7);
-/// How long what was read from elsewhere stays; the reference's first rule has the same figure.
+/// How long what was read from elsewhere stays; BuildKit's first rule has the same figure.
 const SOURCES: Duration = HOUR.saturating_mul(48);
 
 /// Kinds of things, by the names that `docker buildx prune --filter type=` gives them.
@@ -57,7 +57,7 @@ pub enum Filter {
     Type(Kind),
 }
 
-/// Limits for the size of a store, in bytes; 0 is no limit. As in the reference, the store is brought
+/// Limits for the size of a store, in bytes; 0 is no limit. As in BuildKit, the store is brought
 /// below `max_used` and so far down that `min_free` bytes of the disk are free, but not below
 /// `reserved`.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]

@@ -146,7 +146,7 @@ fn limit(what: &'static str, bytes: &[u8], limit: u64) -> Result<(), AssembleErr
     Ok(())
 }
 
-/// Makes a base's history agree with its number of layers, as the reference builder does: entries
+/// Makes a base's history agree with its number of layers, as BuildKit does: entries
 /// too many are marked empty from the oldest on, and for layers without an entry one is added at the
 /// end, with the time `created`. Call it before this build's own entries are appended.
 pub fn normalize_history(history: &mut Vec<History>, layers: usize, created: Option<&str>) {

@@ -1,6 +1,6 @@
 //! The image config (OCI image-spec config.md, with Docker's extensions).
 //!
-//! Field order is that of the reference builder, maps are ordered, and unknown fields are kept in
+//! Field order is that of BuildKit, maps are ordered, and unknown fields are kept in
 //! `rest`, so that the same values always give the same bytes.
 
 use std::collections::BTreeMap;
@@ -84,7 +84,7 @@ pub struct ContainerConfig {
     /// Docker: the probe.
     #[serde(default, rename = "Healthcheck", skip_serializing_if = "Option::is_none")]
     pub healthcheck: Option<Healthcheck>,
-    /// Docker's legacy mark, which the reference sets with every CMD.
+    /// Docker's legacy mark, which BuildKit sets with every CMD.
     #[serde(default, rename = "ArgsEscaped", skip_serializing_if = "std::ops::Not::not")]
     pub args_escaped: bool,
     /// `VOLUME`.

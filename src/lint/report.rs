@@ -20,7 +20,7 @@ pub struct BuildError {
     pub span: Option<Span>,
 }
 
-/// Lines as the reference's locations have them: one range for each line of a span.
+/// Lines as BuildKit's locations have them: one range for each line of a span.
 pub(super) fn location(source: &Source, span: Span) -> Value {
     let (first, last) = finding::lines(source, span);
     let ranges: Vec<Value> =
@@ -28,12 +28,12 @@ pub(super) fn location(source: &Source, span: Span) -> Value {
     json!({ "ranges": ranges })
 }
 
-/// Data that is bytes in the reference's structures.
+/// Data that is bytes in BuildKit's structures.
 pub(super) fn bytes(source: &Source) -> String {
     STANDARD.encode(source.text())
 }
 
-/// The JSON form. `warnings`, `sources` and `buildError` are as in the reference (which writes `null` for
+/// The JSON form. `warnings`, `sources` and `buildError` are as in BuildKit (which writes `null` for
 /// no warnings, and into `sources` also how the file came to its daemon); `hints` are findings of rbuild's
 /// own rules.
 pub fn json(report: &Report, source: &Source, error: Option<&BuildError>) -> Value {

@@ -35,7 +35,7 @@ pub(super) struct Read {
     /// Names that were asked for and are set, each once.
     pub(super) matched: Vec<String>,
     /// Names that were asked for and are not set, each once. Unlike the expander's own list this one holds
-    /// names with a default (`${x:-y}`) as well: the reference's linter reports them.
+    /// names with a default (`${x:-y}`) as well: BuildKit's linter reports them.
     pub(super) unmatched: Vec<String>,
 }
 

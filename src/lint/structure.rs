@@ -127,7 +127,7 @@ struct Keyword<'a> {
     place: Place<'a>,
 }
 
-/// Keywords of stages as written, `FROM` included; the reference leaves out what stands before.
+/// Keywords of stages as written, `FROM` included; BuildKit leaves out what stands before.
 fn keywords(dockerfile: &Dockerfile) -> Vec<Keyword<'_>> {
     let mut all = Vec::new();
     for stage in &dockerfile.stages {

@@ -1,4 +1,4 @@
-//! `--chmod`: octal, or symbolic as in BSD's chmod(1) with a umask of 0, which is what the reference's
+//! `--chmod`: octal, or symbolic as in BSD's chmod(1) with a umask of 0, which is what BuildKit's
 //! package (dchapes/mode) follows: unlike GNU's, `=` takes setuid and setgid away from directories too.
 
 use std::fmt;
@@ -28,7 +28,7 @@ struct Clause {
 }
 
 impl Chmod {
-    /// Parses a value; the error is the reference's text.
+    /// Parses a value; the error is BuildKit's text.
     pub fn parse(text: &str) -> Result<Self, String> {
         let written = text.to_owned();
         let octal = || {

@@ -43,7 +43,7 @@ fn go_quote(text: &str) -> String {
     out
 }
 
-/// `80`, `53/udp`, `8000-8010/tcp`, with host parts read and dropped as the reference does (the
+/// `80`, `53/udp`, `8000-8010/tcp`, with host parts read and dropped as BuildKit does (the
 /// `ParsePortSpec` of its package nat).
 pub(super) fn ports(text: &str) -> Result<Vec<String>, String> {
     let (host, container) = text.rsplit_once(':').unwrap_or(("", text));

@@ -68,7 +68,7 @@ impl StagePlan {
 /// A line of history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StageHistory {
-    /// The instruction as the reference words it.
+    /// The instruction as BuildKit words it.
     pub created_by: String,
     /// The step that makes its layer; `None` for an empty layer.
     pub step: Option<StepId>,

@@ -15,7 +15,7 @@ use super::copy::{CopyError, Selected, Unpacked};
 use super::place::{Destination, Origin, PlaceError, Placer};
 
 /// Times that an archive's files keep: what Go's nanoseconds since 1970 can say. Others become 1970,
-/// as in the reference (`boundTime` of moby's archive package).
+/// as in BuildKit (`boundTime` of moby's archive package).
 const TIMES: std::ops::Range<i64> = 0..i64::MAX / 1_000_000_000;
 
 /// Why an archive cannot be added.
@@ -56,7 +56,7 @@ pub fn is_archive(reader: impl Read + Send) -> bool {
     let Ok((_, plain)) = decompress(reader) else { return false };
     let mut header = Vec::with_capacity(TAR_BLOCK);
     let complete = plain.take(TAR_BLOCK as u64).read_to_end(&mut header).is_ok();
-    // The zeros that end an archive begin an empty one, which the reference does not take for one.
+    // The zeros that end an archive begin an empty one, which BuildKit does not take for one.
     complete && is_tar(&header) && header.iter().any(|byte| *byte != 0)
 }
 

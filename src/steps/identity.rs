@@ -1,7 +1,7 @@
 //! Users and groups by the image's own `/etc/passwd` and `/etc/group`.
 //!
-//! Follows what the reference does at RUN time (its `GetExecUser`) and for `--chown`, with one
-//! deliberate difference: an unknown name in `--chown` is an error, where the reference silently
+//! Follows what BuildKit does at RUN time (its `GetExecUser`) and for `--chown`, with one
+//! deliberate difference: an unknown name in `--chown` is an error, where BuildKit silently
 //! takes root.
 
 /// Largest passwd or group file that is read (CVE-2026-47262: unbounded parsing).
@@ -107,7 +107,7 @@ impl Accounts {
         };
         let gid = match group {
             Some(group) => self.group_id(group)?,
-            // `user:`, the group left out, is root's in the reference.
+            // `user:`, the group left out, is root's in BuildKit.
             None if text.contains(':') => 0,
             None => default_gid,
         };
@@ -155,7 +155,7 @@ impl Accounts {
     }
 }
 
-/// A number that is one for the reference's files: it reads them as 32 bits with a sign.
+/// A number that is one for BuildKit's files: it reads them as 32 bits with a sign.
 fn id(text: &str) -> Option<u32> {
     text.parse().ok().filter(|id| *id <= MAX_ID)
 }

@@ -233,7 +233,7 @@ impl Maker<'_> {
                     if *required {
                         return Err(MountError::NoSecret(id.clone()));
                     }
-                    // The variable is there all the same, as in the reference.
+                    // The variable is there all the same, as in BuildKit.
                     mounted.env.extend(env.iter().map(|name| (name.clone().into_bytes(), Vec::new())));
                     return Ok(None);
                 };

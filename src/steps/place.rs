@@ -1,6 +1,6 @@
 //! Where the files of a `COPY` or `ADD` land: from selections and the tree below to layer entries.
 //!
-//! Pure: works on descriptions only. The rules are those of the reference's copy (directory sources
+//! Pure: works on descriptions only. The rules are those of BuildKit's copy (directory sources
 //! give their contents, existing directories merge, links in the destination's path are followed
 //! inside the root), as its implementation behaves rather than as its manual says.
 
@@ -325,7 +325,7 @@ impl<'a> Placer<'a> {
                 return Err(PlaceError::IsADirectory(path));
             }
             self.ensure_parents(&path)?;
-            // Other kinds get a file for each of their names, as in the reference.
+            // Other kinds get a file for each of their names, as in BuildKit.
             let linked = file.nlink > 1 && matches!(file.kind, FileKind::File { .. });
             let first = linked.then(|| links.entry((file.dev, file.ino)).or_insert_with(|| path.clone()));
             let kind = match first {
@@ -489,7 +489,7 @@ fn entry_kind(kind: &FileKind) -> EntryKind {
         FileKind::CharDev { major, minor } => EntryKind::CharDevice { major: *major, minor: *minor },
         FileKind::BlockDev { major, minor } => EntryKind::BlockDevice { major: *major, minor: *minor },
         FileKind::Fifo => EntryKind::Fifo,
-        // What the reference makes of one that is named.
+        // What BuildKit makes of one that is named.
         FileKind::Socket => EntryKind::File { size: 0, digest: None },
     }
 }

@@ -22,7 +22,7 @@ use super::copy::{self, CopyError, Selected};
 use super::mount::Secret;
 use super::place::Selection;
 
-/// What a downloaded file gets (the reference's `llb.HTTP`).
+/// What a downloaded file gets (BuildKit's `llb.HTTP`).
 const DOWNLOAD_MODE: u32 = 0o600;
 
 /// How things elsewhere are reached.

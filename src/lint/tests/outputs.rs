@@ -1,4 +1,4 @@
-//! Texts and JSON, as the reference writes them.
+//! Texts and JSON, as BuildKit writes them.
 
 use serde_json::json;
 

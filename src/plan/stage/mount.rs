@@ -1,4 +1,4 @@
-//! `RUN --mount`: options to mounts, as the reference checks them.
+//! `RUN --mount`: options to mounts, as BuildKit checks them.
 
 use std::sync::Arc;
 
@@ -285,7 +285,7 @@ fn unknown(what: &str, word: &str, known: &[&str]) -> (String, String) {
     (format!("{what} {word:?} in --mount"), help)
 }
 
-/// Which options go with which type (the reference's `validateMount`).
+/// Which options go with which type (BuildKit's `validateMount`).
 fn check_combination(kind: &str, options: &Options) -> Result<(), String> {
     let owned = matches!(kind, "secret" | "ssh" | "cache");
     let of_secret = kind == "secret";
