@@ -97,7 +97,7 @@ pub enum Event {
     Warning {
         /// One sentence, optionally followed by detail lines.
         message: String,
-        /// `Dockerfile:3:7` where it speaks of a place.
+        /// `Dockerfile:3:7` where it refers to a place.
         location: Option<String>,
         /// Linter rule name, if it comes from one.
         rule: Option<&'static str>,

@@ -1,4 +1,4 @@
-//! `--userns=private`: root in RUN is nobody outside, and images come out the same.
+//! `--userns=private`: root in RUN is unprivileged on the host, and images come out the same.
 
 mod support;
 

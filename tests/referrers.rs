@@ -1,4 +1,4 @@
-//! What speaks of images: listed, and copied along, between registries with and without the referrers
+//! What refers to images: listed, and copied along, between registries with and without the referrers
 //! API, and layouts.
 
 #[path = "support/memory.rs"]
@@ -52,7 +52,7 @@ fn at(kind: &str, lab: &Lab, name: &str) -> String {
     format!("{kind}:{}", lab.out(name).display())
 }
 
-/// Writes a layout with one artifact that speaks of `subject` (digest and size), made by hand; its digest.
+/// Writes a layout with one artifact that refers to `subject` (digest and size), made by hand; its digest.
 fn artifact(dir: &Path, kind: &str, content: &str, subject: Option<(&str, usize)>) -> (String, usize) {
     artifact_with(dir, kind, "text/x-anything", content, subject)
 }
@@ -391,7 +391,7 @@ fn lists_that_are_wrong_are_told_and_passed_over() {
     let target = format!("docker://{}/app:1", modern.host());
     let done = lab.run(["copy", "--referrers", &format!("docker://{repository}:1"), &target]);
     assert!(done.err.contains("2 referrers copied"), "{}", done.err);
-    for (digest, why) in [(&made.signature, "does not have it"), (&made.of_sbom, "speaks of something else")]
+    for (digest, why) in [(&made.signature, "does not have it"), (&made.of_sbom, "refers to something else")]
     {
         let told = done.err.lines().any(|line| line.contains(digest.as_str()) && line.contains(why));
         assert!(told, "{digest} {why}: {}", done.err);

@@ -24,7 +24,7 @@ pub struct Checked {
     pub dockerfile: Dockerfile,
     /// What was found.
     pub report: Report,
-    /// What would keep a build from beginning: a mistake, or a base that cannot be had. Findings are those
+    /// What would keep a build from beginning: a mistake, or a base that is not available. Findings are those
     /// that do not depend on it.
     pub failure: Option<Failure>,
     /// What was fixed, if that was asked for.

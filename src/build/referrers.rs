@@ -1,4 +1,4 @@
-//! Images together with what speaks of them: signatures, bills of materials, attestations.
+//! Images together with what refers to them: signatures, bills of materials, attestations.
 
 use std::collections::BTreeSet;
 
@@ -24,12 +24,12 @@ const MOST_BYTES: u64 = 64 << 20;
 pub struct ReferrerList {
     /// The manifest or index that was asked about.
     pub subject: Descriptor,
-    /// Those that speak of it, as the place lists them.
+    /// Those that refer to it, as the place lists them.
     pub referrers: Vec<Descriptor>,
 }
 
 impl Transfer<'_> {
-    /// Lists what speaks of the manifest or index at a place; only what is of `artifact_type` where given.
+    /// Lists what refers to the manifest or index at a place; only what is of `artifact_type` where given.
     /// With a platform, of the image for it.
     pub fn referrers(&self, place: &Place, artifact_type: Option<&str>) -> Result<ReferrerList, Failure> {
         listable(place)?;
@@ -39,7 +39,7 @@ impl Transfer<'_> {
         Ok(ReferrerList { subject, referrers })
     }
 
-    /// As [`Transfer::copy`], with everything that speaks of what is copied, and what speaks of that. Gives
+    /// As [`Transfer::copy`], with everything that refers to what is copied, and what refers to that. Gives
     /// how many manifests that were. In a registry they come after the image and before its tag: who sees the
     /// image sees its signatures. In a layout they are entries without a name.
     pub fn copy_with_referrers(&self, from: &Place, to: &Place) -> Result<(Descriptor, usize), Failure> {
@@ -64,7 +64,7 @@ impl Transfer<'_> {
                 if !found.is_empty() && Family::of_manifest(&top.media_type) == Some(Family::Docker) {
                     let message = format!(
                         "--referrers: {} has Docker's media types and gets another digest in an OCI layout, so that \
-                         its referrers would speak of nothing there",
+                         its referrers would refer to nothing there",
                         top.digest
                     );
                     return Err(Failure::new(FailureKind::Unsupported, message)
@@ -95,8 +95,8 @@ impl Transfer<'_> {
         })
     }
 
-    /// Everything that speaks of `top`, of manifests below it, or of something found before; each once,
-    /// subjects before what speaks of them.
+    /// Everything that refers to `top`, of manifests below it, or of something found before; each once,
+    /// subjects before what refers to them.
     fn all_referrers(&self, content: &dyn Content, top: &Descriptor) -> Result<Vec<Descriptor>, Failure> {
         let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
         let (mut looked, mut bytes) = (0, 0);
@@ -108,7 +108,7 @@ impl Transfer<'_> {
                 let mut entries = self.listed(content, subject, None)?;
                 entries.retain(|entry| !seen.contains(&entry.digest));
                 if level == MOST_LEVELS && !entries.is_empty() {
-                    let why = format!("they speak of each other more than {MOST_LEVELS} times over");
+                    let why = format!("they refer to each other more than {MOST_LEVELS} times over");
                     return Err(too_many(top, &why));
                 }
                 looked += entries.len();
@@ -191,7 +191,7 @@ impl Transfer<'_> {
         };
         match document.subject() {
             Some(found) if found.digest == *subject => Ok(Some(document.listed(&bytes))),
-            _ => left_out("that speaks of something else"),
+            _ => left_out("that refers to something else"),
         }
     }
 }

@@ -64,7 +64,7 @@ pub struct BuildRequest {
     pub source_network: SourceNetwork,
     /// `-o`, in order; empty keeps the image in the store only.
     pub outputs: Vec<OutputSpec>,
-    /// The image's ID is asked for: there shall be one even where no output needs it.
+    /// The image's ID is asked for, so an image is made even if no output needs one.
     pub wants_id: bool,
     /// `SOURCE_DATE_EPOCH` in seconds, when set.
     pub source_date_epoch: Option<i64>,

@@ -45,7 +45,7 @@ impl OutputSink for Unused {
 }
 
 impl Engine {
-    /// Runs a process and gives its exit code. `notice` is told what the user should know of how.
+    /// Runs a process and gives its exit code. `notice` gets what the user should know of how.
     pub fn run(
         &self,
         request: &RunRequest,

@@ -82,7 +82,7 @@ pub(super) enum Command {
     Load(LoadArgs),
     /// Copy an image between registries, layouts, archives and the store
     Copy(CopyArgs),
-    /// List what speaks of an image: signatures, bills of materials, attestations
+    /// List what refers to an image: signatures, bills of materials, attestations
     Referrers(ReferrersArgs),
     /// Make and change indexes: several images under one name
     Index {
@@ -206,7 +206,7 @@ pub(super) struct BuildArgs {
     /// An SSH agent for RUN --mount=type=ssh: default, or ID=SOCKET, or ID=KEY[,KEY]
     #[arg(long = "ssh", value_name = "ID[=SOCKET|KEY]", help_heading = "RUN")]
     pub ssh: Vec<String>,
-    /// User namespace of RUN where root builds: private (root is nobody outside), host (none), or auto,
+    /// User namespace of RUN where root builds: private (root is unprivileged on the host), host (none), or auto,
     /// which is private where a step loses nothing by it
     #[arg(long, value_name = "MODE", value_enum, default_value = "auto", help_heading = "RUN")]
     pub userns: Userns,
@@ -388,7 +388,7 @@ pub(super) struct RunArgs {
     /// What confines the command besides: apparmor=PROFILE, apparmor=unconfined
     #[arg(long = "security-opt", value_name = "OPTION")]
     pub security_opts: Vec<String>,
-    /// private (root inside is nobody outside), host (none), or auto
+    /// private (root is unprivileged on the host), host (none), or auto
     #[arg(long, value_name = "MODE", value_enum, default_value = "auto")]
     pub userns: Userns,
     /// Name of the image

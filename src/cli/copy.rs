@@ -1,4 +1,4 @@
-//! Verbs that move images between places: load, copy, index; and what speaks of them: referrers.
+//! Verbs that move images between places: load, copy, index; and what refers to them: referrers.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -37,14 +37,14 @@ pub(super) struct CopyArgs {
     /// Platform to copy, such as linux/arm64; that of this machine by default
     #[arg(long, value_name = "PLATFORM")]
     pub platform: Option<String>,
-    /// Copy what speaks of the image too: signatures, bills of materials and the like
+    /// Copy what refers to the image too: signatures, bills of materials and the like
     #[arg(long)]
     pub referrers: bool,
     #[command(flatten)]
     pub access: AccessArgs,
     /// Where the image is
     pub source: String,
-    /// Where it shall be
+    /// Where it goes
     pub target: String,
 }
 

@@ -97,7 +97,7 @@ pub(super) fn info(session: &Session, args: &InfoArgs) -> Result<u8, Stop> {
         IdMode::Root => {
             let scratch = engine.store().temp_dir().map_err(crate::build::Failure::from)?;
             match private_ids_work(scratch.path()) {
-                Ok(()) => "root: image owners are kept as they are; root in RUN is nobody outside, but for steps on \
+                Ok(()) => "root: image owners are kept as they are; root in RUN is unprivileged on the host, but for steps on \
                            this machine's network, insecure ones and those with devices"
                     .to_owned(),
                 Err(error) => format!(

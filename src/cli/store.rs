@@ -337,7 +337,7 @@ fn verdict(report: &CheckReport, fast: bool) -> String {
     format!("{blobs} blobs ({read}), {layers} layers, {records} records, {names} names: {end}\n")
 }
 
-/// What happens by itself after a build. Its failures are nobody's; what it freed is told where people
+/// What happens by itself after a build. Its failures are nobody's; what it freed is reported where people
 /// read.
 pub(super) fn after_build(session: &Session, store: &Store, tell: bool) {
     if let Ok(Some(collected)) = gc::automatic(store, &session.cancel)

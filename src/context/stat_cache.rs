@@ -60,7 +60,7 @@ struct Known {
 
 impl FileStatCache {
     /// Loads `file`; a missing, short or garbled one is an empty cache. Open it before listing the
-    /// files it shall know.
+    /// files it is to know.
     pub fn open(file: &Path) -> Self {
         // File systems take their times from a clock that lags behind this one by up to a tick.
         let now = SystemTime::now() - TICK;

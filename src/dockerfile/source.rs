@@ -1,4 +1,4 @@
-//! Source text and spans: what lets every later error show the Dockerfile line it speaks of.
+//! Source text and spans: what lets every later error show the Dockerfile line it refers to.
 
 use std::sync::Arc;
 

@@ -13,7 +13,7 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const GB: u64 = 1_000_000_000;
 /// Below this nothing is collected, as in BuildKit's first rule.
 const SMALL: u64 = 512 * 1_000_000;
-/// The store may take so many percent of its disk, at most [`MOST`]; so many percent of the disk shall
+/// The store may take so many percent of its disk, at most [`MOST`]; so many percent of the disk must
 /// stay free; and a store of so many percent, at most [`RESERVED`], is left alone. The figures are those
 /// BuildKit takes where nothing is configured.
 const PERCENT: (u64, u64, u64) = (80, 20, 10);

@@ -64,7 +64,7 @@ pub enum Filter {
 pub struct Space {
     /// The store may have so many.
     pub max_used: u64,
-    /// So many of the disk shall be free.
+    /// So many bytes of the disk must be free.
     pub min_free: u64,
     /// The store may always keep so many.
     pub reserved: u64,

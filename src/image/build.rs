@@ -61,7 +61,7 @@ pub struct Assembled {
 #[derive(Debug, thiserror::Error)]
 pub enum AssembleError {
     /// The history would be misread by other tools.
-    #[error("the history speaks of {history} layers, but the image has {layers}")]
+    #[error("the history lists {history} layers, but the image has {layers}")]
     History {
         /// Entries without `empty_layer`.
         history: usize,

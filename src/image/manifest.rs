@@ -22,7 +22,7 @@ pub const MAX_CONFIG_SIZE: u64 = 8 << 20;
 /// Indexes may nest; deeper than this is an attack or a loop.
 pub const MAX_INDEX_DEPTH: u32 = 4;
 
-/// Marks a descriptor in an index that is not an image but speaks of one.
+/// Marks a descriptor in an index that is not an image but refers to one.
 const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 
 /// Why bytes are no manifest or index.
@@ -180,7 +180,7 @@ pub struct Manifest {
     /// The layers, lowest first.
     #[serde(default, deserialize_with = "null_as_default")]
     pub layers: Vec<Descriptor>,
-    /// The manifest it speaks of.
+    /// The manifest it refers to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<Descriptor>,
     /// Annotations.
@@ -206,7 +206,7 @@ pub struct Index {
     /// The manifests.
     #[serde(default, deserialize_with = "null_as_default")]
     pub manifests: Vec<Descriptor>,
-    /// The manifest it speaks of.
+    /// The manifest it refers to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<Descriptor>,
     /// Annotations.

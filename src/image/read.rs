@@ -344,7 +344,7 @@ impl Layout {
         self.index.manifests.iter().filter(|image| !image.is_companion())
     }
 
-    /// The images but those that only speak of others, such as signatures; all where there are no others.
+    /// The images but those that only refer to others, such as signatures; all where there are no others.
     fn own_images(&self) -> Vec<&Descriptor> {
         let all: Vec<&Descriptor> = self.images().collect();
         if all.iter().all(|image| image.digest == all[0].digest) {

@@ -1,4 +1,4 @@
-//! Manifests that speak of another one: signatures, bills of materials, attestations (OCI image
+//! Manifests that refer to another one: signatures, bills of materials, attestations (OCI image
 //! specification 1.1, `subject`).
 
 use super::manifest::{Descriptor, Document};
@@ -6,7 +6,7 @@ use super::media_type::Family;
 use super::read::{IMAGE_NAME, REF_NAME};
 
 impl Document {
-    /// The manifest that this one speaks of.
+    /// The manifest that this one refers to.
     pub fn subject(&self) -> Option<&Descriptor> {
         match self {
             Document::Manifest(manifest) => manifest.subject.as_ref(),

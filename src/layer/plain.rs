@@ -53,7 +53,7 @@ pub(super) fn read<T>(
         spawn().spawn_scoped(scope, move || source.run(first)).map_err(failed)?;
         let mut reader = Pieces { pieces, current: None, at: 0 };
         let result = consume(&mut Limited { inner: &mut reader, left: limit, cancel });
-        // A consumer that failed leaves pieces behind; nobody shall wait for their turn.
+        // A consumer that failed leaves pieces behind; nobody may wait for their turn.
         drop(reader);
         let digest = hasher.join().map_err(|_| LayerError::Stream(io::Error::other("a thread ended early")));
         Ok((result?, DiffId(digest?)))

@@ -92,7 +92,7 @@ pub struct Unpacked {
     pub index: LayerIndex,
     /// What could not be put on disk and is in the index only.
     pub notes: Vec<String>,
-    /// Directories that only the paths of other entries speak of.
+    /// Directories that only the paths of other entries refer to.
     pub implied: HashSet<Vec<u8>>,
 }
 

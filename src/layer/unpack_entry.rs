@@ -321,7 +321,7 @@ impl Work<'_> {
 
     fn whiteout(&mut self, path: Vec<u8>) -> Result<(), LayerError> {
         if self.listing.has(&path) {
-            // Deletions speak of lower layers; what this layer has stays.
+            // Deletions refer to lower layers; what this layer has stays.
             return Ok(());
         }
         if let Some(root) = self.root {

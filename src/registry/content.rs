@@ -34,7 +34,7 @@ pub trait Content: Sync {
         cancel: &Cancel,
     ) -> Result<Box<dyn Read + Send + '_>, RegistryError>;
 
-    /// Brings a blob into `store`, verified. `progress` is told how many of its bytes have come.
+    /// Brings a blob into `store`, verified. `progress` is called with how many of its bytes have come.
     fn fetch(
         &self,
         store: &Store,
@@ -46,7 +46,7 @@ pub trait Content: Sync {
     /// Repositories of the registry `host` that probably have the blob.
     fn repositories(&self, blob: &Digest, host: &str) -> Vec<String>;
 
-    /// Descriptors of the manifests that speak of `subject`, as far as the place lists them; only those of
+    /// Descriptors of the manifests that refer to `subject`, as far as the place lists them; only those of
     /// `artifact_type` where given. A store and a layout list what their names and entries lead to.
     fn referrers(
         &self,
@@ -71,7 +71,7 @@ impl StoreContent {
         StoreContent { store, access, open: Mutex::default(), by_subject: OnceLock::new() }
     }
 
-    /// Tries the registries that are known to have something; the last failure is told.
+    /// Tries the registries that are known to have something; the last failure is reported.
     fn elsewhere<T>(
         &self,
         descriptor: &Descriptor,
@@ -319,7 +319,7 @@ impl Content for LayoutContent {
     }
 }
 
-/// Referrers by what they speak of.
+/// Referrers by what they refer to.
 type BySubject = BTreeMap<Digest, Vec<Descriptor>>;
 
 /// The referrers among `tops` and what indexes there lead to. What an index only names is passed over.

@@ -5,7 +5,7 @@
 //! room are those their digest names, that never more is read than was announced, that credentials
 //! reach only the registry they are for and the token service it names, and that a cancelled call
 //! ends at once (while looking up a name or connecting: within the limit for that). A manifest
-//! is read only to find what it refers to and speaks of. Must never read the environment, or know the store's layout.
+//! is read only to find what it refers to and refers to. Must never read the environment, or know the store's layout.
 
 mod access;
 pub mod answers;

@@ -103,7 +103,7 @@ impl Registry {
     }
 
     /// Brings a blob of `size` bytes into the store, verified. Does nothing where it is already
-    /// there. After a break only what is missing is asked for. `progress` is told how many of the bytes
+    /// there. After a break only what is missing is asked for. `progress` is called with how many of the bytes
     /// have come; it falls back where a transfer has to begin anew.
     pub fn pull_blob(
         &self,

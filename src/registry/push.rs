@@ -82,7 +82,7 @@ struct Work {
     blobs: Vec<Descriptor>,
     /// Children before what refers to them: media type, digest, bytes.
     manifests: Vec<(String, Digest, Vec<u8>)>,
-    /// Manifests that are there already and speak of another one.
+    /// Manifests that are there already and refer to another one.
     present: Vec<(Document, Vec<u8>)>,
     seen: BTreeSet<Digest>,
 }

@@ -1,4 +1,4 @@
-//! Which manifests speak of another one (distribution specification 1.1, "Listing Referrers" and
+//! Which manifests refer to another one (distribution specification 1.1, "Listing Referrers" and
 //! "Referrers Tag Schema").
 //!
 //! A registry that knows the API lists them itself. Elsewhere the list is an index under a tag made of
@@ -45,7 +45,7 @@ const MOST_LOOKS: u32 = 40;
 /// Between writing a list and looking whether the entry is still in it, at least and at most.
 const SETTLE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 
-/// The manifests that speak of another one.
+/// The manifests that refer to another one.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Referrers {
     /// Their descriptors, with artifact type and annotations as the list has them. Not verified.

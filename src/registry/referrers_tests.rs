@@ -228,7 +228,7 @@ fn start(model: &Shared) -> Result<(FaultServer, Bench), Box<dyn std::error::Err
     Ok((server, bench))
 }
 
-/// Pushes an artifact that speaks of [`subject`].
+/// Pushes an artifact that refers to [`subject`].
 fn push(bench: &Bench, name: &str) -> Result<Descriptor, Box<dyn std::error::Error>> {
     let empty = Descriptor::of("application/vnd.oci.empty.v1+json", b"{}");
     let manifest = json!({

@@ -178,7 +178,7 @@ impl Settings {
             .max_redirects(0)
             .proxy(proxy.cloned())
             .user_agent(self.user_agent.as_str())
-            // A transfer coding would change the bytes that digests speak of.
+            // A transfer coding would change the bytes that digests refer to.
             .accept_encoding("identity")
             .timeout_resolve(Some(self.timeouts.resolve))
             .timeout_connect(Some(self.timeouts.connect))

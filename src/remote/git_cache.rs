@@ -14,7 +14,7 @@ use super::git::Resolved;
 use super::git_program::{Call, Program};
 use super::git_url::is_commit;
 
-/// What servers and git say where a single commit cannot be had, or not without its history.
+/// What servers and git say where a single commit is not available, or not without its history.
 const REFUSALS: &[&str] = &[
     "not our ref",
     "unadvertised object",

@@ -19,7 +19,7 @@ use super::git_program::{Call, Program};
 use super::git_reach::Place;
 use super::git_url::FileTimes;
 
-/// What submodule updates say where a commit cannot be had without its history.
+/// What submodule updates say where a commit is not available without its history.
 const NOT_ALONE: &[&str] = &["Direct fetching", "not our ref", "unadvertised object", "shallow", "--depth"];
 
 /// What bringing submodules is called in messages.

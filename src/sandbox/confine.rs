@@ -177,7 +177,7 @@ impl Confinement {
         let mut ruleset = Ruleset::default().handle_access(AccessFs::from_all(NEWEST))?;
         if is_program {
             write.remove(AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev);
-            // Threads of this process may signal each other; a program has nobody outside to signal.
+            // Threads of this process may signal each other; a program has no process outside to signal.
             ruleset = ruleset.scope(Scope::from_all(NEWEST))?.handle_access(AccessNet::BindTcp)?;
             if !self.online {
                 ruleset = ruleset.handle_access(AccessNet::ConnectTcp)?;

@@ -160,7 +160,7 @@ fn attach_overlay(fs: &OwnedFd, stack: &Overlay, attributes: u64) -> Result<(), 
     attach(mount.as_fd(), CWD, &stack.point, true)
 }
 
-/// A copy of a mount of this machine, with owners as the process shall see them.
+/// A copy of a mount of this machine, with owners as the process is to see them.
 fn host_tree(plan: &Plan, source: &CStr, recursive: bool) -> Result<OwnedFd, Errno> {
     match &plan.ids {
         Some(ids) => private::mapped_tree(source, ids.as_fd(), recursive),

@@ -1,6 +1,6 @@
 //! Answers system calls that a process has not the rights for.
 //!
-//! Where root in RUN is nobody outside, that is `mknod` of devices: the node is made for it, on its root
+//! Where root in RUN is unprivileged on the host, that is `mknod` of devices: the node is made for it, on its root
 //! file system, from which no device can be opened.
 //!
 //! Where one ID is all there is, it is those that need more of them.
@@ -90,7 +90,7 @@ pub(super) fn supervise(listener: &OwnedFd, stop: &OwnedFd, duty: Duty, mounts: 
 enum Answer {
     /// What the call returns.
     Value(i64),
-    /// The kernel shall do it.
+    /// The kernel does it.
     Native,
 }
 

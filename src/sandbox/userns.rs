@@ -34,7 +34,7 @@ pub enum IdMode {
 /// Where the caller finds itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Entered {
-    /// In the process that shall do the work.
+    /// In the process that will do the work.
     Here(IdMode, RealUser),
     /// In the outer process; the inner one ended with this code.
     Child(i32),

@@ -49,7 +49,7 @@ fn select(copy: &CopyStep, source: &Arc<dyn FileSource>) -> Result<Vec<Selected>
 type ReadDigests<'r> = &'r dyn Fn(&[FileInfo]) -> Result<Vec<Option<Digest>>, ContextError>;
 type DigestFiles<'s> = Box<dyn Fn(&[FileInfo]) -> Result<Vec<Option<Digest>>, ContextError> + 's>;
 
-/// Whether files that a step saw in place are no longer those its key speaks of.
+/// Whether files that a step saw in place are no longer those its key refers to.
 fn changed(mount: &MountInput) -> bool {
     let MountInput::Files { selected, .. } = mount else { return false };
     let Some(selection) = selected.selections.first() else { return false };

@@ -361,7 +361,7 @@ pub struct Unpacked {
     pub entries: Vec<Entry>,
     /// Directory holding the files.
     pub dir: std::path::PathBuf,
-    /// Directories that only paths of other entries speak of.
+    /// Directories that only paths of other entries refer to.
     pub implied: std::collections::HashSet<Vec<u8>>,
 }
 

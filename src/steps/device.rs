@@ -13,7 +13,7 @@ use crate::sandbox::{Mount, MountKind};
 /// Where descriptions lie; the later directory wins.
 const DIRECTORIES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
 
-/// Why a device cannot be had.
+/// Why a device is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// No description names it.

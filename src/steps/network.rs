@@ -81,7 +81,7 @@ impl BuildNetwork {
         }
     }
 
-    /// The network as `wanted`, complete. `notice` is told once where the host's network has to
+    /// The network as `wanted`, complete. `notice` is called once where the host's network has to
     /// stand in.
     pub fn connect(
         &self,

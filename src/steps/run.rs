@@ -58,10 +58,10 @@ pub enum RunError {
     /// The programs are for another machine.
     #[error("{0}")]
     Foreign(String),
-    /// A `--mount` cannot be had.
+    /// A `--mount` is not available.
     #[error(transparent)]
     Mount(MountError),
-    /// A `--device` cannot be had.
+    /// A `--device` is not available.
     #[error(transparent)]
     Device(#[from] DeviceError),
     /// The sandbox could not be set up.

@@ -72,7 +72,7 @@ impl Store {
         Ok(BlobWriter { store, path, file, hasher: Hasher::new(), size: 0, done: false, arrival: None })
     }
 
-    /// Begins a blob that shall have this digest: [`Store::arriving`] finds it while it is written.
+    /// Begins a blob that must have this digest: [`Store::arriving`] finds it while it is written.
     pub fn blob_writer_for(&self, digest: &Digest) -> Result<BlobWriter, StoreError> {
         let mut writer = self.blob_writer()?;
         writer.arrival = Some(self.arrivals().begin(digest, writer.path.clone()));

@@ -154,7 +154,7 @@ impl Store {
         let own = temp::make_own(&root);
         gate.unlock().map_err(StoreError::io("unlock", &gate_path))?;
         let (own_tmp, own_lock) = own?;
-        temp::bury_the_dead(&root, &own_tmp);
+        temp::remove_abandoned(&root, &own_tmp);
         keep_spare(&root, &own_tmp);
         Ok(Store(Arc::new(Inner {
             root,

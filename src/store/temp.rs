@@ -71,7 +71,7 @@ pub(super) fn make_own(root: &Path) -> Result<(PathBuf, File), StoreError> {
 }
 
 /// Removes what [`make_own`] took over from dead processes.
-pub(super) fn bury_the_dead(root: &Path, own: &Path) {
+pub(super) fn remove_abandoned(root: &Path, own: &Path) {
     for entry in fs::read_dir(own).into_iter().flatten().flatten() {
         if entry.file_name().as_encoded_bytes().starts_with(b"dead-") {
             let _ = remove_own(root, &entry.path());
@@ -80,7 +80,7 @@ pub(super) fn bury_the_dead(root: &Path, own: &Path) {
 }
 
 /// Removes a process's directory with the snapshots it noted. Directories of processes that died
-/// while burying others may lie inside. Where the disk fails, the directory stays with its notes, and
+/// while removing others may lie inside. Where the disk fails, the directory stays with its notes, and
 /// whoever opens the store next tries again.
 pub(super) fn remove_own(root: &Path, own: &Path) -> io::Result<()> {
     let entries = match fs::read_dir(own) {

@@ -95,9 +95,7 @@ fn history(object: &Object<'_>, layers: usize, report: &mut Report) {
     if !list.is_empty() && with_layer != layers {
         report.add(
             object.at("history"),
-            format!(
-                "speaks of {with_layer} layers (entries without empty_layer), but the image has {layers}"
-            ),
+            format!("lists {with_layer} layers (entries without empty_layer), but the image has {layers}"),
         );
     }
 }

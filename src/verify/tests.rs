@@ -316,7 +316,7 @@ fn damaged_configs_are_told_by_field() {
             "layer 1",
             "the content has diff ID",
         ),
-        (Config(|c| c["history"][1]["empty_layer"] = json!(false)), "history", "speaks of 3 layers"),
+        (Config(|c| c["history"][1]["empty_layer"] = json!(false)), "history", "lists 3 layers"),
         (Config(|c| c["history"][0]["empty_layer"] = json!("no")), "history[0]", "not true or false"),
         (Config(|c| c["history"][0]["created"] = json!("x")), "history[0]", "RFC 3339"),
         (Config(|c| c["config"]["Env"][0] = json!("PATH")), "Env", "has no ="),

@@ -1,4 +1,4 @@
-//! What wrong text is told.
+//! Messages for wrong text.
 
 use super::*;
 

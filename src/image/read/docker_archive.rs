@@ -120,7 +120,7 @@ impl DockerArchive {
 
     fn find(&self, path: &str) -> Result<Extent, ReadError> {
         self.archive.find(path).ok_or_else(|| {
-            self.archive.broken(format!("manifest.json speaks of {path:?}, which is not in it"))
+            self.archive.broken(format!("manifest.json refers to {path:?}, which is not in it"))
         })
     }
 }

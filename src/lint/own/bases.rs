@@ -22,7 +22,7 @@ fn unpinned(stages: &Stages<'_>, name: &str, place: Place<'_>, findings: &mut Fi
     let last = canonical.rsplit('/').next().unwrap_or("");
     let floating = !last.contains('@') && (!last.contains(':') || last.ends_with(":latest"));
     if floating && !context {
-        let detail = format!("{name:?} is whatever its publisher made last; name a version or a digest");
+        let detail = format!("{name:?} is not pinned and can change at any time; name a version or a digest");
         findings.add(&rules::UNPINNED_BASE, place, detail);
     }
 }

@@ -68,7 +68,7 @@ impl Call {
     }
 }
 
-/// Mounts what the runtime shall find, and stays until the container ends.
+/// Makes the mounts that the runtime expects, and stays until the container ends.
 pub(in super::super) fn hand_over(
     plan: &Plan,
     call: &Call,

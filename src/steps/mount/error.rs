@@ -8,7 +8,7 @@ use crate::store::StoreError;
 
 use super::super::copy::CopyError;
 
-/// Why a mount cannot be had.
+/// Why a mount is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
     /// A required secret was not given.
