@@ -18,7 +18,7 @@ use crate::layer::{self, BlobInfo};
 use crate::plan::{BaseConfigs, BaseId, ImageRequest};
 use crate::registry::{Content as _, Registry, RegistryAccess, RegistryContent, RegistryError, origins};
 use crate::snapshot::{Chain, Fetch, LayerCell};
-use crate::store::Store;
+use crate::store::{Edge, RecordKind, Recorded, Store};
 
 use super::download::Download;
 use super::failure::{Failure, FailureKind};
@@ -82,6 +82,26 @@ struct Pulled {
     top: Digest,
     /// The manifest for the platform.
     manifest: Digest,
+}
+
+impl Recorded for Pulled {
+    const KIND: RecordKind = RecordKind::Pulled;
+
+    fn edges(&self) -> Vec<Edge> {
+        vec![Edge::Document(self.manifest)]
+    }
+
+    fn note(&self) -> String {
+        "image pulled from a registry".into()
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
 }
 
 impl Bases {
@@ -253,9 +273,7 @@ impl Bases {
         self.store.put_blob(&config_bytes)?;
         let image = ResolvedImage::new(&reference.familiar(), manifest_bytes, config_bytes)?;
         let pulled = Pulled { top: top.digest, manifest: image.manifest_digest };
-        if let Ok(bytes) = serde_json::to_vec(&pulled) {
-            self.store.put_record(&pulled_key(reference, platform), &bytes)?;
-        }
+        self.store.put_record(&pulled_key(reference, platform), &pulled)?;
         Ok(image)
     }
 
@@ -271,8 +289,9 @@ impl Bases {
         reference: &Reference,
         platform: &Platform,
     ) -> Result<Option<(Pulled, ResolvedImage)>, Failure> {
-        let Some(bytes) = self.store.record(&pulled_key(reference, platform))? else { return Ok(None) };
-        let Ok(pulled) = serde_json::from_slice::<Pulled>(&bytes) else { return Ok(None) };
+        let Some(pulled) = self.store.record::<Pulled>(&pulled_key(reference, platform))? else {
+            return Ok(None);
+        };
         let Some(manifest) = self.store.read_blob(&pulled.manifest)? else { return Ok(None) };
         let Ok(Document::Manifest(parsed)) = Document::parse(&manifest) else { return Ok(None) };
         let Some(config) = self.store.read_blob(&parsed.config.digest)? else { return Ok(None) };

@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{DiffId, Digest, Hasher};
-use crate::store::{Store, StoreError};
+use crate::store::{Edge, RecordKind, Recorded, Store, StoreError};
 
-use super::key::{CacheKey, KeyInputs};
+use super::key::{CacheKey, Input, KeyInputs};
 
 /// A step's result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,32 +34,31 @@ impl Records {
 
     /// The record of a key. What cannot be read or parsed is a miss.
     pub fn get(&self, key: &CacheKey) -> Result<Option<Record>, StoreError> {
-        let Some(bytes) = self.store.record(&key.0)? else { return Ok(None) };
-        Ok(serde_json::from_slice(&bytes).ok())
+        self.store.record(&key.0)
     }
 
     /// Keeps a record.
     pub fn put(&self, record: &Record) -> Result<(), StoreError> {
-        let Ok(bytes) = serde_json::to_vec(record) else { return Ok(()) };
-        self.store.put_record(&record.inputs.key().0, &bytes)
+        self.store.put_record(&record.inputs.key().0, record)
     }
 
-    /// Keeps the list of what an input digest was made of, unless it is here already.
-    pub fn put_pre_image(&self, digest: &Digest, listing: &[u8]) -> Result<(), StoreError> {
+    /// Keeps the list of what an input digest was made of, unless it is here already. `name` says what was
+    /// listed.
+    pub fn put_pre_image(&self, digest: &Digest, name: &str, listing: &[u8]) -> Result<(), StoreError> {
         let key = Self::pre_image_key(digest);
-        if self.store.record(&key)?.is_some() {
+        if self.store.record::<PreImage>(&key)?.is_some() {
             return Ok(());
         }
         match zstd::encode_all(listing, 1) {
-            Ok(packed) => self.store.put_record(&key, &packed),
+            Ok(packed) => self.store.put_record(&key, &PreImage { name: name.to_owned(), packed }),
             Err(_) => Ok(()),
         }
     }
 
     /// What an input digest was made of: one line for each file.
     pub fn pre_image(&self, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
-        let packed = self.store.record(&Self::pre_image_key(digest))?;
-        Ok(packed.and_then(|bytes| zstd::decode_all(&*bytes).ok()))
+        let listing = self.store.record::<PreImage>(&Self::pre_image_key(digest))?;
+        Ok(listing.and_then(|listing| zstd::decode_all(&*listing.packed).ok()))
     }
 
     /// The key under which [`Records::put_pre_image`] keeps a list.
@@ -70,21 +69,131 @@ impl Records {
         hasher.finish()
     }
 
-    /// A small value remembered under a digest of what determines it.
+    /// A digest remembered under a digest of what determines it.
     pub fn memo(&self, key: &Digest) -> Result<Option<Digest>, StoreError> {
-        let bytes = self.store.record(key)?;
-        let raw = bytes.as_deref().and_then(|bytes| bytes.strip_prefix(MEMO_MARK));
-        Ok(raw.and_then(|raw| <[u8; 32]>::try_from(raw).ok()).map(Digest::from_raw))
+        Ok(self.store.record::<Memo>(key)?.map(|memo| memo.0))
     }
 
-    /// Remembers a small value.
+    /// Remembers a digest.
     pub fn put_memo(&self, key: &Digest, value: &Digest) -> Result<(), StoreError> {
-        self.store.put_record(key, &[MEMO_MARK, value.raw()].concat())
+        self.store.put_record(key, &Memo(*value))
+    }
+
+    /// The layer that a recipe gives.
+    pub fn recipe(&self, key: &Digest) -> Result<Option<DiffId>, StoreError> {
+        Ok(self.store.record::<Recipe>(key)?.map(|recipe| recipe.0))
+    }
+
+    /// Remembers the layer that a recipe gives.
+    pub fn put_recipe(&self, key: &Digest, layer: &DiffId) -> Result<(), StoreError> {
+        self.store.put_record(key, &Recipe(*layer))
     }
 }
 
-/// Tells a memo from the other values of 32 bytes that are kept as records.
-const MEMO_MARK: &[u8] = b"memo:";
+impl Recorded for Record {
+    const KIND: RecordKind = RecordKind::Step;
+
+    fn edges(&self) -> Vec<Edge> {
+        let layer = Edge::Layer(self.diff_id, Some(self.inputs.parent.push(self.diff_id)));
+        let listing = |input: &Input| Edge::Record(Records::pre_image_key(&input.digest));
+        std::iter::once(layer).chain(self.inputs.inputs.iter().map(listing)).collect()
+    }
+
+    fn note(&self) -> String {
+        self.step.clone()
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        // A struct of strings, numbers and values always has a JSON form.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+}
+
+/// What a digest of an input was made of.
+struct PreImage {
+    name: String,
+    /// Compressed with zstd.
+    packed: Vec<u8>,
+}
+
+impl Recorded for PreImage {
+    const KIND: RecordKind = RecordKind::Listing;
+
+    fn edges(&self) -> Vec<Edge> {
+        Vec::new()
+    }
+
+    fn note(&self) -> String {
+        format!("files of {}", self.name)
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        self.packed.clone()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        Some(PreImage { name: String::new(), packed: bytes.to_vec() })
+    }
+}
+
+/// A digest that was computed before.
+struct Memo(Digest);
+
+impl Recorded for Memo {
+    const KIND: RecordKind = RecordKind::Memo;
+
+    fn edges(&self) -> Vec<Edge> {
+        Vec::new()
+    }
+
+    fn note(&self) -> String {
+        "digest of files".into()
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        self.0.raw().to_vec()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        raw_digest(bytes).map(Memo)
+    }
+}
+
+/// The layer that a list of entries gives.
+struct Recipe(DiffId);
+
+impl Recorded for Recipe {
+    const KIND: RecordKind = RecordKind::Recipe;
+
+    /// Its files may lie on any chain: where it has no blob, the record is a miss.
+    fn edges(&self) -> Vec<Edge> {
+        vec![Edge::Layer(self.0, None)]
+    }
+
+    fn note(&self) -> String {
+        "recipe of a layer".into()
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        self.0.0.raw().to_vec()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        raw_digest(bytes).map(|digest| Recipe(DiffId(digest)))
+    }
+}
+
+/// What told memos from other values when records had no kinds.
+const OLD_MARK: &[u8] = b"memo:";
+
+fn raw_digest(bytes: &[u8]) -> Option<Digest> {
+    let raw = bytes.strip_prefix(OLD_MARK).unwrap_or(bytes);
+    <[u8; 32]>::try_from(raw).ok().map(Digest::from_raw)
+}
 
 #[cfg(test)]
 mod tests {
@@ -102,7 +211,7 @@ mod tests {
         records.put(&record)?;
         let key = record.inputs.key();
         assert_eq!(records.get(&key)?, Some(record));
-        store.put_record(&key.0, b"{\"diff_id\":")?;
+        store.put_record_bytes(&key.0, b"{\"diff_id\":")?;
         assert_eq!(records.get(&key)?, None);
         Ok(())
     }
@@ -112,7 +221,7 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let records = Records::new(Store::open(dir.path())?);
         let digest = Digest::of(b"files");
-        records.put_pre_image(&digest, b"f 644 0:0 a\n")?;
+        records.put_pre_image(&digest, "context: .", b"f 644 0:0 a\n")?;
         assert_eq!(records.pre_image(&digest)?.as_deref(), Some(&b"f 644 0:0 a\n"[..]));
         Ok(())
     }
@@ -124,8 +233,11 @@ mod tests {
         let records = Records::new(store.clone());
         let (key, value) = (Digest::of(b"key"), Digest::of(b"value"));
         records.put_memo(&key, &value)?;
-        assert_eq!(records.memo(&key)?, Some(value));
-        assert_ne!(store.record(&key)?.map(|bytes| bytes.len()), Some(32));
+        assert_eq!((records.memo(&key)?, records.recipe(&key)?), (Some(value), None));
+        records.put_recipe(&key, &DiffId(value))?;
+        assert_eq!((records.memo(&key)?, records.recipe(&key)?), (None, Some(DiffId(value))));
+        store.put_record_bytes(&key, &[OLD_MARK, value.raw()].concat())?;
+        assert_eq!((records.memo(&key)?, records.recipe(&key)?), (Some(value), Some(DiffId(value))));
         Ok(())
     }
 }

@@ -12,16 +12,15 @@ use std::time::Duration;
 use rayon::prelude::*;
 use rustix::io::Errno;
 
-use crate::cache::Record;
 use crate::cancel::Cancel;
-use crate::digest::{DiffId, Digest, Hasher};
+use crate::digest::{ChainId, DiffId, Digest, Hasher};
 use crate::image::Descriptor;
 use crate::image::manifest::MAX_INDEX_DEPTH;
 use crate::layer::{LayerError, LayerIndex, LayerRecord, OnDiskIds, check_files, parse_index};
 use crate::registry::origins;
-use crate::store::{Collector, Fate, Item, Room, SnapshotId, Store, StoreError};
+use crate::store::{Collector, Edge, Fate, Item, Room, SnapshotId, Store, StoreError};
 
-use super::content::{self, Content, Parts};
+use super::content::{self, Parts, References};
 
 const READ_SIZE: usize = 256 * 1024;
 
@@ -246,13 +245,12 @@ impl Check<'_> {
         Ok(layer.uncompressed_size > 0 && !layer.blobs.is_empty())
     }
 
-    /// What is wrong with a step's layer that is here as files only.
-    fn lacks_files(&mut self, record: &Record) -> Result<Option<String>, StoreError> {
-        let layer = record.diff_id;
+    /// What is wrong with a layer that is here as files only.
+    fn lacks_files(&mut self, layer: DiffId, chain: ChainId) -> Result<Option<String>, StoreError> {
         if !self.bare.contains(&layer.0) {
             return Ok(None);
         }
-        let chain = record.inputs.parent.push(layer).0;
+        let chain = chain.0;
         let list = self.lists.get(&layer.0).map(Item::read).transpose()?.flatten();
         let index = list.and_then(|bytes| parse_index(&bytes));
         let places = self.chains.get(&chain).cloned().unwrap_or_default();
@@ -349,37 +347,36 @@ impl Check<'_> {
     fn records(&mut self) -> Result<(), StoreError> {
         for item in self.take(Room::Records) {
             let Some(bytes) = item.read()? else { continue };
-            let layer = |digest: &Digest| {
-                Ok::<_, StoreError>(
-                    (!self.has_layer(digest)?)
-                        .then(|| format!("leads to layer {digest}, which the store does not know")),
-                )
-            };
-            let blob = |digest: &Digest| {
-                Ok::<_, StoreError>(
-                    (!self.has_blob(digest)?)
-                        .then(|| format!("leads to blob {digest}, which is not in the store")),
-                )
-            };
-            let reason = match Content::parse(&bytes) {
-                Content::Step(record) => match layer(&record.diff_id.0)? {
-                    None => self.lacks_files(&record)?,
-                    lack => lack,
-                },
-                Content::Recipe(diff_id) => layer(&diff_id.0)?,
-                Content::Pulled { manifest, .. } => match blob(&manifest)? {
-                    None => self.without_config(&manifest)?,
-                    lack => lack,
-                },
-                Content::Download(digest) => blob(&digest)?,
-                Content::Garbled => Some("cannot be read".into()),
-                Content::Other => None,
+            let reason = match References::of(&bytes) {
+                None => Some("cannot be read".to_owned()),
+                Some(record) => self.lacks_any(&record.edges)?,
             };
             if let Some(reason) = reason {
                 self.wrong(item.path, format!("the cache record {} {reason}", &item.name[..12]));
             }
         }
         Ok(())
+    }
+
+    /// The first of these that is not there.
+    fn lacks_any(&mut self, edges: &[Edge]) -> Result<Option<String>, StoreError> {
+        for edge in edges {
+            let lack = match edge {
+                Edge::Layer(layer, _) if !self.has_layer(&layer.0)? => {
+                    Some(format!("leads to layer {layer}, which the store does not know"))
+                }
+                Edge::Layer(layer, Some(chain)) => self.lacks_files(*layer, *chain)?,
+                Edge::Blob(blob) | Edge::Document(blob) if !self.has_blob(blob)? => {
+                    Some(format!("leads to blob {blob}, which is not in the store"))
+                }
+                Edge::Document(manifest) => self.without_config(manifest)?,
+                Edge::Layer(_, None) | Edge::Blob(_) | Edge::Record(_) => None,
+            };
+            if lack.is_some() {
+                return Ok(lack);
+            }
+        }
+        Ok(None)
     }
 
     fn without_config(&self, manifest: &Digest) -> Result<Option<String>, StoreError> {

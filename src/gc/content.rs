@@ -1,55 +1,54 @@
-//! What the files under `records/` and documents among the blobs refer to.
+//! What records and documents among the blobs refer to.
 
 use crate::cache::Record;
 use crate::digest::{ChainId, DiffId, Digest};
 use crate::image::{Document, ImageConfig};
 use crate::layer::LayerRecord;
-use crate::store::{Store, StoreError};
+use crate::store::{Edge, ParsedRecord, Recorded as _, Store, StoreError, parse_record};
 
-/// What a file under `records/` is. They carry no mark of their kind: it shows in their form.
-#[derive(Clone, PartialEq, Debug)]
-pub(super) enum Content {
-    /// A step's result.
-    Step(Box<Record>),
-    /// A layer known by what it is made of.
-    Recipe(DiffId),
-    /// What an image name of a registry meant.
-    Pulled { top: Digest, manifest: Digest },
-    /// A file from an address.
-    Download(Digest),
-    /// Something that refers to nothing here.
-    Other,
-    /// Half a file, or none.
-    Garbled,
+/// What a record is for collection and checks.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(super) struct References {
+    /// What it is, for people.
+    pub note: String,
+    /// What it refers to.
+    pub edges: Vec<Edge>,
 }
 
-impl Content {
-    pub(super) fn parse(bytes: &[u8]) -> Self {
-        if let Ok(raw) = <[u8; 32]>::try_from(bytes) {
-            return Content::Recipe(DiffId(Digest::from_raw(raw)));
-        }
-        match bytes.first() {
-            None => Content::Garbled,
-            Some(b'{' | b'[') => match serde_json::from_slice::<serde_json::Value>(bytes) {
-                Ok(value) => Self::of(value),
-                Err(_) => Content::Garbled,
-            },
-            Some(_) => Content::Other,
+impl References {
+    /// Those of a record; `None` where it is damaged.
+    pub(super) fn of(bytes: &[u8]) -> Option<Self> {
+        match parse_record(bytes) {
+            ParsedRecord::Whole(head, _) => Some(References { note: head.note, edges: head.edges }),
+            ParsedRecord::Untyped => Self::of_untyped(bytes),
+            ParsedRecord::Damaged => None,
         }
     }
 
-    fn of(value: serde_json::Value) -> Self {
+    /// Records had no kinds once: it shows in their form what they are.
+    fn of_untyped(bytes: &[u8]) -> Option<Self> {
+        if let Ok(raw) = <[u8; 32]>::try_from(bytes) {
+            return Some(Self::one("recipe of a layer", Edge::Layer(DiffId(Digest::from_raw(raw)), None)));
+        }
+        if !matches!(bytes.first()?, b'{' | b'[') {
+            return Some(Self::default());
+        }
+        let value: serde_json::Value = serde_json::from_slice(bytes).ok()?;
         let digest = |name: &str| value.get(name)?.as_str().and_then(|text| Digest::parse(text).ok());
-        if let (Some(top), Some(manifest)) = (digest("top"), digest("manifest")) {
-            return Content::Pulled { top, manifest };
+        if let (Some(_), Some(manifest)) = (digest("top"), digest("manifest")) {
+            return Some(Self::one("image pulled from a registry", Edge::Document(manifest)));
         }
         if let (Some(content), Some(_)) = (digest("digest"), value.get("size")) {
-            return Content::Download(content);
+            return Some(Self::one("downloaded file", Edge::Blob(content)));
         }
-        match serde_json::from_value(value) {
-            Ok(record) => Content::Step(Box::new(record)),
-            Err(_) => Content::Other,
-        }
+        Some(match Record::from_bytes(bytes) {
+            Some(record) => References { note: record.note(), edges: record.edges() },
+            None => Self::default(),
+        })
+    }
+
+    fn one(note: &str, edge: Edge) -> Self {
+        References { note: note.to_owned(), edges: vec![edge] }
     }
 }
 

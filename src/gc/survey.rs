@@ -4,13 +4,12 @@ use std::collections::HashMap;
 
 use rayon::prelude::*;
 
-use crate::cache::Records;
 use crate::digest::{ChainId, Digest};
 use crate::image::Descriptor;
 use crate::registry::origins;
-use crate::store::{Item, Room, Store, StoreError};
+use crate::store::{Edge, Item, Room, Store, StoreError};
 
-use super::content::{self, Content, Parts};
+use super::content::{self, Parts, References};
 
 /// A thing of the store and what refers to it.
 #[derive(Clone, Debug)]
@@ -126,7 +125,7 @@ impl Survey {
                     self.link_document(store, at, &descriptor.digest)?;
                 }
             }
-            Room::Records => self.link_record(store, at, &Content::parse(&bytes))?,
+            Room::Records => self.link_record(store, at, References::of(&bytes).unwrap_or_default())?,
             Room::Chains => {
                 let name = String::from_utf8_lossy(&bytes).into_owned();
                 let snapshot = self.by_name.get(&(Room::Snapshots, name)).copied();
@@ -147,36 +146,24 @@ impl Survey {
 
     /// Chains are linked only where there is nothing else: a step in the cache can do without unpacked
     /// layers that have blobs, and those that are used are young by themselves.
-    fn link_record(&mut self, store: &Store, at: usize, content: &Content) -> Result<(), StoreError> {
-        match content {
-            Content::Step(record) => {
-                self.things[at].note.clone_from(&record.step);
-                let layer = self.link(at, Room::Layers, &record.diff_id.0);
-                self.describe(layer, &record.step);
-                if self.is_bare(layer)? {
-                    self.link_chain(at, &record.inputs.parent.push(record.diff_id));
+    fn link_record(&mut self, store: &Store, at: usize, record: References) -> Result<(), StoreError> {
+        for edge in &record.edges {
+            match edge {
+                Edge::Layer(diff_id, chain) => {
+                    let layer = self.link(at, Room::Layers, &diff_id.0);
+                    self.describe(layer, &record.note);
+                    if let Some(chain) = chain
+                        && self.is_bare(layer)?
+                    {
+                        self.link_chain(at, chain);
+                    }
                 }
-                for input in &record.inputs.inputs {
-                    let list = self.link(at, Room::Records, &Records::pre_image_key(&input.digest));
-                    self.describe(list, &format!("files of {}", input.name));
-                }
+                Edge::Blob(blob) => drop(self.link(at, Room::Blobs, blob)),
+                Edge::Document(document) => self.link_document(store, at, document)?,
+                Edge::Record(key) => drop(self.link(at, Room::Records, key)),
             }
-            Content::Recipe(diff_id) => {
-                self.things[at].note = "recipe of a layer".into();
-                self.link(at, Room::Layers, &diff_id.0);
-            }
-            Content::Pulled { top, manifest } => {
-                self.things[at].note = "image pulled from a registry".into();
-                for document in [top, manifest] {
-                    self.link_document(store, at, document)?;
-                }
-            }
-            Content::Download(digest) => {
-                self.things[at].note = "downloaded file".into();
-                self.link(at, Room::Blobs, digest);
-            }
-            Content::Other | Content::Garbled => {}
         }
+        self.things[at].note = record.note;
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! What is kept and what goes.
 
 mod damage;
+mod records;
 
 use std::fs::File;
 use std::time::{Duration, SystemTime};
@@ -50,7 +51,7 @@ impl Bench {
         let (diff_id, _) = self.layer(name)?;
         let digest = Digest::of(name.as_bytes());
         let records = Records::new(self.store()?);
-        records.put_pre_image(&digest, name.as_bytes())?;
+        records.put_pre_image(&digest, name, name.as_bytes())?;
         let inputs = KeyInputs {
             definition: serde_json::json!({ "run": name }),
             parent: ChainId::scratch(),
@@ -221,8 +222,8 @@ fn without_flags_recent_results_stay_and_old_ones_go_with_all_they_lead_to() -> 
     bench.age(Room::Records, DAY, |name| name == key)?;
     bench.prune(&Policy::default())?;
     let store = bench.store()?;
-    assert_eq!(store.record(&old.inputs.key().0)?, None);
-    assert!(store.record(&young.inputs.key().0)?.is_some());
+    assert_eq!(store.record::<Record>(&old.inputs.key().0)?, None);
+    assert!(store.record::<Record>(&young.inputs.key().0)?.is_some());
     // The record and the list of what it read.
     assert_eq!(store.list(Room::Records)?.items.len(), 2);
     assert!(store.layer(&young.diff_id)?.is_some() && store.layer(&old.diff_id)?.is_none());
@@ -326,7 +327,7 @@ fn limits_on_space_take_the_longest_unused_and_no_more_than_needed() -> Result {
     bench.prune(&Policy { space, ..Policy::default() })?;
     let store = bench.store()?;
     let left: Vec<bool> =
-        keys.iter().map(|key| store.record(key).is_ok_and(|found| found.is_some())).collect();
+        keys.iter().map(|key| store.record::<Record>(key).is_ok_and(|found| found.is_some())).collect();
     assert_eq!(left, [false, true, true]);
     let now = Survey::take(&store, true)?.total();
     assert!(now < total && now > total / 2, "{now} of {total}");

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::compress::CompressionAlgorithm;
 use crate::digest::{DiffId, Digest, Hasher};
-use crate::store::{BlobWriter, Store};
+use crate::store::{BlobWriter, Edge, RecordKind, Recorded, Store};
 
 use super::entry::{Entry, EntryKind, Metadata};
 use super::error::LayerError;
@@ -124,8 +124,7 @@ fn is_zero32(value: &u32) -> bool {
 pub fn to_estargz(store: &Store, diff_id: &DiffId, level: Option<u32>) -> Result<Converted, LayerError> {
     let level = level.unwrap_or(LEVEL).min(9);
     let key = record_key(diff_id, level);
-    if let Some(bytes) = store.record(&key)?
-        && let Ok(known) = serde_json::from_slice::<Converted>(&bytes)
+    if let Some(known) = store.record::<Converted>(&key)?
         && store.has_blob(&known.blob.digest)
     {
         return Ok(known);
@@ -147,9 +146,28 @@ pub fn to_estargz(store: &Store, diff_id: &DiffId, level: Option<u32>) -> Result
         (UNCOMPRESSED_SIZE.to_owned(), uncompressed_size.to_string()),
     ]);
     let converted = Converted { diff_id, blob, annotations };
-    let bytes = serde_json::to_vec(&converted).map_err(|error| LayerError::Stream(error.into()))?;
-    store.put_record(&key, &bytes)?;
+    store.put_record(&key, &converted)?;
     Ok(converted)
+}
+
+impl Recorded for Converted {
+    const KIND: RecordKind = RecordKind::Estargz;
+
+    fn edges(&self) -> Vec<Edge> {
+        vec![Edge::Layer(self.diff_id, None), Edge::Blob(self.blob.digest)]
+    }
+
+    fn note(&self) -> String {
+        "eStargz form of a layer".into()
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
 }
 
 fn record_key(diff_id: &DiffId, level: u32) -> Digest {

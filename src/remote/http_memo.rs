@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use ureq::http::header::{HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH};
 
 use crate::digest::{Digest, Hasher};
-use crate::store::{Store, StoreError};
+use crate::store::{Edge, RecordKind, Recorded, Store, StoreError};
 
 use super::checksum::Checksum;
 use super::http::HttpAuth;
@@ -40,6 +40,27 @@ pub(super) fn key(url: &HttpUrl, auth: Option<&HttpAuth>) -> Digest {
     hasher.finish()
 }
 
+impl Recorded for Memo {
+    const KIND: RecordKind = RecordKind::Download;
+
+    fn edges(&self) -> Vec<Edge> {
+        vec![Edge::Blob(self.digest)]
+    }
+
+    fn note(&self) -> String {
+        "downloaded file".into()
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        // A struct of strings and numbers always has a JSON form.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+}
+
 impl Memo {
     pub(super) fn new(
         digest: Digest,
@@ -52,14 +73,11 @@ impl Memo {
 
     /// The memo under `key`, if its content is still in the store.
     pub(super) fn load(store: &Store, key: &Digest) -> Result<Option<Self>, StoreError> {
-        let Some(bytes) = store.record(key)? else { return Ok(None) };
-        let memo: Option<Memo> = serde_json::from_slice(&bytes).ok();
-        Ok(memo.filter(|memo| store.has_blob(&memo.digest)))
+        Ok(store.record::<Memo>(key)?.filter(|memo| store.has_blob(&memo.digest)))
     }
 
     pub(super) fn save(&self, store: &Store, key: &Digest) -> Result<(), StoreError> {
-        // A struct of strings and numbers always has a JSON form.
-        store.put_record(key, &serde_json::to_vec(self).unwrap_or_default())
+        store.put_record(key, self)
     }
 
     pub(super) fn is_verified(&self, checksum: &Checksum) -> bool {

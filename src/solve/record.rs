@@ -115,8 +115,8 @@ impl Run<'_> {
         }
         let recipe = copy::recipe(&entries);
         if let Some(recipe) = recipe.filter(|_| !(self.solver.no_cache)(step))
-            && let Some(diff) = self.solver.records.memo(&recipe)?
-            && let Some(cell) = self.known_layer(&DiffId(diff), key.parent)?
+            && let Some(diff) = self.solver.records.recipe(&recipe)?
+            && let Some(cell) = self.known_layer(&diff, key.parent)?
         {
             self.background.queue(self.record(step, cell.clone(), key, None));
             let chain = self.found(step, parent, cell);
@@ -186,7 +186,7 @@ impl Run<'_> {
                 let _ = records.put(&record);
             }
             if let Some(recipe) = recipe {
-                let _ = records.put_memo(&recipe, &finished.diff_id.0);
+                let _ = records.put_recipe(&recipe, &finished.diff_id);
             }
         }
     }

@@ -302,8 +302,9 @@ impl Run<'_> {
         selected.read(read).map_err(CopyError::from)?;
         let (digest, listing) = selected.digest(dest);
         let records = self.solver.records.clone();
+        let name = format!("{origin}: {}", selected.pattern);
         // Only explanations read it.
-        self.background.queue(move || drop(records.put_pre_image(&digest, &listing)));
+        self.background.queue(move || drop(records.put_pre_image(&digest, &name, &listing)));
         let mut files = selected.selections.iter().flat_map(|selection| &selection.files);
         if let (Some(memo), Some(cache)) = (memo, cache)
             && files.all(|file| cache.is_settled(file))

@@ -13,13 +13,13 @@ use super::open::{Store, StoreError};
 use super::private::{failed, open_file};
 
 impl Store {
-    /// Reads the record of a cache key; `None` where there is none.
-    pub fn record(&self, key: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+    /// Reads a whole record, head and content; `None` where there is none.
+    pub(crate) fn record_bytes(&self, key: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
         self.read_used(&self.record_path(key))
     }
 
-    /// Writes the record of a cache key, replacing an earlier one.
-    pub fn put_record(&self, key: &Digest, content: &[u8]) -> Result<(), StoreError> {
+    /// Writes a whole record, replacing an earlier one.
+    pub(crate) fn put_record_bytes(&self, key: &Digest, content: &[u8]) -> Result<(), StoreError> {
         self.write_atomically(&self.record_path(key), content)
     }
 
@@ -230,10 +230,10 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let store = Store::open(&dir.path().join("s"))?;
         let key = Digest::of(b"key");
-        assert_eq!(store.record(&key)?, None);
-        store.put_record(&key, b"one")?;
-        store.put_record(&key, b"two")?;
-        assert_eq!(store.record(&key)?.as_deref(), Some(&b"two"[..]));
+        assert_eq!(store.record_bytes(&key)?, None);
+        store.put_record_bytes(&key, b"one")?;
+        store.put_record_bytes(&key, b"two")?;
+        assert_eq!(store.record_bytes(&key)?.as_deref(), Some(&b"two"[..]));
         store.put_reference("docker.io/library/app:1", b"{}")?;
         assert_eq!(store.references()?.len(), 1);
         assert!(store.remove_reference("docker.io/library/app:1")?);

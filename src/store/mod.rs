@@ -13,7 +13,7 @@
 //!   chains/HH/HEX        by chain ID: the snapshot that holds its topmost layer; HEX.KIND where
 //!                        owners on disk are not those in images
 //!   snapshots/ID/fs      one layer's directory in overlayfs form
-//!   records/HH/HEX       by cache key: what a step gave
+//!   records/HH/HEX       by cache key: typed, versioned results; see `record.rs`
 //!   blocks               which compressed block of a layer lies where in which blob
 //!   refs/NAME            image names (percent-encoded), each holding a manifest or index descriptor
 //!   mounts/HEX.N/fs      directories of cache mounts; HEX.N.lock is held by the steps that use one
@@ -39,6 +39,7 @@ mod inventory;
 mod mounts;
 mod open;
 mod private;
+mod record;
 mod secret_key;
 mod snapshots;
 mod space;
@@ -50,6 +51,7 @@ pub use collect::{Collector, Fate};
 pub use inventory::{Item, Listing, Room};
 pub use mounts::CacheDir;
 pub use open::{Store, StoreError};
+pub use record::{Edge, ParsedRecord, RecordHead, RecordKind, Recorded, parse_record};
 pub use snapshots::{SnapshotId, SnapshotKind};
 pub use space::FullDisk;
 pub use temp::TempDir;

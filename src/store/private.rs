@@ -143,7 +143,7 @@ mod tests {
         let root = dir.path().join("a/b/store");
         let store = Store::open(&root)?;
         assert_eq!((mode(&root)?, store.narrowed()), (0o700, None));
-        store.put_record(&crate::digest::Digest::of(b"key"), b"value")?;
+        store.put_record_bytes(&crate::digest::Digest::of(b"key"), b"value")?;
         let temporary = store.temp_dir()?;
         let mut dirs = vec![root.clone()];
         while let Some(dir) = dirs.pop() {

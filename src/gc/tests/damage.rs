@@ -21,7 +21,7 @@ fn damage_is_found_and_repair_takes_exactly_that() -> Result {
     std::fs::remove_file(store.blob_path(&image.1.digest))?;
     std::fs::write(bench.dir.path().join("stat/left"), "x")?;
     std::fs::write(bench.dir.path().join("refs/bad%2"), "x")?;
-    store.put_record(&Digest::of(b"cut"), b"{\"diff_id\":")?;
+    store.put_record_bytes(&Digest::of(b"cut"), b"{\"diff_id\":")?;
     let chain = ChainId::of(&[damaged.diff_id]);
     let id = bench.unpacked(chain)?;
     std::fs::remove_dir_all(bench.dir.path().join("snapshots").join(id))?;
@@ -35,8 +35,13 @@ fn damage_is_found_and_repair_takes_exactly_that() -> Result {
     assert!(report.is_clean() && report.findings.len() == 9);
     assert_eq!(bench.problems()?, Vec::<String>::new());
     let store = bench.store()?;
-    assert!(store.record(&whole.inputs.key().0)?.is_some() && store.layer(&whole.diff_id)?.is_some());
-    assert!(store.record(&damaged.inputs.key().0)?.is_none() && store.layer(&damaged.diff_id)?.is_none());
+    assert!(
+        store.record::<Record>(&whole.inputs.key().0)?.is_some() && store.layer(&whole.diff_id)?.is_some()
+    );
+    assert!(
+        store.record::<Record>(&damaged.inputs.key().0)?.is_none()
+            && store.layer(&damaged.diff_id)?.is_none()
+    );
     assert_eq!(store.references()?.len(), 1);
     Ok(())
 }
