@@ -1,6 +1,10 @@
-//! Where overlayfs cannot be mounted, as in a container whose files lie on one: steps run in copies of
-//! their root file system, and images come out the same.
+//! Where something of the kernel is missing, images come out the same. overlayfs cannot be mounted in a
+//! container whose files lie on one: steps run in copies of their root file system. Old container runtimes refuse
+//! `openat2`: paths are resolved by hand.
 
+#[allow(dead_code)]
+#[path = "disk/inject.rs"]
+mod inject;
 #[path = "support/overlay.rs"]
 mod overlay;
 mod support;
@@ -9,7 +13,7 @@ use std::fs;
 use std::path::Path;
 
 use overlay::Mounted;
-use support::{Lab, base, is_root, skip};
+use support::{Lab, Who, base, is_root, modes, skip};
 
 const DOCKERFILE: &str = "FROM busybox AS other
 RUN mkdir /o && echo o > /o/f && chown -R 7:8 /o
@@ -94,4 +98,66 @@ fn what_cannot_be_mapped_is_mounted_all_the_same() {
         "{}",
         image.build.err
     );
+}
+
+/// Everything that opens paths by `openat2`: contexts, layouts, layers, mounts, `/dev`, devices and owners that
+/// somebody else makes.
+const RESOLVED: &str = "FROM busybox AS other
+RUN mkdir -p /o/p && echo o > /o/p/f && ln -s ../o/p/. /o/up && ln -s /o/p /o/absolute && chown -h 7:8 /o/p/f /o/up
+FROM busybox
+COPY link/file dir/.. /copied/
+COPY --from=other /o/up/f /o/absolute /up/
+RUN mkdir /t && ln -s t /links && ln -s ../../links/deep /home/l
+RUN --mount=type=cache,target=/links/deep/er --mount=type=tmpfs,target=/home/l/x --mount=target=/context,source=dir \\
+    --mount=type=bind,from=other,source=/o/absolute,target=/b,rw --mount=type=secret,id=s,target=/dev/own/secret \\
+    cat /b/f /context/file /dev/own/secret > /seen && echo new > /b/new && ls /t/deep >> /seen
+RUN { ! mknod /node c 7 8 || mknod /t/node b 7 8; } && ! mknod /gone/node c 7 8 && chown -R 3:4 /t && chown 5 /dev/../links/../seen
+WORKDIR /links/w
+RUN pwd > f
+";
+
+#[test]
+fn images_are_the_same_without_openat2() {
+    let test = "images_are_the_same_without_openat2";
+    if !inject::can_inject(test) {
+        return;
+    }
+    for who in modes(test) {
+        let lab = Lab::as_user(who);
+        let context =
+            lab.context(&[("Dockerfile", RESOLVED), ("dir/file", "content\n"), ("secret", "hidden\n")]);
+        std::os::unix::fs::symlink("dir", context.join("link")).expect("link");
+        let secret = format!("id=s,src={}", context.join("secret").display());
+        let users: &[&str] =
+            if who == Who::Caller { &["--userns=auto", "--userns=host"] } else { &["--userns=auto"] };
+        for userns in users {
+            let build = |refusal: Option<&str>| {
+                let name = format!("{}-{}", userns.len(), refusal.unwrap_or("none"));
+                let mut command = lab.rbuild();
+                command.arg("--root").arg(lab.path().join("home").join(&name)).args(["build", "-q"]);
+                command.args(["--reproducible", "--network=none", userns, "--secret", &secret]);
+                command.args(lab.bases()).arg(&context);
+                let Some(error) = refusal else { return support::done(command.output().expect("rbuild")) };
+                let log = lab.path().join(&name);
+                let inject = format!("inject=openat2:error={error}");
+                let mut command = inject::watched(&command, &log, &["-e", "trace=openat2", "-e", &inject]);
+                let done = support::done(command.output().expect("strace"));
+                let refused = inject::injected(&log).len();
+                assert!((2..200).contains(&refused), "asked {refused} times");
+                done
+            };
+            let expected = build(None);
+            assert_eq!(expected.code, 0, "{who:?} {userns}: {}", expected.err);
+            let errors: &[&str] = if who == Who::Caller { &["ENOSYS", "EPERM"] } else { &["EPERM"] };
+            for error in errors {
+                let found = build(Some(error));
+                assert_eq!(
+                    (found.code, &found.out),
+                    (0, &expected.out),
+                    "{who:?} {userns} {error}: {}",
+                    found.err
+                );
+            }
+        }
+    }
 }

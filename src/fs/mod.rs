@@ -11,6 +11,7 @@ mod inherited;
 mod mode;
 pub mod paths;
 mod remove;
+mod resolve;
 mod root;
 mod space;
 
@@ -19,6 +20,7 @@ pub use fresh::{make_beside, make_private_dir, new_file_beside};
 pub use ids::IdMap;
 pub use inherited::inherited;
 pub use remove::remove_tree;
+pub use resolve::{open_resolved, open_resolved_c};
 pub use root::{
     NODE_RECORD, OWNER_RECORD, Root, TreeEntry, is_overlay_private, is_record, open_file_in, owner_record,
     parse_node_record, parse_owner_record,

@@ -17,6 +17,7 @@ use super::ids::IdMap;
 use super::mode::set_mode_at;
 use super::paths::split;
 use super::remove::remove_at;
+use super::resolve::open_resolved;
 
 /// Parents are opened without following any link: in a layer directory a link is content.
 const BENEATH: ResolveFlags =
@@ -124,7 +125,7 @@ impl Root {
 
     fn open_at(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
         let path = if path.is_empty() { b"." } else { path };
-        rustix::fs::openat2(&self.dir, os(path), flags | OFlags::CLOEXEC, Mode::empty(), BENEATH)
+        open_resolved(self.dir.as_fd(), path, flags, Mode::empty(), BENEATH)
     }
 
     /// The directory holding a path, and the last component.
@@ -146,19 +147,12 @@ impl Root {
     /// Opens a regular file for reading, following links as long as they stay below the root: one that leads
     /// out is an error.
     pub fn open_file_within(&self, path: &[u8]) -> io::Result<File> {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        let opened = loop {
-            match rustix::fs::openat2(&self.dir, os(path), flags, Mode::empty(), resolve) {
-                // A rename elsewhere made the kernel unsure (openat2(2)).
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(Errno::XDEV) => {
-                    return Err(io::Error::other("it is a link that leads out of the directory"));
-                }
-                opened => break opened?,
-            }
+        let file = match open_resolved(self.dir.as_fd(), path, flags, Mode::empty(), resolve) {
+            Err(Errno::XDEV) => return Err(io::Error::other("it is a link that leads out of the directory")),
+            opened => File::from(opened?),
         };
-        let file = File::from(opened);
         if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a regular file")) }
     }
 

@@ -13,6 +13,8 @@ use std::sync::OnceLock;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use crate::fs::open_resolved_c;
+
 use super::spec::{CONFINEMENT_STAGE, ProcessSpec, SandboxError, Security};
 
 /// The profile that steps run under where it is loaded.
@@ -170,8 +172,7 @@ pub(super) fn open_proc(root: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 /// Neither allocates, locks nor unwinds.
 pub(super) fn confine_next_program(proc: BorrowedFd<'_>, profile: &Profile) -> Result<(), Errno> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
-    let open =
-        |path| rustix::fs::openat2(proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty(), resolve);
+    let open = |path| open_resolved_c(proc, path, OFlags::WRONLY, Mode::empty(), resolve);
     let written = match open(c"thread-self/attr/apparmor/exec") {
         // Before Linux 5.8 there is one file for all security modules.
         Err(Errno::NOENT) => open(c"thread-self/attr/exec"),

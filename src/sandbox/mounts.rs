@@ -8,6 +8,8 @@ use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 
+use crate::fs::open_resolved_c;
+
 use super::child::{At as _, Failure, Stage};
 use super::prepare::{Overlay, Plan, Prepared};
 use super::private;
@@ -35,6 +37,9 @@ pub(super) const MASKED: [&CStr; 15] = [
 /// Docker's list of files that may be read only.
 pub(super) const READ_ONLY: [&CStr; 5] =
     [c"proc/bus", c"proc/fs", c"proc/irq", c"proc/sys", c"proc/sysrq-trigger"];
+
+/// As if the directory were the root.
+const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
 
 const DEVICES: [(&CStr, &CStr); 6] = [
     (c"null", c"/dev/null"),
@@ -179,14 +184,7 @@ fn attach(mount: BorrowedFd<'_>, dir: impl AsFd, target: &CStr, follow: bool) ->
 
 /// Opens a path inside the root without ever leaving it, whatever links say meanwhile.
 pub(super) fn open_inside(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    loop {
-        match rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
-            // A rename anywhere made the kernel unsure of a `..` (openat2(2)).
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            outcome => return outcome,
-        }
-    }
+    open_resolved_c(root, path, OFlags::PATH, Mode::empty(), IN_ROOT)
 }
 
 /// Puts a detached mount on what a path inside the root leads to.
@@ -278,10 +276,9 @@ pub(super) fn mount_dev(plan: &Plan, root: BorrowedFd<'_>) -> Result<(), Failure
 
 /// Makes a mount point in the new `/dev`; one that is there already is fine.
 pub(super) fn make_point(root: BorrowedFd<'_>, path: &CStr, is_file: bool) -> Result<(), Errno> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     if is_file {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
-        return rustix::fs::openat2(root, path, flags, Mode::from_raw_mode(0o644), resolve).map(drop);
+        let flags = OFlags::WRONLY | OFlags::CREATE;
+        return open_resolved_c(root, path, flags, Mode::from_raw_mode(0o644), IN_ROOT).map(drop);
     }
     // Everything above the last component was made by us in this very tree.
     match rustix::fs::mkdirat(root, path, Mode::from_raw_mode(0o755)) {
@@ -299,7 +296,6 @@ pub(super) fn make_points(root: BorrowedFd<'_>, target: &CStr, is_dir: bool) -> 
     if bytes.len() >= LONGEST {
         return Err(Errno::NAMETOOLONG);
     }
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let mut above = open_inside(root, c".")?;
     let mut start = 0;
     while start < bytes.len() {
@@ -312,9 +308,9 @@ pub(super) fn make_points(root: BorrowedFd<'_>, target: &CStr, is_dir: bool) -> 
             Err(Errno::NOENT) => {
                 let last = CStr::from_bytes_with_nul(&name[start..=end]).map_err(|_| Errno::INVAL)?;
                 if end == bytes.len() && !is_dir {
-                    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-                    return rustix::fs::openat2(&above, last, flags, Mode::from_raw_mode(0o644), resolve)
-                        .map(drop);
+                    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+                    let mode = Mode::from_raw_mode(0o644);
+                    return open_resolved_c(above.as_fd(), last, flags, mode, IN_ROOT).map(drop);
                 }
                 rustix::fs::mkdirat(&above, last, Mode::from_raw_mode(0o755))?;
                 above = open_inside(root, path)?;

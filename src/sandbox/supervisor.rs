@@ -22,7 +22,9 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags,
 use rustix::io::Errno;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-use crate::fs::{NODE_RECORD, OWNER_RECORD, owner_record, parse_owner_record};
+use crate::fs::{
+    NODE_RECORD, OWNER_RECORD, open_resolved, open_resolved_c, owner_record, parse_owner_record,
+};
 
 use super::identity::{Credentials, Process, ProcessTable, Reply};
 use super::private;
@@ -303,7 +305,7 @@ impl Supervisor {
         syscalls::still_asked(listener, asked.id)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(mode & 0o7777 & !umask);
-        let file = rustix::fs::openat2(&base, path, flags, mode, ResolveFlags::NO_MAGICLINKS)?;
+        let file = open_resolved_c(base.as_fd(), path, flags, mode, ResolveFlags::NO_MAGICLINKS)?;
         let record = format!("{letter} {}:{}", libc::major(device), libc::minor(device));
         rustix::fs::fsetxattr(&file, NODE_RECORD, record.as_bytes(), XattrFlags::empty())?;
         Ok(Answer::Value(0))
@@ -332,7 +334,8 @@ impl Supervisor {
             return Err(Errno::NOENT);
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let parent = rustix::fs::openat2(base, above, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS)?;
+        let resolve = ResolveFlags::NO_MAGICLINKS;
+        let parent = open_resolved(base.as_fd(), above, flags, Mode::empty(), resolve)?;
         if ![self.mounts.root, self.mounts.dev].contains(&mount_number(parent.as_fd())?) {
             return Err(Errno::PERM);
         }
@@ -385,7 +388,7 @@ impl Supervisor {
         if !follow {
             open |= OFlags::NOFOLLOW;
         }
-        match rustix::fs::openat2(&base, path, open, Mode::empty(), ResolveFlags::NO_MAGICLINKS) {
+        match open_resolved_c(base.as_fd(), path, open, Mode::empty(), ResolveFlags::NO_MAGICLINKS) {
             Ok(path) => Ok(Target { path }),
             // Through /proc/self/fd and the like: a stream of the process, which is no file of a layer.
             Err(Errno::LOOP) => Err(Errno::PERM),
