@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use crate::digest::Digest;
 
+/// The longest end of an unfinished line that is reported, in bytes.
+pub const UNFINISHED: usize = 512;
+
 /// A running number for a vertex (a step, a transfer, an export) of this build.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct VertexId(pub u32);
@@ -58,9 +61,16 @@ pub enum Event {
         kind: VertexKind,
         /// As shown, e.g. `[build 2/4] RUN make`.
         name: String,
+        /// The vertexes whose results it needs.
+        inputs: Vec<VertexId>,
     },
     /// Work began.
     Started {
+        /// The vertex.
+        vertex: VertexId,
+    },
+    /// The cache has no result: from now on the step takes its time. Not sent for steps that come from the cache.
+    Executing {
         /// The vertex.
         vertex: VertexId,
     },
@@ -71,6 +81,14 @@ pub enum Event {
         /// Where the process wrote it.
         stream: Stream,
         /// The line.
+        line: Vec<u8>,
+    },
+    /// The line that a `RUN` has begun and not ended, such as a prompt or a progress bar. The next event of this
+    /// kind, or the next line, replaces it. At most [`UNFINISHED`] bytes, the last ones.
+    Unfinished {
+        /// The vertex.
+        vertex: VertexId,
+        /// What there is of the line.
         line: Vec<u8>,
     },
     /// Progress in bytes of a part of a vertex (one blob of a pull, an export).
@@ -129,6 +147,12 @@ pub struct Summary {
 pub trait EventSink: Send + Sync {
     /// Takes one event.
     fn event(&self, event: Event);
+
+    /// Whether standard output and standard error of a step must arrive as such. Without, both come through one
+    /// pipe as standard output, so that their lines keep the order in which they were written.
+    fn separates_streams(&self) -> bool {
+        true
+    }
 }
 
 /// The handle rooms report through.
@@ -158,11 +182,21 @@ impl Events {
         self.sink.event(event);
     }
 
-    /// Announces a vertex.
+    /// Announces a vertex that needs no other.
     pub fn add(&self, kind: VertexKind, name: impl Into<String>) -> VertexId {
+        self.add_after(kind, name, Vec::new())
+    }
+
+    /// Announces a vertex that needs the results of `inputs`.
+    pub fn add_after(&self, kind: VertexKind, name: impl Into<String>, inputs: Vec<VertexId>) -> VertexId {
         let vertex = VertexId(self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
-        self.send(Event::Added { vertex, kind, name: name.into() });
+        self.send(Event::Added { vertex, kind, name: name.into(), inputs });
         vertex
+    }
+
+    /// See [`EventSink::separates_streams`].
+    pub fn separates_streams(&self) -> bool {
+        self.sink.separates_streams()
     }
 
     /// Reports a warning without a place.

@@ -362,7 +362,7 @@ fn output_of_a_failed_step_does_not_drive_the_terminal() {
     let text = format!("FROM busybox\n{run}; : '{EVIL}'; exit 3\n");
     let context = lab.context(&[("Dockerfile", &text)]);
     let plain = lab.build(&context, &[]);
-    assert!(plain.code == 1 && plain.err.contains("Last output of"), "{}", plain.err);
+    assert!(plain.code == 1 && plain.err.contains("RUN failed: exit code: 3"), "{}", plain.err);
     is_calm("plain", &plain.err);
     let mut quiet = vec!["build".to_owned(), "-q".into()];
     quiet.extend(lab.bases());

@@ -335,11 +335,11 @@ fn solve_failure(error: SolveError, store: &Store, cancel: &Cancel) -> Failure {
         _ => (FailureKind::Build, None),
     };
     let message = error.to_string();
-    let tail = match error {
-        StepError::Run(error) => error.into_tail(),
-        _ => Vec::new(),
+    let (tail, log) = match error {
+        StepError::Run(error) => error.into_output(),
+        _ => (Vec::new(), None),
     };
-    Failure { place, step: Some(step), help, tail, ..Failure::new(kind, message) }
+    Failure { place, step: Some(step), help, tail, log, ..Failure::new(kind, message) }
 }
 
 /// A program said so, and there is space now: it has removed its files, or what was full was memory.

@@ -1,6 +1,6 @@
 //! What a command could not do, in a form that `cli/` renders once.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::dockerfile::{Source, Span};
@@ -47,12 +47,22 @@ pub struct Failure {
     pub step: Option<String>,
     /// Last lines of output of the step.
     pub tail: Vec<String>,
+    /// A file with all of that output, where it is more.
+    pub log: Option<PathBuf>,
 }
 
 impl Failure {
     /// A failure without a place.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Failure { kind, message: message.into(), place: None, help: None, step: None, tail: Vec::new() }
+        Failure {
+            kind,
+            message: message.into(),
+            place: None,
+            help: None,
+            step: None,
+            tail: Vec::new(),
+            log: None,
+        }
     }
 
     /// The same with advice.

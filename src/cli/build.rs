@@ -1,5 +1,7 @@
 //! `rbuild build` and `rbuild plan`.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::build::{
@@ -8,7 +10,7 @@ use crate::build::{
 };
 use crate::cancel::CancelRead;
 use crate::event::Events;
-use crate::progress::{self, Mode};
+use crate::progress::{self, Mode, Renderer};
 
 use super::args::{BuildArgs, InputArgs, PlanArgs, PlanFormat};
 use super::environment::Environment;
@@ -54,14 +56,29 @@ pub(super) fn with_engine<T>(
     for file in files.id.iter().chain(&files.metadata) {
         file.clear()?;
     }
-    let renderer = progress::renderer(mode, session.env.colour);
+    let renderer = session.renderer(mode);
     let events = Events::new(renderer.clone());
+    let begun = std::time::Instant::now();
     let result = work(&engine, &request, &events);
     renderer.finish();
     let tell = matches!(mode, Mode::Plain | Mode::Tty);
-    let done = result?;
+    let done = result.map_err(|failure| for_the_screen(failure, &*renderer, begun.elapsed()))?;
     super::store::after_build(session, engine.store(), tell);
     Ok((done, files))
+}
+
+/// What of a build's failure is still to be shown. Who interrupts a build knows why it ended, and which step was
+/// the first to notice means nothing.
+fn for_the_screen(mut failure: Failure, renderer: &dyn Renderer, elapsed: Duration) -> Failure {
+    if failure.kind == FailureKind::Interrupted {
+        let time = progress::whole_seconds(elapsed.as_secs());
+        let message = format!("interrupted after {time}; finished steps are cached");
+        return Failure::new(FailureKind::Interrupted, message);
+    }
+    if failure.step.as_deref().is_some_and(|step| renderer.shows_end_of(step)) {
+        failure.tail.clear();
+    }
+    failure
 }
 
 /// Says what was built in the ways asked for.
@@ -98,7 +115,7 @@ pub(super) fn plan(session: &Session, args: PlanArgs) -> Result<u8, Stop> {
     let request = request(&build, &session.env)?;
     session.watch_signals()?;
     let engine = session.engine()?;
-    let renderer = progress::renderer(Mode::Warnings, session.env.colour);
+    let renderer = session.renderer(Mode::Warnings);
     let events = Events::new(renderer.clone());
     let result = engine.plan(&request, &mut CancelRead::stdin(&session.cancel), &events, &session.cancel);
     renderer.finish();
@@ -121,10 +138,14 @@ pub(super) fn progress_mode(flag: Option<&str>, quiet: bool, env: &Environment) 
         return Ok(Mode::Quiet);
     }
     match flag.or(env.progress.as_deref()).unwrap_or("auto") {
-        "auto" if env.stderr_is_terminal => Ok(Mode::Tty),
+        "auto" if env.stderr_is_terminal && !env.terminal_is_dumb => Ok(Mode::Tty),
         "auto" | "plain" => Ok(Mode::Plain),
-        "tty" if env.stderr_is_terminal => Ok(Mode::Tty),
-        "tty" => Err(usage("--progress=tty needs a terminal on standard error")),
+        "tty" if env.stderr_is_terminal && !env.terminal_is_dumb => Ok(Mode::Tty),
+        "tty" if env.stderr_is_terminal => Err(usage(
+            "--progress=tty needs a terminal that can move its cursor, and TERM is dumb or not set",
+        )
+        .help("set TERM, or use --progress=plain")),
+        "tty" => Err(usage("--progress=tty needs a terminal on standard error").help("use --progress=plain")),
         "quiet" | "none" => Ok(Mode::Quiet),
         "rawjson" => Ok(Mode::RawJson),
         other => {

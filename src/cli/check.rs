@@ -11,7 +11,7 @@ use crate::dockerfile::Source;
 use crate::event::Events;
 use crate::fs::new_file_beside;
 use crate::lint;
-use crate::progress::{self, Mode};
+use crate::progress::Mode;
 
 use super::args::BuildArgs;
 use super::{Session, Stop, build, exit_code, print, print_json, render, tell};
@@ -136,7 +136,7 @@ pub(super) fn answer(session: &Session, args: &BuildArgs, call: Call) -> Result<
     session.watch_signals()?;
     let engine = session.engine()?;
     let stdin = &mut CancelRead::stdin(&session.cancel);
-    let renderer = progress::renderer(Mode::Warnings, session.env.colour);
+    let renderer = session.renderer(Mode::Warnings);
     let events = Events::new(renderer.clone());
     if call.method == Method::Targets {
         let result = engine.dockerfile(&request, stdin, &events, &session.cancel);

@@ -5,6 +5,7 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use crate::build::{Failure, FailureKind};
+use crate::progress::Style;
 use crate::registry::{CredentialSource, Credentials, ProxyOptions, Secret};
 use crate::sandbox::userns::EnterRequest;
 
@@ -32,6 +33,9 @@ pub(super) struct Environment {
     pub runtime_dir: Option<PathBuf>,
     pub colour: bool,
     pub stderr_is_terminal: bool,
+    /// `TERM` is `dumb` or missing: the cursor cannot be moved.
+    pub terminal_is_dumb: bool,
+    unicode: bool,
     http_proxy: Option<String>,
     https_proxy: Option<String>,
     no_proxy: Option<String>,
@@ -45,6 +49,10 @@ impl Environment {
         let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let home = path("HOME");
         let terminal = std::io::stderr().is_terminal();
+        let dumb = text("TERM").is_none_or(|term| term == "dumb");
+        let forced = ["FORCE_COLOR", "CLICOLOR_FORCE"]
+            .iter()
+            .any(|name| text(name).is_some_and(|value| value != "0" && value != "false"));
         Environment {
             userns_mark: text(EnterRequest::mark_variable()),
             path: std::env::var_os("PATH"),
@@ -66,12 +74,24 @@ impl Environment {
             metadata_warnings: text("BUILDX_METADATA_WARNINGS")
                 .is_some_and(|value| matches!(value.as_str(), "1" | "true")),
             runtime_dir: path("XDG_RUNTIME_DIR"),
-            colour: terminal && text("NO_COLOR").is_none(),
+            colour: text("NO_COLOR").is_none() && (forced || terminal && !dumb),
             stderr_is_terminal: terminal,
+            terminal_is_dumb: dumb,
+            unicode: ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(|name| text(name)).is_none_or(|locale| {
+                let locale = locale.to_lowercase();
+                locale.contains("utf-8") || locale.contains("utf8")
+            }),
             http_proxy: either("http_proxy"),
             https_proxy: either("https_proxy"),
             no_proxy: either("no_proxy"),
         }
+    }
+
+    /// What standard error can show. What steps print keeps its colours in a file or pipe, where a viewer may know
+    /// them.
+    pub fn style(&self) -> Style {
+        let output_colour = self.colour || !self.stderr_is_terminal;
+        Style { colour: self.colour, output_colour, unicode: self.unicode }
     }
 
     /// Where the store lies: the flag, `RBUILD_ROOT`, or the user's usual place.

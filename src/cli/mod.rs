@@ -22,12 +22,14 @@ mod values;
 mod verify;
 
 use std::io::{self, Write as _};
+use std::sync::Arc;
 
 use clap::Parser as _;
 
 use crate::build::{Engine, EngineOptions, Failure, FailureKind, RegistryAccess};
 use crate::cancel::Cancel;
 use crate::fs::IdMap;
+use crate::progress::{self, Mode, Renderer};
 use crate::registry::{Settings, SourceNetwork};
 use crate::sandbox::userns::{EnterRequest, Entered, IdMode, RealUser, enter};
 use crate::sandbox::{AppArmor, OciRuntime, is_ignored};
@@ -231,6 +233,11 @@ impl Session {
         Ok(engine)
     }
 
+    /// What shows the progress of a command.
+    fn renderer(&self, mode: Mode) -> Arc<dyn Renderer> {
+        progress::renderer(mode, self.env.style(), &self.cancel)
+    }
+
     /// The store alone.
     fn store(&self) -> Result<Store, Stop> {
         let store = Store::open(&self.root).map_err(Failure::from)?;
@@ -260,8 +267,6 @@ impl Session {
                     std::process::exit(128 + signal);
                 }
                 cancel.cancel();
-                // The terminal may be what has gone.
-                let _ = writeln!(std::io::stderr(), "rbuild: interrupted, stopping (again to stop at once)");
             }
         };
         std::thread::Builder::new().name("signals".into()).spawn(watch)?;

@@ -7,7 +7,7 @@ use clap::Args;
 use crate::build::{Failure, FailureKind, RegistryAccess, StorageTools, Transfer};
 use crate::event::Events;
 use crate::image::{Platform, Reference};
-use crate::progress::{self, Mode};
+use crate::progress::Mode;
 use crate::registry::login::{self, Kept};
 use crate::registry::{Credentials, RegistryError, Secret};
 use crate::sandbox::userns::IdMode;
@@ -109,7 +109,7 @@ pub(super) fn transfer<T>(
     let rootless = (session.mode != IdMode::Root).then_some((session.user.uid, session.user.gid));
     session.watch_signals()?;
     let store = session.store()?;
-    let renderer = progress::renderer(mode, session.env.colour);
+    let renderer = session.renderer(mode);
     let events = Events::new(renderer.clone());
     let transfer = Transfer {
         store: &store,

@@ -2,8 +2,8 @@
 
 use std::io::Write as _;
 
-use crate::build::Failure;
-use crate::dockerfile::render_error;
+use crate::build::{Failure, FailureKind};
+use crate::dockerfile::{render_error, render_failed};
 use crate::visible::{self, visible, visible_line};
 
 use super::environment::Environment;
@@ -17,19 +17,32 @@ pub(super) fn failure(failure: &Failure, env: &Environment) {
 fn text(failure: &Failure, colour: bool) -> String {
     let (bold, red, dim, off) =
         if colour { ("\x1b[1m", "\x1b[31m", "\x1b[2m", "\x1b[0m") } else { ("", "", "", "") };
+    if failure.kind == FailureKind::Interrupted {
+        return format!("rbuild: {}\n", visible(&failure.message));
+    }
     let mut out = String::new();
     if !failure.tail.is_empty() {
+        // The instruction itself comes below, whole.
         let step = visible_line(failure.step.as_deref().unwrap_or("the step"));
+        let step = match step.find(']') {
+            Some(end) if step.starts_with('[') => &step[..=end],
+            _ => &step,
+        };
         out.push_str(&format!("\n{bold}Last output of {step}:{off}\n"));
         for line in &failure.tail {
             out.push_str(&format!("{dim}  | {off}{}\n", visible::output(line.as_bytes(), colour)));
         }
         out.push('\n');
     }
+    if failure.tail.is_empty() && failure.step.is_some() {
+        // The lines above are the step's.
+        out.push('\n');
+    }
     let (message, help) = (visible(&failure.message), failure.help.as_deref().map(visible));
     match &failure.place {
         Some((source, span)) => {
-            out.push_str(&render_error(source, *span, &message, help.as_deref(), colour));
+            let render = if failure.kind == FailureKind::Dockerfile { render_error } else { render_failed };
+            out.push_str(&render(source, *span, &message, help.as_deref(), colour));
             if !out.ends_with('\n') {
                 out.push('\n');
             }
@@ -41,13 +54,18 @@ fn text(failure: &Failure, colour: bool) -> String {
             }
         }
     }
+    if let Some(log) = &failure.log {
+        out.push_str(&format!(
+            "{bold}all of its output{off}: {}\n",
+            visible_line(&log.display().to_string())
+        ));
+    }
     out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::build::FailureKind;
     use crate::dockerfile::{Source, Span};
 
     #[test]

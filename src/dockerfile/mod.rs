@@ -24,6 +24,6 @@ pub mod words;
 pub use ast::*;
 pub use error::{ParseError, ParseErrors};
 pub use parser::{Trigger, parse, parse_trigger};
-pub use render::render_error;
+pub use render::{render_error, render_failed};
 pub use source::{Location, Source, Span};
 pub use words::{Expanded, Expander, Variables, WordError};

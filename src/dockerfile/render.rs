@@ -9,14 +9,32 @@ use super::source::{Source, Span};
 
 /// Lines of a long span that are shown.
 const MAX_LINES: usize = 3;
+/// Lines of an instruction that failed that are shown.
+const MAX_FAILED: usize = 100;
 
 /// Renders an error about a place in a source: the message, `name:line:column`, the lines concerned with
 /// the place underlined, and the help. A span of many lines shows its first ones. Ends without newline.
 pub fn render_error(source: &Source, span: Span, message: &str, help: Option<&str>, color: bool) -> String {
+    render(source, span, message, help, color, MAX_LINES)
+}
+
+/// As [`render_error`], for an instruction that failed: all of its lines, up to a hundred.
+pub fn render_failed(source: &Source, span: Span, message: &str, help: Option<&str>, color: bool) -> String {
+    render(source, span, message, help, color, MAX_FAILED)
+}
+
+fn render(
+    source: &Source,
+    span: Span,
+    message: &str,
+    help: Option<&str>,
+    color: bool,
+    lines: usize,
+) -> String {
     let start = floor(source.text(), span.start);
     let end = floor(source.text(), span.end).max(start);
     let first = source.location(start).line;
-    let last = source.location(end.saturating_sub(1).max(start)).line.min(first + MAX_LINES - 1);
+    let last = source.location(end.saturating_sub(1).max(start)).line.min(first + lines - 1);
     let mut shown = String::new();
     let (mut from, mut to) = (0, 0);
     for line in first..=last {

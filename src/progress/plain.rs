@@ -1,206 +1,124 @@
 //! Lines that stay, in the manner of `docker build --progress=plain`.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::event::{Event, EventSink, Outcome, VertexId, VertexKind};
-use crate::visible::{self, visible, visible_line};
+use crate::event::{Event, EventSink};
 
-use super::{Renderer, text};
+use super::mux::Mux;
+use super::{Renderer, Style};
+
+/// Time between looks at what time alone makes appear, and the longest that a line waits for others to be
+/// written with it.
+const TICK: Duration = Duration::from_millis(50);
+/// Bytes that are written at once.
+const FULL: usize = 32 * 1024;
 
 /// Writes every event as a line.
 pub(super) struct Plain {
-    state: Mutex<State>,
-    colour: bool,
+    shared: Arc<Shared>,
+    clock: Mutex<Option<JoinHandle<()>>>,
 }
 
-struct State {
+struct Shared {
+    page: Mutex<Page>,
+    wake: Condvar,
+    begun: Instant,
+}
+
+struct Page {
+    mux: Mux,
     out: Box<dyn Write + Send>,
-    vertexes: BTreeMap<VertexId, Vertex>,
-    next: usize,
-    /// Number of the vertex that printed last.
-    last: Option<usize>,
-}
-
-struct Vertex {
-    name: String,
-    kind: VertexKind,
-    number: Option<usize>,
-    begun: Option<Instant>,
-    bytes: BTreeMap<String, u64>,
+    written: Instant,
+    /// A thread writes what is left to it.
+    has_clock: bool,
+    done: bool,
 }
 
 impl Plain {
-    pub fn to_stderr(colour: bool) -> Self {
-        Self::new(Box::new(io::stderr()), colour)
+    pub fn to_stderr(style: Style) -> Self {
+        let mux = Mux::new(style.colour, style.output_colour);
+        let (out, now) = (Box::new(io::stderr()), Instant::now());
+        let page = Page { mux, out, written: now, has_clock: false, done: false };
+        let shared = Shared { page: Mutex::new(page), wake: Condvar::new(), begun: now };
+        Plain { shared: Arc::new(shared), clock: Mutex::default() }
     }
 
-    fn new(out: Box<dyn Write + Send>, colour: bool) -> Self {
-        let state = State { out, vertexes: BTreeMap::new(), next: 1, last: None };
-        Plain { state: Mutex::new(state), colour }
+    /// Only a step that executes can be silent or make others wait: a build from the cache needs no clock.
+    fn start_clock(&self) {
+        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        if clock.is_none() {
+            let shared = self.shared.clone();
+            let work = move || shared.tick_until_done();
+            *clock = std::thread::Builder::new().name("progress".into()).spawn(work).ok();
+        }
     }
 }
 
-impl State {
-    fn line(&mut self, text: &str) {
-        let _ = writeln!(self.out, "{text}");
-    }
-
-    /// Gives a vertex its number when it first has something to say, and repeats its title when
-    /// another one spoke in between.
-    fn speak(&mut self, id: VertexId) -> Option<usize> {
-        let vertex = self.vertexes.get_mut(&id)?;
-        let (number, new) = match vertex.number {
-            Some(number) => (number, false),
-            None => {
-                vertex.number = Some(self.next);
-                self.next += 1;
-                (self.next - 1, true)
+impl Shared {
+    fn tick_until_done(&self) {
+        let mut page = self.page.lock().unwrap_or_else(PoisonError::into_inner);
+        page.has_clock = true;
+        while !page.done {
+            page = self.wake.wait_timeout(page, TICK).map_or_else(|e| e.into_inner().0, |ok| ok.0);
+            if page.mux.needs_time() {
+                page.mux.tick(self.begun.elapsed());
             }
-        };
-        if new || self.last != Some(number) {
-            let title = format!("#{number} {}", vertex.name);
-            if self.last.is_some() {
-                self.line("");
-            }
-            self.line(&title);
-            self.last = Some(number);
+            page.write();
         }
-        Some(number)
     }
+}
 
-    fn finished(&mut self, id: VertexId, outcome: &Outcome, elapsed: Duration) {
-        let quiet = self.vertexes.get(&id).is_none_or(|vertex| {
-            vertex.kind == VertexKind::Internal && *outcome == Outcome::Done
-                || *outcome == Outcome::Canceled && vertex.number.is_none()
-        });
-        if quiet {
-            return;
+impl Page {
+    fn write(&mut self) {
+        let text = self.mux.out();
+        if !text.is_empty() {
+            // A closed terminal is no reason to fail.
+            let _ = self.out.write_all(text);
+            text.clear();
+            self.written = Instant::now();
         }
-        let Some(number) = self.speak(id) else { return };
-        let vertex = self.vertexes.get(&id);
-        let moved: u64 = vertex.map_or(0, |vertex| vertex.bytes.values().sum());
-        let out = vertex.is_some_and(|vertex| vertex.kind == VertexKind::Export);
-        if moved > 0 {
-            let verb = if out { "sent" } else { "fetched" };
-            self.line(&format!("#{number} {verb} {}", text::size(moved)));
-        }
-        let end = match outcome {
-            Outcome::Done => format!("DONE {}", text::elapsed(elapsed)),
-            Outcome::Cached => "CACHED".to_owned(),
-            Outcome::Failed(message) => format!("ERROR: {}", visible(message)),
-            Outcome::Canceled => "CANCELED".to_owned(),
-        };
-        self.line(&format!("#{number} {end}"));
     }
 }
 
 impl EventSink for Plain {
     fn event(&self, event: Event) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match event {
-            Event::Added { vertex, kind, name } => {
-                let name = visible_line(&name).into_owned();
-                let new = Vertex { name, kind, number: None, begun: None, bytes: BTreeMap::new() };
-                state.vertexes.insert(vertex, new);
-            }
-            Event::Started { vertex } => {
-                if let Some(vertex) = state.vertexes.get_mut(&vertex) {
-                    vertex.begun = Some(Instant::now());
-                }
-            }
-            Event::Log { vertex, line, .. } => {
-                let begun = state.vertexes.get(&vertex).and_then(|vertex| vertex.begun);
-                let Some(number) = state.speak(vertex) else { return };
-                let at = begun.map_or(0.0, |begun| begun.elapsed().as_secs_f64());
-                state.line(&format!("#{number} {at:.3} {}", visible::output(&line, true)));
-            }
-            Event::Progress { vertex, item, current, .. } => {
-                if let Some(vertex) = state.vertexes.get_mut(&vertex) {
-                    vertex.bytes.insert(item, current);
-                }
-            }
-            Event::Finished { vertex, outcome, elapsed } => state.finished(vertex, &outcome, elapsed),
-            Event::Warning { message, location, rule } => {
-                let line = text::warning(&message, location.as_deref(), rule, self.colour);
-                state.line(&line);
-            }
-            Event::Summary(summary) => {
-                let line = text::summary(&summary, self.colour);
-                state.line(&format!("\n{line}"));
-            }
+        if matches!(event, Event::Executing { .. } | Event::Progress { .. }) {
+            self.start_clock();
         }
+        let is_output = matches!(event, Event::Log { .. });
+        let mut page = self.shared.page.lock().unwrap_or_else(PoisonError::into_inner);
+        page.mux.take(event, self.shared.begun.elapsed());
+        // Of much output, many lines are written at once.
+        let later =
+            is_output && page.has_clock && page.mux.out().len() < FULL && page.written.elapsed() < TICK;
+        if !later {
+            page.write();
+        }
+    }
+
+    fn separates_streams(&self) -> bool {
+        false
     }
 }
 
 impl Renderer for Plain {
     fn finish(&self) {
-        let _ = self.state.lock().unwrap_or_else(PoisonError::into_inner).out.flush();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::event::{Events, Stream};
-    use std::sync::Arc;
-
-    #[derive(Clone, Default)]
-    struct Page(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Page {
-        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(buf);
-            Ok(buf.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
+        let mut page = self.shared.page.lock().unwrap_or_else(PoisonError::into_inner);
+        page.done = true;
+        page.write();
+        let _ = page.out.flush();
+        drop(page);
+        self.shared.wake.notify_all();
+        let clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(clock) = clock {
+            let _ = clock.join();
         }
     }
 
-    #[test]
-    fn steps_are_numbered_as_they_speak_and_titles_come_back() {
-        let page = Page::default();
-        let plain = Arc::new(Plain::new(Box::new(page.clone()), false));
-        let events = Events::new(plain);
-        let hidden = events.add(VertexKind::Internal, "load metadata");
-        let first = events.add(VertexKind::Step, "[1/2] FROM busybox");
-        let second = events.add(VertexKind::Step, "[2/2] RUN make");
-        for vertex in [hidden, first, second] {
-            events.send(Event::Started { vertex });
-        }
-        let done =
-            |vertex, outcome| Event::Finished { vertex, outcome, elapsed: Duration::from_millis(1_240) };
-        events.send(done(hidden, Outcome::Done));
-        events.send(done(first, Outcome::Cached));
-        events.send(Event::Log { vertex: second, stream: Stream::Stdout, line: b"cc -o x".to_vec() });
-        events.send(done(second, Outcome::Failed("exit code: 2".into())));
-        let text =
-            String::from_utf8_lossy(&page.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned();
-        let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[..4], ["#1 [1/2] FROM busybox", "#1 CACHED", "", "#2 [2/2] RUN make"]);
-        assert!(lines[4].starts_with("#2 0.") && lines[4].ends_with(" cc -o x"), "{}", lines[4]);
-        assert_eq!(lines[5], "#2 ERROR: exit code: 2");
-    }
-
-    #[test]
-    fn nothing_that_others_wrote_drives_the_terminal() {
-        let page = Page::default();
-        let events = Events::new(Arc::new(Plain::new(Box::new(page.clone()), false)));
-        let evil = "\x1b]52;c;eA==\x07\u{202e}\n#9 DONE";
-        let vertex = events.add(VertexKind::Step, format!("RUN {evil}"));
-        events.send(Event::Started { vertex });
-        events.send(Event::Log { vertex, stream: Stream::Stdout, line: evil.as_bytes().to_vec() });
-        let (message, location) = (evil.to_owned(), Some(evil.to_owned()));
-        events.send(Event::Warning { message, location, rule: None });
-        let outcome = Outcome::Failed(evil.into());
-        events.send(Event::Finished { vertex, outcome, elapsed: Duration::ZERO });
-        let text =
-            String::from_utf8_lossy(&page.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned();
-        assert!(!text.contains(['\x1b', '\x07', '\u{202e}']), "{text:?}");
-        assert!(text.starts_with("#1 RUN \\u{1b}]52;c;eA==\\u{7}\\u{202e} #9 DONE\n"), "{text}");
+    fn shows_end_of(&self, step: &str) -> bool {
+        self.shared.page.lock().unwrap_or_else(PoisonError::into_inner).mux.ends_with_output_of(step)
     }
 }

@@ -1,4 +1,4 @@
-//! One JSON object a line, in the shape of BuildKit's `SolveStatus`.
+//! One JSON object a line, in the shape of BuildKit's `SolveStatus`: its own types decode it.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -9,7 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::digest::Digest;
-use crate::event::{Event, EventSink, Outcome, Stream, VertexId};
+use crate::event::{Event, EventSink, Outcome, Stream, VertexId, VertexKind};
+use crate::lint::RULES;
 use crate::visible::visible_json;
 
 use super::Renderer;
@@ -21,7 +22,24 @@ pub(super) struct RawJson {
 
 struct State {
     out: Box<dyn Write + Send>,
-    vertexes: BTreeMap<VertexId, (String, Option<String>)>,
+    vertexes: BTreeMap<VertexId, Vertex>,
+    /// Warnings need a vertex to be shown by; BuildKit's have that which read the Dockerfile.
+    first: Option<VertexId>,
+}
+
+struct Vertex {
+    digest: String,
+    name: String,
+    inputs: Vec<String>,
+    started: Option<String>,
+    parts: BTreeMap<String, Part>,
+}
+
+struct Part {
+    started: String,
+    current: u64,
+    total: Option<u64>,
+    completed: bool,
 }
 
 fn now() -> String {
@@ -35,60 +53,130 @@ fn digest(vertex: VertexId, name: &str) -> String {
 
 impl RawJson {
     pub fn to_stderr() -> Self {
-        RawJson { state: Mutex::new(State { out: Box::new(io::stderr()), vertexes: BTreeMap::new() }) }
+        let state = State { out: Box::new(io::stderr()), vertexes: BTreeMap::new(), first: None };
+        RawJson { state: Mutex::new(state) }
+    }
+}
+
+impl Vertex {
+    fn json(&self) -> Value {
+        let mut value = json!({"digest": self.digest, "name": self.name});
+        if !self.inputs.is_empty() {
+            value["inputs"] = json!(self.inputs);
+        }
+        if let Some(started) = &self.started {
+            value["started"] = json!(started);
+        }
+        value
+    }
+
+    fn status(&self, id: &str, part: &Part) -> Value {
+        let time = now();
+        let mut value = json!({
+            "id": id, "vertex": self.digest, "current": part.current, "total": part.total.unwrap_or(0),
+            "timestamp": time, "started": part.started,
+        });
+        if part.completed {
+            value["completed"] = json!(time);
+        }
+        value
     }
 }
 
 impl State {
-    fn vertex(&self, vertex: VertexId) -> Option<Value> {
-        let (name, started) = self.vertexes.get(&vertex)?;
-        let mut value = json!({"digest": digest(vertex, name), "name": name});
-        if let Some(started) = started {
-            value["started"] = json!(started);
-        }
-        Some(value)
+    fn id(&self, vertex: VertexId) -> String {
+        self.vertexes.get(&vertex).map_or_else(String::new, |vertex| vertex.digest.clone())
     }
 
-    fn id(&self, vertex: VertexId) -> String {
-        self.vertexes.get(&vertex).map_or_else(String::new, |(name, _)| digest(vertex, name))
+    fn added(&mut self, id: VertexId, kind: VertexKind, name: String, inputs: &[VertexId]) -> Value {
+        let inputs = inputs.iter().map(|input| self.id(*input)).filter(|digest| !digest.is_empty()).collect();
+        let (digest, parts) = (digest(id, &name), BTreeMap::new());
+        let vertex = Vertex { digest, name, inputs, started: None, parts };
+        let value = vertex.json();
+        if kind == VertexKind::Internal || self.first.is_none() {
+            self.first.get_or_insert(id);
+        }
+        self.vertexes.insert(id, vertex);
+        json!({"vertexes": [value]})
+    }
+
+    fn progress(&mut self, id: VertexId, item: String, current: u64, total: Option<u64>) -> Option<Value> {
+        let vertex = self.vertexes.get_mut(&id)?;
+        let new = Part { started: now(), current, total, completed: false };
+        let part = vertex.parts.entry(item.clone()).or_insert(new);
+        (part.current, part.total) = (current, total);
+        part.completed = total.is_some_and(|total| current >= total);
+        let part = vertex.parts.get(&item)?;
+        Some(json!({"statuses": [vertex.status(&item, part)]}))
+    }
+
+    fn finished(&mut self, id: VertexId, outcome: Outcome) -> Option<Value> {
+        let vertex = self.vertexes.get_mut(&id)?;
+        let mut value = vertex.json();
+        value["completed"] = json!(now());
+        match outcome {
+            Outcome::Done => {}
+            Outcome::Cached => {
+                value["started"] = value["completed"].clone();
+                value["cached"] = json!(true);
+            }
+            Outcome::Failed(message) => value["error"] = json!(message),
+            Outcome::Canceled => value["error"] = json!("context canceled"),
+        }
+        let mut open: Vec<(String, Part)> = Vec::new();
+        for (item, part) in std::mem::take(&mut vertex.parts) {
+            if !part.completed {
+                open.push((item, Part { completed: true, ..part }));
+            }
+        }
+        let mut status = json!({"vertexes": [value]});
+        if !open.is_empty() {
+            status["statuses"] = open.iter().map(|(item, part)| vertex.status(item, part)).collect();
+        }
+        Some(status)
+    }
+
+    fn warning(&self, message: &str, location: Option<&str>, rule: Option<&str>) -> Value {
+        let known = rule.and_then(|name| RULES.iter().find(|rule| rule.name == name));
+        let place = location.and_then(place);
+        let line = place.map_or_else(String::new, |(_, line, _)| format!(" (line {line})"));
+        let short = rule.map_or_else(|| message.to_owned(), |rule| format!("{rule}: {message}{line}"));
+        let mut value = json!({"level": 1, "short": STANDARD.encode(short)});
+        if let Some(first) = self.first {
+            value["vertex"] = json!(self.id(first));
+        }
+        if let Some(rule) = known {
+            value["detail"] = json!([STANDARD.encode(rule.description)]);
+            value["url"] = json!(rule.url());
+        }
+        if let Some((file, line, column)) = place {
+            let at = json!({"line": line, "character": column});
+            value["sourceInfo"] = json!({"filename": file});
+            value["range"] = json!([{"start": at, "end": at}]);
+        }
+        json!({"warnings": [value]})
     }
 
     fn status(&mut self, event: Event) -> Option<Value> {
         Some(match event {
-            Event::Added { vertex, name, .. } => {
-                self.vertexes.insert(vertex, (name, None));
-                json!({"vertexes": [self.vertex(vertex)?]})
-            }
+            Event::Added { vertex, kind, name, inputs } => self.added(vertex, kind, name, &inputs),
             Event::Started { vertex } => {
-                if let Some((_, started)) = self.vertexes.get_mut(&vertex) {
-                    *started = Some(now());
-                }
-                json!({"vertexes": [self.vertex(vertex)?]})
+                let vertex = self.vertexes.get_mut(&vertex)?;
+                vertex.started = Some(now());
+                json!({"vertexes": [vertex.json()]})
             }
+            Event::Executing { .. } | Event::Unfinished { .. } => return None,
             Event::Log { vertex, stream, mut line } => {
                 line.push(b'\n');
                 let stream = if stream == Stream::Stdout { 1 } else { 2 };
                 let data = STANDARD.encode(line);
                 json!({"logs": [{"vertex": self.id(vertex), "stream": stream, "data": data, "timestamp": now()}]})
             }
-            Event::Progress { vertex, item, current, total } => json!({"statuses": [{
-                "id": item, "vertex": self.id(vertex), "current": current, "total": total.unwrap_or(0), "timestamp": now(),
-            }]}),
-            Event::Finished { vertex, outcome, .. } => {
-                let mut value = self.vertex(vertex)?;
-                value["completed"] = json!(now());
-                match outcome {
-                    Outcome::Done => {}
-                    Outcome::Cached => value["cached"] = json!(true),
-                    Outcome::Failed(message) => value["error"] = json!(message),
-                    Outcome::Canceled => value["error"] = json!("canceled"),
-                }
-                json!({"vertexes": [value]})
+            Event::Progress { vertex, item, current, total } => {
+                self.progress(vertex, item, current, total)?
             }
-            Event::Warning { message, location, rule } => {
-                let short = rule.map_or(message.clone(), |rule| format!("{rule}: {message}"));
-                json!({"warnings": [{"level": 1, "short": STANDARD.encode(short), "detail": location}]})
-            }
+            Event::Finished { vertex, outcome, .. } => self.finished(vertex, outcome)?,
+            Event::Warning { message, location, rule } => self.warning(&message, location.as_deref(), rule),
             Event::Summary(summary) => json!({"rbuild.summary": {
                 "names": summary.names,
                 "digest": summary.manifest.map(|digest| digest.to_string()),
@@ -102,15 +190,95 @@ impl State {
     }
 }
 
+/// File, line and column of `Dockerfile:3:7`. Columns count from 0 in BuildKit's ranges.
+fn place(location: &str) -> Option<(&str, u32, u32)> {
+    let (rest, last) = location.rsplit_once(':')?;
+    let last: u32 = last.parse().ok()?;
+    match rest.rsplit_once(':').and_then(|(file, line)| Some((file, line.parse().ok()?))) {
+        Some((file, line)) => Some((file, line, last.saturating_sub(1))),
+        None => Some((rest, last, 0)),
+    }
+}
+
 impl EventSink for RawJson {
     fn event(&self, event: Event) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(status) = state.status(event) {
-            let _ = writeln!(state.out, "{}", visible_json(&status.to_string()));
+            let mut line = visible_json(&status.to_string()).into_owned();
+            line.push('\n');
+            let _ = state.out.write_all(line.as_bytes());
         }
     }
 }
 
 impl Renderer for RawJson {
     fn finish(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn state() -> State {
+        State { out: Box::new(io::sink()), vertexes: BTreeMap::new(), first: None }
+    }
+
+    fn added(state: &mut State, number: u32, inputs: &[u32]) -> Value {
+        let inputs = inputs.iter().map(|number| VertexId(*number)).collect();
+        let (vertex, kind) = (VertexId(number), VertexKind::Step);
+        let event = Event::Added { vertex, kind, name: format!("step {number}"), inputs };
+        state.status(event).unwrap_or_default()
+    }
+
+    #[test]
+    fn vertexes_name_their_inputs() {
+        let mut state = state();
+        let first = added(&mut state, 0, &[]);
+        let second = added(&mut state, 1, &[0]);
+        assert_eq!(second["vertexes"][0]["inputs"], json!([first["vertexes"][0]["digest"]]));
+        assert_eq!(first["vertexes"][0].get("inputs"), None);
+    }
+
+    #[test]
+    fn transfers_end() {
+        let mut state = state();
+        added(&mut state, 0, &[]);
+        let vertex = VertexId(0);
+        let mut report = |item: &str, current, total| {
+            let event = Event::Progress { vertex, item: item.into(), current, total };
+            state.status(event).unwrap_or_default()["statuses"][0].clone()
+        };
+        assert_eq!(report("a", 1, Some(2)).get("completed"), None);
+        assert!(report("a", 2, Some(2))["completed"].is_string());
+        assert_eq!(report("b", 7, None)["total"], json!(0));
+        let event = Event::Finished { vertex, outcome: Outcome::Done, elapsed: Duration::ZERO };
+        let end = state.status(event).unwrap_or_default();
+        assert_eq!(end["statuses"][0]["id"], json!("b"));
+        assert!(end["statuses"][0]["completed"].is_string() && end["vertexes"][0]["completed"].is_string());
+    }
+
+    #[test]
+    fn warnings_have_buildkits_form() {
+        let mut state = state();
+        added(&mut state, 0, &[]);
+        let event = Event::Warning {
+            message: "stage name 'A' should be lowercase".into(),
+            location: Some("dir/Dockerfile:3:7".into()),
+            rule: Some("StageNameCasing"),
+        };
+        let warning = state.status(event).unwrap_or_default()["warnings"][0].clone();
+        let text = |value: &Value| {
+            String::from_utf8(STANDARD.decode(value.as_str().unwrap_or_default()).unwrap_or_default()).ok()
+        };
+        let short = text(&warning["short"]).unwrap_or_default();
+        assert_eq!(short, "StageNameCasing: stage name 'A' should be lowercase (line 3)");
+        let detail = text(&warning["detail"][0]).unwrap_or_default();
+        assert_eq!(detail, "Stage names should be lowercase");
+        assert_eq!(warning["sourceInfo"]["filename"], json!("dir/Dockerfile"));
+        assert_eq!(warning["range"][0]["start"], json!({"line": 3, "character": 6}));
+        assert!(warning["url"].as_str().is_some_and(|url| url.ends_with("stage-name-casing/")));
+        assert!(warning["vertex"].is_string());
+    }
 }

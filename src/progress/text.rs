@@ -15,6 +15,15 @@ pub(super) fn elapsed(time: Duration) -> String {
     format!("{}m{:02}s", whole / 60, whole % 60)
 }
 
+/// `9s`, `2m05s`, `3h20m`.
+pub fn whole_seconds(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        _ => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
 pub(super) use crate::fs::shown_size as size;
 
 /// A warning on one line.

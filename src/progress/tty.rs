@@ -1,208 +1,231 @@
-//! A window at the bottom of the terminal: what runs now, with its last lines of output; what has
-//! ended scrolls up as one line each.
+//! A window at the bottom of the terminal: what runs now, with its last lines of output. What has ended scrolls up
+//! as one line each; a run of steps from the cache as one line in all.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::io::{self, Write as _};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rustix::termios::tcgetwinsize;
 
-use crate::event::{Event, EventSink, Outcome, Summary, VertexId, VertexKind};
-use crate::visible::{self, visible_line};
+use crate::cancel::Cancel;
+use crate::event::{Event, EventSink, Outcome, VertexKind};
 
-use super::{Renderer, text};
+use super::board::{Board, Vertex};
+use super::screen::Screen;
+use super::text;
+use super::width::cut;
+use super::window::{Look, Size, window};
+use super::{Renderer, Style};
 
-/// Lines of output shown below a running step.
-const TAIL: usize = 6;
-/// A step that ends sooner is never shown as running.
-const PATIENCE: Duration = Duration::from_millis(150);
+/// Time between frames.
+const FRAME: Duration = Duration::from_millis(80);
+/// So many steps from the cache in a row are shown one by one.
+const ONE_BY_ONE: usize = 3;
 
-/// Draws with indicatif.
+/// Draws on standard error.
 pub(super) struct Tty {
-    bars: MultiProgress,
-    state: Mutex<State>,
-    colour: bool,
+    shared: Arc<Shared>,
+    /// Draws; `None` before anything has begun.
+    artist: Mutex<Option<JoinHandle<()>>>,
 }
 
-#[derive(Default)]
-struct State {
-    vertexes: BTreeMap<VertexId, Vertex>,
+struct Shared {
+    picture: Mutex<Picture>,
+    wake: Condvar,
+    begun: Instant,
+    cancel: Cancel,
+}
+
+/// The state of the drawing. Pure but for the terminal's size, which is given.
+pub(super) struct Picture {
+    board: Board,
+    screen: Screen,
+    lasting: Vec<Lasting>,
+    look: Look,
     done: bool,
 }
 
-struct Vertex {
-    name: String,
-    kind: VertexKind,
-    begun: Option<Instant>,
-    bar: Option<ProgressBar>,
-    tail: VecDeque<String>,
-    bytes: BTreeMap<String, (u64, Option<u64>)>,
+/// What scrolls up.
+enum Lasting {
+    /// The name of a step.
+    Cached(String),
+    /// An ended vertex: its mark and name, and the time it took.
+    Ended(String, String, Outcome),
+    /// Whole lines.
+    Text(String),
 }
 
-impl Tty {
-    pub fn new(colour: bool) -> Self {
-        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(15));
-        Tty { bars, state: Mutex::default(), colour }
+impl Picture {
+    pub fn new(look: Look) -> Self {
+        Picture { board: Board::default(), screen: Screen::default(), lasting: Vec::new(), look, done: false }
     }
 
-    fn style(&self) -> ProgressStyle {
-        let template = if self.colour {
-            "{spinner:.cyan} {elapsed:>3.dim} {msg}"
-        } else {
-            "{spinner} {elapsed:>3} {msg}"
-        };
-        let style =
-            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner());
-        style.tick_chars("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏ ")
-    }
-
-    fn print(&self, line: &str) {
-        let _ = self.bars.println(line);
-    }
-
-    /// Gives a running vertex its place in the window.
-    fn show(&self, vertex: &mut Vertex) {
-        let late = vertex.begun.is_some_and(|begun| begun.elapsed() >= PATIENCE);
-        if vertex.bar.is_none() && (late || !vertex.tail.is_empty() || !vertex.bytes.is_empty()) {
-            let bar = self.bars.add(ProgressBar::new_spinner());
-            bar.set_style(self.style());
-            if let Some(begun) = vertex.begun {
-                bar.set_elapsed(begun.elapsed());
+    /// Takes an event.
+    pub fn take(&mut self, event: Event, now: Duration) {
+        match event {
+            Event::Warning { message, location, rule } => {
+                let line = text::warning(&message, location.as_deref(), rule, self.look.colour);
+                self.lasting.push(Lasting::Text(line));
             }
-            bar.enable_steady_tick(Duration::from_millis(100));
-            vertex.bar = Some(bar);
-        }
-        if let Some(bar) = &vertex.bar {
-            bar.set_message(vertex.message(self.colour));
-        }
-    }
-
-    fn finished(&self, vertex: &mut Vertex, outcome: &Outcome, elapsed: Duration) {
-        if let Some(bar) = vertex.bar.take() {
-            bar.finish_and_clear();
-            self.bars.remove(&bar);
-        }
-        let (green, red, dim, off) =
-            if self.colour { ("\x1b[32m", "\x1b[31m", "\x1b[2m", "\x1b[0m") } else { ("", "", "", "") };
-        let time = text::elapsed(elapsed);
-        let line = match outcome {
-            Outcome::Done if vertex.kind == VertexKind::Internal => return,
-            Outcome::Canceled => return,
-            Outcome::Done => format!("{green}✔{off} {} {dim}{time}{off}", vertex.name),
-            Outcome::Cached => format!("{dim}✔ {} CACHED{off}", vertex.name),
-            Outcome::Failed(_) => format!("{red}✘ {}{off} {dim}{time}{off}", vertex.name),
-        };
-        self.print(&line);
-    }
-
-    fn summary(&self, summary: &Summary) {
-        self.print(&text::summary(summary, self.colour));
-    }
-}
-
-impl Vertex {
-    fn message(&self, colour: bool) -> String {
-        let (dim, off) = if colour { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
-        // Room for the spinner, the time, and the mark before a line of output.
-        let width =
-            tcgetwinsize(rustix::stdio::stderr()).map_or(80, |size| usize::from(size.ws_col)).max(20) - 8;
-        let mut out = cut(&self.name, width);
-        if !self.bytes.is_empty() {
-            let current: u64 = self.bytes.values().map(|(current, _)| current).sum();
-            let total: u64 = self.bytes.values().filter_map(|(_, total)| *total).sum();
-            out.push_str(&format!("  {}", text::size(current)));
-            if total > 0 {
-                out.push_str(&format!(" / {} ({}%)", text::size(total), current * 100 / total.max(1)));
+            Event::Summary(summary) => {
+                self.lasting.push(Lasting::Text(text::summary(&summary, self.look.colour)));
             }
-            if let Some(begun) = self.begun {
-                let seconds = begun.elapsed().as_secs_f64();
-                if seconds > 0.5 {
-                    out.push_str(&format!(", {}/s", text::size((current as f64 / seconds) as u64)));
+            other => {
+                if let Some((vertex, outcome, elapsed)) = self.board.take(other, now) {
+                    self.ended(vertex, outcome, elapsed);
                 }
             }
         }
-        for line in &self.tail {
-            out.push_str(&format!("\n      {dim}│ {}{off}", cut(line, width)));
+    }
+
+    fn ended(&mut self, vertex: Vertex, outcome: Outcome, elapsed: Duration) {
+        match outcome {
+            Outcome::Canceled => {}
+            Outcome::Done if vertex.kind == VertexKind::Internal => {}
+            Outcome::Cached => self.lasting.push(Lasting::Cached(vertex.name)),
+            outcome => {
+                let (moved, _) = vertex.moved();
+                let mut time = text::elapsed(elapsed);
+                if moved > 0 {
+                    time = format!("{}, {time}", text::size(moved));
+                }
+                self.lasting.push(Lasting::Ended(vertex.name, time, outcome));
+            }
         }
-        out
+    }
+
+    /// The bytes of the next frame, `None` where nothing changes.
+    pub fn frame(&mut self, now: Duration, size: Size, stopping: bool) -> Option<String> {
+        let mut lines = Vec::new();
+        let mut cached = Vec::new();
+        for one in std::mem::take(&mut self.lasting) {
+            if let Lasting::Cached(name) = one {
+                cached.push(name);
+                continue;
+            }
+            self.cached(&mut cached, size, &mut lines);
+            match one {
+                Lasting::Ended(name, time, outcome) => lines.push(self.line(&name, &time, &outcome, size)),
+                Lasting::Text(text) => lines.push(text),
+                Lasting::Cached(_) => {}
+            }
+        }
+        self.cached(&mut cached, size, &mut lines);
+        let window = if self.done { Vec::new() } else { window(&self.board, now, size, self.look, stopping) };
+        self.screen.frame(&lines, window, size.columns)
+    }
+
+    fn line(&self, name: &str, time: &str, outcome: &Outcome, size: Size) -> String {
+        let (dim, off) = self.look.dim();
+        let (mark, (on, reset)) = match outcome {
+            Outcome::Failed(_) => (self.look.failed(), self.look.red()),
+            _ => (self.look.done(), self.look.green()),
+        };
+        let name = cut(name, size.columns.saturating_sub(4 + time.len()).max(10));
+        format!("{on}{mark}{reset} {name} {dim}{time}{off}")
+    }
+
+    /// Steps from the cache that ended one after the other.
+    fn cached(&self, names: &mut Vec<String>, size: Size, lines: &mut Vec<String>) {
+        let ((dim, off), done) = (self.look.dim(), self.look.done());
+        let names = std::mem::take(names);
+        if let [first, .., last] = names.as_slice()
+            && names.len() > ONE_BY_ONE
+        {
+            let text = format!("{done} {} steps CACHED: {} to {}", names.len(), place(first), place(last));
+            lines.push(format!("{dim}{}{off}", cut(&text, size.columns.saturating_sub(1))));
+            return;
+        }
+        for name in names {
+            let name = cut(&name, size.columns.saturating_sub(10).max(10));
+            lines.push(format!("{dim}{done} {name} CACHED{off}"));
+        }
     }
 }
 
-/// As much of a line as fits. Colours are counted as text, so a coloured line may be cut early.
-fn cut(line: &str, width: usize) -> String {
-    if line.chars().count() <= width {
-        return line.to_owned();
+/// `[build 2/4]` of a step's name.
+fn place(name: &str) -> &str {
+    name.find(']').filter(|_| name.starts_with('[')).map_or(name, |end| &name[..=end])
+}
+
+impl Tty {
+    pub fn new(style: Style, cancel: Cancel) -> Self {
+        let look = Look { colour: style.colour, unicode: style.unicode };
+        let picture = Mutex::new(Picture::new(look));
+        let shared = Shared { picture, wake: Condvar::new(), begun: Instant::now(), cancel };
+        Tty { shared: Arc::new(shared), artist: Mutex::default() }
     }
-    let mut out: String = line.chars().take(width.saturating_sub(1)).collect();
-    out.push('…');
-    out
+
+    /// Nothing is drawn before something takes its time, so nothing is started before something begins.
+    fn start(&self) {
+        let mut artist = self.artist.lock().unwrap_or_else(PoisonError::into_inner);
+        if artist.is_none() {
+            let shared = self.shared.clone();
+            let work = move || shared.draw_until_done();
+            *artist = std::thread::Builder::new().name("progress".into()).spawn(work).ok();
+        }
+    }
+}
+
+impl Shared {
+    fn draw_until_done(&self) {
+        let mut picture = self.picture.lock().unwrap_or_else(PoisonError::into_inner);
+        while !picture.done {
+            picture = self.wake.wait_timeout(picture, FRAME).map_or_else(|e| e.into_inner().0, |ok| ok.0);
+            self.draw(&mut picture);
+        }
+    }
+
+    fn draw(&self, picture: &mut Picture) {
+        let frame = picture.frame(self.begun.elapsed(), size(), self.cancel.is_cancelled());
+        if let Some(frame) = frame {
+            // A terminal that has gone is no reason to fail.
+            let _ = io::stderr().write_all(frame.as_bytes());
+        }
+    }
+}
+
+fn size() -> Size {
+    match tcgetwinsize(rustix::stdio::stderr()) {
+        Ok(size) if size.ws_col > 0 && size.ws_row > 0 => {
+            Size { columns: size.ws_col.into(), rows: size.ws_row.into() }
+        }
+        _ => Size { columns: 80, rows: 24 },
+    }
 }
 
 impl EventSink for Tty {
     fn event(&self, event: Event) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.done {
-            return;
+        if matches!(event, Event::Started { .. }) {
+            self.start();
         }
-        match event {
-            Event::Added { vertex, kind, name } => {
-                let new = Vertex {
-                    name: visible_line(&name).into_owned(),
-                    kind,
-                    begun: None,
-                    bar: None,
-                    tail: VecDeque::new(),
-                    bytes: BTreeMap::new(),
-                };
-                state.vertexes.insert(vertex, new);
-            }
-            Event::Started { vertex } => {
-                if let Some(vertex) = state.vertexes.get_mut(&vertex) {
-                    vertex.begun = Some(Instant::now());
-                }
-            }
-            Event::Log { vertex, line, .. } => {
-                let Some(vertex) = state.vertexes.get_mut(&vertex) else { return };
-                if vertex.tail.len() == TAIL {
-                    vertex.tail.pop_front();
-                }
-                vertex.tail.push_back(visible::output(&line, self.colour).replace('\t', "    "));
-                self.show(vertex);
-            }
-            Event::Progress { vertex, item, current, total } => {
-                let Some(vertex) = state.vertexes.get_mut(&vertex) else { return };
-                vertex.bytes.insert(item, (current, total));
-                self.show(vertex);
-            }
-            Event::Finished { vertex, outcome, elapsed } => {
-                if let Some(vertex) = state.vertexes.get_mut(&vertex) {
-                    self.finished(vertex, &outcome, elapsed);
-                }
-            }
-            Event::Warning { message, location, rule } => {
-                self.print(&text::warning(&message, location.as_deref(), rule, self.colour));
-            }
-            Event::Summary(summary) => self.summary(&summary),
+        let mut picture = self.shared.picture.lock().unwrap_or_else(PoisonError::into_inner);
+        if !picture.done {
+            picture.take(event, self.shared.begun.elapsed());
         }
-        // A step that says nothing still shows once it takes its time.
-        for vertex in state.vertexes.values_mut() {
-            if vertex.begun.is_some() && vertex.kind == VertexKind::Step && vertex.bar.is_some() {
-                self.show(vertex);
-            }
-        }
+    }
+
+    fn separates_streams(&self) -> bool {
+        false
     }
 }
 
 impl Renderer for Tty {
     fn finish(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.done = true;
-        for vertex in state.vertexes.values_mut() {
-            if let Some(bar) = vertex.bar.take() {
-                bar.finish_and_clear();
-            }
+        let mut picture = self.shared.picture.lock().unwrap_or_else(PoisonError::into_inner);
+        if !picture.done {
+            picture.done = true;
+            self.shared.draw(&mut picture);
         }
-        let _ = self.bars.clear();
+        drop(picture);
+        self.shared.wake.notify_all();
+        let artist = self.artist.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(artist) = artist {
+            let _ = artist.join();
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -464,6 +464,9 @@ impl Lines {
                 self.cut = true;
             }
         }
+        if !self.pending.is_empty() {
+            output.unfinished(self.stream, &self.pending);
+        }
         true
     }
 

@@ -234,8 +234,11 @@ pub struct Limits {
 /// Standard streams of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stdio {
-    /// No input; output goes to the sink line by line.
+    /// No input; output goes to the sink line by line, each stream through a pipe of its own: the order between
+    /// the two is lost.
     Lines,
+    /// The same through one pipe for both, as standard output: lines arrive in the order of writing.
+    Merged,
     /// Those of this process; output goes through pipes of the user that the process runs as.
     Inherit,
     /// A terminal of its own, connected to this process's terminal.
@@ -279,6 +282,9 @@ pub trait OutputSink: Send + Sync {
     fn part(&self, stream: Stream, part: &[u8]) {
         self.line(stream, part);
     }
+
+    /// What there is of a line that has not ended; it comes again with the rest.
+    fn unfinished(&self, _stream: Stream, _line: &[u8]) {}
 }
 
 /// Something that runs processes.

@@ -67,7 +67,8 @@ fn copy(fd: impl AsFd) -> Result<OwnedFd, SandboxError> {
 impl Wiring {
     pub(super) fn make(stdio: Stdio, plan: &Plan) -> Result<Self, SandboxError> {
         match stdio {
-            Stdio::Lines => Self::lines(plan),
+            Stdio::Lines => Self::lines(plan, false),
+            Stdio::Merged => Self::lines(plan, true),
             Stdio::Inherit => Self::inherit(plan),
             Stdio::Terminal => {
                 let (terminal, child_ends) =
@@ -81,11 +82,17 @@ impl Wiring {
         }
     }
 
-    fn lines(plan: &Plan) -> Result<Self, SandboxError> {
+    fn lines(plan: &Plan, merged: bool) -> Result<Self, SandboxError> {
         let null = File::open("/dev/null").map_err(|error| SandboxError::setup("open /dev/null", error))?;
         let (out_read, out_write) = owned_pipe(plan)?;
-        let (err_read, err_write) = owned_pipe(plan)?;
-        let output = vec![(Stream::Stdout, out_read), (Stream::Stderr, err_read)];
+        let mut output = vec![(Stream::Stdout, out_read)];
+        let err_write = if merged {
+            copy(&out_write)?
+        } else {
+            let (err_read, err_write) = owned_pipe(plan)?;
+            output.push((Stream::Stderr, err_read));
+            err_write
+        };
         Ok(Wiring {
             child_ends: [null.into(), out_write, err_write],
             output,

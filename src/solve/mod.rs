@@ -125,8 +125,11 @@ impl Solver {
     pub fn solve(&self, plan: &Plan) -> Result<Solved, SolveError> {
         let slots =
             plan.steps.iter().map(|_| Slot { state: Mutex::default(), changed: Condvar::new() }).collect();
-        let vertexes =
-            plan.steps.iter().map(|step| self.events.add(VertexKind::Step, step.name.clone())).collect();
+        let mut vertexes: Vec<VertexId> = Vec::with_capacity(plan.steps.len());
+        for step in &plan.steps {
+            let inputs = step.dependencies().filter_map(|id| vertexes.get(id.0).copied()).collect();
+            vertexes.push(self.events.add_after(VertexKind::Step, step.name.clone(), inputs));
+        }
         let background = Background::start(self.write.threads);
         let run = Run {
             solver: self,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::cache::{Input, KeyInputs, Record};
 use crate::digest::{ChainId, DiffId, Digest};
+use crate::event::Event;
 use crate::layer::{self, ContentSource, Entry, LayerIndex, WriteOptions, content_size};
 use crate::plan::Step;
 use crate::snapshot::{Chain, Finished, LayerCell, Make, SnapshotError, Snapshots};
@@ -45,6 +46,16 @@ impl Run<'_> {
         parent: &Chain,
         key: &Key,
     ) -> Result<Option<StepState>, StepError> {
+        let found = self.look_for(step, parent, key)?;
+        if found.is_none()
+            && let Some(vertex) = self.vertexes.get(step.id.0)
+        {
+            self.solver.events.send(Event::Executing { vertex: *vertex });
+        }
+        Ok(found)
+    }
+
+    fn look_for(&self, step: &Step, parent: &Chain, key: &Key) -> Result<Option<StepState>, StepError> {
         let Some(parent_id) = key.parent else { return Ok(None) };
         if (self.solver.no_cache)(step) {
             return Ok(None);

@@ -104,7 +104,8 @@ impl Run<'_> {
             return Ok(state);
         }
         let cancel = self.solver.cancel.clone();
-        let report = Report::new(self.solver.events.clone(), vertex, cancel);
+        let store = self.solver.snapshots.store();
+        let report = Report::new(self.solver.events.clone(), vertex, cancel, store.clone());
         let ran = self.solver.executor.run(run, &mounts, parent, &self.solver.run, &report)?;
         if mounts.iter().any(changed) {
             key.keep = false;

@@ -10,6 +10,7 @@ pub mod copy;
 mod copy_content;
 pub mod device;
 pub mod identity;
+mod log;
 pub mod mount;
 pub mod network;
 pub mod overlays;

@@ -28,6 +28,11 @@ pub struct Forms {
 }
 
 impl Forms {
+    /// Whether there is nothing to hide.
+    pub fn is_empty(&self) -> bool {
+        self.search.is_none() && self.long.is_empty()
+    }
+
     /// The forms the secrets may show up in: as they are, each of their lines, base64 (also wrapped, and in the
     /// middle of other text, as in `user:SECRET`), percent-encoded.
     pub fn of<'s>(secrets: impl Iterator<Item = &'s Secret>) -> Self {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cancel::Cancel;
-use crate::event::{Event, Events, Stream, VertexId};
+use crate::event::{Event, Events, Stream, UNFINISHED, VertexId};
 use crate::fs::IdMap;
 use crate::layer::{self, Entry, EntryKind, LayerIndex, Metadata};
 use crate::plan::RunStep;
@@ -14,10 +14,11 @@ use crate::sandbox::{
     Security, Stdio, Whose,
 };
 use crate::snapshot::{Chain, PlainRoot, SnapshotError, Snapshots, Tree};
-use crate::store::{FullDisk, SnapshotId, StoreError};
+use crate::store::{FullDisk, SnapshotId, Store, StoreError};
 
 use super::device::{self, DeviceError};
 use super::identity::IdentityError;
+use super::log::StepLog;
 use super::mount::{Maker, MountError, MountInput, Mounted, Secret};
 use super::redact::Forms;
 
@@ -30,16 +31,16 @@ const TAIL_LINES: usize = 20;
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The program ended with a failure.
-    #[error("process {command:?} did not complete successfully: {how}")]
+    #[error("RUN failed: {how}")]
     Exit {
-        /// The command as shown.
-        command: String,
         /// `exit code: 1`, `signal: 9 (SIGKILL)`, `timed out after 10s`.
         how: String,
         /// The code the program gave, or 128 + signal.
         code: i32,
         /// Its last lines.
         tail: Vec<String>,
+        /// The file with all of its output, where that is more.
+        log: Option<PathBuf>,
         /// What may be behind it, if that can be told.
         hint: Option<String>,
     },
@@ -81,12 +82,12 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// The last lines of the program's output.
-    pub fn into_tail(self) -> Vec<String> {
+    /// The last lines of the program's output, and the file with all of it where that is more.
+    pub fn into_output(self) -> (Vec<String>, Option<PathBuf>) {
         match self {
-            RunError::Exit { tail, .. } => tail,
-            RunError::FullDisk { failure, .. } => failure.into_tail(),
-            _ => Vec::new(),
+            RunError::Exit { tail, log, .. } => (tail, log),
+            RunError::FullDisk { failure, .. } => failure.into_output(),
+            _ => (Vec::new(), None),
         }
     }
 }
@@ -222,7 +223,7 @@ impl Job<'_> {
         let spec = self.spec(mounted, root, scratch)?;
         self.report.hide(self.settings.mounts.secrets.values());
         let ended = run_process(&spec, self.sandbox, self.report);
-        let ended = ended.and_then(|exit| check_exit(exit, self.step, self.settings, self.report));
+        let ended = ended.and_then(|exit| check_exit(exit, self.settings, self.report));
         ended.map_err(|error| self.blame_disk(named(error, &self.step.user)))
     }
 
@@ -281,7 +282,7 @@ impl Job<'_> {
             limits: settings.limits.clone(),
             timeout: settings.timeout,
             scratch: scratch.to_owned(),
-            stdio: Stdio::Lines,
+            stdio: if self.report.events.separates_streams() { Stdio::Lines } else { Stdio::Merged },
         })
     }
 }
@@ -363,7 +364,7 @@ fn resolve_user(
     Ok(super::accounts(snapshots, parent, &tree)?.run_user(user)?)
 }
 
-fn check_exit(exit: Exit, step: &RunStep, settings: &RunSettings, report: &Report) -> Result<(), RunError> {
+fn check_exit(exit: Exit, settings: &RunSettings, report: &Report) -> Result<(), RunError> {
     let (how, code) = match exit {
         Exit::Code(0) => return Ok(()),
         Exit::Code(code) => (format!("exit code: {code}"), code),
@@ -382,7 +383,7 @@ fn check_exit(exit: Exit, step: &RunStep, settings: &RunSettings, report: &Repor
     };
     let tail = report.tail();
     let hint = unmapped_hint(&tail, IdMap::current());
-    Err(RunError::Exit { command: step.argv.join(" "), how, code, tail, hint })
+    Err(RunError::Exit { how, code, tail, log: report.keep_log(), hint })
 }
 
 /// The kernel answers `Invalid argument` where an owner, user or group is not mapped, and programs pass that
@@ -432,14 +433,22 @@ pub struct Report {
     vertex: VertexId,
     /// Stops the step.
     pub cancel: Cancel,
-    tail: Mutex<VecDeque<String>>,
+    store: Store,
+    output: Mutex<Output>,
     hidden: Mutex<Hidden>,
+}
+
+/// What a step has printed.
+struct Output {
+    tail: VecDeque<String>,
+    log: StepLog,
 }
 
 impl Report {
     /// Reports as `vertex`.
-    pub fn new(events: Events, vertex: VertexId, cancel: Cancel) -> Self {
-        Report { events, vertex, cancel, tail: Mutex::default(), hidden: Mutex::default() }
+    pub fn new(events: Events, vertex: VertexId, cancel: Cancel, store: Store) -> Self {
+        let output = Output { tail: VecDeque::new(), log: StepLog::new(store.scratch_path().to_owned()) };
+        Report { events, vertex, cancel, store, output: Mutex::new(output), hidden: Mutex::default() }
     }
 
     /// From now on no line shows any of these values.
@@ -449,15 +458,27 @@ impl Report {
 
     /// The last lines of output.
     pub fn tail(&self) -> Vec<String> {
-        self.tail.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        self.output.lock().unwrap_or_else(PoisonError::into_inner).tail.iter().cloned().collect()
+    }
+
+    /// Keeps all output in the store if the last lines are not all of it. Where that does not work, the last
+    /// lines have to do.
+    fn keep_log(&self) -> Option<PathBuf> {
+        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        if output.log.lines() <= TAIL_LINES {
+            return None;
+        }
+        self.store.keep_log(|file| output.log.write_to(file)).ok()
     }
 
     fn show(&self, stream: Stream, line: Vec<u8>) {
-        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        if tail.len() == TAIL_LINES {
-            tail.pop_front();
+        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        if output.tail.len() == TAIL_LINES {
+            output.tail.pop_front();
         }
-        tail.push_back(String::from_utf8_lossy(&line).into_owned());
+        output.tail.push_back(String::from_utf8_lossy(&line).into_owned());
+        output.log.push(&line);
+        drop(output);
         self.events.send(Event::Log { vertex: self.vertex, stream, line });
     }
 }
@@ -479,6 +500,17 @@ impl OutputSink for Report {
         *hidden.held(stream) = held;
         drop(hidden);
         self.show(stream, shown);
+    }
+
+    fn unfinished(&self, stream: Stream, line: &[u8]) {
+        let mut hidden = self.hidden.lock().unwrap_or_else(PoisonError::into_inner);
+        // Half a secret cannot be told from other text.
+        if !hidden.forms.is_empty() || !hidden.held(stream).is_empty() {
+            return;
+        }
+        drop(hidden);
+        let line = line[line.len().saturating_sub(UNFINISHED)..].to_vec();
+        self.events.send(Event::Unfinished { vertex: self.vertex, line });
     }
 }
 

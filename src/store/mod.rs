@@ -19,6 +19,7 @@
 //!   mounts/HEX.N/fs      directories of cache mounts; HEX.N.lock is held by the steps that use one
 //!   stat/HEX             stat caches of build contexts
 //!   git/HEX/             copies of git repositories, each with a locked file
+//!   logs/TIME.log        what failed steps printed; the newest few
 //!   tmp/ID/              private directories of running processes, each with a locked file
 //! ```
 //!
@@ -36,6 +37,7 @@ mod collect;
 mod files;
 mod gate;
 mod inventory;
+mod logs;
 mod mounts;
 mod open;
 mod private;

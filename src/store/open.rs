@@ -219,6 +219,11 @@ impl Store {
         &self.0.own_tmp
     }
 
+    /// A directory for nameless files of this process.
+    pub fn scratch_path(&self) -> &Path {
+        &self.0.own_tmp
+    }
+
     /// A fresh name in this process's temporary directory.
     pub(super) fn temp_path(&self) -> PathBuf {
         let number = self.0.counter.fetch_add(1, Ordering::Relaxed);

@@ -1,0 +1,166 @@
+//! What builds show: at terminals, in logs, for programs.
+
+#[path = "support/screen.rs"]
+mod screen;
+mod support;
+
+use std::process::Command;
+
+use support::{Done, Lab, base, bases_or_skip};
+
+use screen::AtTerminal;
+
+/// A build of a Dockerfile, ready to start.
+fn build(lab: &Lab, dockerfile: &str, more: &[&str]) -> Command {
+    let context = lab.context(&[("Dockerfile", dockerfile)]);
+    let mut command = lab.rbuild();
+    command.arg("build").args(lab.bases()).args(more).arg(context);
+    command
+}
+
+fn plain(lab: &Lab, dockerfile: &str) -> Done {
+    support::done(build(lab, dockerfile, &["--progress=plain"]).output().expect("rbuild"))
+}
+
+fn lab(test: &str) -> Option<Lab> {
+    bases_or_skip(test).then(Lab::new)
+}
+
+#[test]
+fn a_silent_step_shows_while_it_runs() {
+    let Some(lab) = lab("a_silent_step_shows_while_it_runs") else { return };
+    let mut command = build(&lab, "FROM busybox\nRUN sleep 1\nRUN printf 'go on? '; sleep 1\n", &[]);
+    command.env("TERM", "xterm");
+    let mut terminal = AtTerminal::start(command, 60, 20);
+    assert!(terminal.until(|screen| screen.contains("RUN sleep 1") && screen.contains("1 running")));
+    assert!(terminal.until(|screen| screen.contains("│ go on?")), "{:#?}", terminal.pictures);
+    let (code, last) = terminal.end();
+    assert_eq!(code, 0, "{last}");
+    assert!(last.contains("built") && !last.contains("running") && !last.contains('│'), "{last}");
+}
+
+#[test]
+fn a_terminal_without_a_cursor_gets_plain_lines_without_colours() {
+    let Some(lab) = lab("a_terminal_without_a_cursor_gets_plain_lines_without_colours") else { return };
+    for term in [Some("dumb"), None] {
+        let mut command = build(&lab, "FROM busybox\nRUN printf '\\033[31mred\\n'\n", &["--no-cache"]);
+        if let Some(term) = term {
+            command.env("TERM", term);
+        }
+        let mut terminal = AtTerminal::start(command, 80, 24);
+        let (code, last) = terminal.end();
+        assert_eq!(code, 0, "{last}");
+        let all = String::from_utf8_lossy(&terminal.bytes).into_owned();
+        assert!(all.contains("RUN printf") && all.contains(" red\r\n") && all.contains("built"), "{all}");
+        assert!(!all.contains('\x1b'), "{all:?}");
+    }
+    let mut command = build(&lab, "FROM busybox\n", &["--progress=tty"]);
+    command.env("TERM", "dumb");
+    let (code, last) = AtTerminal::start(command, 80, 24).end();
+    assert!(code == 2 && last.contains("TERM is dumb") && last.contains("--progress=plain"), "{last}");
+}
+
+#[test]
+fn both_streams_of_a_step_keep_their_order() {
+    let Some(lab) = lab("both_streams_of_a_step_keep_their_order") else { return };
+    let dockerfile = "FROM busybox\nRUN for n in 1 2 3 4 5 6 7; do echo out $n; echo err $n >&2; done\n";
+    let done = plain(&lab, dockerfile);
+    let lines: Vec<&str> = done
+        .err
+        .lines()
+        .filter_map(|line| line.split_once(".").and_then(|(_, rest)| rest.get(4..)))
+        .collect();
+    let wanted: Vec<String> = (1..=7).flat_map(|n| [format!("out {n}"), format!("err {n}")]).collect();
+    assert!(lines.windows(wanted.len()).any(|lines| lines == wanted), "{}", done.err);
+    // Programs are told which is which.
+    let raw = support::done(
+        build(&lab, dockerfile, &["--progress=rawjson", "--no-cache"]).output().expect("rbuild"),
+    );
+    for stream in [1, 2] {
+        assert!(raw.err.contains(&format!("\"stream\":{stream},")), "{}", raw.err);
+    }
+}
+
+#[test]
+fn a_failed_command_is_shown_once_and_whole_with_its_last_lines_and_log() {
+    let Some(lab) = lab("a_failed_command_is_shown_once_and_whole_with_its_last_lines_and_log") else {
+        return;
+    };
+    let mut run = "RUN : begin-marker; \\\n".to_owned();
+    for n in 0..30 {
+        run.push_str(&format!("  echo number-{n}-$((1 + 1)); \\\n"));
+    }
+    let dockerfile = format!("FROM busybox\n{run}  : end-marker; exit 7\n");
+    let done = plain(&lab, &dockerfile);
+    assert_eq!(done.code, 1, "{}", done.err);
+    // In the step's title, and in the source.
+    assert_eq!(done.err.matches("begin-marker").count(), 2, "{}", done.err);
+    assert_eq!(done.err.matches("end-marker").count(), 2, "{}", done.err);
+    assert_eq!(done.err.matches("number-29-2").count(), 1, "{}", done.err);
+    assert!(done.err.contains("error: RUN failed: exit code: 7\n"), "{}", done.err);
+    let log = |err: &str| {
+        let path = err.lines().find_map(|line| line.strip_prefix("all of its output: "))?;
+        std::fs::read_to_string(path).ok()
+    };
+    let all = log(&done.err).unwrap_or_else(|| panic!("{}", done.err));
+    assert_eq!((all.lines().next(), all.lines().count()), (Some("number-0-2"), 30));
+
+    let mut command = build(&lab, &dockerfile, &[]);
+    command.env("TERM", "xterm");
+    let (code, last) = AtTerminal::start(command, 100, 120).end();
+    assert_eq!(code, 1, "{last}");
+    assert_eq!(last.matches("number-29-2").count(), 1, "{last}");
+    assert_eq!(last.matches("end-marker").count(), 1, "{last}");
+    assert!(last.contains("Last output of [2/2]:") && last.contains("all of its output: "), "{last}");
+
+    let short = plain(&lab, "FROM busybox\nRUN echo only; exit 3\n");
+    assert!(short.code == 1 && log(&short.err).is_none(), "{}", short.err);
+}
+
+#[test]
+fn an_interrupted_build_leaves_one_line() {
+    let Some(lab) = lab("an_interrupted_build_leaves_one_line") else { return };
+    let dockerfile = "FROM busybox AS a\nRUN sleep 1000\nFROM busybox AS b\nRUN echo said; sleep 1001\nFROM busybox\n\
+                      COPY --from=a / /a\nCOPY --from=b / /b\n";
+    let mut command = build(&lab, dockerfile, &[]);
+    command.env("TERM", "xterm");
+    let mut terminal = AtTerminal::start(command, 80, 24);
+    assert!(terminal.until(|screen| screen.contains("│ said") && screen.contains("RUN sleep 1000")));
+    let pid = terminal.child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().expect("kill").success());
+    let (code, last) = terminal.end();
+    assert_eq!(code, 130, "{last}");
+    let lines: Vec<&str> = last.lines().filter(|line| !line.trim().is_empty()).collect();
+    let (end, before) = lines.split_last().expect("a line");
+    assert!(
+        end.starts_with("rbuild: interrupted after ") && end.ends_with("; finished steps are cached"),
+        "{last}"
+    );
+    assert!(before.iter().all(|line| line.starts_with('✔')), "{last}");
+}
+
+#[test]
+fn warnings_and_graphs_in_rawjson_are_buildkits() {
+    let Some(lab) = lab("warnings_and_graphs_in_rawjson_are_buildkits") else { return };
+    assert!(base("busybox").is_some());
+    let dockerfile = "FROM busybox as b\nRUN true\nFROM busybox\nCOPY --from=b /bin /x\n";
+    let done = support::done(build(&lab, dockerfile, &["--progress=rawjson"]).output().expect("rbuild"));
+    assert_eq!(done.code, 0, "{}", done.err);
+    let mut warnings = 0;
+    let mut inputs = 0;
+    for line in done.err.lines() {
+        let status: serde_json::Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        for warning in status["warnings"].as_array().into_iter().flatten() {
+            warnings += 1;
+            assert!(
+                warning["detail"].as_array().is_some_and(|all| all.iter().all(serde_json::Value::is_string))
+            );
+            assert!(warning["url"].is_string() && warning["range"][0]["start"]["line"] == 1, "{line}");
+        }
+        for vertex in status["vertexes"].as_array().into_iter().flatten() {
+            inputs += vertex["inputs"].as_array().map_or(0, Vec::len);
+        }
+    }
+    assert!(warnings > 0 && inputs > 0, "{}", done.err);
+}
