@@ -10,13 +10,14 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::apparmor::{confine_next_program, open_proc};
 use super::mounts::{
-    bind, make_point, make_points, mask, mount_dev, mount_one, mount_proc, mount_root, mount_sys,
-    open_inside, write_secrets,
+    bind, make_point, make_points, mask, mount_dev, mount_one, mount_proc, mount_root, open_inside,
+    write_secrets,
 };
 use super::oci::hand_over;
 use super::prepare::{LAST_CAPABILITY, Plan};
 use super::private;
 use super::supervisor::{Duty, NodeMounts, mount_number};
+use super::sys::mount_sys;
 use super::syscalls::{self, with_files_of};
 
 /// Where setting up failed: the index goes through the pipe, the parent turns it into words.
@@ -175,7 +176,7 @@ fn set_up(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
     }
     mount_proc(root.as_fd())?;
     let proc = plan.profile.as_ref().map(|_| open_proc(root.as_fd())).transpose().at(Stage::Confinement)?;
-    mount_sys(root.as_fd())?;
+    mount_sys(root.as_fd()).at(Stage::Sys)?;
     mount_dev(plan, root.as_fd())?;
     let nodes = node_mounts(plan, root.as_fd()).at(Stage::Dev)?;
     for (path, is_file) in &plan.dev_points {

@@ -27,6 +27,7 @@ mod seccomp;
 mod spec;
 mod streams;
 mod supervisor;
+mod sys;
 mod syscalls;
 mod terminal;
 pub mod userns;

@@ -219,7 +219,7 @@ pub(super) fn bind(
     attach_inside(tree.as_fd(), root, target)
 }
 
-fn clone_tree(dir: impl AsFd, path: &CStr, recursive: bool) -> Result<OwnedFd, Errno> {
+pub(super) fn clone_tree(dir: impl AsFd, path: &CStr, recursive: bool) -> Result<OwnedFd, Errno> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if path.is_empty() {
         flags |= OpenTreeFlags::AT_EMPTY_PATH;
@@ -234,20 +234,6 @@ pub(super) fn mount_proc(root: BorrowedFd<'_>) -> Result<(), Failure> {
     let attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
     let proc = new_fs(c"proc", &[], attributes).at(Stage::Proc)?;
     attach_inside(proc.as_fd(), root, c"proc").at(Stage::Proc)
-}
-
-pub(super) fn mount_sys(root: BorrowedFd<'_>) -> Result<(), Failure> {
-    let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-    match new_fs(c"sysfs", &[], attributes) {
-        Ok(sys) => attach_inside(sys.as_fd(), root, c"sys").at(Stage::Sys),
-        // A user namespace that does not own the network namespace gets the host's view, read-only.
-        Err(Errno::PERM) => {
-            let tree = clone_tree(CWD, c"/sys", true).at(Stage::Sys)?;
-            syscalls::mount_setattr(tree.as_fd(), attributes, true).at(Stage::Sys)?;
-            attach_inside(tree.as_fd(), root, c"sys").at(Stage::Sys)
-        }
-        Err(errno) => Err((Stage::Sys, errno)),
-    }
 }
 
 pub(super) fn mount_dev(plan: &Plan, root: BorrowedFd<'_>) -> Result<(), Failure> {
@@ -451,7 +437,12 @@ fn mask_one(root: BorrowedFd<'_>, path: &CStr) -> Result<(), Errno> {
         Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return Ok(()),
         Err(errno) => return Err(errno),
     };
-    let stat = rustix::fs::fstat(&point)?;
+    cover(&point)
+}
+
+/// Hides what a mount point shows, whether it is a file or a directory.
+pub(super) fn cover(point: &OwnedFd) -> Result<(), Errno> {
+    let stat = rustix::fs::fstat(point)?;
     let cover = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
         new_fs(c"tmpfs", &[], MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)?
     } else {
@@ -459,5 +450,5 @@ fn mask_one(root: BorrowedFd<'_>, path: &CStr) -> Result<(), Errno> {
         clone_tree(CWD, c"/dev/null", false)?
     };
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    rustix::mount::move_mount(&cover, c"", &point, c"", flags)
+    rustix::mount::move_mount(&cover, c"", point, c"", flags)
 }

@@ -1,5 +1,7 @@
 //! Mounts: what they show, where they are put, and what is left of them.
 
+use std::process::Command;
+
 use super::*;
 
 /// A step that finds the file outside by any path it has under a mount, and fails if it does.
@@ -232,5 +234,45 @@ fn cve_2023_27561_cve_2023_28642_cve_2025_31133_cve_2025_52565_cve_2025_52881_ke
                 );
             }
         }
+    }
+}
+
+/// A step with this machine's network and without its root has a copy of the machine's `/sys`, in which the
+/// file systems of security modules, tracing and debugging may be mounted.
+#[test]
+fn what_is_mounted_in_sys_is_not_shown() {
+    const MOUNTS: &str = "mount -t tmpfs tmpfs /sys/kernel/mm && echo canary > /sys/kernel/mm/canary && \
+        mkdir /sys/kernel/mm/inner && mount -t tmpfs tmpfs /sys/kernel/mm/inner && \
+        mount --bind /sys/kernel/mm/canary /sys/kernel/uevent_seqnum && \
+        mount -t tmpfs tmpfs /mnt && mount -t tmpfs -o mode=700 tmpfs /sys/bus && mkdir /sys/bus/older && \
+        mount --move /mnt /sys/bus/older || exit 99; exec \"$@\"";
+    const LOOK: &str = "FROM busybox\nRUN [ -d /sys/class/net ] && [ -d /sys/fs/cgroup ] && \
+        ! grep canary /sys/kernel/mm/canary /sys/kernel/uevent_seqnum && ! [ -e /sys/kernel/mm/inner ] && \
+        ! touch /sys/kernel/mm/new\n\
+        RUN if [ -d /sys/bus/pci ] || [ -d /sys/bus/cpu ]; then exit 0; fi; \
+        for d in bus fs/cgroup kernel/mm; do [ \"$(ls -A /sys/$d && echo none)\" = none ] || exit 1; done\n";
+    let test = "what_is_mounted_in_sys_is_not_shown";
+    if !is_root() || !has("unshare") {
+        return skip(test, "only root can mount something in /sys");
+    }
+    let mut ways: Vec<(Who, Vec<&str>)> = modes(test).into_iter().map(|who| (who, vec![])).collect();
+    if ways.iter().any(|(who, _)| *who == Who::Rootless) {
+        let installed = ["--runtime=crun", "--runtime=runc"].into_iter().filter(|flag| has(&flag[10..]));
+        ways.extend(installed.map(|runtime| (Who::Rootless, vec!["--isolation=oci", runtime])));
+    }
+    for (who, flags) in ways {
+        let lab = Lab::as_user(who);
+        let context = lab.context(&[("Dockerfile", LOOK)]);
+        let mut rbuild = lab.rbuild();
+        rbuild.args(["build", "--network=host"]).args(lab.bases()).args(&flags).arg(&context);
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", MOUNTS, "sh"]);
+        command.arg(rbuild.get_program()).args(rbuild.get_args()).env_clear();
+        command.envs(rbuild.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        let done = support::done(command.current_dir(lab.path()).output().expect("unshare"));
+        if done.code == 99 {
+            return skip(test, "nothing can be mounted in /sys");
+        }
+        assert_eq!(done.code, 0, "{who:?} {flags:?} {}", done.err);
     }
 }

@@ -138,13 +138,21 @@ fn namespaces(network: &Network) -> Value {
     kinds.iter().map(|kind| json!({ "type": kind })).collect()
 }
 
+/// A user namespace that does not own the network gets this machine's view.
+pub(super) fn shares_sys(spec: &ProcessSpec) -> bool {
+    !is_initial_user_namespace() && matches!(spec.network, Network::Host)
+}
+
 fn mounts(spec: &ProcessSpec, places: &Places) -> Result<Value, SandboxError> {
-    // A user namespace that does not own the network gets this machine's view.
-    let own_sys = is_initial_user_namespace() || !matches!(spec.network, Network::Host);
-    let sys = if own_sys {
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"])
+    let sys = if shares_sys(spec) {
+        mount(
+            "/sys",
+            "bind",
+            &path_text(&places.points.join("sys"))?,
+            &["rbind", "nosuid", "noexec", "nodev", "ro"],
+        )
     } else {
-        mount("/sys", "bind", "/sys", &["rbind", "nosuid", "noexec", "nodev", "ro"])
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"])
     };
     let dev: &[&str] = match spec.security {
         Security::Sandbox => &["rbind", "nosuid", "nodev"],

@@ -16,6 +16,7 @@ use super::super::mounts::{
     attach_inside, bind, make_point, make_points, mount_dev, mount_one, mount_proc, new_fs, write_secrets,
 };
 use super::super::prepare::Plan;
+use super::super::sys::bind_sys;
 use super::super::syscalls::{
     self, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY,
 };
@@ -40,6 +41,8 @@ pub(in super::super) struct Call {
     targets: Vec<CString>,
     /// The working directory to make, relative to the root.
     cwd: Option<CString>,
+    /// Whether the container shows the machine's `/sys`.
+    shares_sys: bool,
 }
 
 /// What a call is made of.
@@ -57,6 +60,7 @@ impl Call {
         points: CString,
         targets: Vec<CString>,
         cwd: Option<CString>,
+        shares_sys: bool,
     ) -> Self {
         let pointers = |strings: &[CString]| -> Vec<*const c_char> {
             strings.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
@@ -64,7 +68,7 @@ impl Call {
         let (create, start) = (pointers(&words.create), pointers(&words.start));
         let env = pointers(&words.env);
         let strings = words.create.into_iter().chain(words.start).chain(words.env).collect();
-        Call { program, _strings: strings, create, start, env, pid_file, points, targets, cwd }
+        Call { program, _strings: strings, create, start, env, pid_file, points, targets, cwd, shares_sys }
     }
 }
 
@@ -82,6 +86,9 @@ pub(in super::super) fn hand_over(
     mount_proc(machine.as_fd())?;
     lock_control_groups(machine.as_fd()).at(Stage::Runtime)?;
     let points = open_dir(&call.points).at(Stage::Mounts)?;
+    if call.shares_sys {
+        bind_sys(points.as_fd()).at(Stage::Sys)?;
+    }
     mount_dev(plan, points.as_fd())?;
     for (path, is_file) in &plan.dev_points {
         make_point(points.as_fd(), path, *is_file).at(Stage::Dev)?;

@@ -112,7 +112,9 @@ impl OciRuntime {
         let points = c_path(&places.points)?;
         plan.namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC;
         let program = c_path(&self.program)?;
-        plan.runtime = Some(Call::new(program, words, c_path(&places.pid)?, points, targets, cwd));
+        let shares_sys = bundle::shares_sys(spec);
+        plan.runtime =
+            Some(Call::new(program, words, c_path(&places.pid)?, points, targets, cwd, shares_sys));
         Ok(plan)
     }
 
@@ -204,7 +206,13 @@ impl Places {
 
     fn make(scratch: &Path) -> Result<Self, SandboxError> {
         let places = Self::of(scratch);
-        for dir in [&places.bundle, &places.state, &places.points, &places.points.join("dev")] {
+        for dir in [
+            &places.bundle,
+            &places.state,
+            &places.points,
+            &places.points.join("dev"),
+            &places.points.join("sys"),
+        ] {
             fs::create_dir(dir)
                 .map_err(|error| SandboxError::setup(format!("create {}", dir.display()), error))?;
         }
