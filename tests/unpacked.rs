@@ -1,6 +1,8 @@
 //! Layers that no image needs are not packed: they stay in the store as files, and become blobs when an
-//! image wants them.
+//! image wants them. And what layers hide of those below them, in directories and by their entries alone.
 
+#[path = "support/layers.rs"]
+mod layers;
 mod support;
 
 use std::fs;
@@ -381,5 +383,49 @@ fn names_are_looked_up_in_a_layer_that_is_not_packed() {
         ]);
         let image = lab.build_image(&context, &[]);
         assert_eq!((image.owner("/d").as_str(), bare(&lab)), ("644 12:14", 1), "{who:?}");
+    }
+}
+
+#[test]
+fn a_directory_in_place_of_something_deleted_hides_the_layers_below() {
+    const LOWER: [(&str, u8, &str); 6] = [
+        ("x", b'5', ""),
+        ("x/old", b'0', "old"),
+        ("y", b'5', ""),
+        ("y/old", b'0', "old"),
+        ("z", b'5', ""),
+        ("z/old", b'0', "old"),
+    ];
+    const UPPER: [(&str, u8, &str); 9] = [
+        (".wh.x", b'0', ""),
+        ("x", b'5', ""),
+        ("x/new", b'0', "new"),
+        ("y", b'5', ""),
+        ("y", b'0', "a file for a moment"),
+        ("y", b'5', ""),
+        ("y/new", b'0', "new"),
+        ("z/new", b'0', "new"),
+        (".wh.z", b'0', ""),
+    ];
+    if !ready("a_directory_in_place_of_something_deleted_hides_the_layers_below") {
+        return;
+    }
+    let dockerfile = "FROM layered AS run
+RUN find /x /y /z -type f > /mounted && rm /x/new && rmdir /x
+FROM busybox
+COPY --from=layered /x /y /z /listed/
+COPY --from=run /mounted /mounted
+";
+    for who in users() {
+        let lab = Lab::as_user(who);
+        let base = lab.context(&[]);
+        layers::on_busybox(&base, &[layers::tar_of(&LOWER), layers::tar_of(&UPPER)], |_| {});
+        let layered = format!("layered=oci-layout://{}", base.display());
+        let context = lab.context(&[("Dockerfile", dockerfile)]);
+        let image = lab.build_image(&context, &["--build-context", &layered, "--network=none"]);
+        assert_eq!(image.text("/mounted"), "/x/new\n/y/new\n/z/new\n", "{who:?}");
+        let listed = fs::read_dir(image.at("/listed")).expect("listed");
+        let names: Vec<_> = listed.flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(names, ["new"], "{who:?}");
     }
 }

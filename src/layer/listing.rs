@@ -47,17 +47,30 @@ impl Listing {
         self.by_path.contains_key(path)
     }
 
+    /// Whether a directory hides what layers below have in it.
+    pub(super) fn is_opaque(&self, dir: &[u8]) -> bool {
+        self.opaque.contains_key(dir)
+    }
+
+    /// Whether a directory above a path is opaque.
+    pub(super) fn hides_below(&self, path: &[u8]) -> bool {
+        let slashes = path.iter().enumerate().filter(|(_, c)| **c == b'/');
+        !self.opaque.is_empty() && slashes.map(|(at, _)| &path[..at]).any(|dir| self.is_opaque(dir))
+    }
+
     /// Adds an entry, whose way was cleared before.
     pub(super) fn add(&mut self, entry: Entry) {
         let at = self.entries.len();
         self.held += cost(&entry);
+        if entry.kind == EntryKind::Dir
+            && let Some(slot @ None) = self.by_path.get(&entry.path).and_then(|at| self.entries.get_mut(*at))
+        {
+            *slot = Some(entry);
+            // It counts for the limit of entries.
+            return self.entries.push(None);
+        }
         match &entry.kind {
-            EntryKind::Opaque => {
-                if self.opaque.contains_key(&entry.path) {
-                    return;
-                }
-                self.opaque.insert(entry.path.clone(), at);
-            }
+            EntryKind::Opaque => drop(self.opaque.insert(entry.path.clone(), at)),
             EntryKind::Hardlink(target) => {
                 if let Some(first) = self.by_path.get(target).copied() {
                     self.share(first, at);
@@ -80,7 +93,8 @@ impl Listing {
         }
     }
 
-    /// Takes a directory's entry out, for another one that comes next. What is below it stays.
+    /// Takes a directory's entry out, for another one that comes next and takes its place in the order. What is
+    /// below it stays.
     pub(super) fn forget_dir(&mut self, path: &[u8]) {
         if let Some(slot) = self.by_path.get(path).and_then(|at| self.entries.get_mut(*at)) {
             *slot = None;
@@ -100,7 +114,7 @@ impl Listing {
                 self.take(at);
             }
         }
-        for key in keys_below(&self.opaque, path) {
+        for key in std::iter::once(path.to_vec()).chain(keys_below(&self.opaque, path)) {
             if let Some(slot) = self.opaque.remove(&key).and_then(|at| self.entries.get_mut(at)) {
                 *slot = None;
             }

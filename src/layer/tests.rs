@@ -2,6 +2,7 @@
 
 mod bare;
 mod costs;
+mod deletions;
 
 use std::io::{self, Cursor, Read, Write as _};
 use std::process::{Command, Stdio};

@@ -113,11 +113,11 @@ impl Work<'_> {
         };
         let kind = self.kind(header, &path)?;
         self.implied.remove(&path);
-        self.replace(&path, &kind)?;
+        let hides = self.replace(&path, &kind)?;
         let kind = self.put(&path, kind, header, &meta, content)?;
         let offset = if matches!(kind, EntryKind::File { .. }) { header.offset } else { 0 };
-        self.listing.add(Entry { path, kind, meta, offset });
-        Ok(())
+        self.listing.add(Entry { path: path.clone(), kind, meta, offset });
+        if hides { self.opaque(path) } else { Ok(()) }
     }
 
     fn kind(&mut self, header: &Header, path: &[u8]) -> Result<EntryKind, LayerError> {
@@ -170,6 +170,7 @@ impl Work<'_> {
         match self.listing.get(target) {
             Some(entry) => !matches!(entry.kind, EntryKind::Dir | EntryKind::Whiteout),
             None if self.root.is_none() || self.loose => true,
+            None if self.listing.hides_below(target) => false,
             None => self.parent.node(target).is_some_and(|node| node.kind == ParentKind::Other),
         }
     }
@@ -221,6 +222,8 @@ impl Work<'_> {
         }
         let mut pending: Vec<Vec<u8>> = stored.split(|c| *c == b'/').rev().map(<[u8]>::to_vec).collect();
         let mut at: Vec<u8> = Vec::new();
+        // Length of the path of the first directory on the way that hides what layers below have in it.
+        let mut hidden_from: Option<usize> = None;
         let mut links = 0;
         while let Some(part) = pending.pop() {
             match part.as_slice() {
@@ -231,8 +234,12 @@ impl Work<'_> {
                 }
                 _ => {}
             }
+            hidden_from = hidden_from.filter(|length| *length <= at.len());
+            if hidden_from.is_none() && self.listing.is_opaque(&at) {
+                hidden_from = Some(at.len());
+            }
             let next = join(&at, &part);
-            match self.look(&next) {
+            match self.look(&next, hidden_from.is_some()) {
                 Seen::Dir => at = next,
                 Seen::Link(target) => {
                     links += 1;
@@ -257,7 +264,7 @@ impl Work<'_> {
         Ok(at)
     }
 
-    fn look(&self, path: &[u8]) -> Seen {
+    fn look(&self, path: &[u8], is_hidden: bool) -> Seen {
         if let Some(entry) = self.listing.get(path) {
             match &entry.kind {
                 EntryKind::Dir => return Seen::Dir,
@@ -266,7 +273,7 @@ impl Work<'_> {
                 _ => return Seen::Other,
             }
         }
-        match self.parent.node(path) {
+        match self.parent.node(path).filter(|_| !is_hidden) {
             Some(node) => match node.kind {
                 ParentKind::Dir => Seen::Nothing(node.meta),
                 ParentKind::Symlink(target) => Seen::Link(target),
@@ -278,25 +285,28 @@ impl Work<'_> {
 
     /// A directory the archive does not list: it takes the metadata of the one below.
     fn make_dir(&mut self, path: &[u8], meta: Metadata) -> Result<(), LayerError> {
-        self.replace(path, &EntryKind::Dir)?;
+        let hides = self.replace(path, &EntryKind::Dir)?;
         if let Some(root) = self.root {
             root.make_dir(path).map_err(|error| LayerError::inside("create", path, error))?;
         }
         self.implied.insert(path.to_vec());
         self.listing.add(Entry { path: path.to_vec(), kind: EntryKind::Dir, meta, offset: 0 });
-        Ok(())
+        if hides { self.opaque(path.to_vec()) } else { Ok(()) }
     }
 
-    /// Clears the way for an entry: a later one of the same name replaces an earlier one.
-    fn replace(&mut self, path: &[u8], kind: &EntryKind) -> Result<(), LayerError> {
+    /// Clears the way for an entry: a later one of the same name replaces an earlier one. Gives whether it is a
+    /// directory that takes the place of a deletion or of another file of this layer: it hides what layers below
+    /// have under its name, as what it replaces does. An archive of a user's has no layers below.
+    fn replace(&mut self, path: &[u8], kind: &EntryKind) -> Result<bool, LayerError> {
         if !self.followed.is_empty() && self.followed.contains(path) {
             self.forget_resolved();
         }
-        let Some(there) = self.listing.get(path) else { return Ok(()) };
-        if there.kind == EntryKind::Dir {
+        let Some(there) = self.listing.get(path) else { return Ok(false) };
+        let was_dir = there.kind == EntryKind::Dir;
+        if was_dir {
             if *kind == EntryKind::Dir {
                 self.listing.forget_dir(path);
-                return Ok(());
+                return Ok(false);
             }
             self.forget_resolved();
         }
@@ -304,7 +314,7 @@ impl Work<'_> {
         if let Some(root) = self.root {
             root.remove(path).map_err(|error| LayerError::inside("replace", path, error))?;
         }
-        Ok(())
+        Ok(*kind == EntryKind::Dir && !was_dir && !self.loose)
     }
 
     /// Bytes that the names and attributes of the archive take in memory.
@@ -320,9 +330,12 @@ impl Work<'_> {
     }
 
     fn whiteout(&mut self, path: Vec<u8>) -> Result<(), LayerError> {
-        if self.listing.has(&path) {
-            // Deletions refer to lower layers; what this layer has stays.
-            return Ok(());
+        // Deletions refer to lower layers; what this layer has stays, and hides them by itself but for a directory.
+        match self.listing.get(&path) {
+            Some(there) if there.kind == EntryKind::Dir && !self.loose => return self.opaque(path),
+            Some(_) => return Ok(()),
+            None if self.followed.contains(&path) => self.forget_resolved(),
+            None => {}
         }
         if let Some(root) = self.root {
             root.make_whiteout(&path).map_err(|error| LayerError::inside("hide", &path, error))?;
@@ -335,6 +348,12 @@ impl Work<'_> {
     fn opaque(&mut self, dir: Vec<u8>) -> Result<(), LayerError> {
         if dir.is_empty() {
             return Err(invalid("the root directory cannot be opaque"));
+        }
+        if self.listing.is_opaque(&dir) {
+            return Ok(());
+        }
+        if !self.followed.is_empty() {
+            self.forget_resolved();
         }
         if let Some(root) = self.root {
             root.make_opaque(&dir).map_err(|error| LayerError::inside("hide what is below", &dir, error))?;
