@@ -17,7 +17,7 @@ use crate::plan::{Base, Plan, Step, StepKind};
 use crate::registry::RegistryAccess;
 use crate::sandbox::{AppArmor, Native, OciRuntime, PrivateIds, Sandbox, SandboxError, Ulimit};
 use crate::snapshot::{Chain, SnapshotError, Snapshots};
-use crate::solve::{LocalExecutor, SolveError, Solver, StepError};
+use crate::solve::{Executor, LocalExecutor, NoExecutor, SolveError, Solver, StepError};
 use crate::steps::mount::MountSettings;
 use crate::steps::network::BuildNetwork;
 use crate::steps::remote::RemoteOptions;
@@ -54,6 +54,8 @@ pub struct EngineOptions {
     pub root: PathBuf,
     /// Only one user ID is mapped.
     pub single_id: bool,
+    /// Why this machine can execute no step, if so. Everything else works.
+    pub no_sandbox: Option<String>,
     /// Whether RUN gets users and groups of its own: its root is not this machine's. Only for root, since
     /// others are in a user namespace anyway.
     pub userns: Userns,
@@ -87,7 +89,11 @@ impl Engine {
         check_runtime(&options)?;
         options.apparmor.check().map_err(|error| Failure::new(FailureKind::Sandbox, error))?;
         let store = Store::open(&options.root)?;
-        let ids = if options.single_id { OnDiskIds::AllToSelf } else { OnDiskIds::Keep };
+        let ids = match (&options.no_sandbox, options.single_id) {
+            (Some(_), _) => OnDiskIds::ContentsOnly,
+            (None, true) => OnDiskIds::AllToSelf,
+            (None, false) => OnDiskIds::Keep,
+        };
         let snapshots = Snapshots::new(store.clone(), ids);
         let own = options.userns != Userns::Host && options.runtime.is_none();
         let ids = own.then(PrivateIds::default);
@@ -207,7 +213,7 @@ impl Engine {
         Solver {
             snapshots: self.snapshots.clone(),
             records: Records::new(self.store.clone()),
-            executor: Arc::new(LocalExecutor::new(self.snapshots.clone(), self.sandbox.clone())),
+            executor: self.executor(),
             events: events.clone(),
             cancel: cancel.clone(),
             contexts: prepared.contexts.clone(),
@@ -226,6 +232,13 @@ impl Engine {
             makes_image: request.makes_image(),
             no_cache: no_cache(request),
             jobs: request.jobs.unwrap_or(DEFAULT_JOBS),
+        }
+    }
+
+    fn executor(&self) -> Arc<dyn Executor> {
+        match &self.options.no_sandbox {
+            None => Arc::new(LocalExecutor::new(self.snapshots.clone(), self.sandbox.clone())),
+            Some(reason) => Arc::new(NoExecutor { reason: reason.clone() }),
         }
     }
 
@@ -318,9 +331,9 @@ fn solve_failure(error: SolveError, store: &Store, cancel: &Cancel) -> Failure {
     let (kind, help) = match &error {
         _ if error.is_canceled() && cancel.is_cancelled() => (FailureKind::Interrupted, None),
         _ if error.is_no_space() => (FailureKind::Store, Some(full_store())),
-        StepError::Run(RunError::Sandbox(SandboxError::Setup { .. } | SandboxError::Runtime { .. })) => {
-            (FailureKind::Sandbox, None)
-        }
+        StepError::Run(RunError::Sandbox(
+            SandboxError::Setup { .. } | SandboxError::Runtime { .. } | SandboxError::Unavailable(_),
+        )) => (FailureKind::Sandbox, None),
         StepError::Run(RunError::Exit { code, tail, hint, .. }) => {
             let says_full = tail.iter().any(|line| names_full_disk(line));
             let hint = hint.clone().or_else(|| exit_help(*code));

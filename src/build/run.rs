@@ -53,6 +53,10 @@ impl Engine {
         cancel: &Cancel,
     ) -> Result<i32, Failure> {
         self.store.cancel_by(cancel);
+        if let Some(reason) = &self.options.no_sandbox {
+            let error = SandboxError::Unavailable(reason.clone());
+            return Err(Failure::new(FailureKind::Sandbox, error.to_string()));
+        }
         let usage = |text: String| Failure::new(FailureKind::Usage, text);
         let name =
             Reference::parse(&request.image).map_err(|error| usage(error.to_string()))?.with_default_tag();

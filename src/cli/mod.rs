@@ -45,6 +45,8 @@ struct Session {
     env: Environment,
     mode: IdMode,
     user: RealUser,
+    /// Why this machine can execute no step, if so.
+    no_sandbox: Option<String>,
     cancel: Cancel,
     root: std::path::PathBuf,
     registries: Option<std::path::PathBuf>,
@@ -69,7 +71,7 @@ pub fn main() -> u8 {
         println!("rbuild {}", env!("CARGO_PKG_VERSION"));
         return 0;
     }
-    match start(&cli, &env).and_then(|(mode, user)| dispatch(cli, env.clone(), mode, user)) {
+    match start(&cli, &env).and_then(|started| dispatch(cli, env.clone(), started)) {
         Ok(code) | Err(Stop::Outer(code)) => code,
         Err(Stop::Failed(failure)) => {
             render::failure(&failure, &env);
@@ -113,8 +115,15 @@ fn exit_code(kind: FailureKind) -> u8 {
     }
 }
 
+/// Who works, and with which rights.
+struct Started {
+    mode: IdMode,
+    user: RealUser,
+    no_sandbox: Option<String>,
+}
+
 /// Enters a user namespace where that is needed. There is only one thread until it returns.
-fn start(cli: &Cli, env: &Environment) -> Result<(IdMode, RealUser), Stop> {
+fn start(cli: &Cli, env: &Environment) -> Result<Started, Stop> {
     if uses_store(&cli.command) {
         let uid = rustix::process::geteuid().as_raw();
         Store::refuse_foreign(&env.store_root(cli.root.as_deref(), uid)?).map_err(Failure::from)?;
@@ -129,7 +138,8 @@ fn start(cli: &Cli, env: &Environment) -> Result<(IdMode, RealUser), Stop> {
         ),
     };
     match enter(&request) {
-        Ok(Entered::Here(mode, user)) => Ok((mode, user)),
+        Ok(Entered::Here(mode, user)) => Ok(Started { mode, user, no_sandbox: None }),
+        Ok(Entered::Unable(mode, user, reason)) => Ok(Started { mode, user, no_sandbox: Some(reason) }),
         Ok(Entered::Child(code)) => Err(Stop::Outer(u8::try_from(code).unwrap_or(1))),
         Err(error) => Err(Failure::new(FailureKind::Sandbox, error.to_string()).into()),
     }
@@ -139,11 +149,12 @@ fn uses_store(command: &Command) -> bool {
     !matches!(command, Command::Login(_) | Command::Logout { .. })
 }
 
-fn dispatch(cli: Cli, env: Environment, mode: IdMode, user: RealUser) -> Result<u8, Stop> {
+fn dispatch(cli: Cli, env: Environment, started: Started) -> Result<u8, Stop> {
+    let Started { mode, user, no_sandbox } = started;
     let cancel = Cancel::new()?;
     let root = env.store_root(cli.root.as_deref(), user.uid)?;
     let registries = cli.registries;
-    let session = Session { env, mode, user, cancel, root, registries };
+    let session = Session { env, mode, user, no_sandbox, cancel, root, registries };
     perform(cli.command, &session).map_err(|stop| match stop {
         Stop::Failed(failure) => Stop::Failed(failure.explain_full_disk(&session.root)),
         outer => outer,
@@ -212,10 +223,11 @@ impl Session {
             root: self.root.clone(),
             userns: match userns {
                 Userns::Auto if !IdMap::current().is_full() => crate::build::Userns::Host,
-                userns if self.mode == IdMode::Root => userns.into(),
+                userns if self.mode == IdMode::Root && self.no_sandbox.is_none() => userns.into(),
                 _ => crate::build::Userns::Host,
             },
             single_id: self.mode == IdMode::SingleId,
+            no_sandbox: self.no_sandbox.clone(),
             runtime,
             apparmor,
             resolv_conf: environment::resolv_conf(),

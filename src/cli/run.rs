@@ -3,11 +3,12 @@
 use std::io::IsTerminal as _;
 use std::path::Path;
 
-use crate::build::RunRequest;
+use crate::build::{Engine, RunRequest};
 use crate::fs::{IdMap, file_system_name, has_user_attributes};
 use crate::sandbox::userns::IdMode;
 use crate::sandbox::{
-    NetworkHelper, OciRuntime, UserNetwork, apparmor, landlock_abi, overlay_works, private_ids_work, probe,
+    NetworkHelper, OciRuntime, SandboxError, UserNetwork, apparmor, landlock_abi, overlay_works,
+    private_ids_work, probe,
 };
 
 use super::args::{InfoArgs, RunArgs};
@@ -79,6 +80,25 @@ fn landlock(abi: Option<u32>) -> String {
     }
 }
 
+/// What `rbuild info` reports where steps cannot be executed.
+fn unable(session: &Session, engine: &Engine, reason: &str) -> Result<u8, Stop> {
+    let ids = match session.mode {
+        IdMode::Root => "root: image owners are kept as they are".to_owned(),
+        _ => format!(
+            "user {} without a user namespace: image owners are recorded in layers only",
+            session.user.uid
+        ),
+    };
+    let error = SandboxError::Unavailable(reason.to_owned());
+    print(&format!(
+        "Version:    {}\nStore:      {}\nIDs:        {ids}\nSandbox:    none: {error}\nKernel:     {}\n",
+        env!("CARGO_PKG_VERSION"),
+        engine.store().root().display(),
+        probe().kernel,
+    ))?;
+    Ok(0)
+}
+
 /// Says what this machine allows and how it is used.
 pub(super) fn info(session: &Session, args: &InfoArgs) -> Result<u8, Stop> {
     if args.apparmor_profile {
@@ -87,6 +107,9 @@ pub(super) fn info(session: &Session, args: &InfoArgs) -> Result<u8, Stop> {
     }
     let engine = session.engine()?;
     let facts = probe();
+    if let Some(reason) = &session.no_sandbox {
+        return unable(session, &engine, reason);
+    }
     let ids = match session.mode {
         IdMode::Root if !IdMap::current().is_full() => format!(
             "root of a user namespace with the user IDs {} and the group IDs {}: other owners are written down (see \

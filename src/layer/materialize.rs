@@ -118,6 +118,14 @@ fn write_one(
         EntryKind::File { .. } => fill(root.create_file(path)?, position, entry, content)?,
         EntryKind::Symlink(target) => root.make_symlink(target, path)?,
         EntryKind::Hardlink(first) => return root.make_link(first, path),
+        EntryKind::Whiteout
+        | EntryKind::Opaque
+        | EntryKind::CharDevice { .. }
+        | EntryKind::BlockDevice { .. }
+            if ids == OnDiskIds::ContentsOnly =>
+        {
+            return Ok(());
+        }
         EntryKind::Whiteout => return root.make_whiteout(path),
         EntryKind::Opaque => return root.make_opaque(path),
         EntryKind::Fifo => root.make_node(path, FileType::Fifo, 0, 0)?,
@@ -159,12 +167,14 @@ fn fill(mut file: File, position: usize, entry: &Entry, content: &dyn ContentSou
 }
 
 fn metadata(root: &Root, path: &[u8], kind: &EntryKind, meta: &Metadata, ids: OnDiskIds) -> io::Result<()> {
+    let link = matches!(kind, EntryKind::Symlink(_));
     match ids {
+        OnDiskIds::ContentsOnly if link => return Ok(()),
+        OnDiskIds::ContentsOnly => return root.set_mode(path, 0o700),
         OnDiskIds::Keep if (meta.uid, meta.gid) != (0, 0) => root.set_owner(path, meta.uid, meta.gid)?,
         OnDiskIds::Keep => {}
         OnDiskIds::AllToSelf => root.record_owner(path, meta.uid, meta.gid)?,
     }
-    let link = matches!(kind, EntryKind::Symlink(_));
     if !link {
         for (name, value) in &meta.xattrs {
             match root.set_xattr(path, name, value) {

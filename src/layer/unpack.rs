@@ -32,6 +32,9 @@ pub enum OnDiskIds {
     /// Everything belongs to the one ID there is. The intended owners are in the index, and with files in an
     /// attribute where there is one ID only.
     AllToSelf,
+    /// Only contents are on disk, readable by whoever builds: no program ever runs on them. Owners, modes,
+    /// attributes, devices and deletions are in the index.
+    ContentsOnly,
 }
 
 impl OnDiskIds {
@@ -42,6 +45,7 @@ impl OnDiskIds {
             OnDiskIds::Keep if map.is_full() => SnapshotKind::plain(),
             OnDiskIds::Keep => SnapshotKind::of(&format!("keep {}", map.identity())),
             OnDiskIds::AllToSelf => SnapshotKind::of(&format!("self {}", map.identity())),
+            OnDiskIds::ContentsOnly => SnapshotKind::of("contents"),
         }
     }
 }

@@ -337,7 +337,7 @@ impl Work<'_> {
             None if self.followed.contains(&path) => self.forget_resolved(),
             None => {}
         }
-        if let Some(root) = self.root {
+        if let Some(root) = self.root.filter(|_| self.ids != OnDiskIds::ContentsOnly) {
             root.make_whiteout(&path).map_err(|error| LayerError::inside("hide", &path, error))?;
         }
         let meta = Metadata { mode: 0, ..implicit() };
@@ -355,7 +355,7 @@ impl Work<'_> {
         if !self.followed.is_empty() {
             self.forget_resolved();
         }
-        if let Some(root) = self.root {
+        if let Some(root) = self.root.filter(|_| self.ids != OnDiskIds::ContentsOnly) {
             root.make_opaque(&dir).map_err(|error| LayerError::inside("hide what is below", &dir, error))?;
         }
         let meta = Metadata { mode: 0, ..implicit() };
@@ -406,6 +406,11 @@ impl Work<'_> {
             }
             EntryKind::Symlink(target) => root.make_symlink(target, path).map_err(failed)?,
             EntryKind::Fifo => root.make_node(path, FileType::Fifo, 0, 0).map_err(failed)?,
+            EntryKind::CharDevice { .. } | EntryKind::BlockDevice { .. }
+                if self.ids == OnDiskIds::ContentsOnly =>
+            {
+                return Ok(kind);
+            }
             EntryKind::CharDevice { .. } | EntryKind::BlockDevice { .. } => {
                 let char_device = matches!(kind, EntryKind::CharDevice { .. });
                 let node = if char_device { FileType::CharacterDevice } else { FileType::BlockDevice };
@@ -427,6 +432,8 @@ impl Work<'_> {
         match self.ids {
             OnDiskIds::Keep => root.set_owner(path, meta.uid, meta.gid),
             OnDiskIds::AllToSelf => root.record_owner(path, meta.uid, meta.gid),
+            OnDiskIds::ContentsOnly if has_mode => return root.set_mode(path, 0o700).map_err(failed),
+            OnDiskIds::ContentsOnly => return Ok(()),
         }
         .map_err(failed)?;
         if has_mode {

@@ -373,6 +373,12 @@ pub enum SandboxError {
     /// The description makes no sense.
     #[error("cannot set up the sandbox: {0}")]
     Invalid(String),
+    /// This machine lets this user make no sandbox at all; the reason, found before anything was read.
+    #[error(
+        "RUN cannot be executed on this machine: {0}. Everything that executes no program works here, for example \
+         builds with COPY, ADD and WORKDIR"
+    )]
+    Unavailable(String),
 }
 
 impl SandboxError {

@@ -32,10 +32,12 @@ pub enum IdMode {
 }
 
 /// Where the caller finds itself.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Entered {
     /// In the process that will do the work.
     Here(IdMode, RealUser),
+    /// In the process that will do the work, without the rights to execute steps, and why.
+    Unable(IdMode, RealUser, String),
     /// In the outer process; the inner one ended with this code.
     Child(i32),
 }
@@ -70,6 +72,8 @@ impl EnterRequest {
 }
 
 /// Puts the process into a user namespace if it needs one. Must be called before there are threads.
+///
+/// Where no namespace can be made, the process stays as it is: most commands and most steps need none.
 pub fn enter(request: &EnterRequest) -> Result<Entered, SandboxError> {
     // Whoever started rbuild may ignore it, and the kernel then collects children before rbuild can.
     syscalls::reset_signal(libc::SIGCHLD);
@@ -89,10 +93,26 @@ pub fn enter(request: &EnterRequest) -> Result<Entered, SandboxError> {
     }
     let ranges = subordinate(request, uid);
     let mode = if ranges.is_some() { IdMode::SubIds } else { IdMode::SingleId };
-    run_inside(user, mode, ranges).map(Entered::Child)
+    Ok(match run_inside(user, mode, ranges) {
+        Ok(code) => Entered::Child(code),
+        Err(SandboxError::Setup { stage, source, hint }) => {
+            Entered::Unable(without_namespace(uid), user, format!("cannot {stage}: {source}{hint}"))
+        }
+        Err(error) => Entered::Unable(without_namespace(uid), user, error.to_string()),
+    })
 }
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
+
+/// What files may belong to outside of any namespace of ours: root of a container usually keeps the
+/// capabilities that concern them, others have their own ID only.
+fn without_namespace(uid: u32) -> IdMode {
+    const CAP_CHOWN: u64 = 1 << 0;
+    const CAP_DAC_OVERRIDE: u64 = 1 << 1;
+    const CAP_FOWNER: u64 = 1 << 3;
+    let needed = CAP_CHOWN | CAP_DAC_OVERRIDE | CAP_FOWNER;
+    if uid == 0 && super::prepare::permitted() & needed == needed { IdMode::Root } else { IdMode::SingleId }
+}
 
 /// If a step executes this program as root of this machine, the dynamic linker and the libraries are the
 /// image's. A static program runs no code but its own, which is given no rights there to do anything.
@@ -179,8 +199,6 @@ fn run_inside(user: RealUser, mode: IdMode, ranges: Option<Subordinate>) -> Resu
         syscalls::exit_now(code);
     };
     drop((ready_write, go_read));
-    INNER.store(inner, Ordering::SeqCst);
-    forward_signals();
     let mut byte = [0u8; 1];
     let entered = matches!(rustix::io::read(&ready_read, &mut byte), Ok(1)) && byte[0] == b'y';
     if !entered {
@@ -200,6 +218,8 @@ fn run_inside(user: RealUser, mode: IdMode, ranges: Option<Subordinate>) -> Resu
         wait(inner);
         return Err(error);
     }
+    INNER.store(inner, Ordering::SeqCst);
+    forward_signals();
     let _ = rustix::io::write(&go_write, b"g");
     Ok(wait(inner))
 }

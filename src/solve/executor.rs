@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::plan::RunStep;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, SandboxError};
 use crate::snapshot::{Chain, Snapshots};
 use crate::steps::mount::MountInput;
 use crate::steps::run::{Job, Ran, Report, RunError, RunSettings};
@@ -20,6 +20,11 @@ pub trait Executor: Send + Sync {
         settings: &RunSettings,
         report: &Report,
     ) -> Result<Ran, RunError>;
+
+    /// Whether anything can be executed. Where nothing can, nobody needs layers as directories.
+    fn executes(&self) -> bool {
+        true
+    }
 }
 
 /// Runs steps on this machine.
@@ -46,5 +51,28 @@ impl Executor for LocalExecutor {
     ) -> Result<Ran, RunError> {
         let (snapshots, sandbox) = (&self.snapshots, &*self.sandbox);
         Job { step, inputs, parent, snapshots, sandbox, settings, report }.execute()
+    }
+}
+
+/// Stands where this machine can execute nothing. Steps that are in the cache need no executor.
+pub struct NoExecutor {
+    /// Why not.
+    pub reason: String,
+}
+
+impl Executor for NoExecutor {
+    fn run(
+        &self,
+        _: &RunStep,
+        _: &[MountInput],
+        _: &Chain,
+        _: &RunSettings,
+        _: &Report,
+    ) -> Result<Ran, RunError> {
+        Err(RunError::Sandbox(SandboxError::Unavailable(self.reason.clone())))
+    }
+
+    fn executes(&self) -> bool {
+        false
     }
 }

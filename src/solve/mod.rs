@@ -29,7 +29,7 @@ use crate::steps::run::RunSettings;
 
 pub use background::{Background, Slots};
 pub use error::StepError;
-pub use executor::{Executor, LocalExecutor};
+pub use executor::{Executor, LocalExecutor, NoExecutor};
 
 /// Everything a solve works with.
 pub struct Solver {

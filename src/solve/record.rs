@@ -155,7 +155,9 @@ impl Run<'_> {
         let record = self.record(step, cell.clone(), key, layer.recipe);
         let (snapshots, options) = (self.solver.snapshots.clone(), self.solver.write.clone());
         let below = parent.clone();
-        let packed = self.is_exported(step) || content_size(&layer.entries) < WORTH_LEAVING;
+        let packed = self.is_exported(step)
+            || !self.solver.executor.executes()
+            || content_size(&layer.entries) < WORTH_LEAVING;
         self.background.queue(move || {
             let written = match packed {
                 true => layer::write_layer(snapshots.store(), layer.entries, &layer.content, &options)

@@ -169,6 +169,11 @@ impl Job<'_> {
                 let user = resolve_user(&self.step.user, self.parent, self.snapshots)?;
                 layer::Owners::Recorded(user.uid, user.gid, &kept)
             }
+            layer::OnDiskIds::ContentsOnly => {
+                return Err(RunError::Sandbox(SandboxError::Unavailable(
+                    "its layers were unpacked without owners and modes".into(),
+                )));
+            }
         };
         let dir = self.snapshots.store().snapshot_dir(&snapshot);
         let (entries, content) = layer::diff_upper(&dir, &*tree, owners)?;
