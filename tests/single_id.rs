@@ -116,3 +116,31 @@ RUN setpriv --reuid 7 --regid 8 --clear-groups setpriv --regid 0 true || echo le
     assert_eq!(image.text("/seen"), "7\n8\n8 9 10\nkept\nleft\nleft\n");
     assert_eq!(image.owner("/f"), "644 0:0");
 }
+
+/// Nothing leads from a daemon to the process that it got its identity from.
+#[test]
+fn daemons_stay_who_they_are_when_their_parent_ends() {
+    let Some(lab) = lab("daemons_stay_who_they_are_when_their_parent_ends", "debian") else { return };
+    let dockerfile = "FROM debian
+RUN touch /f && setpriv --reuid 7 --regid 8 --groups 9 sh -c \\
+    'setsid sh -c \"while kill -0 $$ 2>/dev/null; do sleep 0.02; done; (id -u; id -G; chown 3 /f || echo kept) > /new; mv /new /seen\" &' && \\
+    until [ -e /seen ]; do sleep 0.02; done
+RUN [ $(id -u) = 0 ] && prlimit --locks=50 setpriv --reuid 7 --clear-groups id -u >> /seen
+";
+    let image = lab.build_image(&lab.context(&[("Dockerfile", dockerfile)]), &["--network=none"]);
+    assert_eq!(image.text("/seen"), "7\n8 9\nkept\n7\n");
+}
+
+/// More identities than are remembered without a look at which of them processes still have.
+#[test]
+fn thousands_of_processes_stay_who_they_are() {
+    let test = "thousands_of_processes_stay_who_they_are";
+    let Some(lab) = lab(test, "busybox") else { return };
+    let dockerfile = "FROM busybox\nCOPY identities /\nRUN /identities 3000 > /seen\n";
+    let context = lab.context(&[("Dockerfile", dockerfile)]);
+    if !support::compiled(test, "identities.c", &context.join("identities")) {
+        return;
+    }
+    let image = lab.build_image(&context, &["--network=none"]);
+    assert_eq!(image.text("/seen"), "started 3000 wrong 0 0 root 1\n");
+}

@@ -1,7 +1,7 @@
 //! Who processes believe to be where there is one ID only: the rules of credentials(7), without a
 //! kernel behind them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use libc::c_long;
@@ -218,64 +218,72 @@ fn set_three(old: Triple, wanted: Triple, capable: bool) -> Result<Triple, Errno
     Ok(new)
 }
 
-/// A process: its number and when it started, since numbers come back.
-pub(super) type Process = (u32, u64);
+/// A number that a process has as its limit of file locks, which the kernel has ignored since Linux 2.4.25. It
+/// hands the limit to children and keeps it when the process executes a program or loses its parent. Nobody but
+/// root of the machine can raise the hard limit, so each change gets a smaller number than the last.
+pub(super) type Badge = u64;
 
-/// The credentials of all living processes that ever changed theirs. Others have those of the nearest
-/// process above that did, or are root.
+/// The credentials of the processes that changed theirs, by their badges. Without a known badge a process is
+/// root.
 ///
 /// What a step can make it hold is bounded: some 10 MiB.
-#[derive(Debug, Default)]
-pub(super) struct ProcessTable {
-    known: HashMap<u32, (u64, Credentials)>,
-    /// Of all known processes together.
+#[derive(Debug)]
+pub(super) struct Identities {
+    known: HashMap<Badge, Credentials>,
+    /// Of all known credentials together.
     groups: usize,
-    /// With so many it is time to look for those that have ended.
+    /// With so many it is time to look for those that no process has any more.
     crowded: usize,
+    /// Smaller than all badges so far, except those of processes that lowered their limit.
+    last: Badge,
 }
 
-impl ProcessTable {
-    const MOST_PROCESSES: usize = 32_768;
+impl Default for Identities {
+    fn default() -> Self {
+        Identities { known: HashMap::new(), groups: 0, crowded: 0, last: Badge::MAX }
+    }
+}
+
+impl Identities {
+    const MOST: usize = 32_768;
     const MOST_GROUPS: usize = 1 << 20;
-    /// Below this, nobody looks for processes that have ended.
+    /// Below this, nobody looks for unused ones.
     const FEW: usize = 256;
 
-    /// Of the first in `line`, which leads from a process up to its ancestors.
-    pub(super) fn of(&self, line: impl IntoIterator<Item = Process>) -> Credentials {
-        let known = |(pid, start): Process| {
-            self.known.get(&pid).filter(|(known, _)| *known == start).map(|(_, who)| who.clone())
-        };
-        line.into_iter().find_map(known).unwrap_or_default()
+    pub(super) fn of(&self, badge: Badge) -> Credentials {
+        self.known.get(&badge).cloned().unwrap_or_default()
     }
 
-    /// Remembers a change; `ENOMEM` if it is too much for one step. `lives` tells whether a process has not
-    /// ended.
-    pub(super) fn set(
+    /// Gives a new badge to wear instead of the old one; `ENOMEM` if it is too much for one step. `worn` finds
+    /// the badges of all processes.
+    pub(super) fn add(
         &mut self,
-        (pid, start): Process,
+        old: Badge,
         who: Credentials,
-        lives: impl Fn(Process) -> bool,
-    ) -> Result<(), Errno> {
-        // Not forgotten if there is no room for the new ones: it must not become whoever is above it.
-        let old = self.known.remove(&pid);
-        self.groups -= old.as_ref().map_or(0, |(_, who)| who.groups.len());
-        let added = who.groups.len();
-        if self.known.len() >= self.crowded.max(Self::FEW) || !self.has_room(added) {
-            self.known.retain(|pid, (start, _)| lives((*pid, *start)));
+        worn: impl FnOnce() -> Result<HashSet<Badge>, Errno>,
+    ) -> Result<Badge, Errno> {
+        if self.known.len() >= self.crowded.max(Self::FEW) || !self.has_room(who.groups.len()) {
+            let worn = worn()?;
+            self.known.retain(|badge, _| worn.contains(badge));
             self.known.shrink_to_fit();
-            self.groups = self.known.values().map(|(_, who)| who.groups.len()).sum();
+            self.groups = self.known.values().map(|who| who.groups.len()).sum();
             self.crowded = 2 * self.known.len();
         }
-        let fits = self.has_room(added);
-        if let Some((start, who)) = if fits { Some((start, who)) } else { old } {
-            self.groups += who.groups.len();
-            self.known.insert(pid, (start, who));
+        if !self.has_room(who.groups.len()) {
+            return Err(Errno::NOMEM);
         }
-        if fits { Ok(()) } else { Err(Errno::NOMEM) }
+        let free = |badge: &Badge| !self.known.contains_key(badge);
+        let new = (0..self.last.min(old)).rev().find(free).ok_or(Errno::NOMEM)?;
+        if old >= self.last {
+            self.last = new;
+        }
+        self.groups += who.groups.len();
+        self.known.insert(new, who);
+        Ok(new)
     }
 
     fn has_room(&self, groups: usize) -> bool {
-        self.known.len() < Self::MOST_PROCESSES && self.groups + groups <= Self::MOST_GROUPS
+        self.known.len() < Self::MOST && self.groups + groups <= Self::MOST_GROUPS
     }
 }
 
@@ -309,52 +317,69 @@ mod tests {
         assert_eq!(who.user, [7, 0, 7]);
     }
 
+    const NONE: fn() -> Result<HashSet<Badge>, Errno> = || Ok(HashSet::new());
+
     #[test]
-    fn children_take_after_their_parents_and_numbers_may_come_back() {
-        let mut table = ProcessTable::default();
-        let joe = Credentials { user: [7; 3], ..Credentials::default() };
-        assert_eq!(table.set((10, 100), joe.clone(), |_| true), Ok(()));
-        assert_eq!(table.of([(11, 110), (10, 100), (1, 1)]), joe);
-        assert_eq!(table.of([(11, 110), (10, 999), (1, 1)]), Credentials::default());
+    fn each_change_gets_a_smaller_badge() {
+        let mut table = Identities::default();
+        let user = |id| Credentials { user: [id; 3], ..Credentials::default() };
+        assert_eq!(table.of(Badge::MAX), Credentials::default());
+        let joe = table.add(Badge::MAX, user(7), NONE).expect("a badge");
+        let jane = table.add(Badge::MAX, user(8), NONE).expect("a badge");
+        let ann = table.add(joe, user(9), NONE).expect("a badge");
+        assert!(joe < Badge::MAX && jane < Badge::MAX && ann < joe && ann != jane);
+        assert_eq!([joe, jane, ann].map(|badge| table.of(badge).user[0]), [7, 8, 9]);
     }
 
     #[test]
-    fn processes_that_have_ended_are_forgotten() {
-        let mut table = ProcessTable::default();
-        let crowd = Credentials { groups: (0..65_536).collect(), ..Credentials::default() };
-        for pid in 2..10_000 {
-            // One that lives, and one that has just ended.
-            assert_eq!(table.set((pid, 1), crowd.clone(), |(other, _)| other == 2), Ok(()), "{pid}");
-        }
-        assert_eq!(table.of([(2, 1)]), crowd);
-        assert!(table.known.len() <= 16 && table.groups <= ProcessTable::MOST_GROUPS);
-        let mut table = ProcessTable::default();
-        for pid in 2..100_000 {
-            assert_eq!(table.set((pid, 1), Credentials::default(), |_| false), Ok(()));
-        }
-        assert!(table.known.len() <= ProcessTable::FEW && table.known.capacity() < 4 * ProcessTable::FEW);
+    fn a_lowered_limit_uses_up_no_badges_of_others() {
+        let mut table = Identities::default();
+        let who = Credentials::default();
+        assert_eq!(table.add(2, who.clone(), NONE), Ok(1));
+        assert_eq!(table.add(2, who.clone(), NONE), Ok(0));
+        assert_eq!(table.add(2, who.clone(), NONE), Err(Errno::NOMEM));
+        assert_eq!(table.add(Badge::MAX, who, NONE), Ok(Badge::MAX - 1));
     }
 
     #[test]
-    fn living_processes_are_remembered_up_to_a_limit() {
-        let mut table = ProcessTable::default();
+    fn badges_that_nobody_wears_are_forgotten() {
+        let mut table = Identities::default();
         let crowd = Credentials { groups: (0..65_536).collect(), ..Credentials::default() };
-        for pid in 0..16 {
-            assert_eq!(table.set((pid, 1), crowd.clone(), |_| true), Ok(()));
+        let first = table.add(Badge::MAX, crowd.clone(), NONE).expect("a badge");
+        for _ in 0..10_000 {
+            assert!(table.add(Badge::MAX, crowd.clone(), || Ok([first].into())).is_ok());
         }
-        assert_eq!(table.set((99, 1), crowd.clone(), |_| true), Err(Errno::NOMEM));
-        // Who is refused stays who it is; instead of its older groups, new ones fit.
+        assert_eq!(table.of(first), crowd);
+        assert!(table.known.len() <= 16 && table.groups <= Identities::MOST_GROUPS);
+        let mut table = Identities::default();
+        for _ in 0..100_000 {
+            assert!(table.add(Badge::MAX, Credentials::default(), NONE).is_ok());
+        }
+        assert!(table.known.len() <= Identities::FEW && table.known.capacity() < 4 * Identities::FEW);
+    }
+
+    #[test]
+    fn identities_are_remembered_up_to_a_limit() {
+        let mut table = Identities::default();
+        let mut worn = HashSet::new();
+        let crowd = Credentials { groups: (0..65_536).collect(), ..Credentials::default() };
+        for _ in 0..16 {
+            worn.insert(table.add(Badge::MAX, crowd.clone(), || Ok(worn.clone())).expect("a badge"));
+        }
+        assert_eq!(table.add(Badge::MAX, crowd.clone(), || Ok(worn.clone())), Err(Errno::NOMEM));
+        // Forgetting all of them because nobody can look would make everybody root.
+        assert_eq!(table.add(Badge::MAX, crowd.clone(), || Err(Errno::MFILE)), Err(Errno::MFILE));
+        assert!(worn.iter().all(|badge| table.of(*badge) == crowd));
         let joe = Credentials { user: [7; 3], ..Credentials::default() };
-        assert_eq!(table.set((98, 1), joe.clone(), |_| true), Ok(()));
-        assert_eq!(
-            table.set((98, 1), Credentials { user: [8; 3], ..crowd.clone() }, |_| true),
-            Err(Errno::NOMEM)
-        );
-        assert_eq!(table.of([(98, 1)]), joe);
-        assert_eq!(table.set((3, 1), crowd, |_| true), Ok(()));
-        let mut table = ProcessTable::default();
-        let ended = (0..100_000).find(|pid| table.set((*pid, 1), Credentials::default(), |_| true).is_err());
-        assert_eq!(ended, Some(ProcessTable::MOST_PROCESSES as u32));
+        let badge = table.add(Badge::MAX, joe.clone(), || Ok(worn.clone())).expect("a badge");
+        assert_eq!(table.of(badge), joe);
+        let (mut table, mut worn) = (Identities::default(), HashSet::new());
+        let mut more = || {
+            let badge = table.add(Badge::MAX, Credentials::default(), || Ok(worn.clone()))?;
+            worn.insert(badge);
+            Ok::<_, Errno>(badge)
+        };
+        assert_eq!((0..100_000).find(|_| more().is_err()), Some(Identities::MOST));
     }
 
     /// As `setpriv --reuid --regid` does it, and what is left of it for the next program.

@@ -11,6 +11,7 @@
 //! process could change anyway.
 
 use std::cell::OnceCell;
+use std::collections::HashSet;
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::Read as _;
@@ -26,7 +27,7 @@ use crate::fs::{
     NODE_RECORD, OWNER_RECORD, open_resolved, open_resolved_c, owner_record, parse_owner_record,
 };
 
-use super::identity::{Credentials, Process, ProcessTable, Reply};
+use super::identity::{Badge, Credentials, Identities, Reply};
 use super::private;
 use super::request::{Memory, Place, Request};
 use super::syscalls::{self, Notification};
@@ -104,7 +105,7 @@ struct Target {
 struct Supervisor {
     /// This machine's, whatever the root of this thread is at the moment.
     proc: OwnedFd,
-    processes: ProcessTable,
+    identities: Identities,
     duty: Duty,
     mounts: NodeMounts,
 }
@@ -132,7 +133,7 @@ impl Supervisor {
         // what a process names.
         unsafe { unshare_unsafe(UnshareFlags::FS) }?;
         rustix::process::umask(Mode::empty());
-        Ok(Supervisor { proc, processes: ProcessTable::default(), duty, mounts })
+        Ok(Supervisor { proc, identities: Identities::default(), duty, mounts })
     }
 
     fn answer(&mut self, listener: BorrowedFd<'_>, asked: &Notification) -> Result<Answer, Errno> {
@@ -171,12 +172,12 @@ impl Supervisor {
         }
     }
 
-    /// Who a process is, and what leads from it to its ancestors.
-    fn who(&self, listener: BorrowedFd<'_>, asked: &Notification) -> Result<(Credentials, Line), Errno> {
-        let line = self.line(asked.pid);
+    /// Who a process is, and its badge.
+    fn who(&self, listener: BorrowedFd<'_>, asked: &Notification) -> Result<(Credentials, Badge), Errno> {
+        let badge = syscalls::hard_limit_of(asked.pid, BADGE);
+        let program = self.stack(asked.pid);
         syscalls::still_asked(listener, asked.id)?;
-        let who = self.processes.of(line.processes.iter().copied());
-        Ok((who.after_exec(line.program), line))
+        Ok((self.identities.of(badge?).after_exec(program), badge?))
     }
 
     fn change(
@@ -185,12 +186,15 @@ impl Supervisor {
         asked: &Notification,
         change: impl FnOnce(&mut Credentials) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
-        let (mut who, line) = self.who(listener, asked)?;
+        let (mut who, badge) = self.who(listener, asked)?;
+        let old = who.clone();
         change(&mut who)?;
-        let process = line.processes.first().copied().ok_or(Errno::SRCH)?;
+        if who == old {
+            return Ok(());
+        }
         let proc = &self.proc;
-        self.processes
-            .set(process, who, |(pid, start)| stat_of(proc, pid).is_some_and(|stat| stat.start == start))
+        let new = self.identities.add(badge, who, || worn(proc))?;
+        syscalls::set_limit_of(asked.pid, BADGE, new, new)
     }
 
     fn tell(
@@ -229,25 +233,20 @@ impl Supervisor {
     }
 
     fn text(&self, pid: u32, name: &str) -> String {
-        text_of(&self.proc, pid, name)
+        let Ok(file) = self.of(pid, name, OFlags::RDONLY) else { return String::new() };
+        let mut bytes = Vec::new();
+        // A process that has just ended has nothing to say. Its name may be any bytes.
+        let _ = File::from(file).read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The process of a thread and those above it.
-    fn line(&self, thread: u32) -> Line {
-        const LONGEST: usize = 64;
-        let mut line = Line { processes: Vec::new(), program: 0 };
-        let status = self.text(thread, "status");
-        let group = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
-        let mut pid = group.and_then(|number| number.trim().parse().ok()).unwrap_or(thread);
-        while pid > 1 && line.processes.len() < LONGEST {
-            let Some(stat) = stat_of(&self.proc, pid) else { break };
-            if line.processes.is_empty() {
-                line.program = stat.stack;
-            }
-            line.processes.push((pid, stat.start));
-            pid = stat.parent;
-        }
-        line
+    /// Where the stack of a process begins, which is somewhere else after each `execve`.
+    fn stack(&self, pid: u32) -> u64 {
+        const FIELD: usize = 28;
+        // PID (NAME) and then, from the third on, numbers (proc_pid_stat(5)).
+        let text = self.text(pid, "stat");
+        let number = |(_, fields): (&str, &str)| fields.split(' ').nth(FIELD - 3)?.parse().ok();
+        text.rsplit_once(") ").and_then(number).unwrap_or(0)
     }
 
     /// Does to the file what `chown` does besides changing the owner, and writes the owner down.
@@ -412,36 +411,25 @@ impl Supervisor {
     }
 }
 
-/// A process and those above it.
-struct Line {
-    processes: Vec<Process>,
-    /// Changes when the process executes another program.
-    program: u64,
-}
+/// The limit that is a process's [`Badge`].
+// Signed with musl.
+#[allow(clippy::unnecessary_cast)]
+const BADGE: u32 = libc::RLIMIT_LOCKS as u32;
 
-/// What `/proc/PID/stat` says (proc_pid_stat(5)).
-struct Stat {
-    parent: u32,
-    start: u64,
-    /// Where its stack begins, which is somewhere else after each `execve`.
-    stack: u64,
-}
-
-fn stat_of(proc: &OwnedFd, pid: u32) -> Option<Stat> {
-    // PID (NAME) STATE PPID ...; the 22nd is when it started.
-    let text = text_of(proc, pid, "stat");
-    let fields: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();
-    let number = |at: usize| fields.get(at - 3)?.parse::<u64>().ok();
-    Some(Stat { parent: u32::try_from(number(4)?).ok()?, start: number(22)?, stack: number(28)? })
-}
-
-fn text_of(proc: &OwnedFd, pid: u32, name: &str) -> String {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let Ok(file) = rustix::fs::openat(proc, format!("{pid}/{name}"), flags, Mode::empty()) else {
-        return String::new();
-    };
-    let mut bytes = Vec::new();
-    // A process that has just ended has nothing to say. Its name may be any bytes.
-    let _ = File::from(file).read_to_end(&mut bytes);
-    String::from_utf8_lossy(&bytes).into_owned()
+/// The badges of all processes that can have one. Looked for twice: a process can start under a number that was
+/// passed already, and its parent, which has the same badge, end before its own number's turn.
+fn worn(proc: &OwnedFd) -> Result<HashSet<Badge>, Errno> {
+    let mut found = HashSet::new();
+    for _ in 0..2 {
+        // `Dir::read_from` takes over that this descriptor is for paths only, which cannot be listed.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let list = rustix::fs::openat(proc, c".", flags, Mode::empty())?;
+        for entry in rustix::fs::Dir::new(list)? {
+            let entry = entry?;
+            let pid = entry.file_name().to_str().ok().and_then(|name| name.parse().ok());
+            // Processes of others than the step are not ours to ask.
+            found.extend(pid.and_then(|pid| syscalls::hard_limit_of(pid, BADGE).ok()));
+        }
+    }
+    Ok(found)
 }

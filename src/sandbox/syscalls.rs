@@ -280,6 +280,26 @@ pub(super) fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno
     .map(drop)
 }
 
+/// Sets a resource limit of another process, given by the number of any of its threads.
+pub(super) fn set_limit_of(pid: u32, resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
+    let limit = [soft, hard];
+    // SAFETY: struct rlimit64 is two 64-bit numbers; no old value is asked for.
+    check(unsafe {
+        libc::syscall(libc::SYS_prlimit64, pid, resource, limit.as_ptr(), std::ptr::null_mut::<u64>())
+    })
+    .map(drop)
+}
+
+/// The hard limit of another process.
+pub(super) fn hard_limit_of(pid: u32, resource: u32) -> Result<u64, Errno> {
+    let mut limit = [0u64; 2];
+    // SAFETY: struct rlimit64 is two 64-bit numbers, for which there is room; no new value is given.
+    check(unsafe {
+        libc::syscall(libc::SYS_prlimit64, pid, resource, std::ptr::null::<u64>(), limit.as_mut_ptr())
+    })?;
+    Ok(limit[1])
+}
+
 /// Marks every descriptor from 3 on for closing when the program is executed.
 pub(super) fn close_on_exec_from_3() -> Result<(), Errno> {
     const CLOEXEC: libc::c_uint = 4;
