@@ -73,8 +73,8 @@ pub(super) fn map_owners(
 
 /// `prctl` with plain numbers.
 pub(super) fn prctl(option: libc::c_int, value: libc::c_ulong) -> Result<(), Errno> {
-    // SAFETY: the options used here take numbers only.
-    check(unsafe { libc::syscall(libc::SYS_prctl, option, value, 0, 0, 0) }).map(drop)
+    // SAFETY: the options used here take numbers only, given in the width of registers.
+    check(unsafe { libc::syscall(libc::SYS_prctl, option, value, 0usize, 0usize, 0usize) }).map(drop)
 }
 
 /// Gives the process a session keyring of its own.
