@@ -107,6 +107,13 @@ impl IgnoreRules {
         self.patterns.rules.iter().any(|rule| rule.negated)
     }
 
+    /// Whether some rule matches every name in the root (`*`, `**`, `**/*`).
+    pub fn matches_every_name(&self) -> bool {
+        let all =
+            |rule: &Rule| !rule.negated && matches!(rule.text.trim(), "*" | "**" | "**/*" | "/*" | "./*");
+        self.patterns.rules.iter().any(all)
+    }
+
     /// Judges one path, with the rule to show to the user.
     pub fn matched(&self, path: &[u8]) -> Verdict {
         let deciding = self.patterns.deciding(path);

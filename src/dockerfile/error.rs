@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::ast::Dockerfile;
 use super::source::{Source, Span};
 
 /// A mistake in a Dockerfile.
@@ -32,6 +33,7 @@ impl std::error::Error for ParseError {}
 pub struct ParseErrors {
     first: Box<ParseError>,
     rest: Vec<ParseError>,
+    before: Option<Box<Dockerfile>>,
 }
 
 impl ParseErrors {
@@ -45,14 +47,26 @@ impl ParseErrors {
             source: Arc::clone(source),
         });
         let first = Box::new(errors.next()?);
-        Some(ParseErrors { first, rest: errors.collect() })
+        Some(ParseErrors { first, rest: errors.collect(), before: None })
     }
 
     /// A single mistake.
     pub(super) fn one(source: &Arc<Source>, problem: Problem) -> Self {
         let Problem { span, message, help } = problem;
         let first = Box::new(ParseError { span, message, help, source: Arc::clone(source) });
-        ParseErrors { first, rest: Vec::new() }
+        ParseErrors { first, rest: Vec::new(), before: None }
+    }
+
+    /// The same with what stands before the first mistake.
+    pub(super) fn after(mut self, before: Option<Dockerfile>) -> Self {
+        self.before = before.map(Box::new);
+        self
+    }
+
+    /// What was read before the first mistake, with all of the file as its source, for those who want to
+    /// say more about it. `None` if the file has no stage up to there.
+    pub fn before(&self) -> Option<&Dockerfile> {
+        self.before.as_deref()
     }
 
     /// The first mistake in the file.

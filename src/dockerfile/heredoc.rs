@@ -13,6 +13,8 @@ pub(super) struct Token {
     pub(super) expand: bool,
     pub(super) strip_tabs: bool,
     pub(super) fd: u32,
+    /// Blanks between `<<-` and the name, which BuildKit does not read as a here-document.
+    pub(super) apart: Option<Range<usize>>,
 }
 
 /// The here-documents a text announces, in order. A word counts only if it begins with `<<`, a file
@@ -36,8 +38,9 @@ pub(super) fn find(text: &str) -> Vec<Token> {
         }
         let (name, expand) = unquote(name);
         if !name.is_empty() {
-            let range = start..scan.at;
-            tokens.push(Token { range, name, expand, strip_tabs: mark.strip_tabs, fd: mark.fd });
+            let Mark { strip_tabs, fd, blanks, .. } = mark;
+            let apart = (strip_tabs && blanks > 0).then(|| name_at - blanks..name_at);
+            tokens.push(Token { range: start..scan.at, name, expand, strip_tabs, fd, apart });
         }
     }
     tokens
@@ -46,6 +49,8 @@ pub(super) fn find(text: &str) -> Vec<Token> {
 /// `2<<-` and the blanks after it.
 struct Mark {
     length: usize,
+    /// How many bytes of it are blanks at its end.
+    blanks: usize,
     strip_tabs: bool,
     fd: u32,
 }
@@ -56,8 +61,9 @@ impl Mark {
         let fd = text.get(..text.len() - after_fd.len())?.parse().unwrap_or(0);
         let after = after_fd.strip_prefix("<<")?;
         let strip_tabs = after.starts_with('-');
-        let after = after.strip_prefix('-').unwrap_or(after).trim_start_matches([' ', '\t']);
-        Some(Mark { length: text.len() - after.len(), strip_tabs, fd })
+        let after = after.strip_prefix('-').unwrap_or(after);
+        let name = after.trim_start_matches([' ', '\t']);
+        Some(Mark { length: text.len() - name.len(), blanks: after.len() - name.len(), strip_tabs, fd })
     }
 }
 

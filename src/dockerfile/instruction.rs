@@ -142,6 +142,11 @@ fn read_heredocs(arguments: View<'_>, context: &mut Context<'_, '_>) -> Outcome<
     let mut attached = Vec::new();
     for token in heredoc::find(arguments.as_str()) {
         let word = arguments.sub(token.range.clone()).span();
+        if let Some(blanks) = &token.apart {
+            let message =
+                format!("BuildKit reads no here-document where blanks stand between <<- and {}", token.name);
+            context.warn("HeredocDashSpace", arguments.sub(blanks.clone()).span(), message);
+        }
         let body = context.reader.heredoc(&token.name, token.strip_tabs, word)?;
         let heredoc = Heredoc {
             name: token.name.clone(),

@@ -33,7 +33,19 @@ pub(super) fn strings(arguments: View<'_>) -> Outcome<Option<Vec<Word>>> {
 pub(super) fn looks_meant(text: &str) -> bool {
     let text = text.trim();
     let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
-    inner.is_some_and(|inner| inner.trim_start().starts_with(['\'', '"', '\u{201c}']))
+    inner.is_some_and(|inner| {
+        inner.trim_start().starts_with(['\'', '"', '\u{201c}']) && !(inner.starts_with(' ') && is_test(inner))
+    })
+}
+
+/// Whether what stands in brackets is a test of the shell's: it has an operator, or the bracket's end, as a
+/// word of its own.
+fn is_test(inner: &str) -> bool {
+    let operator = |word: &str| {
+        matches!(word, "]" | "=" | "==" | "!=" | "=~" | "<" | ">" | "&&" | "||" | "-a" | "-o")
+            || matches!(word, "-eq" | "-ne" | "-lt" | "-le" | "-gt" | "-ge" | "-nt" | "-ot" | "-ef")
+    };
+    inner.split_whitespace().any(operator)
 }
 
 /// The string literals of a valid JSON array of strings, in order.

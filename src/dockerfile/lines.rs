@@ -27,7 +27,7 @@ impl Line<'_> {
 #[derive(Debug)]
 pub(super) struct Statement {
     pub(super) text: Joined,
-    /// The comment block directly above.
+    /// The comments since the instruction before, or since an empty comment.
     pub(super) comments: Vec<String>,
     /// The first blank line inside a continuation.
     pub(super) blank: Option<Span>,
@@ -81,16 +81,16 @@ impl<'a> Reader<'a> {
     pub(super) fn next_statement(&mut self) -> Option<Statement> {
         let mut comments = Vec::new();
         while let Some(line) = self.next_line() {
-            let text = line.text.trim_start();
-            if let Some(comment) = text.strip_prefix('#') {
+            // A blank line ends no block of comments, and one that is indented belongs to none.
+            if let Some(comment) = line.text.strip_prefix('#') {
                 match comment.trim() {
                     "" => comments.clear(),
                     comment => comments.push(comment.to_owned()),
                 }
                 continue;
             }
-            if text.is_empty() {
-                comments.clear();
+            let text = line.text.trim_start();
+            if text.is_empty() || text.starts_with('#') {
                 continue;
             }
             let start = line.start + (line.text.len() - text.len());

@@ -119,6 +119,18 @@ fn too_long(line: Line<'_>) -> Problem {
         .help("split it with continuations, or put the data in a file of its own")
 }
 
+/// The instructions that begin before a place.
+fn up_to(mut dockerfile: Dockerfile, end: usize) -> Dockerfile {
+    let is_before = |span: Span| span.start < end;
+    dockerfile.global_args.retain(|instruction| is_before(instruction.span));
+    dockerfile.stages.retain(|stage| is_before(stage.from.span));
+    for stage in &mut dockerfile.stages {
+        stage.instructions.retain(|instruction| is_before(instruction.span));
+    }
+    dockerfile.warnings.retain(|warning| is_before(warning.span));
+    dockerfile
+}
+
 #[derive(Default)]
 struct Assembly {
     global_args: Vec<Instruction>,
@@ -178,12 +190,17 @@ impl Assembly {
         if self.problems.is_empty() && self.stages.is_empty() {
             self.problems.push(self.no_stage(&source));
         }
-        if let Some(errors) = ParseErrors::new(&source, self.problems) {
-            return Err(errors);
-        }
+        let errors = ParseErrors::new(&source, self.problems);
         let Assembly { global_args, stages, mut warnings, .. } = self;
         warnings.sort_by_key(|warning| warning.span.start);
-        Ok(Dockerfile { source, directives, global_args, stages, warnings })
+        let dockerfile = Dockerfile { source, directives, global_args, stages, warnings };
+        match errors {
+            None => Ok(dockerfile),
+            Some(errors) => {
+                let end = errors.first().span.start;
+                Err(errors.after(Some(up_to(dockerfile, end)).filter(|before| !before.stages.is_empty())))
+            }
+        }
     }
 
     fn no_stage(&self, source: &Source) -> Problem {

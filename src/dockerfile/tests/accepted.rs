@@ -101,10 +101,12 @@ fn original_is_the_instruction_as_written_and_joined() {
 }
 
 #[test]
-fn comments_directly_above_belong_to_the_instruction() {
-    let file = good("# check=skip=x\n# old\n#\n# one\n#  two\nFROM x\n# far\n\n# near\nARG a\nRUN x\n");
+fn comments_above_belong_to_the_instruction_from_an_empty_one_on() {
+    let file = good(
+        "# check=skip=x\n# old\n#\n# one\n#  two\nFROM x\n# far\n\n  # indented\n# near\n\nARG a\nRUN x\n",
+    );
     assert_eq!(file.stages[0].from.comments, ["one", "two"]);
-    assert_eq!(file.stages[0].instructions[0].comments, ["near"]);
+    assert_eq!(file.stages[0].instructions[0].comments, ["far", "near"]);
     assert!(file.stages[0].instructions[1].comments.is_empty());
 }
 
