@@ -100,7 +100,8 @@ impl<'a> Findings<'a> {
         if rule.level != Level::Warning && !self.hints {
             return;
         }
-        let own = options::in_comments(place.comments).and_then(|text| CheckOptions::parse(text).ok());
+        let own =
+            options::in_comments(place.comments).and_then(|text| CheckOptions::parse_written(text).ok());
         if !self.options.report(rule, own.as_ref()) {
             return;
         }
@@ -126,7 +127,12 @@ impl<'a> Findings<'a> {
                 }));
         }
         for (place, text) in texts {
-            match CheckOptions::parse(text) {
+            let rest = text.split_once(' ').map_or("", |(_, rest)| rest.trim());
+            if !(rest.is_empty() || rest.starts_with("//")) {
+                let detail = format!("The options end at the first blank; {rest:?} is not read");
+                self.add(&INVALID_CHECK_OPTION, place, detail);
+            }
+            match CheckOptions::parse_written(text) {
                 Err(error) => self.add(&INVALID_CHECK_OPTION, place, error.to_string()),
                 Ok(options) => {
                     for name in options.unknown() {

@@ -2,12 +2,12 @@
 
 use crate::dockerfile::From;
 use crate::image::{Platform, Reference};
-use crate::suggest::suggest;
 
-use super::finding::{Findings, Place};
+use super::finding::{Edit, Findings, Place};
+use super::near::near;
 use super::rule as rules;
 use super::scope;
-use super::stages::{self, FromLine, Stages};
+use super::stages::{self, Base, FromLine, Stages};
 
 /// Checks every `FROM`, whatever the target needs.
 pub(super) fn check(stages: &Stages<'_>, findings: &mut Findings<'_>) {
@@ -15,6 +15,7 @@ pub(super) fn check(stages: &Stages<'_>, findings: &mut Findings<'_>) {
     for (stage, line) in stages.dockerfile.stages.iter().zip(&stages.froms) {
         let place = Place::from(&stage.from);
         undeclared(stages, &line.name.unmatched, place, findings);
+        stage_casing(stages, &stage.from, line, findings);
         if let Some(flag) = &line.flag {
             undeclared(stages, &flag.unmatched, place, findings);
             platform(stages, &stage.from, line, findings);
@@ -24,7 +25,7 @@ pub(super) fn check(stages: &Stages<'_>, findings: &mut Findings<'_>) {
 
 /// Names that must do without any `--build-arg`.
 fn invalid_defaults(stages: &Stages<'_>, findings: &mut Findings<'_>) {
-    let defaults = stages::defaults(stages.dockerfile, stages.input);
+    let Some(defaults) = stages::defaults(stages.dockerfile, stages.input) else { return };
     for stage in &stages.dockerfile.stages {
         let written = &stage.from.image.text;
         let Ok(read) = scope::read(stages.expander(), written, &defaults) else { return };
@@ -36,13 +37,28 @@ fn invalid_defaults(stages: &Stages<'_>, findings: &mut Findings<'_>) {
     }
 }
 
+/// A stage's name in another case than it has in BuildKit, which looks for an image of that name.
+fn stage_casing(stages: &Stages<'_>, from: &From, line: &FromLine, findings: &mut Findings<'_>) {
+    let Base::Stage(base) = line.base else { return };
+    let Some(name) = stages.dockerfile.stages[base].name() else { return };
+    let written = &line.name.text;
+    if written == name {
+        return;
+    }
+    let literal = stages.dockerfile.source.slice(from.image.span) == *written;
+    let edits = if literal { vec![Edit::new(from.image.span, name)] } else { Vec::new() };
+    let detail =
+        format!("BuildKit knows this stage as {name:?} alone, and takes {written:?} for an invalid image");
+    findings.add_with(&rules::STAGE_REFERENCE_CASING, Place::from(from), detail, edits);
+}
+
 fn undeclared(stages: &Stages<'_>, unmatched: &[String], place: Place<'_>, findings: &mut Findings<'_>) {
     for name in unmatched {
         if stages.args.iter().any(|arg| arg.name == *name) {
             continue;
         }
         let known = stages.args.iter().map(|arg| arg.name.as_str()).chain(stages.globals.names());
-        let hint = suggest(name, known);
+        let hint = near(name, known);
         let hint = hint.map_or_else(String::new, |near| format!(" (did you mean {near}?)"));
         let detail = format!("FROM argument '{name}' is not declared{hint}");
         findings.add(&rules::UNDEFINED_ARG_IN_FROM, place, detail);

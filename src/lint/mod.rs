@@ -12,9 +12,11 @@ mod finding;
 mod fix;
 mod from;
 mod legacy;
+mod near;
 mod options;
 mod outline;
 mod own;
+mod pages;
 mod ports;
 mod report;
 mod rule;
@@ -40,6 +42,7 @@ pub use finding::{Edit, Finding};
 pub use fix::{Fixed, apply_fixes, fix};
 pub use options::{CHECK_ARG, CheckError, CheckOptions, Names};
 pub use outline::{Outline, OutlineArg, OutlineMount, outline};
+pub use pages::explain;
 pub use report::{BuildError, json, text};
 pub use rule::{Level, RULES, Rule, rule};
 pub use targets::{Target, targets, targets_json, targets_text};
@@ -61,8 +64,8 @@ pub struct LintInput<'a> {
     /// Configs of base images by name and platform, as far as they are known. Variables in a stage whose
     /// base is not known are never called undefined.
     pub bases: &'a BTreeMap<(String, Platform), ImageConfig>,
-    /// Whether a cleaned path of the context is ignored; `None` where no rule says so or where some rule
-    /// re-includes, which makes the answer depend on the files.
+    /// Whether the ignore file excludes all that a source of `COPY`, a cleaned path that may have wildcards,
+    /// selects of the context; `None` where nothing is ignored.
     pub ignored: Option<&'a dyn Fn(&str) -> bool>,
     /// Report rbuild's own rules.
     pub hints: bool,
@@ -138,10 +141,12 @@ pub fn check(dockerfile: &Dockerfile, input: &LintInput<'_>) -> Result<Report, I
 /// The build argument takes the place of the whole directive.
 fn options(dockerfile: &Dockerfile, input: &LintInput<'_>) -> Result<CheckOptions, InvalidOptions> {
     let directive = dockerfile.directives.check.as_ref();
-    let (text, origin, span) = match (input.build_arg(CHECK_ARG), directive) {
-        (Some(text), _) => (text, format!("build-arg:{CHECK_ARG}"), None),
-        (None, Some(word)) => (word.text.as_str(), "check options".to_owned(), Some(word.span)),
+    let (parsed, origin, span) = match (input.build_arg(CHECK_ARG), directive) {
+        (Some(text), _) => (CheckOptions::parse(text), format!("build-arg:{CHECK_ARG}"), None),
+        (None, Some(word)) => {
+            (CheckOptions::parse_written(&word.text), "check options".to_owned(), Some(word.span))
+        }
         (None, None) => return Ok(CheckOptions::default()),
     };
-    CheckOptions::parse(text).map_err(|error| InvalidOptions { origin, error, span })
+    parsed.map_err(|error| InvalidOptions { origin, error, span })
 }

@@ -17,6 +17,8 @@ pub struct CheckOptions {
     pub experimental: Names,
     /// `error=true`: findings of BuildKit's rules fail the build.
     pub error: bool,
+    /// What stands behind `//`: why the rules are skipped, for those who read the file.
+    pub reason: Option<String>,
 }
 
 /// A list of rules.
@@ -95,6 +97,17 @@ impl CheckOptions {
         Ok(options)
     }
 
+    /// Reads the value of a directive or of a comment above an instruction: the options end at the first
+    /// blank. `# check=skip=CdInRun // the next RUN needs it` has a reason behind them.
+    ///
+    /// # Errors
+    /// As [`CheckOptions::parse`].
+    pub fn parse_written(text: &str) -> Result<Self, CheckError> {
+        let (options, rest) = text.split_once(' ').unwrap_or((text, ""));
+        let reason = rest.trim_start().strip_prefix("//").map(|reason| reason.trim().to_owned());
+        Ok(CheckOptions { reason, ..CheckOptions::parse(options)? })
+    }
+
     /// Whether a rule is reported where `own` stands right above the instruction.
     pub(super) fn report(&self, rule: &Rule, own: Option<&CheckOptions>) -> bool {
         let own_holds = |list: fn(&CheckOptions) -> &Names| own.is_some_and(|own| list(own).hold(rule.name));
@@ -152,7 +165,7 @@ mod tests {
             ("error=true", CheckOptions { error: true, ..CheckOptions::default() }),
             (
                 "skip=A;error=1;experimental=all",
-                CheckOptions { skip: names(&["A"]), error: true, experimental: Names::All },
+                CheckOptions { skip: names(&["A"]), error: true, experimental: Names::All, reason: None },
             ),
             (
                 " error = T ; skip = A ",
@@ -161,6 +174,28 @@ mod tests {
         ] {
             assert_eq!(CheckOptions::parse(text), Ok(expected), "{text}");
         }
+    }
+
+    #[test]
+    fn written_options_end_at_the_first_blank_and_keep_their_reason() {
+        let options = |skip: &[&str], error, reason: Option<&str>| {
+            let reason = reason.map(str::to_owned);
+            Ok(CheckOptions { skip: names(skip), error, reason, ..CheckOptions::default() })
+        };
+        for (text, expected) in [
+            ("skip=A // because: of b", options(&["A"], false, Some("because: of b"))),
+            ("skip=A   //because", options(&["A"], false, Some("because"))),
+            ("skip=A;error=true // x", options(&["A"], true, Some("x"))),
+            ("skip=A //", options(&["A"], false, Some(""))),
+            ("skip=A B", options(&["A"], false, None)),
+            ("skip=A, B", options(&["A", ""], false, None)),
+            ("skip=A//b", options(&["A//b"], false, None)),
+            ("skip=A; error=true", Err(CheckError::Option(String::new()))),
+        ] {
+            assert_eq!(CheckOptions::parse_written(text), expected, "{text}");
+        }
+        let all = CheckOptions::parse_written("skip=all;experimental=B;error=1 // x").unwrap();
+        assert_eq!((all.skip, all.experimental, all.error), (Names::All, names(&["B"]), true));
     }
 
     #[test]
@@ -181,7 +216,9 @@ mod tests {
 
     #[test]
     fn names_that_no_rule_has_are_found() {
-        let options = CheckOptions::parse("skip=StageNameCasing,Typo;experimental=CopyIgnoredFile,CdInRun");
+        let options = CheckOptions::parse(
+            "skip=StageNameCasing,Typo;experimental=InvalidDefinitionDescription,CdInRun",
+        );
         assert_eq!(options.unwrap().unknown(), ["Typo", "CdInRun"]);
     }
 }

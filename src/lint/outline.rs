@@ -88,7 +88,7 @@ impl Gather<'_, '_> {
         if std::mem::replace(seen, true) {
             return;
         }
-        let (line, state) = (&self.stages.froms[index], &self.states[index]);
+        let state = &self.states[index];
         for arg in &state.args {
             match &arg.value {
                 Some(value) => self.add(OutlineArg {
@@ -100,13 +100,17 @@ impl Gather<'_, '_> {
                 None => self.global(&arg.name),
             }
         }
-        for name in line.name.matched.iter().chain(line.flag.iter().flat_map(|flag| &flag.matched)) {
-            self.global(name);
+        // What the stages below were found with counts before what they declare.
+        for below in self.stages.chain(index) {
+            let line = &self.stages.froms[below];
+            for name in line.name.matched.iter().chain(line.flag.iter().flat_map(|flag| &flag.matched)) {
+                self.global(name);
+            }
         }
         add_mounts(&mut self.out.secrets, &state.secrets);
         add_mounts(&mut self.out.ssh, &state.ssh);
         add_mounts(&mut self.out.caches, &state.caches);
-        if let Base::Stage(base) = line.base {
+        if let Base::Stage(base) = self.stages.froms[index].base {
             self.stage(base);
         }
         for used in self.stages.uses(index) {

@@ -18,15 +18,9 @@ pub(super) fn expose(
 ) {
     for word in words {
         for port in scope::read_words(expander, &word.text, scope).unwrap_or_default() {
-            if port.contains(':') {
-                let detail = format!(
-                    "EXPOSE instruction should not define an IP address or host-port mapping, found '{port}'"
-                );
-                findings.add(&rules::EXPOSE_INVALID_FORMAT, place, detail);
-            }
             let lower = match port.split_once('/') {
                 Some((number, protocol)) => format!("{number}/{}", protocol.to_ascii_lowercase()),
-                None => continue,
+                None => port.clone(),
             };
             if lower != port {
                 let detail = format!("Defined protocol '{port}' in EXPOSE instruction should be lowercase");
@@ -34,7 +28,23 @@ pub(super) fn expose(
                 let edits = if literal { vec![Edit::new(word.span, lower)] } else { Vec::new() };
                 findings.add_with(&rules::EXPOSE_PROTO_CASING, place, detail, edits);
             }
+            if maps(&port) {
+                let detail = format!(
+                    "EXPOSE instruction should not define an IP address or host-port mapping, found '{port}'"
+                );
+                findings.add(&rules::EXPOSE_INVALID_FORMAT, place, detail);
+            }
         }
+    }
+}
+
+/// Whether `[address:]host:container` has anything before the container's port. Empty parts are none, up to
+/// the address, in which colons count.
+fn maps(port: &str) -> bool {
+    let Some((before, _)) = port.rsplit_once(':') else { return false };
+    match before.rsplit_once(':') {
+        Some((address, host)) => !address.is_empty() || !host.is_empty(),
+        None => !before.is_empty(),
     }
 }
 

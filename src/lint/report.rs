@@ -71,13 +71,13 @@ fn file_name(source: &Source) -> &str {
 }
 
 fn entry(source: &Source, finding: &Finding) -> Value {
-    let mut entry = json!({
-        "ruleName": finding.rule.name,
-        "description": finding.rule.description,
-        "url": finding.rule.url(),
-        "detail": finding.detail,
-        "location": location(source, finding.span),
-    });
+    let mut entry = json!({ "ruleName": finding.rule.name, "description": finding.rule.description });
+    match finding.rule.url() {
+        Some(url) => entry["url"] = json!(url),
+        None => entry["explain"] = json!(finding.rule.command()),
+    }
+    entry["detail"] = json!(finding.detail);
+    entry["location"] = location(source, finding.span);
     if finding.rule.level == Level::Info {
         entry["level"] = json!("info");
     }
@@ -101,7 +101,7 @@ pub fn text(report: &Report, source: &Source) -> String {
         out.push_str(&format!(
             "\n{mark}: {} - {}\n{}\n",
             finding.rule.name,
-            finding.rule.url(),
+            finding.rule.url().unwrap_or_else(|| finding.rule.command()),
             visible(&finding.detail)
         ));
         out.push_str(&excerpt(source, finding.span));

@@ -26,18 +26,21 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// Where the rule is explained: Docker's documentation, or a page of rbuild's own.
-    pub fn url(&self) -> String {
+    /// Where Docker's documentation explains the rule; `None` for rbuild's own, and for the one without a page.
+    pub fn url(&self) -> Option<String> {
         let page = kebab(self.name);
-        match self.level {
-            Level::Warning => format!("https://docs.docker.com/go/dockerfile/rule/{page}/"),
-            Level::Hint | Level::Info => format!("docs/rules/{page}.md"),
-        }
+        (self.level == Level::Warning && self.name != "InvalidBaseImagePlatform")
+            .then(|| format!("https://docs.docker.com/go/dockerfile/rule/{page}/"))
+    }
+
+    /// The command that explains the rule without a network.
+    pub fn command(&self) -> String {
+        format!("rbuild check --explain {}", self.name)
     }
 }
 
 /// `JSONArgsRecommended` to `json-args-recommended`.
-fn kebab(name: &str) -> String {
+pub(super) fn kebab(name: &str) -> String {
     let mut out = String::new();
     let letters: Vec<char> = name.chars().collect();
     for (at, letter) in letters.iter().enumerate() {
@@ -98,7 +101,7 @@ rules! {
         "Default value for global ARG results in an empty or invalid base image name";
     FROM_PLATFORM_FLAG_CONST_DISALLOWED = Warning false "FromPlatformFlagConstDisallowed"
         "FROM --platform flag should not use a constant value";
-    COPY_IGNORED_FILE = Warning true "CopyIgnoredFile"
+    COPY_IGNORED_FILE = Warning false "CopyIgnoredFile"
         "Attempting to Copy file that is excluded by .dockerignore";
     INVALID_DEFINITION_DESCRIPTION = Warning true "InvalidDefinitionDescription"
         "Comment for build stage or argument should follow the format: `# <arg/stage name> <description>`. If this is not intended to be a description comment, add an empty line or comment between the instruction and the comment.";
@@ -119,6 +122,8 @@ rules! {
     COPY_BEFORE_DEPENDENCIES = Hint false "CopyBeforeDependencies"
         "Dependencies should be installed before all of the sources are copied";
     EMPTY_COMMAND = Hint false "EmptyCommand" "RUN, CMD and ENTRYPOINT should be given a command";
+    HEREDOC_DASH_SPACE = Hint false "HeredocDashSpace"
+        "The name of a here-document should follow <<- at once";
     HEREDOC_WITHOUT_ERREXIT = Hint false "HeredocWithoutErrexit"
         "A failing command in the middle of a RUN heredoc should fail the build";
     INVALID_CHECK_OPTION = Hint false "InvalidCheckOption" "A check directive should name rules that exist";
@@ -127,7 +132,9 @@ rules! {
     PIP_WITHOUT_NO_CACHE_DIR = Hint false "PipWithoutNoCacheDir"
         "pip should not leave its downloads in the image";
     SECRET_FILE_COPIED = Hint false "SecretFileCopied" "Files with secrets should not be copied into an image";
-    SUDO_IN_RUN = Hint false "SudoInRun" "RUN should be given its user by USER";
+    STAGE_REFERENCE_CASING = Hint false "StageReferenceCasing"
+        "FROM should name stages in lower case, as BuildKit does";
+    SUDO_IN_RUN = Hint false "SudoInRun" "sudo should not stand in a RUN of root's";
     UNPINNED_BASE = Hint false "UnpinnedBase" "Base images should have a tag other than latest, or a digest";
     UNUSED_STAGE = Hint false "UnusedStage" "A stage should have a name or be used";
 }
@@ -151,7 +158,9 @@ mod tests {
         ] {
             assert_eq!(kebab(name), expected);
         }
-        assert_eq!(STAGE_NAME_CASING.url(), "https://docs.docker.com/go/dockerfile/rule/stage-name-casing/");
+        let url = STAGE_NAME_CASING.url();
+        assert_eq!(url.as_deref(), Some("https://docs.docker.com/go/dockerfile/rule/stage-name-casing/"));
+        assert_eq!(CD_IN_RUN.url(), None);
     }
 
     #[test]

@@ -63,6 +63,13 @@ pub(super) fn read(expander: Expander, text: &str, scope: &Scope) -> Result<Read
     Ok(Read { text, ..recorder.read.into_inner() })
 }
 
+/// As [`read`]; what cannot be expanded gives no text, but the names that were asked for up to there.
+pub(super) fn read_as_far(expander: Expander, text: &str, scope: &Scope) -> Read {
+    let recorder = Recorder { scope, read: RefCell::default() };
+    let text = expander.word(text, &recorder).map(|expanded| expanded.text).unwrap_or_default();
+    Read { text, ..recorder.read.into_inner() }
+}
+
 /// Expands the body of a here-document.
 pub(super) fn read_body(expander: Expander, text: &str, scope: &Scope) -> Result<Read, WordError> {
     let recorder = Recorder { scope, read: RefCell::default() };

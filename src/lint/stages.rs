@@ -26,6 +26,8 @@ pub(super) struct GlobalArg {
     pub(super) value: String,
     /// Globals its default is made of.
     pub(super) needs: Vec<String>,
+    /// The default cannot be expanded.
+    broken: bool,
     pub(super) span: Span,
     pub(super) comments: Vec<String>,
 }
@@ -67,7 +69,7 @@ impl<'a> Stages<'a> {
 
     fn line(&self, index: usize) -> FromLine {
         let from = &self.dockerfile.stages[index].from;
-        let read = |text: &str| scope::read(self.expander(), text, &self.globals).unwrap_or_default();
+        let read = |text: &str| scope::read_as_far(self.expander(), text, &self.globals);
         let name = read(&from.image.text);
         let flag = from.platform.as_ref().map(|word| read(&word.text));
         let platform = flag.as_ref().and_then(|flag| Platform::parse(&flag.text).ok());
@@ -194,13 +196,15 @@ pub(super) fn declare<'v>(
         let InstructionKind::Arg(declarations) = &instruction.kind else { continue };
         for declaration in declarations {
             let name = &declaration.name.text;
-            let mut needs = Vec::new();
+            let (mut needs, mut broken) = (Vec::new(), false);
             let value = match (given(name), &declaration.default) {
                 (Some(value), _) => Some(value.to_owned()),
                 (None, Some(default)) => {
-                    let read = scope::read(expander, &default.text, globals).unwrap_or_default();
-                    needs = read.matched;
-                    Some(read.text)
+                    let read = scope::read(expander, &default.text, globals);
+                    broken = read.is_err();
+                    let Read { text, matched, .. } = read.unwrap_or_default();
+                    needs = matched;
+                    Some(text)
                 }
                 (None, None) => None,
             };
@@ -212,6 +216,7 @@ pub(super) fn declare<'v>(
                 name: name.clone(),
                 value: value.unwrap_or_default(),
                 needs,
+                broken,
                 span: instruction.span,
                 comments: instruction.comments.clone(),
             });
@@ -220,9 +225,9 @@ pub(super) fn declare<'v>(
     args
 }
 
-/// The global scope as it is without any build argument.
-pub(super) fn defaults(dockerfile: &Dockerfile, input: &LintInput<'_>) -> Scope {
+/// The global scope as it is without any build argument; `None` if a default cannot be expanded.
+pub(super) fn defaults(dockerfile: &Dockerfile, input: &LintInput<'_>) -> Option<Scope> {
     let mut globals = platform_arguments(dockerfile, input);
-    declare(dockerfile, &mut globals, |_| None);
-    globals
+    let args = declare(dockerfile, &mut globals, |_| None);
+    (!args.iter().any(|arg| arg.broken)).then_some(globals)
 }

@@ -12,11 +12,13 @@ use super::rule as rules;
 pub(super) fn check(findings: &mut Findings<'_>) {
     let dockerfile = findings.dockerfile;
     let places = places(dockerfile);
-    for warning in &dockerfile.warnings {
+    // Findings of one line come in BuildKit's order: a stage's name before its AS, then what instructions say
+    // by themselves, then what they say together.
+    let (after, before): (Vec<_>, Vec<_>) =
+        dockerfile.warnings.iter().partition(|warning| warning.rule == "FromAsCasing");
+    for warning in before.into_iter().chain(after) {
         parsed(warning, &places, findings);
     }
-    casing(findings);
-    stage_names(findings);
     for stage in &dockerfile.stages {
         descriptions(stage, findings);
         for instruction in &stage.instructions {
@@ -28,6 +30,8 @@ pub(super) fn check(findings: &mut Findings<'_>) {
     for instruction in &dockerfile.global_args {
         argument_description(instruction, findings);
     }
+    stage_names(findings);
+    casing(findings);
 }
 
 /// An instruction with its place; `FROM` is none.
@@ -85,6 +89,10 @@ fn parsed(warning: &Warning, places: &[Stood<'_>], findings: &mut Findings<'_>) 
         }
         "EmptyCommand" => findings.add(&rules::EMPTY_COMMAND, place, &*warning.message),
         "MalformedJsonForm" => findings.add(&rules::MALFORMED_JSON_FORM, place, &*warning.message),
+        "HeredocDashSpace" => {
+            let edits = vec![Edit::new(warning.span, "")];
+            findings.add_with(&rules::HEREDOC_DASH_SPACE, place, &*warning.message, edits);
+        }
         _ => {}
     }
 }

@@ -4,9 +4,9 @@
 use crate::dockerfile::{
     ArgDecl, CommandLine, Copy, CopySource, Instruction, InstructionKind, KeyValue, Run, Span, Word,
 };
-use crate::suggest::suggest;
 
 use super::finding::{Edit, Findings, Place};
+use super::near::near;
 use super::rule as rules;
 use super::scope::{self, Read, Scope};
 use super::stages::{Base, Stages};
@@ -131,8 +131,8 @@ impl Walk<'_, '_, '_> {
             InstructionKind::Arg(declarations) => self.arg(instruction, declarations),
             InstructionKind::Env(pairs) => self.env(instruction, pairs),
             InstructionKind::Label(pairs) => {
-                legacy::pairs(self.stages.dockerfile, instruction, pairs, self.findings);
                 self.pairs(place, pairs);
+                legacy::pairs(self.stages.dockerfile, instruction, pairs, self.findings);
             }
             InstructionKind::Copy(copy) => self.copy(place, copy, "Copy"),
             InstructionKind::Add(copy) => self.copy(place, copy, "Add"),
@@ -166,7 +166,7 @@ impl Walk<'_, '_, '_> {
 
     /// Reports what a text asks for in vain. A text that cannot be expanded is the planner's to refuse.
     fn expand(&mut self, place: Place<'_>, text: &str) -> Read {
-        let read = scope::read(self.stages.expander(), text, &self.state.scope).unwrap_or_default();
+        let read = scope::read_as_far(self.stages.expander(), text, &self.state.scope);
         self.undefined(place, &read.unmatched);
         read
     }
@@ -177,7 +177,7 @@ impl Walk<'_, '_, '_> {
             if self.state.declared.contains(name) || !self.state.known {
                 continue;
             }
-            let hint = suggest(name, self.state.scope.names());
+            let hint = near(name, self.state.scope.names());
             let hint = hint.map_or_else(String::new, |near| format!(" (did you mean ${near}?)"));
             let detail = format!("Usage of undefined variable '${name}'{hint}");
             self.findings.add(&rules::UNDEFINED_VAR, place, detail);
@@ -223,8 +223,9 @@ impl Walk<'_, '_, '_> {
 
     fn env(&mut self, instruction: &Instruction, pairs: &[KeyValue]) {
         let place = Place::of(instruction);
+        let expanded = self.pairs(place, pairs);
         legacy::pairs(self.stages.dockerfile, instruction, pairs, self.findings);
-        for (name, value) in self.pairs(place, pairs) {
+        for (name, value) in expanded {
             self.secret(place, "ENV", &name);
             self.state.scope.set(&name, &value);
         }
@@ -261,9 +262,10 @@ impl Walk<'_, '_, '_> {
         for source in &copy.sources {
             match source {
                 CopySource::Path(word) => {
-                    let path = self.expand(place, &word.text).text;
-                    if copy.flags.from.is_none() {
-                        self.ignored(place, verb, &path);
+                    let Read { text, unmatched, .. } = self.expand(place, &word.text);
+                    // A variable of a base that is not known may make it another path.
+                    if copy.flags.from.is_none() && (self.state.known || unmatched.is_empty()) {
+                        self.ignored(place, verb, &text);
                     }
                 }
                 CopySource::Heredoc(heredoc) if heredoc.expand => {

@@ -70,9 +70,27 @@ fn each_rule_fires_where_the_reference_fires_and_nowhere_else() {
         ("FROM x\nEXPOSE 80/TCP\n", "ExposeProtoCasing@2"),
         ("FROM x\nEXPOSE 80/tcp 90\n", ""),
         ("FROM x\nEXPOSE 127.0.0.1:80:80\n", "ExposeInvalidFormat@2"),
-        ("FROM x\nEXPOSE 88:80/UDP\n", "ExposeInvalidFormat@2 ExposeProtoCasing@2"),
+        ("FROM x\nEXPOSE 88:80/UDP\n", "ExposeProtoCasing@2 ExposeInvalidFormat@2"),
+        ("FROM x\nEXPOSE :80\n", ""),
+        ("FROM x\nEXPOSE ::80\n", ""),
+        ("FROM x\nEXPOSE [::1]:80:80\n", "ExposeInvalidFormat@2"),
+        // Two of one line, in BuildKit's order.
+        ("FROM x\nENV PATH $B\n", "UndefinedVar@2 LegacyKeyValueFormat@2"),
+        ("FROM x\nENV TOKEN $B\n", "UndefinedVar@2 LegacyKeyValueFormat@2 SecretsUsedInArgOrEnv@2"),
+        ("FROM x\nLABEL a $B\n", "UndefinedVar@2 LegacyKeyValueFormat@2"),
+        ("FROM x\nARG TOKEN=$B\n", "SecretsUsedInArgOrEnv@2 UndefinedVar@2"),
+        ("FROM x\nmaintainer me\n", "MaintainerDeprecated@2 ConsistentInstructionCasing@2"),
+        ("FROM x as A\n", "StageNameCasing@1 FromAsCasing@1"),
+        ("FROM x AS a\nFROM x as A\n", "StageNameCasing@2 FromAsCasing@2 DuplicateStageName@2"),
+        (
+            "FROM x AS scratch\nFROM x as Scratch\nfrom $A\n",
+            "ReservedStageName@1 StageNameCasing@2 FromAsCasing@2 \
+            ReservedStageName@2 DuplicateStageName@2 ConsistentInstructionCasing@3 InvalidDefaultArgInFrom@3 UndefinedArgInFrom@3",
+        ),
+        // Defaults that cannot be expanded say nothing about the name of a base.
+        ("ARG A=${B:x}\nFROM x:$A\n", ""),
+        ("FROM x\nCOPY ignored /\n", "CopyIgnoredFile@2"),
         // Experimental rules wait to be asked for.
-        ("FROM x\nCOPY ignored /\n", ""),
         ("# what\nFROM x AS y\n", ""),
     ] {
         let expected: Vec<&str> = expected.split_whitespace().collect();
@@ -83,14 +101,13 @@ fn each_rule_fires_where_the_reference_fires_and_nowhere_else() {
 #[test]
 fn experimental_rules_fire_where_they_are_asked_for() {
     for (text, expected) in [
-        ("FROM x\nCOPY ignored /\n", "CopyIgnoredFile@2"),
-        ("FROM x\nADD a/../ignored/b c /\n", "CopyIgnoredFile@2"),
-        ("FROM x\nCOPY . /\nADD http://h/ignored /\n", ""),
-        ("FROM x AS a\nFROM x\nCOPY --from=a ignored /\n", ""),
         ("# what\nFROM x AS y\n", "InvalidDefinitionDescription@2"),
         ("# y the stage\nFROM x AS y\n", ""),
         ("# y the stage\n# more\nFROM x AS y\n", "InvalidDefinitionDescription@3"),
-        ("# what\n\nFROM x AS y\n", ""),
+        // An empty comment ends a block, a blank line does not.
+        ("# what\n#\nFROM x AS y\n", ""),
+        ("# what\n\nFROM x AS y\n", "InvalidDefinitionDescription@3"),
+        ("  # what\nFROM x AS y\n", ""),
         ("# what\nFROM x\n", ""),
         ("# what\nARG A\nFROM x\n", "InvalidDefinitionDescription@2"),
         ("FROM x\n# B it\nARG A B\n", ""),
@@ -98,6 +115,31 @@ fn experimental_rules_fire_where_they_are_asked_for() {
         let found = Setup::new().arg(CHECK_ARG, "experimental=all").found(text);
         assert_eq!(found, expected.split_whitespace().collect::<Vec<_>>(), "{text}");
     }
+}
+
+#[test]
+fn ignored_files_are_those_of_the_context() {
+    for (text, expected) in [
+        ("FROM x\nCOPY ignored /\n", "CopyIgnoredFile@2"),
+        ("FROM x\nADD ignored /\n", "CopyIgnoredFile@2"),
+        ("FROM x\nCOPY --parents ./ignored/./b /\n", "CopyIgnoredFile@2"),
+        ("FROM x\nCOPY --exclude=*.c /ignored /\n", "CopyIgnoredFile@2"),
+        ("FROM x\nENV I=ignored\nCOPY $I/a /\n", "CopyIgnoredFile@3"),
+        ("FROM x\nADD a/../ignored/b c /\n", "CopyIgnoredFile@2"),
+        ("FROM x\nCOPY . /\nADD http://h/ignored git@h:ignored /\n", ""),
+        ("FROM x AS a\nFROM x\nCOPY --from=a ignored /\n", ""),
+        ("FROM x\nCOPY --from=context ignored /\n", ""),
+        ("FROM x\nCOPY <<ignored /\nignored\n", ""),
+        ("FROM unknown\nCOPY ${B}ignored /\n", ""),
+    ] {
+        let setup = Setup { contexts: vec!["context".to_owned()], ..Setup::new() };
+        assert_eq!(setup.found(text), expected.split_whitespace().collect::<Vec<_>>(), "{text}");
+    }
+    let report = Setup::new().check("FROM x\nADD ignored/ /\n");
+    assert_eq!(
+        report.findings[0].detail,
+        "Attempting to Add file \"ignored\" that is excluded by .dockerignore"
+    );
 }
 
 #[test]
@@ -180,11 +222,13 @@ fn directives_and_comments_silence_rules() {
         ("FROM x\n# check=skip=LegacyKeyValueFormat\nENV a b\nENV c d\n", "LegacyKeyValueFormat@4"),
         ("# why\n# check=skip=all\nFROM x as y\nENV c d\n", "LegacyKeyValueFormat@4"),
         ("# check=skip=all\n# escape=\\\nFROM x as y\n", ""),
-        ("FROM x\n# check=experimental=all\nCOPY ignored /\n", "CopyIgnoredFile@3"),
-        (
-            "# check=skip=CopyIgnoredFile;experimental=CopyIgnoredFile\nFROM x\nCOPY ignored /\n",
-            "CopyIgnoredFile@3",
-        ),
+        ("# check=experimental=all\n# what\nFROM x as y\n", "FromAsCasing@3 InvalidDefinitionDescription@3"),
+        ("# check=skip=CopyIgnoredFile;experimental=CopyIgnoredFile\nFROM x\nCOPY ignored /\n", ""),
+        ("# check=skip=LegacyKeyValueFormat // b c\nFROM x\nENV a b\n", ""),
+        ("FROM x\n# check=skip=LegacyKeyValueFormat // b c\nENV a b\n", ""),
+        ("FROM x\n# check=skip=LegacyKeyValueFormat\n\nENV a b\n", ""),
+        ("FROM x\n# check=skip=LegacyKeyValueFormat\n#\nENV a b\n", "LegacyKeyValueFormat@4"),
+        ("# check=skip=A, LegacyKeyValueFormat\nFROM x\nENV a b\n", "LegacyKeyValueFormat@3"),
     ] {
         let found = Setup::new().found(text);
         assert_eq!(found, expected.split_whitespace().collect::<Vec<_>>(), "{text}");
@@ -196,6 +240,8 @@ fn error_true_fails_for_rules_of_buildkit_that_are_not_skipped() {
     for (text, fails) in [
         ("# check=error=true\nFROM x as y\n", true),
         ("# check=error=true;skip=FromAsCasing\nFROM x as y\n", false),
+        ("# check=skip=FromAsCasing;error=true // why\nFROM x as y\n", false),
+        ("# check=skip=FromAsCasing;error=true // why\nFROM x as Y\n", true),
         ("# check=error=true\nFROM x\nRUN sudo a\n", false),
         ("FROM x as y\n", false),
     ] {

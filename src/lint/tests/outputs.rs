@@ -74,7 +74,7 @@ fn our_own_findings_stand_apart() {
     let json = super::json(&report, &source, None);
     assert_eq!(json["warnings"], json!([]));
     assert_eq!(json["hints"][0]["ruleName"], "SudoInRun");
-    assert_eq!(json["hints"][0]["url"], "docs/rules/sudo-in-run.md");
+    assert_eq!(json["hints"][0]["explain"], "rbuild check --explain SudoInRun");
     assert_eq!(json["hints"][1]["level"], "info");
     let shown = text(&report, &source);
     assert!(shown.starts_with("Check complete, no warnings found.\n\nHINT: SudoInRun - "), "{shown}");
@@ -164,6 +164,43 @@ fn outlines_describe_the_target() {
     let text = "# last is the end\nFROM x AS last\n";
     let shown = outline(&file(text), &Setup::new().input()).text();
     assert_eq!(shown, "TARGET:      last\nDESCRIPTION: is the end\n\n");
+}
+
+#[test]
+fn outlines_show_what_others_are_made_of() {
+    for (text, expected) in [
+        ("ARG A=1\nARG B=$A\nARG C=$B\nFROM x:$C\n", "A=1 B=1 C=1"),
+        ("ARG A=1\nARG B=${A:-2}\nFROM x\nARG A=5\nARG B\n", "B=1 A=5"),
+        ("ARG A=1\nFROM x AS a\nARG B=$A\nFROM a\n", "B="),
+        ("ARG A=1\nFROM x:$A AS a\nARG A=2\nFROM a\n", "A=1"),
+        ("ARG A=1\nARG B=$A\nFROM x:$B AS a\nARG A=2\nFROM a AS b\nFROM b\n", "A=1 B=1"),
+        ("ARG A=1\nFROM x:$A AS a\nARG A=2\nFROM a\nARG A=3\n", "A=3"),
+    ] {
+        let found = outline(&file(text), &Setup::new().input());
+        let args: Vec<String> = found.args.iter().map(|arg| format!("{}={}", arg.name, arg.value)).collect();
+        assert_eq!(args.join(" "), expected, "{text}");
+    }
+}
+
+#[test]
+fn descriptions_may_stand_above_a_blank_line() {
+    let text = "# one\n#\n#-----\n# a builds b\n#-----\n\nFROM x AS a\n";
+    assert!(targets_text(&file(text)).contains("a (default) builds b\n"));
+}
+
+#[test]
+fn what_stands_before_a_mistake_is_checked() {
+    let text = "FROM x as y\nENV a b\nRUN c \\\n\n d\nFOO\nENV e f\nRUN g \\\n\n h\n";
+    let errors = parse("Dockerfile", text.as_bytes()).unwrap_err();
+    let before = errors.before().expect("a stage");
+    let report = check(before, &Setup::new().input()).unwrap();
+    let found: Vec<String> = report
+        .findings
+        .iter()
+        .map(|one| format!("{}@{}", one.rule.name, one.lines(&before.source).0))
+        .collect();
+    assert_eq!(found.join(" "), "FromAsCasing@1 LegacyKeyValueFormat@2 NoEmptyContinuation@5");
+    assert!(parse("Dockerfile", b"FOO\nFROM x as y\n").unwrap_err().before().is_none());
 }
 
 #[test]
