@@ -6,10 +6,10 @@ use std::str::Chars;
 /// A simple command.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Command {
-    /// Its words without quotes. Assignments before it and words that only introduce it (`sudo`, `then`,
-    /// `!`) are left out.
+    /// Its words without quotes. Assignments and redirections before it and words that only introduce it
+    /// (`sudo`, `then`, `!`) are left out.
     pub(super) words: Vec<String>,
-    /// `sudo` stands before it.
+    /// `sudo` stands before it, and not to become another user than root.
     pub(super) sudo: bool,
     /// What stands between it and the command before: `""` for the first, `"\n"`, `";"`, `"&&"`...
     pub(super) joint: &'static str,
@@ -35,17 +35,56 @@ impl Command {
     pub(super) fn operands(&self) -> impl Iterator<Item = &str> {
         self.arguments().filter(|word| !word.starts_with('-'))
     }
+
+    /// What `sh -c` is given.
+    fn script(&self) -> Option<&str> {
+        let is_flag =
+            |word: &&String| word.starts_with('-') && !word.starts_with("--") && word.ends_with('c');
+        let at = self.words.iter().position(|word| is_flag(&word))?;
+        let shell = is_shell(self.name()) && self.words[1..at].iter().all(|word| word.starts_with('-'));
+        self.words.get(at + 1).filter(|_| shell).map(String::as_str)
+    }
 }
 
 /// Words after which another command begins, or that say nothing of what is run.
-const INTRODUCERS: [&str; 17] = [
-    "sudo", "env", "exec", "command", "time", "nice", "nohup", "then", "do", "else", "if", "elif", "while",
-    "until", "!", "{", "(",
+const INTRODUCERS: [&str; 16] = [
+    "env", "exec", "command", "time", "nice", "nohup", "then", "do", "else", "if", "elif", "while", "until",
+    "!", "{", "(",
 ];
 
-/// The simple commands of a script in order. Loops and conditions give the commands inside them; what
-/// stands in quotes, `$(...)` or backticks is part of a word.
+/// Scripts in scripts deeper than this are words.
+const DEPTH: usize = 3;
+
+/// The simple commands of a script in order. Loops and conditions give the commands inside them, and so does
+/// the argument of `sh -c`; other text in quotes, `$(...)` or backticks is part of a word.
 pub(super) fn commands(script: &str) -> Vec<Command> {
+    nested(script, DEPTH)
+}
+
+fn nested(script: &str, depth: usize) -> Vec<Command> {
+    let mut out = Vec::new();
+    for command in simple(script) {
+        let inner = command.script().filter(|_| depth > 0);
+        match inner.map(|inner| nested(inner, depth - 1)) {
+            Some(inner) if !inner.is_empty() => {
+                out.extend(inner.into_iter().enumerate().map(|(at, inner)| Command {
+                    sudo: inner.sudo || command.sudo,
+                    joint: if at == 0 { command.joint } else { inner.joint },
+                    ..inner
+                }));
+            }
+            _ => out.push(command),
+        }
+    }
+    out
+}
+
+/// Whether a program is a shell.
+pub(super) fn is_shell(program: &str) -> bool {
+    matches!(program.rsplit('/').next().unwrap_or(program), "sh" | "bash" | "ash" | "dash" | "zsh")
+}
+
+fn simple(script: &str) -> Vec<Command> {
     let mut scanner = Scanner {
         chars: script.chars().peekable(),
         out: Vec::new(),
@@ -148,23 +187,63 @@ impl Scanner<'_> {
     fn end(&mut self, joint: &'static str) {
         self.end_word();
         let words = std::mem::take(&mut self.words);
-        let mut sudo = false;
-        let mut rest = words.as_slice();
-        while let Some((first, after)) = rest.split_first() {
-            let option_of_sudo = sudo && first.starts_with('-');
-            if !(is_assignment(first) || option_of_sudo || INTRODUCERS.contains(&first.as_str())) {
-                break;
-            }
-            sudo |= first == "sudo";
-            rest = after;
-        }
-        if !rest.is_empty() || sudo {
-            self.out.push(Command { words: rest.to_vec(), sudo, joint: self.joint });
+        let (rest, sudo) = introduced(&words);
+        if !rest.is_empty() || sudo.is_some() {
+            self.out.push(Command { words: rest.to_vec(), sudo: sudo == Some(true), joint: self.joint });
             self.joint = joint;
         } else if self.joint == "\n" {
             self.joint = joint;
         }
     }
+}
+
+/// A command without what introduces it, and whether a `sudo` among that is for root.
+fn introduced(words: &[String]) -> (&[String], Option<bool>) {
+    let mut sudo = None;
+    let mut rest = words;
+    while let Some((first, after)) = rest.split_first() {
+        if first == "sudo" {
+            let (command, root) = after_sudo(after);
+            (rest, sudo) = (command, Some(root));
+            continue;
+        }
+        // `</dev/null` has its file in the same word, `<` in the next one.
+        let redirection = first.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with(['<', '>'])
+            && !first.contains("<<");
+        if !(redirection || is_assignment(first) || INTRODUCERS.contains(&first.as_str())) {
+            break;
+        }
+        rest = if redirection && first.ends_with(['<', '>']) { after.get(1..).unwrap_or(&[]) } else { after };
+    }
+    (rest, sudo)
+}
+
+/// What follows the options of `sudo`, and whether it is run as root.
+fn after_sudo(mut rest: &[String]) -> (&[String], bool) {
+    const WITH_VALUE: &str = "CDRTUghprtu";
+    let mut root = true;
+    while let Some((first, after)) = rest.split_first() {
+        if !first.starts_with('-') {
+            break;
+        }
+        let next = after.first().map(String::as_str);
+        let short = first.strip_prefix('-').filter(|letters| !letters.starts_with('-'));
+        let taking =
+            short.and_then(|letters| letters.find(|c| WITH_VALUE.contains(c)).map(|at| (letters, at)));
+        let (user, takes_next) = match (first.split_once('='), taking) {
+            (Some(("--user" | "--group", user)), _) => (Some(user), false),
+            (None, _) if matches!(first.as_str(), "--user" | "--group") => (next, true),
+            (_, Some((letters, at))) => {
+                let value = &letters[at + 1..];
+                let given = if value.is_empty() { next } else { Some(value) };
+                (given.filter(|_| letters[at..].starts_with(['u', 'g'])), value.is_empty())
+            }
+            _ => (None, false),
+        };
+        root &= user.is_none_or(|user| matches!(user, "root" | "0" | "#0"));
+        rest = if takes_next { after.get(1..).unwrap_or(&[]) } else { after };
+    }
+    (rest, root)
 }
 
 fn is_assignment(word: &str) -> bool {
@@ -200,7 +279,45 @@ mod tests {
         ] {
             assert_eq!(shown(script), expected, "{script}");
         }
-        assert!(commands("sudo -u x apt")[0].sudo);
+    }
+
+    #[test]
+    fn scripts_in_arguments_of_shells_are_read() {
+        for (script, expected) in [
+            ("a && sh -c 'b; c d' && e", vec!["[a]", "&&[b]", ";[c|d]", "&&[e]"]),
+            ("/bin/bash -exc \"a\nb\"", vec!["[a]", "\n[b]"]),
+            ("bash -e -c 'a'", vec!["[a]"]),
+            ("bash x.sh -c 'a'", vec!["[bash|x.sh|-c|a]"]),
+            ("sh -c \"$X\"", vec!["[$X]"]),
+            ("sh -c", vec!["[sh|-c]"]),
+            ("sh -c ''", vec!["[sh|-c|]"]),
+            ("</dev/null 2> f X=1 a", vec!["[a]"]),
+        ] {
+            assert_eq!(shown(script), expected, "{script}");
+        }
+    }
+
+    #[test]
+    fn sudo_is_for_root_unless_it_names_another_user() {
+        for (script, command, root) in [
+            ("sudo a", "a", true),
+            ("sudo -u root a", "a", true),
+            ("X=1 sudo -E -H Y=2 a", "a", true),
+            ("sudo -S -p x a", "a", true),
+            ("sudo sh -c 'a b'", "a", true),
+            ("sudo -u x a", "a", false),
+            ("sudo -ux a", "a", false),
+            ("sudo -EHu x a", "a", false),
+            ("sudo --user=x a", "a", false),
+            ("sudo --user x a", "a", false),
+            ("sudo -g x a", "a", false),
+            ("a", "a", false),
+            ("sudo", "", true),
+            ("sudo -u", "", true),
+        ] {
+            let found = commands(script);
+            assert_eq!((found[0].name(), found[0].sudo), (command, root), "{script}");
+        }
     }
 
     proptest::proptest! {

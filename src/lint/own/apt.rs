@@ -1,93 +1,182 @@
-//! Debian's and Alpine's package managers.
+//! Debian's package manager.
 
 use crate::dockerfile::Span;
 use crate::lint::finding::{Edit, Findings};
 use crate::lint::rule as rules;
-use crate::lint::shell::Command;
+use crate::lint::shell::{Command, is_shell};
 
-use super::{RunView, StageView};
+use super::RunView;
+use super::facts::{Facts, Lists};
 
 /// Where apt keeps its package lists.
 const LISTS: &str = "/var/lib/apt/lists";
+
+const VERBS: [&str; 25] = [
+    "autoclean",
+    "autopurge",
+    "autoremove",
+    "build-dep",
+    "changelog",
+    "check",
+    "clean",
+    "dist-clean",
+    "dist-upgrade",
+    "distclean",
+    "download",
+    "dselect-upgrade",
+    "edit-sources",
+    "full-upgrade",
+    "install",
+    "list",
+    "purge",
+    "reinstall",
+    "remove",
+    "satisfy",
+    "search",
+    "show",
+    "source",
+    "update",
+    "upgrade",
+];
 
 fn is_apt(command: &Command) -> bool {
     matches!(command.name(), "apt-get" | "apt")
 }
 
+/// What apt is to do. Values of options (`-o Dpkg::Use-Pty=0`) may come first.
 fn verb(command: &Command) -> &str {
-    command.operands().next().unwrap_or("")
+    command.arguments().find(|word| VERBS.contains(word)).unwrap_or("")
 }
 
+/// What stands behind the verb and is no option.
+fn packages(command: &Command) -> impl Iterator<Item = &str> {
+    command.arguments().skip_while(|word| !VERBS.contains(word)).skip(1).filter(|word| !word.starts_with('-'))
+}
+
+/// Fetches the lists, be it on the way to something else.
 fn updates(command: &Command) -> bool {
-    is_apt(command) && verb(command) == "update"
+    let on_the_way = || command.has("--update") || command.has("-U");
+    is_apt(command) && (verb(command) == "update" || (installs(command) && on_the_way()))
 }
 
-/// Installs from the lists; files given by path need none.
+/// Needs the lists.
 fn installs(command: &Command) -> bool {
     is_apt(command)
-        && matches!(verb(command), "install" | "build-dep" | "upgrade" | "dist-upgrade" | "full-upgrade")
-        && !command.operands().skip(1).any(|package| package.contains('/') || package.ends_with(".deb"))
+        && matches!(
+            verb(command),
+            "install" | "reinstall" | "build-dep" | "satisfy" | "upgrade" | "dist-upgrade" | "full-upgrade"
+        )
 }
 
-pub(super) fn check(stage: &StageView<'_>, findings: &mut Findings<'_>) {
-    let mut updated = stage.on_stage;
-    for view in &stage.runs {
-        let update = view.commands.iter().any(updates);
-        let install = view.commands.iter().any(installs);
-        if update && !install && !view.mounts_over(LISTS) {
-            let detail = "apt-get update without install in the same RUN: its layer is cached, and later installs \
-                          work with old package lists";
-            findings.add(&rules::APT_UPDATE_ALONE, view.place(), detail);
+/// As [`installs`]; files given by their paths may need no list.
+fn installs_by_name(command: &Command) -> bool {
+    let is_file = |package: &str| package.ends_with(".deb") || package.starts_with(['/', '.', '$']);
+    installs(command) && (verb(command) != "install" || packages(command).any(|package| !is_file(package)))
+}
+
+/// May do anything with lists: a script, a program that is run by its path or its variable's value, one that
+/// runs apt, or a function of the script.
+fn is_opaque(command: &Command, text: &str) -> bool {
+    const KNOWN: [&str; 8] =
+        [".", "source", "eval", "make", "aptitude", "install_packages", "tasksel", "apt-fast"];
+    let first = command.words.first().map_or("", String::as_str);
+    let runs_apt = || {
+        command
+            .arguments()
+            .any(|word| matches!(word, "apt-get" | "apt" | "aptitude") || word.ends_with("/apt-get"))
+    };
+    let by_path = first.contains('/')
+        && !["/bin/", "/usr/bin/", "/usr/sbin/", "/sbin/"].iter().any(|dir| first.starts_with(dir));
+    let is_function = || text.contains(&format!("{first}()")) || text.contains(&format!("{first} ()"));
+    KNOWN.contains(&command.name())
+        || is_shell(command.name())
+        || by_path
+        || first.starts_with(['$', '`'])
+        || first.ends_with(".sh")
+        || runs_apt()
+        || (!first.is_empty() && is_function())
+}
+
+/// Fetches the lists by itself, or may.
+fn may_update(command: &Command, text: &str) -> bool {
+    const KNOWN: [&str; 3] = ["add-apt-repository", "apt-add-repository", "unminimize"];
+    KNOWN.contains(&command.name()) || is_opaque(command, text)
+}
+
+/// A program of another kind that reads the lists.
+fn uses_lists(command: &Command) -> bool {
+    installs(command)
+        || (is_apt(command)
+            && matches!(verb(command), "source" | "download" | "changelog" | "list" | "search" | "show"))
+        || matches!(
+            command.name(),
+            "apt-cache" | "apt-file" | "mk-build-deps" | "debootstrap" | "unattended-upgrade"
+        )
+}
+
+/// What is known of the lists behind a `RUN`.
+pub(super) fn lists_after<'a>(view: &RunView<'a>, before: Lists<'a>) -> Lists<'a> {
+    if view.mounts_over(LISTS) {
+        return before;
+    }
+    let any = |test: fn(&Command, &str) -> bool| view.commands.iter().any(|command| test(command, view.text));
+    if !view.commands.iter().any(updates) {
+        return if any(may_update) { Lists::Unknown } else { before };
+    }
+    if any(is_opaque) || view.text.contains("$(apt") || view.commands.iter().any(uses_lists) {
+        return Lists::Unknown;
+    }
+    Lists::FetchedAlone(view.place())
+}
+
+pub(super) fn check(view: &RunView<'_>, facts: &Facts<'_>, shipped: bool, findings: &mut Findings<'_>) {
+    if !view.mounts_over(LISTS) {
+        stale(view, facts, findings);
+        if shipped {
+            lists_left(view, findings);
         }
-        if install && !update && !updated && !view.mounts_over(LISTS) {
-            let detail = "apt-get install without update in the same RUN: base images have no package lists";
-            findings.add(&rules::APT_UPDATE_ALONE, view.place(), detail);
-        }
-        updated |= update;
-        if stage.shipped {
-            lists_left(view, update && install, findings);
-            index_left(view, findings);
-        }
+    }
+    if !facts.apt_answers {
         assume_yes(view, findings);
     }
 }
 
-fn lists_left(view: &RunView<'_>, fetched: bool, findings: &mut Findings<'_>) {
-    let removes = |command: &Command| {
-        command.name() == "rm" && command.operands().any(|path| path.starts_with(LISTS))
-            || is_apt(command) && command.operands().any(|word| word == "dist-clean" || word == "distclean")
-            || command.name() == "find" && command.operands().any(|path| path.starts_with(LISTS))
-    };
-    if fetched && !view.mounts_over(LISTS) && !view.commands.iter().any(removes) {
+/// An install that works with lists of a layer that stays in the cache, or with none.
+fn stale(view: &RunView<'_>, facts: &Facts<'_>, findings: &mut Findings<'_>) {
+    let decides =
+        |command: &&Command| updates(command) || installs_by_name(command) || may_update(command, view.text);
+    let Some(first) = view.commands.iter().find(decides) else { return };
+    if updates(first) || !installs_by_name(first) {
+        return;
+    }
+    match facts.lists {
+        Lists::Unknown => {}
+        Lists::FetchedAlone(place) => {
+            let detail = "apt-get update without install in the same RUN: its layer is cached, and later installs \
+                          work with old package lists";
+            findings.add(&rules::APT_UPDATE_ALONE, place, detail);
+        }
+        // An upgrade before the update is another mistake.
+        Lists::Missing if view.commands.iter().any(updates) => {}
+        Lists::Missing => {
+            let detail = "apt-get install without update in the same RUN: base images have no package lists";
+            findings.add(&rules::APT_UPDATE_ALONE, view.place(), detail);
+        }
+    }
+}
+
+fn lists_left(view: &RunView<'_>, findings: &mut Findings<'_>) {
+    // Whoever writes one of these, be it in quotes or for `find`, has thought of the lists.
+    let removes = ["/var/lib/apt", "apt/lists", "/var/lib/{", "/var/lib/*", "dist-clean", "distclean"]
+        .iter()
+        .any(|part| view.text.contains(part))
+        || view.commands.iter().any(|command| command.name().contains("clean"));
+    let commands = &view.commands;
+    if commands.iter().any(updates) && commands.iter().any(installs) && !removes {
         let detail = format!(
             "Package lists stay in the layer; end the RUN with `rm -rf {LISTS}/*` or mount a cache at {LISTS}"
         );
         findings.add(&rules::APT_CACHE_LEFT, view.place(), detail);
-    }
-}
-
-fn index_left(view: &RunView<'_>, findings: &mut Findings<'_>) {
-    const INDEX: &str = "/var/cache/apk";
-    let removes =
-        |command: &Command| command.name() == "rm" && command.operands().any(|path| path.starts_with(INDEX));
-    let adds =
-        |command: &Command| command.name() == "apk" && verb(command) == "add" && !command.has("--no-cache");
-    // Without --no-cache apk has an index only where one was fetched: by `apk update` or by `-U`.
-    let fetches = |command: &Command| {
-        command.name() == "apk"
-            && (verb(command) == "update"
-                || command.has("-U")
-                || command.has("--update-cache")
-                || command.has("--update"))
-    };
-    let all = &view.commands;
-    if all.iter().any(adds) && all.iter().any(fetches) && !all.iter().any(removes) && !view.mounts_over(INDEX)
-    {
-        findings.add(
-            &rules::APK_INDEX_LEFT,
-            view.place(),
-            "The package index stays in the layer; use `apk add --no-cache` instead",
-        );
     }
 }
 
@@ -96,7 +185,12 @@ fn is_answered(command: &Command) -> bool {
     command.arguments().any(|word| {
         let short = word.starts_with('-') && !word.starts_with("--");
         let letters = word.trim_start_matches('-');
+        // `$APT_OPTIONS` may hold the answer.
+        let options =
+            || ["OPT", "FLAG", "ARG", "PARAM"].iter().any(|part| word.to_ascii_uppercase().contains(part));
         matches!(word, "--yes" | "--assume-yes" | "--force-yes" | "--assume-no" | "--simulate" | "--dry-run")
+            || (word.starts_with('$') && options())
+            || matches!(word, "-q=2" | "--quiet=2" | "--print-uris" | "--trivial-only")
             || (short && letters.contains('y'))
             || (short && letters.matches('q').count() > 1)
             || (short && letters.chars().all(|c| matches!(c, 's' | 'd')))
@@ -105,53 +199,63 @@ fn is_answered(command: &Command) -> bool {
     })
 }
 
+/// Asks before it acts. What has nothing to do (`autoremove` most of the time) does not.
 fn asks(command: &Command) -> bool {
+    let named = || packages(command).next().is_some();
+    let broken = || command.has("-f") || command.has("--fix-broken");
     is_apt(command)
-        && matches!(
-            verb(command),
-            "install"
-                | "upgrade"
-                | "dist-upgrade"
-                | "full-upgrade"
-                | "remove"
-                | "purge"
-                | "autoremove"
-                | "build-dep"
-        )
+        && match verb(command) {
+            "install" => (named() && !command.has("--reinstall")) || broken(),
+            "remove" | "purge" | "autoremove" | "build-dep" => named(),
+            "upgrade" | "dist-upgrade" | "full-upgrade" => true,
+            _ => false,
+        }
+}
+
+/// Whether a text sets apt's answer for all commands.
+pub(super) fn writes_answers(text: &str) -> bool {
+    let lower = text.to_ascii_lowercase();
+    lower.contains("assume-yes") && (lower.contains("apt::") || lower.contains("apt.conf"))
 }
 
 fn assume_yes(view: &RunView<'_>, findings: &mut Findings<'_>) {
-    let configured = view.commands.iter().any(|command| {
-        // Something pipes answers in, or writes apt's configuration.
-        command.name() == "yes"
-            || command.words.iter().any(|word| word.contains("Assume-Yes") || word.contains("apt.conf"))
-    });
-    let asking: Vec<&Command> = view.commands.iter().filter(|command| asks(command)).collect();
-    let silent = asking.iter().all(|command| is_answered(command));
-    if configured || silent {
+    let piped = |at: usize| {
+        let answers = |command: &Command| matches!(command.name(), "yes" | "echo" | "printf");
+        view.commands[at].joint == "|" && at.checked_sub(1).is_some_and(|at| answers(&view.commands[at]))
+    };
+    let waits: Vec<bool> = (view.commands.iter().enumerate())
+        .map(|(at, command)| asks(command) && !is_answered(command) && !piped(at))
+        .collect();
+    if writes_answers(view.text) || !waits.contains(&true) {
         return;
     }
     let detail = "apt-get asks before it goes on, and gets no answer in a build; give it -y";
-    findings.add_with(&rules::APT_ASSUME_YES, view.place(), detail, yes_edits(view, &asking, findings));
+    findings.add_with(&rules::APT_ASSUME_YES, view.place(), detail, yes_edits(view, &waits));
 }
 
-/// `-y` after the verb of every command that lacks it. Each command must be found in the source as it is.
-fn yes_edits(view: &RunView<'_>, asking: &[&Command], findings: &Findings<'_>) -> Vec<Edit> {
-    let span = view.instruction.span;
-    let text = findings.dockerfile.source.slice(span);
+/// `-y` after the verb of every command that waits for it. Commands of apt that begin with their verb must be
+/// found in the source as they are, those that wait among them.
+fn yes_edits(view: &RunView<'_>, waits: &[bool]) -> Vec<Edit> {
+    let (start, text) = (view.instruction.span.start, view.text);
     let mut edits = Vec::new();
     let mut at = 0;
-    for command in asking {
-        let words = command.words.iter().take(2).map(String::as_str).collect::<Vec<_>>().join(" ");
+    for (command, waits) in view.commands.iter().zip(waits).filter(|(command, _)| is_apt(command)) {
+        if command.words.get(1).is_none_or(|second| second != verb(command)) {
+            if *waits {
+                return Vec::new();
+            }
+            continue;
+        }
+        let words = command.words[..2].join(" ");
         let Some(found) = text.get(at..).and_then(|rest| rest.find(&words)) else { return Vec::new() };
         at += found + words.len();
         let whole =
             text.get(at..).is_none_or(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace));
-        if !whole || command.words.get(1).is_none_or(|second| second != verb(command)) {
+        if !whole {
             return Vec::new();
         }
-        if !is_answered(command) {
-            edits.push(Edit::new(Span::new(span.start + at, span.start + at), " -y"));
+        if *waits {
+            edits.push(Edit::new(Span::new(start + at, start + at), " -y"));
         }
     }
     let everywhere = |word: &str| text.matches(word).count();

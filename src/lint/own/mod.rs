@@ -2,8 +2,10 @@
 //!
 //! A rule that cries wolf is worse than none, so each keeps quiet where it cannot tell.
 
+mod apk;
 mod apt;
 mod bases;
+mod facts;
 mod files;
 mod packages;
 mod run;
@@ -11,24 +13,39 @@ mod run;
 use crate::dockerfile::{CommandLine, Instruction, InstructionKind, Run};
 
 use super::finding::{Findings, Place};
-use super::shell::{self, Command};
-use super::stages::{Base, Stages};
+use super::shell::{self, Command, is_shell};
+use super::stages::Stages;
+
+use facts::Facts;
 
 /// Runs all of them over the whole file.
 pub(super) fn check(stages: &Stages<'_>, findings: &mut Findings<'_>) {
     let shipped = stages.chain(stages.target());
     bases::check(stages, findings);
+    let mut ends: Vec<Facts<'_>> = Vec::new();
     for (index, stage) in stages.dockerfile.stages.iter().enumerate() {
+        let mut facts = Facts::start(stages, index, &ends);
         let view = StageView {
             instructions: &stage.instructions,
-            runs: runs(&stage.instructions),
+            runs: runs(stages, index),
             shipped: shipped.contains(&index),
-            on_stage: matches!(stages.froms[index].base, Base::Stage(_)),
         };
-        apt::check(&view, findings);
-        run::check(&view, findings);
-        packages::check(&view, findings);
+        let mut runs = view.runs.iter();
+        for instruction in view.instructions {
+            if !matches!(instruction.kind, InstructionKind::Run(_)) {
+                facts.pass(instruction);
+                continue;
+            }
+            let Some(run) = runs.next() else { continue };
+            apt::check(run, &facts, view.shipped, findings);
+            apk::check(run, view.shipped, findings);
+            run::check(run, &facts, findings);
+            packages::check(run, &mut facts, view.shipped, findings);
+            facts.run(run);
+        }
+        packages::copied_first(&view, findings);
         files::check(&view, findings);
+        ends.push(facts);
     }
 }
 
@@ -38,8 +55,6 @@ struct StageView<'a> {
     runs: Vec<RunView<'a>>,
     /// Its layers are part of the target's image.
     shipped: bool,
-    /// It is built on another stage of the file.
-    on_stage: bool,
 }
 
 /// A `RUN` with its script taken apart.
@@ -48,6 +63,8 @@ struct RunView<'a> {
     position: usize,
     instruction: &'a Instruction,
     run: &'a Run,
+    /// All of it as it is written.
+    text: &'a str,
     commands: Vec<Command>,
 }
 
@@ -60,8 +77,9 @@ impl<'a> RunView<'a> {
     fn mounts_over(&self, path: &str) -> bool {
         self.run.mounts.iter().any(|mount| {
             let find = |names: &[&str]| mount.options.iter().find(|(key, _)| names.contains(&key.as_str()));
+            // A mount without a type is one of files, which may be lists as well.
             let of_kind =
-                find(&["type"]).is_some_and(|(_, kind)| matches!(kind.as_deref(), Some("cache" | "tmpfs")));
+                find(&["type"]).is_none_or(|(_, kind)| !matches!(kind.as_deref(), Some("secret" | "ssh")));
             let target = find(&["target", "dst", "destination"]).and_then(|(_, value)| value.as_deref());
             let above = target.map(|target| target.trim_end_matches('/')).is_some_and(|target| {
                 path.strip_prefix(target).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -78,17 +96,16 @@ impl<'a> RunView<'a> {
     }
 }
 
-fn runs(instructions: &[Instruction]) -> Vec<RunView<'_>> {
-    instructions
-        .iter()
-        .enumerate()
-        .filter_map(|(position, instruction)| match &instruction.kind {
-            InstructionKind::Run(run) => {
-                Some(RunView { position, instruction, run, commands: commands(run) })
-            }
-            _ => None,
-        })
-        .collect()
+fn runs<'a>(stages: &Stages<'a>, index: usize) -> Vec<RunView<'a>> {
+    let dockerfile = stages.dockerfile;
+    let view = |(position, instruction): (usize, &'a Instruction)| match &instruction.kind {
+        InstructionKind::Run(run) => {
+            let text = dockerfile.source.slice(instruction.span);
+            Some(RunView { position, instruction, run, text, commands: commands(run) })
+        }
+        _ => None,
+    };
+    dockerfile.stages[index].instructions.iter().enumerate().filter_map(view).collect()
 }
 
 /// The commands of a `RUN`, with those of a here-document that a shell gets.
@@ -109,8 +126,4 @@ fn commands(run: &Run) -> Vec<Command> {
         commands.extend(shell::commands(&only.body));
     }
     commands
-}
-
-fn is_shell(program: &str) -> bool {
-    matches!(program.rsplit('/').next().unwrap_or(program), "sh" | "bash" | "ash" | "dash" | "zsh")
 }

@@ -35,11 +35,42 @@ fn apt_update_and_install_belong_together() {
         "AptUpdateAlone",
         &[
             "RUN apt-get update\nRUN apt-get install -y a",
-            "RUN apt-get update",
+            "RUN apt-get update\nRUN apt-get install -y a\nRUN apt-get install -y b",
+            "RUN apt-get update\nRUN apt-get -o A::B=c -y install a",
+            "RUN sh -c 'apt-get update'\nRUN apt-get install -y a ./b.deb",
+            "RUN apt-get update\nUSER b\nCOPY a b\nRUN sudo apt-get install -y a && apt-get update",
+            "RUN add-apt-repository p && apt-get update\nRUN apt-get install -y a",
             "RUN apt-get install -y a",
             "RUN apt-get upgrade -y",
+            "RUN --mount=type=cache,target=/var/cache/apt apt-get install -y a",
         ],
         &[
+            "RUN apt-get update",
+            "RUN apt-get update\nRUN apt-get update && apt-get install -y a",
+            // What uses the lists in another way, or may.
+            "RUN apt-get install --update -y a",
+            "RUN apt-get -U install -y a",
+            "RUN apt-get update && cat l | xargs apt-get install -y\nRUN apt-get install -y a",
+            "RUN apt-get update && apt-get -o A::B=c -y install a\nRUN apt-get install -y a",
+            "RUN apt-get update && apt-get install -y ./a.deb\nRUN apt-get install -y a",
+            "RUN apt-get update && apt-get reinstall -y a\nRUN apt-get install -y a",
+            "RUN apt-get update && apt-get purge -y a",
+            "RUN apt-get update && apt-get install -y a $(b 2>/dev/null)\nRUN apt-get install -y a",
+            "RUN I='apt-get install -y' && apt-get update && $I a\nRUN apt-get install -y a",
+            "RUN i() { apt-get install -y \"$@\"; }; apt-get update; i a\nRUN apt-get install -y a",
+            "RUN apt-get update && ./install.sh\nRUN apt-get install -y a",
+            "RUN apt-get update && bash install\nRUN apt-get install -y a",
+            "RUN apt-get update </dev/null && </dev/null X=1 apt-get --yes install a\nRUN apt-get install -y a",
+            "RUN apt-get update && xx-apt-get install -y a",
+            "RUN apt-get update && apt-cache policy a\nRUN apt-get install -y a",
+            "RUN curl u | bash - && apt-get install -y a",
+            "RUN curl u | bash -\nRUN apt-get install -y a",
+            "RUN add-apt-repository p\nRUN apt-get install -y a",
+            "RUN apt-get update\nRUN ./refresh\nRUN apt-get install -y a",
+            "RUN <<E\nset -e\napt-get update\nE\nRUN <<E\napt-get update\napt-get install -y a\nE",
+            "RUN --mount=type=bind,from=l,target=/var/lib/apt/lists apt-get install -y a",
+            "RUN apt-get install -y /tmp/*.deb",
+            "RUN apt-get download a",
             "RUN apt-get update && apt-get install -y a",
             "RUN <<E\nset -e\napt-get update\napt-get install -y a\nE",
             "RUN apt-get install -y ./a.deb",
@@ -54,8 +85,19 @@ fn apt_update_and_install_belong_together() {
 fn apt_lists_are_removed_or_mounted() {
     table(
         "AptCacheLeft",
-        &["RUN apt-get update && apt-get install -y a"],
         &[
+            "RUN apt-get update && apt-get install -y a",
+            "RUN apt-get update && apt-get install -y a && apt-get clean",
+            "RUN apt-get install --update -y a",
+            "RUN sh -c 'apt-get update && apt-get install -y a'",
+        ],
+        &[
+            "RUN apt-get update && apt-get install -y a && rm -rf /var/lib/apt",
+            "RUN apt-get update && apt-get install -y a && rm -rf /var/lib/{apt,dpkg}",
+            "RUN apt-get update && apt-get install -y a && sh -c \"rm -rf /var/lib/apt/lists/*\"",
+            "RUN apt-get update && apt-get install -y a && find /var/lib/apt/lists -delete",
+            "RUN apt-get update && apt-get install -y a && apt-get dist-clean",
+            "RUN apt-get update && apt-get install -y a && clean-layer.sh",
             "RUN apt-get update && apt-get install -y a && rm -rf /var/lib/apt/lists/*",
             "RUN --mount=type=cache,target=/var/lib/apt/lists apt-get update && apt-get install -y a",
             "RUN --mount=type=tmpfs,target=/var/lib/apt apt-get update && apt-get install -y a",
@@ -73,8 +115,20 @@ fn apt_is_not_left_waiting() {
         &[
             "RUN apt-get update && apt-get install a",
             "RUN apt-get update; apt-get install --no-install-recommends a",
+            "RUN apt-get update && apt-get -o A::B=y install a",
+            "RUN apt-get install -f",
+            "RUN apt-get upgrade",
+            "RUN apt-get remove a",
+            "RUN echo a | apt-get install -y a | apt-get install b",
         ],
         &[
+            "RUN apt-get autoremove",
+            "RUN apt-get purge",
+            "RUN apt-get install $APT_INSTALL_OPTIONS a",
+            "RUN echo y | apt-get install a",
+            "RUN apt-get -q=2 install a",
+            "RUN echo 'APT::Get::Assume-Yes \"true\";' >/etc/apt/apt.conf.d/90y\nRUN apt-get install a",
+            "COPY apt.conf /etc/apt/\nRUN apt-get install a",
             "RUN apt-get update && apt-get install -y a",
             "RUN apt-get update && apt-get install -qq a",
             "RUN apt-get update && apt-get -qy install a",
@@ -89,8 +143,13 @@ fn apt_is_not_left_waiting() {
 fn apk_leaves_no_index() {
     table(
         "ApkIndexLeft",
-        &["RUN apk update && apk add a", "RUN apk add -U a"],
+        &["RUN apk update && apk add a", "RUN apk add -U a", "RUN apk --update add a && rm -rf /tmp/*"],
         &[
+            "RUN apk update && apk add a && rm -rf /var/cache/*/*",
+            "RUN apk update && apk add a && sh -c 'rm -f /var/cache/apk/*'",
+            "RUN apk --no-cache update && apk add --no-cache a",
+            "RUN apk add --no-cache=true --update a",
+            "RUN apk --update add a && clean",
             "RUN apk add --no-cache a",
             "RUN apk update && apk add a && rm -rf /var/cache/apk/*",
             "RUN apk add a",
@@ -102,8 +161,29 @@ fn apk_leaves_no_index() {
 fn downloads_can_be_kept() {
     table(
         "CacheMountMissing",
-        &["RUN npm ci", "RUN go build ./...", "RUN cargo build --release"],
         &[
+            "RUN npm ci",
+            "RUN go build ./...",
+            "RUN cargo build --release",
+            "RUN dotnet restore\nRUN dotnet publish -c Release",
+            "RUN dotnet publish",
+            "RUN mvn package",
+            "RUN gradle :app:build",
+        ],
+        &[
+            "RUN dotnet publish --no-restore",
+            "RUN --mount=type=cache,target=/c dotnet restore\nRUN dotnet build --no-restore",
+            "RUN npm install -g a",
+            "RUN npm install a@1",
+            "RUN git clone u /x && cd /x && npm ci",
+            "RUN go install a@latest",
+            "RUN mvn -o package",
+            "RUN gradle -version",
+            "RUN gradle build --offline",
+            "SHELL [\"powershell\", \"-Command\"]\nRUN dotnet restore",
+            "RUN go build && go clean -cache",
+            "RUN npm ci && rm -rf /root/.npm",
+            "RUN composer install && composer clear-cache",
             "RUN --mount=type=cache,target=/root/.npm npm ci",
             "RUN npm ci && npm cache clean --force",
             "RUN npm test",
@@ -116,8 +196,16 @@ fn downloads_can_be_kept() {
 fn a_cd_at_the_end_has_no_effect() {
     table(
         "CdInRun",
-        &["RUN cd /a", "RUN make && cd /a"],
-        &["RUN cd /a && make", "RUN test -d a || cd /b", "RUN (cd /a; make)"],
+        &["RUN cd /a", "RUN make && cd /a", "RUN cd a && mkdir b && cd b", "RUN cd"],
+        &[
+            "RUN cd a && make && cd ..",
+            "RUN cd /a && make && cd -",
+            "RUN cd /a && make && cd $B",
+            "RUN make && cd /",
+            "RUN cd /a && make",
+            "RUN test -d a || cd /b",
+            "RUN (cd /a; make)",
+        ],
     );
 }
 
@@ -145,6 +233,8 @@ fn dependencies_come_before_sources() {
             "COPY . .\nRUN npm install -g tool",
             "COPY . .\nRUN npm run build",
             "COPY --from=y . .\nRUN npm ci",
+            "COPY . .\nRUN git clone u /x && cd /x && npm install",
+            "COPY . .\nRUN pip install -r https://h/requirements.txt",
         ],
     );
 }
@@ -168,6 +258,8 @@ fn scripts_stop_at_the_first_failure() {
             "RUN python3 <<E\na\nb\nE",
         ],
     );
+    let inherited = "FROM x:1 AS a\nSHELL [\"/bin/bash\", \"-ec\"]\nFROM a\nRUN <<E\na\nb\nE\n";
+    assert!(!names(inherited).contains(&"HeredocWithoutErrexit"));
 }
 
 #[test]
@@ -176,6 +268,10 @@ fn misspelt_directives_are_found() {
         ("# check=skip=StageNameCasin\nFROM x:1\n", 1),
         ("FROM x:1\n# check=skips=A\nRUN a\n", 1),
         ("# check=skip=StageNameCasing,SudoInRun,all\nFROM x:1\n", 1),
+        ("# check=skip=StageNameCasing and more\nFROM x:1\n", 1),
+        ("# check=skip=StageNameCasing, SudoInRun\nFROM x:1\n", 1),
+        ("# check=skip=StageNameCasing // and more\nFROM x:1\n", 0),
+        ("FROM x:1\n# check=skip=SudoInRun // SudoIn, and more\nRUN a\n", 0),
         ("# check=skip=all;experimental=all\nFROM x:1\n", 0),
         ("# check=skip=StageNameCasing\nFROM x:1\n", 0),
     ] {
@@ -187,8 +283,24 @@ fn misspelt_directives_are_found() {
 fn json_that_is_none_is_found() {
     table(
         "MalformedJsonForm",
-        &["RUN ['a']", "CMD [\"a\",]", "VOLUME ['/a']"],
-        &["RUN [ -f a ]", "CMD [\"a\"]", "RUN [\"a\"]"],
+        &[
+            "RUN ['a']",
+            "CMD [\"a\",]",
+            "VOLUME ['/a']",
+            "VOLUME [ '/a' ]",
+            "CMD [\"a\", $B]",
+            "CMD [\u{201c}a\u{201d}]",
+            "CMD [\"a\"] # [\"b\"]",
+        ],
+        &[
+            "RUN [ -f a ]",
+            "CMD [\"a\"]",
+            "RUN [\"a\"]",
+            "RUN [ \"$a\" = 0 ]",
+            "RUN [ \"$a\" == \"b\" ] && [ \"$c\" -gt 4 ]",
+            "RUN [ '1' != \"$(id -u)\" ]",
+            "HEALTHCHECK CMD [ \"$a\" = \"true\" ]",
+        ],
     );
 }
 
@@ -202,8 +314,22 @@ fn pip_keeps_no_downloads() {
             "RUN --mount=type=cache,target=/root/.cache/pip pip install a",
             "ENV PIP_NO_CACHE_DIR=1\nRUN pip install a",
             "RUN pip install a && rm -rf /root/.cache",
+            "RUN pip install --no-cache a",
+            "RUN pip install --cache-dir=/tmp/c a",
+            "RUN pip install --no-index a",
+            "RUN pip install $PIP_OPTIONS a",
+            "RUN PIP_NO_CACHE_DIR=1 pip install a",
+            "RUN export PIP_CACHE_DIR=/tmp && pip install a",
+            "COPY pip.conf /etc/\nRUN pip install a",
+            "RUN pip config set global.no-cache-dir true\nRUN pip install a",
+            "ENV XDG_CACHE_HOME=/tmp/c\nRUN pip install a",
+            "RUN pip uninstall a",
         ],
     );
+    let below = "FROM x:1 AS a\nENV PIP_NO_CACHE_DIR=1\nFROM a\nRUN pip install b\n";
+    assert!(names(below).is_empty());
+    let beside = "FROM x:1 AS a\nFROM a\nRUN pip install b\n";
+    assert_eq!(names(beside), ["PipWithoutNoCacheDir"]);
 }
 
 #[test]
@@ -217,8 +343,20 @@ fn files_with_secrets_stay_out() {
             "COPY server.pem /",
             "COPY .ssh /root/.ssh",
             "COPY .env.prod /",
+            "COPY privkey.pem /",
+            "COPY certs/site.key /etc/ssl/",
         ],
         &[
+            "COPY postgresql.gpg.key /tmp/",
+            "COPY nginx_public_keys.key /tmp/",
+            "COPY azl3-repomd.xml.key /tmp/",
+            "COPY fullchain.pem /",
+            "COPY apache.pem /",
+            "COPY .env.docker /.env",
+            "COPY vendor.key /etc/apt/trusted.gpg.d/",
+            "COPY vendor.key /tmp/\nRUN apt-key add /tmp/vendor.key",
+            "COPY vendor.key /tmp/\nRUN rpm --import /tmp/vendor.key",
+            "COPY vendor.rsa.key /etc/apk/keys/",
             "COPY .env.example /",
             "COPY id_rsa.pub /",
             "COPY ca-cert.pem /",
@@ -231,7 +369,27 @@ fn files_with_secrets_stay_out() {
 
 #[test]
 fn sudo_is_not_needed() {
-    table("SudoInRun", &["RUN sudo a", "RUN x && sudo -u b a"], &["RUN echo sudo", "USER b\nRUN a"]);
+    table(
+        "SudoInRun",
+        &[
+            "RUN sudo a",
+            "RUN curl u | sudo -E bash -",
+            "RUN x && sudo -u root a",
+            "USER b\nUSER 0:0\nRUN sudo a",
+        ],
+        &[
+            "RUN echo sudo",
+            "USER b\nRUN a",
+            "RUN sudo -u b a",
+            "RUN sudo -EH -u b a",
+            "RUN sudo --user=b a",
+            "USER b\nRUN sudo a",
+            "USER $B\nRUN sudo a",
+        ],
+    );
+    // Other images than official ones may have another user than root.
+    assert!(!names("FROM me/x:1\nRUN sudo a\n").contains(&"SudoInRun"));
+    assert!(!names("FROM x:1 AS a\nUSER b\nFROM a\nRUN sudo c\n").contains(&"SudoInRun"));
 }
 
 #[test]
@@ -269,6 +427,25 @@ fn bases_are_pinned() {
 }
 
 #[test]
+fn what_buildkit_does_not_read_is_told() {
+    table(
+        "HeredocDashSpace",
+        &["RUN cat <<- E\nE", "COPY <<-  \"E\" /a\nE", "RUN cat <<-E && cat <<-\tF\nE\nF"],
+        &["RUN cat <<-E\nE", "RUN cat << E\nE", "RUN echo $((1 <<- 2))"],
+    );
+    for (text, expected) in [
+        ("FROM x:1 AS a\nFROM A\n", 1),
+        ("FROM x:1 AS A\nFROM A\n", 1),
+        ("ARG N=A\nFROM x:1 AS a\nFROM $N\n", 1),
+        ("FROM x:1 AS A\nFROM a\n", 0),
+        ("FROM x:1 AS a\nFROM x:1\nCOPY --from=A b /\n", 0),
+    ] {
+        let found = names(text);
+        assert_eq!(found.iter().filter(|name| **name == "StageReferenceCasing").count(), expected, "{text}");
+    }
+}
+
+#[test]
 fn stages_are_used_or_named() {
     for (text, expected) in [
         ("FROM x:1\nFROM x:1\n", 1),
@@ -289,9 +466,8 @@ fn example(page: &str, heading: &str) -> String {
 
 #[test]
 fn the_examples_of_the_pages_are_bad_and_good_as_they_say() {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     for rule in RULES.iter().filter(|rule| rule.level != Level::Warning) {
-        let page = std::fs::read_to_string(root.join(rule.url())).unwrap_or_default();
+        let page = explain(rule.name).unwrap_or_default();
         assert!(names(&example(&page, "## Bad")).contains(&rule.name), "{}: bad", rule.name);
         let good = names(&example(&page, "## Good"));
         assert!(good.is_empty(), "{}: {good:?}", rule.name);
