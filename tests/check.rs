@@ -7,6 +7,8 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use support::{Done, Lab};
 
+const NOTE: &str = "note: cannot look at nosuch:1 from here; what depends on their configs is left out\n";
+
 fn call(lab: &Lab, dockerfile: &str, args: &[&str]) -> Done {
     let context = lab.context(&[("Dockerfile", dockerfile), ("a", "a"), (".dockerignore", "ignored\n")]);
     let path = context.display().to_string();
@@ -18,7 +20,12 @@ fn findings_of_buildkits_rules_are_failures_and_hints_are_not() {
     let lab = Lab::new();
     for (dockerfile, args, code, words) in [
         ("FROM scratch\nCOPY a /\n", &["check"][..], 0, &["Check complete, no warnings found."][..]),
-        ("FROM scratch\nADD a.txt /\n", &["check"], 0, &["HINT: AddInsteadOfCopy - docs/rules/"]),
+        (
+            "FROM scratch\nADD a.txt /\n",
+            &["check"],
+            0,
+            &["HINT: AddInsteadOfCopy - rbuild check --explain AddInsteadOfCopy\n"],
+        ),
         ("FROM scratch\nENV a b\n", &["check"], 1, &["1 warning has been found", ">>> ENV a b"]),
         ("FROM scratch\nENV a b\n", &["build", "--check"], 1, &["LegacyKeyValueFormat"]),
         ("FROM scratch\nENV a b\n", &["--check"], 1, &["LegacyKeyValueFormat"]),
@@ -32,10 +39,41 @@ fn findings_of_buildkits_rules_are_failures_and_hints_are_not() {
         ("FROM scratch\nENV a b\n", &["check", "--build-arg=BUILDKIT_DOCKERFILE_CHECK=skip=all"], 0, &[]),
         (
             "FROM scratch\nCOPY ignored /\n",
-            &["check", "--build-arg=BUILDKIT_DOCKERFILE_CHECK=experimental=all"],
+            &["check"],
             1,
-            &["CopyIgnoredFile"],
+            &["CopyIgnoredFile", "Attempting to Copy file \"ignored\" that is excluded by .dockerignore"],
         ),
+        (
+            "# check=skip=CopyIgnoredFile // b\nFROM scratch\nCOPY ignored /\n",
+            &["check"],
+            0,
+            &["no warnings"],
+        ),
+        // What stands before a mistake is shown beside it.
+        ("FROM scratch as a\nFOO\n", &["check"], 3, &["FromAsCasing", "unknown instruction"]),
+        ("FROM scratch as a\nFOO\n", &["check", "--call=check,ignorestatus=true"], 0, &["FromAsCasing"]),
+        // Bases that are not available are no failure.
+        ("FROM nosuch:1\nENV a b\n", &["check", "--pull=never"], 1, &["LegacyKeyValueFormat", NOTE]),
+        (
+            "FROM nosuch:1\nCOPY --from=no:2 $A /\n",
+            &["check", "--pull=never"],
+            0,
+            &["nosuch:1 and 1 other image"],
+        ),
+        ("FROM nosuch:1\nENV a=$B\n", &["check", "--pull=never"], 0, &["no warnings", NOTE]),
+        (
+            "FROM localhost:1/nosuch\nENV a=$B\n",
+            &["check"],
+            0,
+            &["no warnings", "cannot look at localhost:1/nosuch "],
+        ),
+        (
+            "FROM nosuch:1\nARG A=7\n",
+            &["build", "--call=outline", "--pull=never"],
+            0,
+            &["A           7", NOTE],
+        ),
+        ("FROM nosuch:1\nFROM scratch\nSTOPSIGNAL x\n", &["check", "--pull=never"], 3, &["invalid signal"]),
         ("# check=error=true\nFROM scratch\nENV a b\n", &["check"], 1, &["lint violation found for rules"]),
         ("# check=nonsense\nFROM scratch\n", &["check"], 3, &["invalid check option \"nonsense\""]),
         ("FROM scratch\nSTOPSIGNAL $A\nENV a b\n", &["check"], 3, &["UndefinedVar", "invalid signal"]),
@@ -81,6 +119,34 @@ fn json_goes_to_standard_output_alone() {
         let json: serde_json::Value =
             serde_json::from_str(&ended.out).unwrap_or_else(|error| panic!("{error}\n{}", ended.out));
         assert!(json.get(key).is_some(), "{key}: {json}");
+    }
+}
+
+#[test]
+fn json_has_findings_before_a_mistake_and_notes_stay_out() {
+    let lab = Lab::new();
+    for (dockerfile, args) in [
+        ("FROM scratch as a\nFOO\n", &["check", "--format=json"][..]),
+        ("FROM nosuch:1 as a\n", &["check", "--format=json", "--pull=never"]),
+    ] {
+        let ended = call(&lab, dockerfile, args);
+        let json: serde_json::Value = serde_json::from_str(&ended.out).expect("JSON alone");
+        assert_eq!(json["warnings"][0]["ruleName"], "FromAsCasing", "{json}");
+        assert_eq!(json.get("buildError").is_some(), dockerfile.contains("FOO"), "{json}");
+    }
+}
+
+#[test]
+fn rules_are_explained_without_a_file() {
+    let lab = Lab::new();
+    for (rule, code, words) in [
+        ("CdInRun", 0, "## Why"),
+        ("StageNameCasing", 0, "Reported where: A stage name is not lower case."),
+        ("CdinRun", 2, "did you mean CdInRun?"),
+    ] {
+        let ended = lab.run(["check", "--explain", rule, "/nonexistent"]);
+        assert_eq!(ended.code, code, "{}", ended.err);
+        assert!(format!("{}{}", ended.out, ended.err).contains(words), "{}{}", ended.out, ended.err);
     }
 }
 

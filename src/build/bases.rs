@@ -130,15 +130,31 @@ impl Bases {
 
     /// Finds images side by side, and gives their configs to the plan.
     pub fn resolve_all(&self, requests: &[ImageRequest], configs: &mut BaseConfigs) -> Result<(), Failure> {
+        self.resolve_each(requests, configs).into_iter().next().map_or(Ok(()), |(_, failure)| Err(failure))
+    }
+
+    /// As [`Bases::resolve_all`], with the names and failures of all that were not found.
+    pub fn resolve_each(
+        &self,
+        requests: &[ImageRequest],
+        configs: &mut BaseConfigs,
+    ) -> Vec<(String, Failure)> {
         let results = crate::threads::each(requests, requests.len(), |request| self.resolve(request));
+        let mut failures = Vec::new();
         for (request, result) in requests.iter().zip(results) {
-            let found = result?;
+            let found = match result {
+                Ok(found) => found,
+                Err(failure) => {
+                    failures.push((request.name.clone(), failure));
+                    continue;
+                }
+            };
             let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
             let id = BaseId(resolved.len());
             configs.insert(&request.name, &request.platform, id, found.image.config.clone());
             resolved.push(found);
         }
-        Ok(())
+        failures
     }
 
     fn resolve(&self, request: &ImageRequest) -> Result<Arc<Resolved>, Failure> {
@@ -195,7 +211,7 @@ impl Bases {
         let known = self.pulled(&reference, platform)?;
         if self.policy == PullPolicy::Never {
             let image = known.map(|(_, image)| image).ok_or_else(|| {
-                Failure::new(FailureKind::Base, format!("{} is not in the store", reference.familiar()))
+                Failure::new(FailureKind::OutOfReach, format!("{} is not in the store", reference.familiar()))
                     .help("build without --pull=never to fetch it")
             })?;
             return self.in_registry(&reference, image);
@@ -281,7 +297,8 @@ impl Bases {
         if error.is_cancelled() {
             return Failure::new(FailureKind::Interrupted, "canceled");
         }
-        Failure::new(FailureKind::Base, format!("cannot get {}: {error}", reference.familiar()))
+        let kind = if error.is_not_found() { FailureKind::Base } else { FailureKind::OutOfReach };
+        Failure::new(kind, format!("cannot get {}: {error}", reference.familiar()))
     }
 
     fn pulled(
@@ -307,7 +324,7 @@ impl Bases {
         let registry = self
             .access
             .open(host, repository)
-            .map_err(|error| Failure::new(FailureKind::Base, error.to_string()))?;
+            .map_err(|error| Failure::new(FailureKind::OutOfReach, error.to_string()))?;
         registries.insert(key, registry.clone());
         Ok(registry)
     }

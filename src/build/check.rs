@@ -1,6 +1,6 @@
 //! Questions about a Dockerfile that need no build: checks, outlines, targets.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::PathBuf;
 
@@ -8,14 +8,16 @@ use crate::cancel::Cancel;
 use crate::context::{ContextKind, MainContext};
 use crate::dockerfile::Dockerfile;
 use crate::event::{Event, Events};
+use crate::image::Platform;
 use crate::lint::{self, LintInput, Outline, Report};
-use crate::plan::{BaseConfigs, Plan, PlanInput};
+use crate::plan::{self, BaseConfigs, Plan, PlanInput, Planned};
 
 use super::bases::Bases;
 use super::engine::Engine;
 use super::failure::{Failure, FailureKind};
-use super::prepare::{Opened, plan_with_bases};
-use super::request::BuildRequest;
+use super::ignored;
+use super::prepare::{NotOpened, Opened};
+use super::request::{BuildRequest, PullPolicy};
 
 /// A file that was checked.
 #[derive(Debug)]
@@ -24,9 +26,11 @@ pub struct Checked {
     pub dockerfile: Dockerfile,
     /// What was found.
     pub report: Report,
-    /// What would keep a build from beginning: a mistake, or a base that is not available. Findings are those
+    /// What would keep a build from beginning: a mistake, or a base that does not exist. Findings are those
     /// that do not depend on it.
     pub failure: Option<Failure>,
+    /// Names of bases that could not be looked at. Findings that depend on their configs are left out.
+    pub out_of_reach: Vec<String>,
     /// What was fixed, if that was asked for.
     pub fixed: Option<FixedFile>,
 }
@@ -44,10 +48,12 @@ pub struct FixedFile {
 
 impl Engine {
     /// Checks the stages that the request's target needs, or all if it names none. With `fix`, what can be
-    /// set right is, and the rest is reported; nothing is written.
+    /// set right is, and the rest is reported; nothing is written. Of a file that does not parse, what stands
+    /// before the first mistake is checked.
     ///
     /// # Errors
-    /// A context or Dockerfile that cannot be read or parsed, and `check=` options that make no sense.
+    /// A context or Dockerfile that cannot be read, one with nothing before a mistake, and `check=` options
+    /// that make no sense.
     pub fn check(
         &self,
         request: &BuildRequest,
@@ -56,11 +62,17 @@ impl Engine {
         events: &Events,
         cancel: &Cancel,
     ) -> Result<Checked, Failure> {
-        let opened = self.open_request(request, stdin, events, cancel)?;
-        let bases = self.bases(request, &opened.named, events, cancel);
+        let opened = match self.open_request(request, stdin, events, cancel) {
+            Ok(opened) => opened,
+            Err(NotOpened { failure, before: Some(before) }) => {
+                return check_before(*before, request, failure);
+            }
+            Err(NotOpened { failure, before: None }) => return Err(failure),
+        };
         let input = opened.first_input(request)?;
-        let mut configs = BaseConfigs::default();
-        let failure = plan_all(&opened.dockerfile, &input, &bases, &mut configs, cancel);
+        let mut bases = self.known_bases(request, &opened, events, cancel);
+        let failure = plan_all(&input, &mut bases);
+        let KnownBases { configs, out_of_reach, .. } = bases;
         let Opened { main, mut dockerfile, .. } = opened;
         with_lint_input(&main, &input, &configs, true, |lint_input| {
             let mut fixed = None;
@@ -76,11 +88,12 @@ impl Engine {
                     .map_err(crate::plan::PlanError::from)?;
             }
             let report = run(&dockerfile, lint_input)?;
-            Ok(Checked { dockerfile, report, failure, fixed })
+            Ok(Checked { dockerfile, report, failure, out_of_reach, fixed })
         })
     }
 
-    /// What the request's target can be given, and the file that says so.
+    /// What the request's target can be given, and the file that says so. Variables of bases that could not be
+    /// looked at, which come last, have no values.
     ///
     /// # Errors
     /// As a build, up to its first step.
@@ -90,22 +103,40 @@ impl Engine {
         stdin: &mut (dyn Read + Send),
         events: &Events,
         cancel: &Cancel,
-    ) -> Result<(Dockerfile, Outline), Failure> {
+    ) -> Result<(Dockerfile, Outline, Vec<String>), Failure> {
         let opened = self.open_request(request, stdin, events, cancel)?;
-        let bases = self.bases(request, &opened.named, events, cancel);
         let input = opened.first_input(request)?;
-        let Opened { main, dockerfile, scratch: _scratch, .. } = opened;
-        let mut configs = BaseConfigs::default();
-        match plan_with_bases(&dockerfile, &input, &bases, &mut configs, cancel) {
+        let mut bases = self.known_bases(request, &opened, events, cancel);
+        match bases.plan(&input) {
             // What cannot be built here can be outlined all the same.
             Ok(_) => {}
             Err(failure) if failure.kind == FailureKind::Unsupported => {}
             Err(failure) => return Err(failure),
         }
+        let KnownBases { configs, out_of_reach, .. } = bases;
+        let Opened { main, dockerfile, scratch: _scratch, .. } = opened;
         let outline = with_lint_input(&main, &input, &configs, false, |lint_input| {
             lint::outline(&dockerfile, lint_input)
         });
-        Ok((dockerfile, outline))
+        Ok((dockerfile, outline, out_of_reach))
+    }
+
+    fn known_bases<'a>(
+        &self,
+        request: &BuildRequest,
+        opened: &'a Opened,
+        events: &Events,
+        cancel: &'a Cancel,
+    ) -> KnownBases<'a> {
+        let bases = |policy| self.bases(request, &opened.named, policy, events, cancel);
+        KnownBases {
+            dockerfile: &opened.dockerfile,
+            bases: bases(request.pull),
+            stored: bases(PullPolicy::Never),
+            configs: BaseConfigs::default(),
+            out_of_reach: Vec::new(),
+            cancel,
+        }
     }
 
     /// The request's Dockerfile, parsed.
@@ -123,29 +154,64 @@ impl Engine {
     }
 }
 
+/// Bases as far as they can be looked at from here.
+struct KnownBases<'a> {
+    dockerfile: &'a Dockerfile,
+    bases: Bases,
+    /// The same without a network, for what comes after the first that is out of reach: whoever is offline does
+    /// not want to wait for every base.
+    stored: Bases,
+    configs: BaseConfigs,
+    out_of_reach: Vec<String>,
+    cancel: &'a Cancel,
+}
+
+impl KnownBases<'_> {
+    /// Asks for a plan until every config it needs is known; `None` if one cannot be.
+    fn plan(&mut self, input: &PlanInput) -> Result<Option<Plan>, Failure> {
+        loop {
+            if self.cancel.is_cancelled() {
+                return Err(Failure::new(FailureKind::Interrupted, "canceled"));
+            }
+            let requests = match plan::plan(self.dockerfile, input, &self.configs)? {
+                Planned::Ready(plan) => return Ok(Some(*plan)),
+                Planned::NeedsImages(requests) => requests,
+            };
+            let bases = if self.out_of_reach.is_empty() { &self.bases } else { &self.stored };
+            let failures = bases.resolve_each(&requests, &mut self.configs);
+            if failures.is_empty() {
+                continue;
+            }
+            for (name, failure) in failures {
+                if failure.kind != FailureKind::OutOfReach {
+                    return Err(failure);
+                }
+                if !self.out_of_reach.contains(&name) {
+                    self.out_of_reach.push(name);
+                }
+            }
+            return Ok(None);
+        }
+    }
+}
+
 /// Learns the configs of all bases a check looks at. Gives the first failure there is.
-fn plan_all(
-    dockerfile: &Dockerfile,
-    input: &PlanInput,
-    bases: &Bases,
-    configs: &mut BaseConfigs,
-    cancel: &Cancel,
-) -> Option<Failure> {
+fn plan_all(input: &PlanInput, bases: &mut KnownBases<'_>) -> Option<Failure> {
     if input.target.is_some() {
-        return plan_with_bases(dockerfile, input, bases, configs, cancel).err();
+        return bases.plan(input).err();
     }
     let mut planned = BTreeSet::new();
     let mut first = None;
-    for index in (0..dockerfile.stages.len()).rev() {
+    for index in (0..bases.dockerfile.stages.len()).rev() {
         if planned.contains(&index) {
             continue;
         }
-        let input = PlanInput { stage: Some(index), ..input.clone() };
-        match plan_with_bases(dockerfile, &input, bases, configs, cancel) {
-            Ok(plan) => planned.extend(plan.stages.iter().map(|stage| stage.index)),
+        match bases.plan(&PlanInput { stage: Some(index), ..input.clone() }) {
+            Ok(plan) => {
+                planned.extend(plan.into_iter().flat_map(|plan| plan.stages).map(|stage| stage.index))
+            }
             Err(failure) => {
-                // An unreachable registry answers no faster the second time.
-                let stop = matches!(failure.kind, FailureKind::Base | FailureKind::Interrupted);
+                let stop = failure.kind == FailureKind::Interrupted;
                 first.get_or_insert(failure);
                 if stop {
                     break;
@@ -154,6 +220,30 @@ fn plan_all(
         }
     }
     first
+}
+
+/// What BuildKit's rules find before the mistake that keeps a file from being parsed. rbuild's own look at files
+/// as a whole.
+fn check_before(
+    dockerfile: Dockerfile,
+    request: &BuildRequest,
+    failure: Failure,
+) -> Result<Checked, Failure> {
+    let host = Platform::host();
+    let platform = request.platforms.first().and_then(|text| Platform::parse(text).ok());
+    let input = LintInput {
+        target: None,
+        all_stages: true,
+        build_args: &request.build_args,
+        platform: platform.as_ref().unwrap_or(&host),
+        build_platform: &host,
+        contexts: &request.build_contexts.iter().map(|(name, _)| name.to_lowercase()).collect::<Vec<_>>(),
+        bases: &BTreeMap::new(),
+        ignored: None,
+        hints: false,
+    };
+    let report = run(&dockerfile, &input)?;
+    Ok(Checked { dockerfile, report, failure: Some(failure), out_of_reach: Vec::new(), fixed: None })
 }
 
 /// What BuildKit's rules and the planner find, over the plans of all platforms, each thing once.
@@ -236,14 +326,7 @@ fn with_lint_input<R>(
     is_check: bool,
     then: impl FnOnce(&LintInput<'_>) -> R,
 ) -> R {
-    let rules = main.context.rules();
-    // Whether a directory with something re-included in it is there depends on the files.
-    let decides = !rules.is_empty() && !rules.has_negations();
-    let ignored = |path: &str| {
-        // The root itself cannot be ignored, but all that is in it can.
-        let path = if path == "." { "any" } else { path };
-        rules.matched(path.as_bytes()).ignored
-    };
+    let ignored = |path: &str| ignored::leaves_nothing(&main.context, path);
     let contexts: Vec<String> = input.contexts.keys().cloned().collect();
     then(&LintInput {
         target: input.target.as_deref(),
@@ -253,7 +336,7 @@ fn with_lint_input<R>(
         build_platform: &input.build_platform,
         contexts: &contexts,
         bases: configs.configs(),
-        ignored: if decides { Some(&ignored) } else { None },
+        ignored: if main.context.rules().is_empty() { None } else { Some(&ignored) },
         hints: is_check,
     })
 }

@@ -20,6 +20,8 @@ pub enum FailureKind {
     Context,
     /// A base image.
     Base,
+    /// A base image that may exist: nobody answered, or not with a final word on it.
+    OutOfReach,
     /// An output.
     Output,
     /// The store.

@@ -11,6 +11,7 @@ mod contexts;
 mod download;
 mod engine;
 mod failure;
+mod ignored;
 mod indexes;
 mod load;
 mod outputs;

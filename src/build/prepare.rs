@@ -24,7 +24,7 @@ use super::check;
 use super::contexts::Fetcher;
 use super::engine::Engine;
 use super::failure::{Failure, FailureKind};
-use super::request::BuildRequest;
+use super::request::{BuildRequest, PullPolicy};
 
 /// A request with its contexts open and its plans made.
 pub(super) struct Prepared {
@@ -57,6 +57,25 @@ pub(super) struct Opened {
     pub(super) scratch: Vec<TempDir>,
 }
 
+/// A request that cannot be opened.
+pub(super) struct NotOpened {
+    pub(super) failure: Failure,
+    /// What of the Dockerfile stands before its first mistake, if it is that which does not parse.
+    pub(super) before: Option<Box<Dockerfile>>,
+}
+
+impl From<Failure> for NotOpened {
+    fn from(failure: Failure) -> Self {
+        NotOpened { failure, before: None }
+    }
+}
+
+impl From<NotOpened> for Failure {
+    fn from(error: NotOpened) -> Self {
+        error.failure
+    }
+}
+
 impl Opened {
     /// What the plan for the first platform is made from.
     pub(super) fn first_input(&self, request: &BuildRequest) -> Result<PlanInput, Failure> {
@@ -77,7 +96,7 @@ impl Engine {
         self.store.cancel_by(cancel);
         let opened = self.open_request(request, stdin, events, cancel)?;
         let Opened { main, dockerfile, named, build_args, epoch, remotes, scratch } = opened;
-        let bases = self.bases(request, &named, events, cancel);
+        let bases = self.bases(request, &named, request.pull, events, cancel);
         let platforms = platforms(&request.platforms)?;
         let (mut plans, mut warnings) = (Vec::new(), check::Warnings::default());
         // One for all platforms: a tag that moves meanwhile means the same image to all of them.
@@ -130,7 +149,7 @@ impl Engine {
         stdin: &mut (dyn Read + Send),
         events: &Events,
         cancel: &Cancel,
-    ) -> Result<Opened, Failure> {
+    ) -> Result<Opened, NotOpened> {
         let mut fetch = Fetcher::new(&self.store, self.remotes(request), events, cancel);
         let (main, context_time) = fetch.main(request, stdin)?;
         let dockerfile = parse(&main, &request.build_args)?;
@@ -152,6 +171,7 @@ impl Engine {
         &self,
         request: &BuildRequest,
         named: &BTreeMap<String, NamedContext>,
+        policy: PullPolicy,
         events: &Events,
         cancel: &Cancel,
     ) -> Bases {
@@ -165,7 +185,7 @@ impl Engine {
         let mut access = self.options.registries.clone();
         access.insecure.extend(request.insecure_registries.iter().cloned());
         access.network = self.source_network(request);
-        Bases::new(&self.store, events, cancel, request.pull, access, images, &request.cwd)
+        Bases::new(&self.store, events, cancel, policy, access, images, &request.cwd)
     }
 
     pub(super) fn keep_stats(&self, stats: &FileStatCache) -> std::io::Result<()> {
@@ -205,8 +225,11 @@ impl Engine {
 /// The build argument that names a frontend, whatever the Dockerfile says.
 const SYNTAX: &str = "BUILDKIT_SYNTAX";
 
-fn parse(main: &MainContext, build_args: &[(String, String)]) -> Result<Dockerfile, Failure> {
-    let parsed = dockerfile::parse(&main.dockerfile_name, &main.dockerfile).map_err(plan::PlanError::from)?;
+fn parse(main: &MainContext, build_args: &[(String, String)]) -> Result<Dockerfile, NotOpened> {
+    let parsed = dockerfile::parse(&main.dockerfile_name, &main.dockerfile).map_err(|errors| NotOpened {
+        before: errors.before().cloned().map(Box::new),
+        failure: plan::PlanError::from(errors).into(),
+    })?;
     let given = build_args.iter().rev().find(|(name, _)| name == SYNTAX).map(|(_, value)| value);
     let Some(text) = given.or(parsed.directives.syntax.as_ref().map(|word| &word.text)) else {
         return Ok(parsed);
@@ -218,12 +241,13 @@ fn parse(main: &MainContext, build_args: &[(String, String)]) -> Result<Dockerfi
     let message =
         format!("the frontend {image:?} is not supported: rbuild understands Dockerfiles by itself");
     let failure = Failure::new(FailureKind::Unsupported, message);
-    Err(match (given, &parsed.directives.syntax) {
+    let failure = match (given, &parsed.directives.syntax) {
         (None, Some(syntax)) => failure
             .help("if this is an ordinary Dockerfile, remove the line, or ignore it by --build-arg BUILDKIT_SYNTAX=docker/dockerfile")
             .at(&parsed.source, syntax.span),
         _ => failure.help("it comes from --build-arg BUILDKIT_SYNTAX"),
-    })
+    };
+    Err(failure.into())
 }
 
 /// Whether an image is the official frontend, which a mirror has under a longer name.

@@ -34,6 +34,9 @@ pub(super) struct CheckArgs {
     /// Set right what can be, in the file itself
     #[arg(long, help_heading = "Checks")]
     pub fix: bool,
+    /// Print the documentation of a rule and check nothing
+    #[arg(long, value_name = "RULE", help_heading = "Checks")]
+    pub explain: Option<String>,
     /// How findings are written
     #[arg(long, value_enum, default_value = "text", help_heading = "Checks")]
     pub format: Format,
@@ -121,6 +124,9 @@ fn parse_call(text: &str) -> Result<Option<Call>, Failure> {
 
 /// `rbuild check`.
 pub(super) fn check(session: &Session, args: CheckArgs) -> Result<u8, Stop> {
+    if let Some(rule) = &args.explain {
+        return print(&lint::explain(rule).map_err(usage)?).map(|()| 0);
+    }
     let call = args.build.call.parse()?.unwrap_or(Call::new(Method::Check));
     if args.fix && call.method != Method::Check {
         return Err(usage("--fix goes with checks only".to_owned()).into());
@@ -148,7 +154,8 @@ pub(super) fn answer(session: &Session, args: &BuildArgs, call: Call) -> Result<
     if call.method == Method::Outline {
         let result = engine.outline(&request, stdin, &events, &session.cancel);
         renderer.finish();
-        let (dockerfile, outline) = result?;
+        let (dockerfile, outline, out_of_reach) = result?;
+        note_bases(&out_of_reach);
         return write(call, || outline.text(), || outline.json(&dockerfile.source)).map(|()| 0);
     }
     let result = engine.check(&request, call.fix, stdin, &events, &session.cancel);
@@ -178,6 +185,17 @@ fn write(
     }
 }
 
+/// Says in one line what is missing in an answer that was given without these images.
+fn note_bases(out_of_reach: &[String]) {
+    let Some((first, rest)) = out_of_reach.split_first() else { return };
+    let more = match rest.len() {
+        0 => String::new(),
+        1 => " and 1 other image".to_owned(),
+        count => format!(" and {count} other images"),
+    };
+    tell(&format!("note: cannot look at {first}{more} from here; what depends on their configs is left out"));
+}
+
 /// A failure as a report shows it. Places in other texts (a trigger of the base) are left out.
 fn build_error(failure: &Failure, source: &Source) -> lint::BuildError {
     let here = failure.place.as_ref().filter(|(other, _)| other.text() == source.text());
@@ -185,7 +203,7 @@ fn build_error(failure: &Failure, source: &Source) -> lint::BuildError {
 }
 
 fn report(session: &Session, checked: Checked, call: Call) -> Result<u8, Stop> {
-    let Checked { dockerfile, report, failure, fixed } = checked;
+    let Checked { dockerfile, report, failure, out_of_reach, fixed } = checked;
     if let Some(fixed) = &fixed {
         let Some(path) = &fixed.path else {
             return Err(usage("--fix needs a Dockerfile in a file of its own".to_owned()).into());
@@ -201,6 +219,7 @@ fn report(session: &Session, checked: Checked, call: Call) -> Result<u8, Stop> {
     let violation = report.fails.then(|| lint::BuildError { message: report.violation(), span: None });
     let error = failure.as_ref().map(|failure| build_error(failure, source)).or(violation);
     write(call, || lint::text(&report, source), || lint::json(&report, source, error.as_ref()))?;
+    note_bases(&out_of_reach);
     if let Some(failure) = failure {
         render::failure(&failure, &session.env);
         return Ok(if call.ignore_status { 0 } else { exit_code(failure.kind) });

@@ -106,7 +106,7 @@ fn exit_code(kind: FailureKind) -> u8 {
         FailureKind::Usage => 2,
         FailureKind::Dockerfile => 3,
         FailureKind::Context => 4,
-        FailureKind::Base => 5,
+        FailureKind::Base | FailureKind::OutOfReach => 5,
         FailureKind::Output => 6,
         FailureKind::Store => 7,
         FailureKind::Unsupported => 8,
