@@ -27,7 +27,9 @@ pub(super) struct CallArgs {
     pub check: bool,
 }
 
+// A comment for users would become the command's help.
 #[derive(Args, Debug)]
+#[command(mut_arg("context", |arg| arg.required(false).default_value(".")))]
 pub(super) struct CheckArgs {
     #[command(flatten)]
     pub build: BuildArgs,

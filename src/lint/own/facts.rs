@@ -37,7 +37,7 @@ pub(super) struct Facts<'a> {
     pub(super) lists: Lists<'a>,
     /// apt's configuration answers its questions, or may.
     pub(super) apt_answers: bool,
-    /// pip is told elsewhere what to do with downloads, or may be.
+    /// A setting decides what pip does with downloads, or may.
     pub(super) pip_configured: bool,
     /// The base is for Windows, or the file is written as for Windows.
     pub(super) windows: bool,

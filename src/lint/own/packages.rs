@@ -36,7 +36,7 @@ fn manifest_of(command: &Command) -> Option<&'static str> {
     })
 }
 
-/// A program that fetches the project's packages into a cache of its own.
+/// A program that fetches the project's packages into its cache.
 struct Fetch {
     program: &'static str,
     /// Where the cache lies for root.

@@ -427,7 +427,7 @@ fn bases_are_pinned() {
 }
 
 #[test]
-fn what_buildkit_does_not_read_is_told() {
+fn what_buildkit_does_not_read_is_reported() {
     table(
         "HeredocDashSpace",
         &["RUN cat <<- E\nE", "COPY <<-  \"E\" /a\nE", "RUN cat <<-E && cat <<-\tF\nE\nF"],
