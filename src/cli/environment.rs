@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::build::{Failure, FailureKind};
 use crate::progress::Style;
-use crate::registry::{CredentialSource, Credentials, ProxyOptions, Secret};
+use crate::registry::{ContainersFiles, CredentialSource, Credentials, ProxyOptions, Roots, Secret};
 use crate::sandbox::userns::EnterRequest;
 
 /// What rbuild looks at.
@@ -39,6 +39,8 @@ pub(super) struct Environment {
     http_proxy: Option<String>,
     https_proxy: Option<String>,
     no_proxy: Option<String>,
+    ssl_cert_file: Option<PathBuf>,
+    ssl_cert_dirs: Vec<PathBuf>,
 }
 
 impl Environment {
@@ -81,9 +83,13 @@ impl Environment {
                 let locale = locale.to_lowercase();
                 locale.contains("utf-8") || locale.contains("utf8")
             }),
-            http_proxy: either("http_proxy"),
-            https_proxy: either("https_proxy"),
+            http_proxy: either("http_proxy").or_else(|| either("all_proxy")),
+            https_proxy: either("https_proxy").or_else(|| either("all_proxy")),
             no_proxy: either("no_proxy"),
+            ssl_cert_file: path("SSL_CERT_FILE"),
+            ssl_cert_dirs: std::env::var_os("SSL_CERT_DIR")
+                .map(|dirs| std::env::split_paths(&dirs).filter(|dir| !dir.as_os_str().is_empty()).collect())
+                .unwrap_or_default(),
         }
     }
 
@@ -165,11 +171,30 @@ impl Environment {
     /// Files that say how to reach registries; the first that exists counts.
     pub fn registry_settings(&self) -> Vec<PathBuf> {
         let own = self.config_home.iter().map(|dir| dir.join("rbuild/registries.toml"));
-        let containers = self.config_home.iter().map(|dir| dir.join("containers/registries.conf"));
-        own.chain(["/etc/rbuild/registries.toml".into()])
-            .chain(containers)
-            .chain(["/etc/containers/registries.conf".into()])
-            .collect()
+        own.chain(["/etc/rbuild/registries.toml".into()]).collect()
+    }
+
+    /// Where containers' tools have theirs.
+    pub fn containers_files(&self) -> ContainersFiles {
+        ContainersFiles {
+            user: self.config_home.as_ref().map(|dir| dir.join("containers")),
+            system: Some("/etc/containers".into()),
+        }
+    }
+
+    /// The certificate authorities that programs should trust.
+    pub fn roots(&self) -> Roots {
+        match (&self.ssl_cert_file, self.ssl_cert_dirs.is_empty()) {
+            (None, true) => Roots::System,
+            (file, _) => Roots::Variables { file: file.clone(), dirs: self.ssl_cert_dirs.clone() },
+        }
+    }
+
+    /// Where containers' tools and Docker, also without root, have certificates for single registries.
+    pub fn certificates(&self) -> Vec<PathBuf> {
+        let of_user = |name: &str| self.config_home.as_ref().map(|dir| dir.join(name));
+        let own = [of_user("containers/certs.d"), of_user("docker/certs.d")].into_iter().flatten();
+        own.chain(["/etc/containers/certs.d".into(), "/etc/docker/certs.d".into()]).collect()
     }
 
     /// A variable of the caller, for `--build-arg NAME`.

@@ -30,7 +30,7 @@ use crate::build::{Engine, EngineOptions, Failure, FailureKind, RegistryAccess};
 use crate::cancel::Cancel;
 use crate::fs::IdMap;
 use crate::progress::{self, Mode, Renderer};
-use crate::registry::{Settings, SourceNetwork};
+use crate::registry::{Notices, Settings, SourceNetwork};
 use crate::sandbox::userns::{EnterRequest, Entered, IdMode, RealUser, enter};
 use crate::sandbox::{AppArmor, OciRuntime, is_ignored};
 use crate::steps::remote::RemoteOptions;
@@ -195,7 +195,8 @@ fn perform(command: Command, session: &Session) -> Result<u8, Stop> {
 impl Session {
     /// Everything the user configured about registries.
     fn registries(&self) -> Result<RegistryAccess, Failure> {
-        let settings = Settings::read(self.registries.as_deref(), &self.env.registry_settings())
+        let (own, containers) = (self.env.registry_settings(), self.env.containers_files());
+        let settings = Settings::read(self.registries.as_deref(), &own, &containers)
             .map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))?;
         Ok(RegistryAccess {
             insecure: Vec::new(),
@@ -203,6 +204,9 @@ impl Session {
             proxy: self.env.proxy(),
             settings,
             network: SourceNetwork::Any,
+            roots: self.env.roots(),
+            certificates: self.env.certificates(),
+            notices: Notices::default(),
         })
     }
 
@@ -239,6 +243,7 @@ impl Session {
                 known_hosts: self.env.home.as_ref().map(|home| home.join(".ssh/known_hosts")),
                 ssh_agent: None,
                 network: SourceNetwork::Any,
+                roots: self.env.roots(),
             },
         })?;
         tell_narrowed(engine.store());

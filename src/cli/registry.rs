@@ -104,13 +104,14 @@ pub(super) fn transfer<T>(
 ) -> Result<T, Stop> {
     // What is lost on the way is no progress: quiet copies tell it too.
     let mode = if args.quiet { Mode::Warnings } else { progress_mode(None, false, &session.env)? };
-    let access = access(session, &args.insecure_registries)?;
+    let mut access = access(session, &args.insecure_registries)?;
     let engines = super::build::engines(&session.env)?;
     let rootless = (session.mode != IdMode::Root).then_some((session.user.uid, session.user.gid));
     session.watch_signals()?;
     let store = session.store()?;
     let renderer = session.renderer(mode);
     let events = Events::new(renderer.clone());
+    access.notices = access.notices.to(&events);
     let transfer = Transfer {
         store: &store,
         access: &access,

@@ -1,7 +1,13 @@
 //! From a host name to a client: everything the user configured about registries.
 
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::event::Events;
+
 use super::client::Registry;
-use super::config::{Credentials, RegistryOptions};
+use super::config::{Credentials, RegistryOptions, Roots};
 use super::error::RegistryError;
 use super::proxy::ProxyOptions;
 use super::reach::SourceNetwork;
@@ -20,6 +26,39 @@ pub struct RegistryAccess {
     pub settings: Settings,
     /// Which addresses registries may be at.
     pub network: SourceNetwork,
+    /// Which certificate authorities are trusted.
+    pub roots: Roots,
+    /// Directories with certificates for single registries, as in [`RegistryOptions`].
+    pub certificates: Vec<PathBuf>,
+    /// Who gets to know what was not understood of the configuration.
+    pub notices: Notices,
+}
+
+/// Tells each notice once. By default nobody hears of it.
+#[derive(Clone, Default)]
+pub struct Notices {
+    events: Option<Events>,
+    told: Arc<Mutex<HashSet<String>>>,
+}
+
+impl Notices {
+    /// Makes warnings of them, except of those that were told already.
+    pub fn to(&self, events: &Events) -> Self {
+        Notices { events: Some(events.clone()), told: self.told.clone() }
+    }
+
+    fn tell(&self, notice: String) {
+        let Some(events) = &self.events else { return };
+        if self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(notice.clone()) {
+            events.warn(notice);
+        }
+    }
+}
+
+impl std::fmt::Debug for Notices {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Notices")
+    }
 }
 
 impl RegistryAccess {
@@ -33,9 +72,13 @@ impl RegistryAccess {
             proxy: self.proxy.clone(),
             repository: repository.to_owned(),
             network: self.network,
+            roots: self.roots.clone(),
+            certificates: self.certificates.clone(),
             ..RegistryOptions::default()
         };
-        self.settings.apply(host, repository, &mut options)?;
+        for notice in self.settings.apply(host, repository, &mut options)? {
+            self.notices.tell(notice);
+        }
         Registry::new(host, &options)
     }
 }

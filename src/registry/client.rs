@@ -13,6 +13,7 @@ use super::auth::Auth;
 use super::config::{Endpoint, Location, RegistryOptions, Roots, SchemePolicy};
 use super::error::{Refusal, RegistryError, Rejected, read_error_body};
 use super::retry::{Clock, RetryPolicy, SystemClock, parse_retry_after};
+use super::roots::{HostCertificates, Trust};
 use super::transport::{Incoming, Outgoing, Session, Transport};
 
 /// Explanations are short; what is longer is a web page.
@@ -47,6 +48,8 @@ pub(super) struct Host {
     tls: Mutex<Option<bool>>,
     /// A mirror that could not be reached.
     down: AtomicBool,
+    /// As in the options.
+    alias: Option<String>,
 }
 
 impl std::fmt::Debug for Registry {
@@ -104,6 +107,16 @@ impl Registry {
         retry.run_on(&**clock, cancel, progressed, || attempt(origin, origin.session(cancel)))
     }
 
+    /// Runs an operation against the registry itself once.
+    pub(super) fn once<T>(
+        &self,
+        cancel: &Cancel,
+        attempt: impl FnOnce(&Host, Session) -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
+        let origin = &self.0.origin;
+        attempt(origin, origin.session(cancel))
+    }
+
     /// Runs a reading operation against the mirrors and then the registry, each with retries. Each
     /// attempt gets a session of its own, and may keep it. `by_digest` tells reading by digest from
     /// reading by tag, which some mirrors are not trusted with.
@@ -120,7 +133,8 @@ impl Registry {
         let at_mirror =
             RetryPolicy { attempts: inner.retry.attempts.min(MIRROR_ATTEMPTS), ..inner.retry.clone() };
         for mirror in &inner.mirrors {
-            if mirror.down.load(Ordering::Relaxed) || (mirror.endpoint.digest_only && !by_digest) {
+            let left = if by_digest { mirror.endpoint.tag_only } else { mirror.endpoint.digest_only };
+            if mirror.down.load(Ordering::Relaxed) || left {
                 continue;
             }
             match run(mirror, &at_mirror) {
@@ -153,18 +167,26 @@ pub(super) struct Call<'a> {
 }
 
 impl Host {
-    pub(super) fn new(endpoint: Endpoint, options: &RegistryOptions) -> Result<Self, RegistryError> {
+    pub(super) fn new(mut endpoint: Endpoint, options: &RegistryOptions) -> Result<Self, RegistryError> {
+        let mut own = HostCertificates::find(&options.certificates, [&endpoint.name, &endpoint.authority])?;
+        if endpoint.nearby && !own.authorities.is_empty() {
+            // Whoever names an authority wants the certificate looked at.
+            endpoint.policy = SchemePolicy::Https;
+        }
+        own.authorities.extend(endpoint.ca.clone());
         let known = match endpoint.policy {
             SchemePolicy::Https => Some(true),
             SchemePolicy::Http => Some(false),
             SchemePolicy::Either => None,
         };
-        let roots = match &endpoint.ca {
-            Some(path) => Roots::SystemAnd(path.clone()),
-            None => options.roots.clone(),
+        let roots = match own.authorities.is_empty() {
+            false => Roots::And(options.roots.clone().into(), own.authorities),
+            true => options.roots.clone(),
         };
+        let trust = Trust { roots, verify: !endpoint.lenient(), identity: own.identity };
         Ok(Host {
-            transport: Transport::new(options, roots, !endpoint.lenient(), Some(&endpoint.authority))?,
+            transport: Transport::new(options, trust, Some(&endpoint.authority))?,
+            alias: options.alias.clone(),
             auth: Auth::new(&options.credentials, &endpoint, &options.repository),
             tls: Mutex::new(known),
             down: AtomicBool::new(false),
@@ -249,6 +271,16 @@ impl Host {
     }
 
     pub(super) fn hint(&self, call: &Call<'_>, refused: Refusal) -> Option<String> {
+        let alias = self.alias.as_deref().filter(|_| call.path.starts_with("manifests/"));
+        let hint = self.hint_about(call, refused);
+        match alias.filter(|_| matches!(refused, Refusal::NotFound | Refusal::Unauthorized | Refusal::Denied))
+        {
+            Some(alias) => hint.map(|hint| format!("{hint}; {alias}")),
+            None => hint,
+        }
+    }
+
+    fn hint_about(&self, call: &Call<'_>, refused: Refusal) -> Option<String> {
         let name = &self.endpoint.name;
         match refused {
             Refusal::NotFound => match call.path.split_once('/') {

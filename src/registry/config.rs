@@ -41,6 +41,11 @@ pub struct RegistryOptions {
     pub proxy: Option<ProxyOptions>,
     /// Which certificate authorities are trusted.
     pub roots: Roots,
+    /// Directories that may hold, for a registry, a directory `host[:port]` with certificates: Docker's and
+    /// containers' `certs.d`. The first that has one counts.
+    pub certificates: Vec<PathBuf>,
+    /// What another tool makes of this name, for the hint when the registry does not have it.
+    pub alias: Option<String>,
     /// How often and how patiently to try again.
     pub retry: RetryPolicy,
     /// Which addresses may be asked.
@@ -58,7 +63,9 @@ impl Default for RegistryOptions {
             user_agent: concat!("rbuild/", env!("CARGO_PKG_VERSION")).to_owned(),
             timeouts: Timeouts::default(),
             proxy: None,
-            roots: Roots::System,
+            roots: Roots::default(),
+            certificates: Vec::new(),
+            alias: None,
             retry: RetryPolicy::default(),
             network: SourceNetwork::default(),
         }
@@ -82,6 +89,8 @@ pub struct Location {
     pub ca: Option<PathBuf>,
     /// Ask only by digest, never for what a tag means.
     pub digest_only: bool,
+    /// Ask only for what a tag means, never by digest.
+    pub tag_only: bool,
 }
 
 impl From<&str> for Location {
@@ -140,16 +149,26 @@ pub enum CredentialSource {
 }
 
 /// Which certificate authorities are trusted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Roots {
     /// The bundle of the system, where one lies at a usual place, else the one compiled in.
+    #[default]
     System,
+    /// What the variables `SSL_CERT_FILE` and `SSL_CERT_DIR` name, as programs in Go take them: the file
+    /// instead of the system's bundle, the directories besides. With the file alone, the system's bundle
+    /// stands for the usual directories. What does not exist adds nothing.
+    Variables {
+        /// A PEM file.
+        file: Option<PathBuf>,
+        /// Directories with PEM files.
+        dirs: Vec<PathBuf>,
+    },
     /// The bundle compiled in (Mozilla's).
     Bundled,
     /// The certificates of a PEM file and no others.
     File(PathBuf),
-    /// The certificates of a PEM file and those of [`Roots::System`].
-    SystemAnd(PathBuf),
+    /// Those and the certificates of PEM files.
+    And(Box<Roots>, Vec<PathBuf>),
 }
 
 /// Limits on waiting. None of them bounds a whole transfer, so that slow links work.
@@ -204,8 +223,12 @@ pub(super) struct Endpoint {
     pub(super) policy: SchemePolicy,
     /// More certificate authorities.
     pub(super) ca: Option<PathBuf>,
+    /// Whether anything else than verified https is spoken only because it is this machine.
+    pub(super) nearby: bool,
     /// Not to be asked about tags.
     pub(super) digest_only: bool,
+    /// Not to be asked by digest.
+    pub(super) tag_only: bool,
 }
 
 impl Endpoint {
@@ -221,7 +244,9 @@ impl Endpoint {
             strip: String::new(),
             policy,
             ca: None,
+            nearby: !insecure && policy == SchemePolicy::Either,
             digest_only: false,
+            tag_only: false,
         })
     }
 
@@ -263,7 +288,9 @@ impl Endpoint {
             strip: folder(&location.strip)?,
             policy,
             ca: location.ca.clone(),
+            nearby: scheme.is_none() && !location.insecure && policy == SchemePolicy::Either,
             digest_only: location.digest_only,
+            tag_only: location.tag_only,
         })
     }
 

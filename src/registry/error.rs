@@ -185,7 +185,7 @@ impl Unreachable {
             Fault::NoRoute => "check the network, or set a proxy",
             Fault::Timeout | Fault::Lost => "check the network, then try again",
             Fault::Certificate => {
-                "add the registry's certificate authority to the system, or pass --insecure-registry for this host"
+                "add the registry's certificate authority to the system, name its file in registries.toml or SSL_CERT_FILE, or pass --insecure-registry for this host"
             }
             Fault::Tls => "if the registry speaks plain http, pass --insecure-registry for this host",
             Fault::Proxy => "check the proxy's address and credentials, or exempt the host from it",

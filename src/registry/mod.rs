@@ -20,7 +20,9 @@ mod error;
 mod fault;
 pub mod login;
 pub mod origins;
+mod permission;
 mod piece;
+mod pools;
 mod proxy;
 mod pull;
 mod push;
@@ -31,6 +33,7 @@ mod roots;
 mod settings;
 mod transport;
 mod upload;
+mod upload_request;
 mod watch;
 
 #[cfg(test)]
@@ -40,6 +43,10 @@ mod client_tests;
 #[cfg(test)]
 pub(crate) mod fault_server;
 #[cfg(test)]
+mod permission_tests;
+#[cfg(test)]
+mod push_bench;
+#[cfg(test)]
 mod push_tests;
 #[cfg(test)]
 mod reach_tests;
@@ -48,7 +55,7 @@ mod referrers_tests;
 #[cfg(test)]
 mod sign_in_tests;
 
-pub use access::RegistryAccess;
+pub use access::{Notices, RegistryAccess};
 pub use blob::BlobReader;
 pub use client::Registry;
 pub use config::{
@@ -62,9 +69,10 @@ pub use push::{BlobState, PushOptions, PushProgress, PushReport};
 pub use reach::{SourceNetwork, addresses, is_local, written_address};
 pub use referrers::{Referrers, fallback_tag};
 pub use retry::RetryPolicy;
-pub use settings::Settings;
+pub use settings::{ContainersFiles, Settings};
 
 // What plain downloads (`remote`) share: connections, redirects, retries.
 pub(crate) use client::refusal;
 pub(crate) use retry::{Clock, SystemClock};
+pub(crate) use roots::Trust;
 pub(crate) use transport::{Incoming, Outgoing, Session, Transport};

@@ -9,7 +9,8 @@ use super::error::RegistryError;
 /// Proxies, as the variables `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` describe them.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct ProxyOptions {
-    /// For plain http: `http://[user:password@]host[:port]`. The proxy must allow CONNECT.
+    /// For plain http: `http://[user:password@]host[:port]`, which must allow CONNECT, or `socks5://...`,
+    /// which looks names up itself, as `socks5h://...` does.
     pub http: Option<String>,
     /// For https, in the same form.
     pub https: Option<String>,
@@ -37,39 +38,58 @@ impl fmt::Debug for ProxyOptions {
     }
 }
 
-/// Checked proxies.
+/// Proxies, each checked when something is to go through it: one that nothing goes through fails nothing.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Proxies {
-    http: Option<ureq::Proxy>,
-    https: Option<ureq::Proxy>,
-    exempt: String,
-}
+pub(super) struct Proxies(ProxyOptions);
 
 impl Proxies {
-    pub(super) fn new(options: &ProxyOptions) -> Result<Self, RegistryError> {
-        let check = |text: &Option<String>| text.as_deref().map(parse).transpose();
-        Ok(Proxies {
-            http: check(&options.http)?,
-            https: check(&options.https)?,
-            exempt: options.no_proxy.clone(),
-        })
+    pub(super) fn new(options: &ProxyOptions) -> Self {
+        Proxies(options.clone())
     }
 
     /// The proxy for a target, if it is to be reached through one.
-    pub(super) fn find(&self, tls: bool, host: &str, port: u16) -> Option<&ureq::Proxy> {
-        let proxy = if tls { self.https.as_ref() } else { self.http.as_ref() };
-        proxy.filter(|_| !is_loopback(host) && !is_exempt(&self.exempt, host, port))
+    pub(super) fn find(
+        &self,
+        tls: bool,
+        host: &str,
+        port: u16,
+    ) -> Result<Option<ureq::Proxy>, RegistryError> {
+        if !self.0.serves(tls, host, port) {
+            return Ok(None);
+        }
+        let proxy = if tls { &self.0.https } else { &self.0.http };
+        proxy.as_deref().map(parse).transpose()
     }
 }
 
 fn parse(text: &str) -> Result<ureq::Proxy, RegistryError> {
     // What stands before the @ is a secret, so an error shows only the rest.
     let shown = text.rsplit('@').next().unwrap_or_default();
-    let proxy = ureq::Proxy::new(text)
-        .map_err(|_| RegistryError::invalid("proxy", shown, "expected http://host:port"))?;
+    let invalid = |reason: String| RegistryError::invalid("proxy", shown, reason);
+    let expected = || invalid("expected http://host:port or socks5://host:port".to_owned());
+    let proxy = ureq::Proxy::new(text).map_err(|_| expected())?;
+    let authority = shown.split_once("://").map_or(shown, |(_, rest)| rest);
+    let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
+    // A port that is no number would silently be the usual one.
+    let port = authority.strip_prefix(proxy.host()).and_then(|rest| rest.strip_prefix(':'));
+    if port.is_some_and(|port| !port.is_empty() && port.parse::<u16>().is_err()) {
+        return Err(expected());
+    }
     match proxy.protocol() {
-        ureq::ProxyProtocol::Http | ureq::ProxyProtocol::Https => Ok(proxy),
-        other => Err(RegistryError::invalid("proxy", shown, format!("{other} proxies are not supported"))),
+        ureq::ProxyProtocol::Http | ureq::ProxyProtocol::Https | ureq::ProxyProtocol::Socks5h => Ok(proxy),
+        // As in Docker, the proxy looks names up: what this machine finds may be another host.
+        ureq::ProxyProtocol::Socks5 => {
+            let mut by_name =
+                ureq::Proxy::builder(ureq::ProxyProtocol::Socks5h).host(proxy.host()).port(proxy.port());
+            if let Some(user) = proxy.username() {
+                by_name = by_name.username(user);
+            }
+            if let Some(password) = proxy.password() {
+                by_name = by_name.password(password);
+            }
+            by_name.build().map_err(|_| expected())
+        }
+        other => Err(invalid(format!("{other} proxies are not supported"))),
     }
 }
 
@@ -155,20 +175,41 @@ mod tests {
         let proxies = Proxies::new(&ProxyOptions {
             http: Some("http://proxy.example.test:3128".into()),
             ..ProxyOptions::default()
-        })?;
-        assert!(proxies.find(false, "registry.example.test", 80).is_some());
-        assert!(proxies.find(true, "registry.example.test", 443).is_none());
-        assert!(proxies.find(false, "127.0.0.1", 5000).is_none());
+        });
+        assert!(proxies.find(false, "registry.example.test", 80)?.is_some());
+        assert!(proxies.find(true, "registry.example.test", 443)?.is_none());
+        assert!(proxies.find(false, "127.0.0.1", 5000)?.is_none());
         Ok(())
     }
 
     #[test]
-    fn an_unusable_proxy_is_refused_without_showing_its_password() {
+    fn an_unusable_proxy_is_refused_when_it_is_needed_without_showing_its_password() {
         let options = |url: &str| ProxyOptions { https: Some(url.into()), ..ProxyOptions::default() };
-        for url in ["socks5://user:hunter2@proxy.example.test", "ftp://user:hunter2@proxy.example.test"] {
-            let text = Proxies::new(&options(url)).err().map(|error| error.to_string()).unwrap_or_default();
+        for url in [
+            "socks4://user:hunter2@proxy.example.test",
+            "ftp://user:hunter2@proxy.example.test",
+            "http://user:hunter2@proxy.example.test:http",
+        ] {
+            let proxies = Proxies::new(&options(url));
+            assert!(proxies.find(true, "localhost", 443).is_ok_and(|proxy| proxy.is_none()), "{url}");
+            assert!(proxies.find(false, "a.test", 80).is_ok_and(|proxy| proxy.is_none()), "{url}");
+            let text = proxies.find(true, "a.test", 443).err().map(|error| error.to_string());
+            let text = text.unwrap_or_default();
             assert!(text.contains("proxy.example.test") && !text.contains("hunter2"), "{text}");
         }
         assert!(!format!("{:?}", options("http://user:hunter2@proxy.example.test")).contains("hunter2"));
+    }
+
+    #[test]
+    fn socks_proxies_look_names_up_themselves() -> Result<(), RegistryError> {
+        for url in ["socks5://u:p%40@proxy.example.test", "socks5h://u:p%40@proxy.example.test:1080"] {
+            let proxy = parse(url)?;
+            assert_eq!(
+                (proxy.host(), proxy.port(), proxy.resolve_target()),
+                ("proxy.example.test", 1080, false)
+            );
+            assert_eq!((proxy.username(), proxy.password()), (Some("u"), Some("p@")), "{url}");
+        }
+        Ok(())
     }
 }

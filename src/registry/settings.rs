@@ -1,5 +1,9 @@
 //! `registries.toml`, and the `registries.conf` of containers' tools where there is none.
 
+mod containers;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -9,22 +13,52 @@ use super::config::{Location, RegistryOptions};
 use super::error::RegistryError;
 use super::reach::SourceNetwork;
 
+pub use containers::ContainersFiles;
+
 /// How registries, or parts of them, are to be reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    path: PathBuf,
     entries: Vec<Entry>,
+    aliases: Vec<Alias>,
     source_network: SourceNetwork,
+    /// For whoever asks any registry.
+    notices: Vec<String>,
+    /// Files of other tools that cannot be read, and why.
+    broken: Vec<(PathBuf, String)>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Entry {
-    /// `host[:port]`, `host/part/of/it`, or `*.domain`.
+    /// `host[:port]`, `host/part/of/it`, or `*.domain`, which may have a path too.
     prefix: String,
+    /// The file that it is from.
+    path: PathBuf,
+    /// Whether the file is one of containers' tools, whose prefixes may leave out a port.
+    foreign: bool,
     /// Itself, where something is said about how to reach it.
     location: Option<Location>,
     blocked: bool,
     mirrors: Vec<Location>,
+    /// What was not understood.
+    problems: Vec<String>,
+    /// Nothing was understood, so that other entries count.
+    inert: bool,
+}
+
+/// Another name that containers' tools give a name without a registry. Dockerfiles mean Docker's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Alias {
+    /// What Docker takes the short name for.
+    of: String,
+    target: String,
+    path: PathBuf,
+}
+
+impl Alias {
+    /// Whether somebody chose it; distributions come with long lists of the others.
+    fn is_chosen(&self) -> bool {
+        !self.path.file_name().is_some_and(|name| name.to_string_lossy().ends_with("shortnames.conf"))
+    }
 }
 
 /// Whether a file that need not be there is not, as far as this user can see.
@@ -34,8 +68,13 @@ pub(super) fn is_out_of_reach(error: &std::io::Error) -> bool {
 }
 
 impl Settings {
-    /// Reads `explicit`, which must exist, or else the first of `candidates` that does.
-    pub fn read(explicit: Option<&Path>, candidates: &[PathBuf]) -> Result<Self, RegistryError> {
+    /// Reads `explicit`, which must exist, or else the first of `candidates` that does, or else the files
+    /// of containers' tools. Mistakes in those are no errors before a registry is asked.
+    pub fn read(
+        explicit: Option<&Path>,
+        candidates: &[PathBuf],
+        containers: &ContainersFiles,
+    ) -> Result<Self, RegistryError> {
         if let Some(path) = explicit {
             let text = std::fs::read_to_string(path)
                 .map_err(|error| RegistryError::File { path: path.to_owned(), reason: error.to_string() })?;
@@ -51,7 +90,7 @@ impl Settings {
                 }
             }
         }
-        Ok(Settings::default())
+        Ok(containers.read())
     }
 
     /// Parses either form: `registry` is a table in `registries.toml` and a list in version 2 of
@@ -59,23 +98,24 @@ impl Settings {
     pub fn parse(path: &Path, text: &str) -> Result<Self, RegistryError> {
         let fail = |reason: String| RegistryError::File { path: path.to_owned(), reason };
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| fail(error.to_string()))?;
-        if table.contains_key("registries") {
-            return Err(fail("version 1 of registries.conf is not supported".to_owned()));
-        }
         let listed = table.get("registry").is_some_and(toml::Value::is_array);
         // A containers' file without any registry says other things, which are no mistakes.
-        let foreign = listed || path.extension().is_some_and(|extension| extension == "conf");
-        let value = toml::Value::Table(table);
-        let mut source_network = SourceNetwork::default();
-        let entries = if foreign {
-            let parsed: Containers = value.try_into().map_err(|error| fail(error.to_string()))?;
-            parsed.registry.iter().map(entry_of_containers).collect::<Result<_, _>>()
-        } else {
-            let parsed: Own = value.try_into().map_err(|error| fail(error.to_string()))?;
-            source_network = parsed.source_network;
-            own_entries(&parsed, path.parent().unwrap_or(Path::new("")))
-        };
-        Ok(Settings { path: path.to_owned(), entries: entries.map_err(fail)?, source_network })
+        let named = path.extension().is_some_and(|extension| extension == "conf");
+        if listed || named || table.contains_key("registries") {
+            return containers::parse(path, text).map_err(fail);
+        }
+        let parsed: Own = toml::Value::Table(table).try_into().map_err(|error| fail(error.to_string()))?;
+        let entries = own_entries(&parsed, path).map_err(fail)?;
+        Ok(Settings { entries, source_network: parsed.source_network, ..Settings::default() })
+    }
+
+    /// Adds what a later file says, which replaces what is said about the same prefixes.
+    fn add(&mut self, more: Settings) {
+        self.entries.retain(|entry| !more.entries.iter().any(|new| new.prefix == entry.prefix));
+        self.aliases.retain(|alias| !more.aliases.iter().any(|new| new.of == alias.of));
+        self.entries.extend(more.entries);
+        self.aliases.extend(more.aliases);
+        self.notices.extend(more.notices);
     }
 
     /// Where sources of builds may be.
@@ -83,35 +123,74 @@ impl Settings {
         self.source_network
     }
 
-    /// Puts what is said about a repository into `options`. Fails where it is blocked.
+    /// Puts what is said about a repository into `options`, and gives what was not understood about it.
+    /// Fails where it is blocked, and where a file that may block it cannot be read.
     pub fn apply(
         &self,
         host: &str,
         repository: &str,
         options: &mut RegistryOptions,
-    ) -> Result<(), RegistryError> {
-        let whole = format!("{host}/{repository}");
-        let found = self.entries.iter().filter(|entry| covers(&entry.prefix, host, &whole));
-        let Some(entry) = found.max_by_key(|entry| entry.prefix.len()) else { return Ok(()) };
-        if entry.blocked {
-            return Err(RegistryError::Blocked { name: entry.prefix.clone(), path: self.path.clone() });
+    ) -> Result<Vec<String>, RegistryError> {
+        if let Some((path, reason)) = self.broken.first() {
+            return Err(RegistryError::File { path: path.clone(), reason: reason.clone() });
         }
-        options.mirrors.extend(entry.mirrors.iter().cloned());
-        if let Some(location) = &entry.location {
-            let mut location = location.clone();
+        let mut notices = self.notices.clone();
+        let whole = format!("{host}/{repository}");
+        if let Some(alias) = self.aliases.iter().find(|alias| alias.of == whole && alias.target != whole) {
+            let Alias { target, path, .. } = alias;
+            let told = format!(
+                "{} has {target} for this name; a name without a registry is Docker's, so write that name",
+                path.display()
+            );
+            notices.extend(alias.is_chosen().then(|| format!("{whole}: {told}")));
+            options.alias = Some(told);
+        }
+        let mut found: Vec<_> = self.entries.iter().filter(|entry| entry.covers(host, &whole)).collect();
+        let longest = found.iter().filter(|entry| !entry.inert).map(|entry| entry.prefix.len()).max();
+        found.retain(|entry| entry.inert || Some(entry.prefix.len()) == longest);
+        for entry in found {
+            let about = |problem: &String| format!("{}: {}: {problem}", entry.path.display(), entry.prefix);
+            notices.extend(entry.problems.iter().map(about));
+            if !entry.inert {
+                entry.apply(host, options)?;
+            }
+        }
+        Ok(notices)
+    }
+}
+
+impl Entry {
+    fn apply(&self, host: &str, options: &mut RegistryOptions) -> Result<(), RegistryError> {
+        if self.blocked {
+            return Err(RegistryError::Blocked { name: self.prefix.clone(), path: self.path.clone() });
+        }
+        let at = |location: &Location| match self.foreign {
+            true => containers::placed(location, &self.prefix, host),
+            false => Ok(location.clone()),
+        };
+        for mirror in &self.mirrors {
+            options.mirrors.push(at(mirror)?);
+        }
+        if let Some(location) = &self.location {
+            let mut location = at(location)?;
             location.insecure |= options.insecure;
             options.location = Some(location);
         }
         Ok(())
     }
-}
 
-fn covers(prefix: &str, host: &str, whole: &str) -> bool {
-    if let Some(domain) = prefix.strip_prefix('*') {
-        let name = host.split(':').next().unwrap_or_default();
-        return domain.starts_with('.') && name.ends_with(domain);
+    fn covers(&self, host: &str, whole: &str) -> bool {
+        let ends =
+            |rest: &str| rest.is_empty() || rest.starts_with('/') || (self.foreign && rest.starts_with(':'));
+        let Some(domain) = self.prefix.strip_prefix('*') else {
+            return whole.strip_prefix(&self.prefix).is_some_and(ends);
+        };
+        // A path may follow the domain, which itself can begin at any dot of the host.
+        domain.starts_with('.')
+            && host.match_indices('.').any(|(at, _)| {
+                at > 0 && whole.get(at..).and_then(|rest| rest.strip_prefix(domain)).is_some_and(ends)
+            })
     }
-    whole.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// `registries.toml`.
@@ -145,7 +224,8 @@ impl OwnEntry {
     }
 }
 
-fn own_entries(parsed: &Own, folder: &Path) -> Result<Vec<Entry>, String> {
+fn own_entries(parsed: &Own, path: &Path) -> Result<Vec<Entry>, String> {
+    let folder = path.parent().unwrap_or(Path::new(""));
     // A mirror is reached as the file says under the mirror's own name.
     let mirror = |address: &String| {
         let host = address.split_once("://").map_or(address.as_str(), |(_, rest)| rest);
@@ -159,169 +239,11 @@ fn own_entries(parsed: &Own, folder: &Path) -> Result<Vec<Entry>, String> {
         let said = own.insecure || own.http || own.ca.is_some();
         Ok(Entry {
             prefix: name.clone(),
+            path: path.to_owned(),
             location: said.then(|| own.location(name, folder)),
-            blocked: false,
             mirrors: own.mirrors.iter().map(mirror).collect(),
+            ..Entry::default()
         })
     };
     parsed.registry.iter().map(entry).collect()
-}
-
-/// `registries.conf`, version 2. It says more than this, for other tools.
-#[derive(Deserialize)]
-struct Containers {
-    #[serde(default)]
-    registry: Vec<ContainersEntry>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default, rename_all = "kebab-case")]
-struct ContainersEntry {
-    prefix: String,
-    location: String,
-    insecure: bool,
-    blocked: bool,
-    mirror: Vec<ContainersMirror>,
-    mirror_by_digest_only: bool,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default, rename_all = "kebab-case")]
-struct ContainersMirror {
-    location: String,
-    insecure: bool,
-    pull_from_mirror: String,
-}
-
-fn entry_of_containers(entry: &ContainersEntry) -> Result<Entry, String> {
-    let prefix = if entry.prefix.is_empty() { &entry.location } else { &entry.prefix };
-    if prefix.is_empty() {
-        return Err("a [[registry]] has neither prefix nor location".to_owned());
-    }
-    let wildcard = prefix.starts_with('*');
-    if wildcard && !entry.location.is_empty() {
-        return Err(format!("prefix {prefix:?} with a location is not supported"));
-    }
-    let strip = prefix.split_once('/').map_or("", |(_, path)| path);
-    let at = |address: &str, insecure: bool| Location {
-        address: address.to_owned(),
-        strip: strip.to_owned(),
-        insecure,
-        ..Location::default()
-    };
-    let moved = !entry.location.is_empty() && entry.location != *prefix;
-    // Insecurity is said of a host; of a part of one that stays where it is, too.
-    let here = if entry.location.is_empty() { prefix } else { &entry.location };
-    if wildcard && entry.insecure {
-        return Err(format!("prefix {prefix:?} with insecure is not supported"));
-    }
-    let mut mirrors = Vec::new();
-    for mirror in &entry.mirror {
-        let digest_only = match mirror.pull_from_mirror.as_str() {
-            "" | "all" => entry.mirror_by_digest_only,
-            "digest-only" => true,
-            other => return Err(format!("pull-from-mirror = {other:?} is not supported")),
-        };
-        mirrors.push(Location { digest_only, ..at(&mirror.location, mirror.insecure) });
-    }
-    Ok(Entry {
-        prefix: prefix.clone(),
-        location: (moved || entry.insecure).then(|| at(here, entry.insecure)),
-        blocked: entry.blocked,
-        mirrors,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    type Outcome = Result<(), RegistryError>;
-
-    fn applied(text: &str, host: &str, repository: &str) -> Result<RegistryOptions, RegistryError> {
-        let mut options = RegistryOptions::default();
-        Settings::parse(Path::new("/etc/x/registries.toml"), text)?.apply(host, repository, &mut options)?;
-        Ok(options)
-    }
-
-    #[test]
-    fn mirrors_and_ways_to_reach_a_host_are_read() -> Outcome {
-        let text = r#"
-            [registry."reg.example.test"]
-            mirrors = ["m.example.test:5000/cache", "https://n.example.test"]
-            ca = "own.pem"
-            [registry."m.example.test:5000"]
-            http = true
-        "#;
-        let options = applied(text, "reg.example.test", "a/b")?;
-        let [first, second] = options.mirrors.as_slice() else { panic!("{options:?}") };
-        assert!(first.http && first.address == "m.example.test:5000/cache");
-        assert_eq!(second, &Location::from("https://n.example.test"));
-        let location = options.location.unwrap_or_default();
-        assert_eq!(location.ca.as_deref(), Some(Path::new("/etc/x/own.pem")));
-        assert_eq!(applied(text, "other.example.test", "a")?.mirrors, []);
-        assert!(applied(text, "m.example.test:5000", "a")?.location.is_some_and(|location| location.http));
-        Ok(())
-    }
-
-    #[test]
-    fn containers_registries_are_read() -> Outcome {
-        let text = r#"
-            unqualified-search-registries = ["reg.example.test"]
-            [[registry]]
-            prefix = "reg.example.test/team"
-            location = "inner.example.test/moved"
-            [[registry.mirror]]
-            location = "m.example.test/cache"
-            insecure = true
-            pull-from-mirror = "digest-only"
-            [[registry]]
-            location = "bad.example.test"
-            blocked = true
-            [[registry]]
-            prefix = "*.local.test"
-            [[registry.mirror]]
-            location = "m.example.test"
-            [[registry]]
-            location = "plain.example.test"
-            insecure = true
-        "#;
-        let options = applied(text, "reg.example.test", "team/app")?;
-        let moved = options.location.unwrap_or_default();
-        assert_eq!((moved.address.as_str(), moved.strip.as_str()), ("inner.example.test/moved", "team"));
-        assert!(options.mirrors.iter().all(|mirror| mirror.insecure && mirror.digest_only));
-        assert_eq!(applied(text, "reg.example.test", "teams")?.location, None);
-        assert!(matches!(applied(text, "bad.example.test", "a"), Err(RegistryError::Blocked { .. })));
-        assert_eq!(applied(text, "a.local.test:5000", "a")?.mirrors.len(), 1);
-        assert_eq!(applied(text, "local.test", "a")?.mirrors.len(), 0);
-        assert!(applied(text, "plain.example.test", "a")?.location.is_some_and(|at| at.insecure));
-        Ok(())
-    }
-
-    #[test]
-    fn sources_can_be_kept_off_this_machine() -> Outcome {
-        let read = |text: &str| Settings::parse(Path::new("/etc/x/registries.toml"), text);
-        assert_eq!(read("source-network = \"remote\"")?.source_network(), SourceNetwork::Remote);
-        assert_eq!(read("")?.source_network(), SourceNetwork::Any);
-        Ok(())
-    }
-
-    #[test]
-    fn mistakes_are_named() {
-        for (text, word) in [
-            ("[registry.\"a.test\"]\nmirror = []", "mirror"),
-            ("[registry.\"a.test/b\"]\n", "a.test/b"),
-            ("[registries.search]\nregistries = []", "version 1"),
-            ("[[registry]]\ninsecure = true", "location"),
-            (
-                "[[registry]]\nlocation = \"a.test\"\n[[registry.mirror]]\npull-from-mirror = \"tag-only\"",
-                "tag-only",
-            ),
-            ("nonsense", "nonsense"),
-            ("source-network = \"none\"", "remote"),
-        ] {
-            let error = applied(text, "a.test", "b").err().map(|error| error.to_string());
-            assert!(error.as_deref().is_some_and(|error| error.contains(word)), "{text}: {error:?}");
-        }
-    }
 }

@@ -1,6 +1,5 @@
-//! Connections to one endpoint: pools, TLS, proxies, redirects, and cutting them off on cancellation.
+//! Requests to one endpoint: redirects, bodies, answers, and cutting them off on cancellation.
 
-use std::collections::HashMap;
 use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,21 +7,18 @@ use std::time::Duration;
 use ureq::http::header::{
     AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION,
 };
-use ureq::http::uri::{Authority, Scheme};
+use ureq::http::uri::Scheme;
 use ureq::http::{Method, Request, Response, Uri};
-use ureq::tls::{RootCerts, TlsConfig};
-use ureq::unversioned::resolver::DefaultResolver;
-use ureq::unversioned::transport::DefaultConnector;
 use ureq::{Agent, AsSendBody, Body, BodyReader, SendBody};
 
 use crate::cancel::Cancel;
 
-use super::config::{RegistryOptions, Roots, Timeouts};
-use super::error::{Fault, RegistryError, Target, Unreachable, clean};
+use super::config::RegistryOptions;
+use super::error::{RegistryError, Target, Unreachable, clean};
 use super::fault::classify;
+use super::pools::{Agents, Settings};
 use super::proxy::Proxies;
-use super::reach::{Guard, Seen, SourceNetwork, bare, written_address};
-use super::roots;
+use super::roots::Trust;
 use super::watch::Watch;
 
 /// A redirect more than this is a loop.
@@ -38,25 +34,11 @@ pub(crate) struct Transport {
     current: Mutex<Arc<Agents>>,
 }
 
-#[derive(Debug)]
-struct Settings {
-    user_agent: String,
-    timeouts: Timeouts,
-    proxies: Proxies,
-    roots: Roots,
-    verify: bool,
-    network: SourceNetwork,
-    /// The host that all requests begin at, where there is one: what leads away from it was led.
-    home: Option<String>,
-    seen: Arc<Seen>,
-}
-
 impl Transport {
     /// `home` is the `host[:port]` that all requests begin at, where there is one.
     pub(crate) fn new(
         options: &RegistryOptions,
-        roots: Roots,
-        verify: bool,
+        trust: Trust,
         home: Option<&str>,
     ) -> Result<Self, RegistryError> {
         HeaderValue::from_str(&options.user_agent)
@@ -64,9 +46,8 @@ impl Transport {
         let settings = Arc::new(Settings {
             user_agent: options.user_agent.clone(),
             timeouts: options.timeouts.clone(),
-            proxies: options.proxy.as_ref().map_or(Ok(Proxies::default()), Proxies::new)?,
-            roots,
-            verify,
+            proxies: options.proxy.as_ref().map(Proxies::new).unwrap_or_default(),
+            trust,
             network: options.network,
             home: home.map(str::to_ascii_lowercase),
             seen: Arc::default(),
@@ -85,119 +66,6 @@ impl Transport {
         drop(current);
         let watch = Watch::new(cancel.clone(), agents.clone());
         Session { agents, cancel: cancel.clone(), _watch: watch }
-    }
-}
-
-/// The connection pools: one for each way a target can be reached, made when first needed.
-pub(super) struct Agents {
-    settings: Arc<Settings>,
-    pools: Mutex<Pools>,
-}
-
-#[derive(Default)]
-struct Pools {
-    by_way: HashMap<Way, Agent>,
-    closed: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct Way {
-    tls: bool,
-    proxied: bool,
-    /// A server elsewhere led here.
-    led: bool,
-}
-
-impl Agents {
-    fn new(settings: &Arc<Settings>) -> Self {
-        Agents { settings: settings.clone(), pools: Mutex::default() }
-    }
-
-    fn is_closed(&self) -> bool {
-        self.pools.lock().unwrap_or_else(PoisonError::into_inner).closed
-    }
-
-    /// Cuts all connections and refuses new ones.
-    pub(super) fn close(&self) {
-        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        pools.closed = true;
-        for (_, agent) in pools.by_way.drain() {
-            agent.shutdown();
-        }
-    }
-
-    /// Whether a server that is not on this machine leads to `url`; `begin` is where the caller began.
-    fn is_led(&self, begin: &Uri, url: &Uri) -> bool {
-        let place = |uri: &Uri| uri.authority().map(|authority| authority.as_str().to_ascii_lowercase());
-        let Some(home) = self.settings.home.clone().or_else(|| place(begin)) else { return true };
-        let host = home.parse().map(|home: Authority| home.host().to_owned()).unwrap_or_default();
-        place(url).is_none_or(|place| place != home) && !self.settings.seen.is_local(&host)
-    }
-
-    /// Refuses addresses that are written out; names are judged when they are looked up. Through a proxy
-    /// nothing else can be judged.
-    fn check(&self, target: &Target, url: &Uri, led: bool) -> Result<(), RegistryError> {
-        let (network, host) = (self.settings.network, bare(url.host().unwrap_or_default()));
-        match written_address(host).filter(|address| !network.allows(*address, led)) {
-            None => Ok(()),
-            Some(address) => {
-                let (fault, detail) = (Fault::OutOfReach, network.refusal(host, address, led));
-                Err(RegistryError::Unreachable(Box::new(Unreachable {
-                    target: target.clone(),
-                    fault,
-                    detail,
-                })))
-            }
-        }
-    }
-
-    /// The pool for a target; `None` once closed.
-    fn get(&self, uri: &Uri, led: bool) -> Result<Option<Agent>, RegistryError> {
-        let tls = uri.scheme() == Some(&Scheme::HTTPS);
-        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-        let proxy = self.settings.proxies.find(tls, host, port);
-        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        if pools.closed {
-            return Ok(None);
-        }
-        let way = Way { tls, proxied: proxy.is_some(), led };
-        if let Some(agent) = pools.by_way.get(&way) {
-            return Ok(Some(agent.clone()));
-        }
-        let agent = self.settings.agent(way, proxy)?;
-        pools.by_way.insert(way, agent.clone());
-        Ok(Some(agent))
-    }
-}
-
-impl Settings {
-    fn agent(&self, way: Way, proxy: Option<&ureq::Proxy>) -> Result<Agent, RegistryError> {
-        let mut config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .proxy(proxy.cloned())
-            .user_agent(self.user_agent.as_str())
-            // A transfer coding would change the bytes that digests refer to.
-            .accept_encoding("identity")
-            .timeout_resolve(Some(self.timeouts.resolve))
-            .timeout_connect(Some(self.timeouts.connect))
-            .timeout_recv_response(Some(self.timeouts.response))
-            .timeout_per_read(Some(self.timeouts.idle))
-            .timeout_per_write(Some(self.timeouts.idle))
-            .max_idle_connections(32)
-            .max_idle_connections_per_host(16);
-        if way.tls {
-            let tls = TlsConfig::builder().disable_verification(!self.verify);
-            let roots = if self.verify { roots::load(&self.roots)? } else { RootCerts::WebPki };
-            config = config.tls_config(tls.root_certs(roots).build());
-        }
-        if proxy.is_some() {
-            return Ok(Agent::new_with_config(config.build()));
-        }
-        let (network, led, seen) = (self.network, way.led, self.seen.clone());
-        let guard = Guard { network, led, seen, inner: DefaultResolver::default() };
-        Ok(Agent::with_parts(config.build(), DefaultConnector::default(), guard))
     }
 }
 

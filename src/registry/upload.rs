@@ -8,22 +8,22 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use ureq::http::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
-use ureq::http::uri::Scheme;
+use ureq::http::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue};
 use ureq::http::{Method, Uri};
 
 use crate::cancel::Cancel;
 use crate::digest::Digest;
 use crate::image::Descriptor;
 
-use super::blob::BlobReader;
-use super::client::{Call, Host, Registry, refusal};
+use super::client::{Call, Host, Registry};
 use super::content::{Content, unreadable};
-use super::error::{Refusal, RegistryError};
-use super::piece::{Counted, check_digest, no_place, received, with_query};
+use super::error::RegistryError;
+use super::permission::{refused_manifest, refused_push};
+use super::piece::{check_digest, no_place, received, with_query};
 use super::pull::manifest_path;
 use super::push::{BlobState, PushOptions};
-use super::transport::{Incoming, Outgoing, Payload, Session, resolve, same_origin};
+use super::transport::{Incoming, Outgoing, Payload, Session};
+use super::upload_request::Piece;
 
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
@@ -42,9 +42,6 @@ const MOST_RESTARTS: u32 = 3;
 /// When to ask whether a blob is there after its last request got no answer, in seconds from time to time.
 const ASK_AFTER: &[u64] = &[1, 2, 4, 8, 15, 30];
 
-/// Redirects followed by an upload.
-const MOST_REDIRECTS: u32 = 3;
-
 /// What all uploads of one push share.
 pub(super) struct Uploads<'a> {
     pub(super) registry: &'a Registry,
@@ -59,9 +56,9 @@ pub(super) struct Uploads<'a> {
 }
 
 /// One blob on its way.
-struct Transfer<'a> {
-    blob: &'a Descriptor,
-    progress: &'a (dyn Fn(u64) + 'a),
+pub(super) struct Transfer<'a> {
+    pub(super) blob: &'a Descriptor,
+    pub(super) progress: &'a (dyn Fn(u64) + 'a),
     /// Where the upload goes on, and how much the registry has, as far as is known.
     place: Option<(Uri, u64)>,
     /// The largest piece sent at once; all that is left where nothing is said.
@@ -367,107 +364,13 @@ impl Uploads<'_> {
             let piece = Some(Piece::Whole(bytes));
             let answer = self.exchange(host, &session, Method::PUT, &url, &headers, piece)?;
             if !matches!(answer.status, 200..=204) {
-                return Err(self.refused(host, &session, answer));
+                return Err(refused_manifest(host, &session, self.repository, media_type, answer));
             }
             check_digest(&answer, &digest)?;
             let listed = answer.header(&OCI_SUBJECT).is_some();
             answer.drain();
             Ok(listed)
         })
-    }
-
-    /// Sends a request of an upload, with credentials where it goes to the registry. The body is
-    /// opened anew each time it has to be sent.
-    fn exchange(
-        &self,
-        host: &Host,
-        session: &Session,
-        method: Method,
-        url: &Uri,
-        headers: &[(HeaderName, HeaderValue)],
-        piece: Option<Piece<'_>>,
-    ) -> Result<Incoming, RegistryError> {
-        let mut url = url.clone();
-        for _ in 0..=MOST_REDIRECTS {
-            let mut outgoing = Outgoing {
-                headers: headers.to_vec(),
-                ..Outgoing::new(method.clone(), url.clone(), host.endpoint.lenient())
-            };
-            let mut send = |outgoing: &Outgoing| match &piece {
-                None => session.send(outgoing),
-                Some(piece) => self.send(session, outgoing, piece),
-            };
-            let ours = same_origin(&url, &host.url(session, "")?);
-            let answer = if ours {
-                host.exchange(session, &mut outgoing, &self.scope(host), &mut send)?
-            } else {
-                send(&outgoing)?
-            };
-            if !matches!(answer.status, 307 | 308) {
-                return Ok(answer);
-            }
-            url = self.next_place(host, &url, &answer)?.ok_or_else(|| no_place(&answer))?;
-            answer.drain();
-        }
-        let target = super::transport::target(&method, &url);
-        Err(RegistryError::protocol(&target, "it redirects in circles"))
-    }
-
-    fn send(
-        &self,
-        session: &Session,
-        outgoing: &Outgoing,
-        piece: &Piece<'_>,
-    ) -> Result<Incoming, RegistryError> {
-        let (transfer, offset, length) = match piece {
-            Piece::None => return session.send_payload(outgoing, Payload::Bytes(&[])),
-            Piece::Whole(bytes) => {
-                self.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                return session.send_payload(outgoing, Payload::Bytes(bytes));
-            }
-            Piece::Part { length: 0, .. } => return session.send_payload(outgoing, Payload::Bytes(&[])),
-            Piece::Part { transfer, offset, length } => (transfer, *offset, *length),
-        };
-        let mut reader = Counted {
-            reader: self.content.open(transfer.blob, offset, self.cancel)?,
-            uploads: self,
-            offset,
-            left: length,
-            progress: transfer.progress,
-            failure: None,
-        };
-        let payload = Payload::Stream { length, reader: &mut reader };
-        let answer = session.send_payload(outgoing, payload);
-        match reader.failure.take().filter(|_| answer.is_err()) {
-            None => answer,
-            Some(_) if self.cancel.is_cancelled() => Err(RegistryError::Cancelled),
-            Some(error) => Err(BlobReader::cause(error)
-                .unwrap_or_else(|error| unreadable(self.content.place(), transfer.blob, error.to_string()))),
-        }
-    }
-
-    fn scope(&self, host: &Host) -> String {
-        format!("repository:{}:pull,push", host.endpoint.repository(self.repository))
-    }
-
-    /// Where an answer's `Location` leads. A registry behind a proxy that ends TLS often writes http
-    /// there; that is read as the scheme it was asked with.
-    fn next_place(&self, host: &Host, from: &Uri, answer: &Incoming) -> Result<Option<Uri>, RegistryError> {
-        let Some(location) = answer.header(&LOCATION) else { return Ok(None) };
-        let invalid = || RegistryError::protocol(&answer.target, "it names no valid place for the upload");
-        let place = resolve(from, location).ok_or_else(invalid)?;
-        if from.scheme() != Some(&Scheme::HTTPS) || place.scheme() == Some(&Scheme::HTTPS) {
-            return Ok(Some(place));
-        }
-        if place.host() == from.host() && (place.port().is_none() || place.port_u16() == from.port_u16()) {
-            let path = place.path_and_query().map_or("/", |path| path.as_str());
-            let authority = from.authority().map_or("", |authority| authority.as_str());
-            return format!("https://{authority}{path}").parse().map(Some).map_err(|_| invalid());
-        }
-        if host.endpoint.lenient() {
-            return Ok(Some(place));
-        }
-        Err(RegistryError::protocol(&answer.target, "it wants the upload sent over plain http"))
     }
 
     /// As [`Uploads::refused`]; where the registry found other bytes than the digest says, the fault
@@ -496,22 +399,7 @@ impl Uploads<'_> {
     }
 
     fn refused(&self, host: &Host, session: &Session, answer: Incoming) -> RegistryError {
-        let status = answer.status;
-        let name = format!("{}/{}", host.endpoint.name, host.endpoint.repository(self.repository));
-        let described = || host.auth.describe();
-        refusal(session, answer, |refused| match (status, refused) {
-            (_, Refusal::Unauthorized) => Some(format!("pushing to {name} needs a sign-in: {}", described())),
-            (_, Refusal::Denied) => {
-                Some(format!("these credentials may not push to {name}: {}", described()))
-            }
-            (405, _) => Some(format!("{} takes no pushes; is it a mirror or read-only?", host.endpoint.name)),
-            (413, _) => Some(
-                "the registry, or a proxy before it, limits the size of a request; raise the limit".into(),
-            ),
-            (_, Refusal::RateLimited) => Some("wait a while, then push again".into()),
-            (_, Refusal::NotFound) => Some(format!("does the repository {name} have to be created first?")),
-            _ => None,
-        })
+        refused_push(host, session, self.repository, answer)
     }
 }
 
@@ -520,11 +408,4 @@ enum Mounted {
     No,
     /// The registry opened an upload instead.
     Opened(Uri),
-}
-
-/// The body of a request.
-enum Piece<'a> {
-    None,
-    Whole(&'a [u8]),
-    Part { transfer: &'a Transfer<'a>, offset: u64, length: u64 },
 }

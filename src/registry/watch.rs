@@ -8,7 +8,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use crate::cancel::Cancel;
 
-use super::transport::Agents;
+use super::pools::Agents;
 
 /// A thread that cuts connections when the user cancels, since a thread blocked in a read cannot ask.
 /// Ends when dropped.

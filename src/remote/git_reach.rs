@@ -8,7 +8,7 @@ use ureq::http::Method;
 
 use crate::cancel::Cancel;
 use crate::registry::{
-    Outgoing, RegistryOptions, Transport as HttpTransport, addresses, is_local, written_address,
+    Outgoing, RegistryOptions, Transport as HttpTransport, Trust, addresses, is_local, written_address,
 };
 
 use super::error::RemoteError;
@@ -178,7 +178,7 @@ impl Place {
         }
         let (proxy, network) = (options.proxy.clone(), options.network);
         let settings = RegistryOptions { proxy, network, ..RegistryOptions::default() };
-        let transport = HttpTransport::new(&settings, options.roots.clone(), true, None)?;
+        let transport = HttpTransport::new(&settings, Trust::of(options.roots.clone()), None)?;
         let ask = format!("{}/info/refs?service=git-upload-pack", self.remote.trim_end_matches('/'));
         let url = ask.parse().map_err(|_| RemoteError::address(&self.remote, "it is no valid URL"))?;
         let answer = transport.session(cancel).send(&Outgoing::new(Method::GET, url, false))?;

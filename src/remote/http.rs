@@ -15,7 +15,7 @@ use crate::cancel::Cancel;
 use crate::digest::Digest;
 use crate::registry::{
     Clock, Incoming, Outgoing, ProxyOptions, RegistryError, RegistryOptions, RetryPolicy, Roots, Session,
-    SourceNetwork, SystemClock, Target, Timeouts, Transport, refusal,
+    SourceNetwork, SystemClock, Target, Timeouts, Transport, Trust, refusal,
 };
 use crate::store::Store;
 
@@ -122,7 +122,7 @@ impl HttpClient {
     pub(super) fn with_clock(options: &HttpOptions, clock: Arc<dyn Clock>) -> Result<Self, RemoteError> {
         let HttpOptions { user_agent, timeouts, proxy, roots, retry, network } = options.clone();
         let options = RegistryOptions { user_agent, timeouts, proxy, network, ..RegistryOptions::default() };
-        Ok(HttpClient { transport: Transport::new(&options, roots, true, None)?, retry, clock })
+        Ok(HttpClient { transport: Transport::new(&options, Trust::of(roots), None)?, retry, clock })
     }
 
     /// Brings a file into the store. The server is asked whether an earlier download still holds; a

@@ -11,7 +11,7 @@ use crate::context::ignore::{IgnoreRules, PatternSet};
 use crate::context::{ContextError, FileInfo, FileKind, FileSource, LocalContext, Missing, Opened};
 use crate::digest::{Digest, Hasher};
 use crate::plan::RemoteSource;
-use crate::registry::{ProxyOptions, SourceNetwork};
+use crate::registry::{ProxyOptions, Roots, SourceNetwork};
 use crate::remote::{
     Checksum, Git, GitAuth, GitOptions, GitSource, GitUrl, HttpAuth, HttpClient, HttpFile, HttpOptions,
     HttpRequest, HttpUrl, RemoteError, Resolved, SourceKind, add_source,
@@ -38,6 +38,8 @@ pub struct RemoteOptions {
     pub ssh_agent: Option<PathBuf>,
     /// Which addresses may be asked.
     pub network: SourceNetwork,
+    /// Which certificate authorities downloads trust; git has its own.
+    pub roots: Roots,
 }
 
 /// Downloads and check-outs of one build.
@@ -98,8 +100,9 @@ impl Remotes {
             Some(client) => client,
             None => {
                 let proxy = self.options.proxy.clone();
-                let network = self.options.network;
-                let client = HttpClient::new(&HttpOptions { proxy, network, ..HttpOptions::default() })?;
+                let (network, roots) = (self.options.network, self.options.roots.clone());
+                let client =
+                    HttpClient::new(&HttpOptions { proxy, network, roots, ..HttpOptions::default() })?;
                 self.http.get_or_init(|| client)
             }
         };

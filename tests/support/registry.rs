@@ -24,6 +24,8 @@ pub struct Setup {
     pub password: bool,
     /// Speaks https with a certificate made for 127.0.0.1 (needs `openssl`).
     pub tls: bool,
+    /// With `tls`: asks for a client certificate too, which can only be its own.
+    pub introduction: bool,
     /// Asks for tokens of the service at this address (`http://...`) that are signed with the key of
     /// this certificate.
     pub tokens_of: Option<(String, PathBuf)>,
@@ -118,6 +120,11 @@ impl TestRegistry {
         self.dir.path().join("cert.pem")
     }
 
+    /// The key of [`TestRegistry::certificate`].
+    pub fn key(&self) -> PathBuf {
+        self.dir.path().join("key.pem")
+    }
+
     /// Writes a Docker configuration that knows [`USER`] into `dir`.
     pub fn sign_in(&self, dir: &Path) -> io::Result<()> {
         let (user, password) = USER;
@@ -206,6 +213,9 @@ fn configuration(dir: &Path, host: &str, setup: &Setup) -> String {
     );
     if setup.tls {
         text.push_str(&format!("  tls:\n    certificate: {dir}/cert.pem\n    key: {dir}/key.pem\n"));
+        if setup.introduction {
+            text.push_str(&format!("    clientcas:\n      - {dir}/cert.pem\n"));
+        }
     }
     if setup.password {
         text.push_str(&format!("auth:\n  htpasswd:\n    realm: test\n    path: {dir}/htpasswd\n"));
