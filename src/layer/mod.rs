@@ -24,6 +24,7 @@ mod stream;
 mod tar_read;
 mod tar_write;
 mod unpack;
+mod unpack_dir;
 mod unpack_entry;
 mod write;
 

@@ -189,6 +189,7 @@ fn read(
             cancel: options.cancel.as_ref(),
             listing: Listing::default(),
             resolved: HashMap::new(),
+            resolved_here: HashMap::new(),
             followed: HashSet::new(),
             held: 0,
             copied: HashMap::new(),

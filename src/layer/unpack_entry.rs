@@ -19,8 +19,8 @@ use super::listing::Listing;
 use super::tar_read::{Header, TarReader};
 use super::tar_write::{OPAQUE, WHITEOUT};
 use super::unpack::OnDiskIds;
+use super::unpack_dir::Through;
 
-const MAX_LINKS: usize = 40;
 /// What the kernel takes as a path or as the target of a link: `PATH_MAX` without the NUL at its end.
 const MAX_PATH: usize = 4095;
 /// Bytes copied between two looks at the switch.
@@ -37,9 +37,11 @@ pub(super) struct Work<'a> {
     pub(super) listing: Listing,
     /// Stored directory name to where it really lies.
     pub(super) resolved: HashMap<Vec<u8>, Vec<u8>>,
+    /// The same where links of layers below do not count.
+    pub(super) resolved_here: HashMap<Vec<u8>, Vec<u8>>,
     /// Links that led to one of those.
     pub(super) followed: HashSet<Vec<u8>>,
-    /// Bytes of the paths in `resolved`.
+    /// Bytes of the paths in `resolved` and `resolved_here`.
     pub(super) held: u64,
     /// Files of layers below that were copied for a link to them, and the first link.
     pub(super) copied: HashMap<Vec<u8>, Vec<u8>>,
@@ -47,11 +49,11 @@ pub(super) struct Work<'a> {
     pub(super) implied: HashSet<Vec<u8>>,
 }
 
-fn invalid(text: impl Into<String>) -> LayerError {
+pub(super) fn invalid(text: impl Into<String>) -> LayerError {
     LayerError::Invalid(text.into())
 }
 
-fn show(path: &[u8]) -> String {
+pub(super) fn show(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
 }
 
@@ -76,7 +78,7 @@ fn clean_name(name: &[u8], loose: bool) -> Result<Vec<u8>, LayerError> {
     Ok(path)
 }
 
-fn implicit() -> Metadata {
+pub(super) fn implicit() -> Metadata {
     Metadata { mode: 0o755, uid: 0, gid: 0, mtime: 0, xattrs: Vec::new() }
 }
 
@@ -126,7 +128,7 @@ impl Work<'_> {
             b'1' => {
                 let stored = clean_name(&header.link, self.loose)?;
                 let (dir, name) = split(&stored);
-                let target = join(&self.directory(dir)?, name);
+                let target = join(&self.directory_of(dir, Through::All)?, name);
                 if !self.can_link(&target) {
                     return Err(invalid(format!(
                         "{:?} is a hard link to {:?}, which is no file of this layer or of one below",
@@ -211,93 +213,10 @@ impl Work<'_> {
         }
     }
 
-    /// Where a directory really lies: links of this layer and of those below are followed as the
-    /// kernel would inside the root. Missing directories are made.
-    fn directory(&mut self, stored: &[u8]) -> Result<Vec<u8>, LayerError> {
-        if stored.is_empty() {
-            return Ok(Vec::new());
-        }
-        if let Some(known) = self.resolved.get(stored) {
-            return Ok(known.clone());
-        }
-        let mut pending: Vec<Vec<u8>> = stored.split(|c| *c == b'/').rev().map(<[u8]>::to_vec).collect();
-        let mut at: Vec<u8> = Vec::new();
-        // Length of the path of the first directory on the way that hides what layers below have in it.
-        let mut hidden_from: Option<usize> = None;
-        let mut links = 0;
-        while let Some(part) = pending.pop() {
-            match part.as_slice() {
-                b"" | b"." => continue,
-                b".." => {
-                    at = split(&at).0.to_vec();
-                    continue;
-                }
-                _ => {}
-            }
-            hidden_from = hidden_from.filter(|length| *length <= at.len());
-            if hidden_from.is_none() && self.listing.is_opaque(&at) {
-                hidden_from = Some(at.len());
-            }
-            let next = join(&at, &part);
-            match self.look(&next, hidden_from.is_some()) {
-                Seen::Dir => at = next,
-                Seen::Link(target) => {
-                    links += 1;
-                    if links > MAX_LINKS {
-                        return Err(invalid(format!("too many links in {:?}", show(stored))));
-                    }
-                    if target.first() == Some(&b'/') {
-                        at.clear();
-                    }
-                    self.followed.insert(next);
-                    pending.extend(target.split(|c| *c == b'/').rev().map(<[u8]>::to_vec));
-                }
-                Seen::Nothing(meta) => {
-                    self.make_dir(&next, meta)?;
-                    at = next;
-                }
-                Seen::Other => return Err(invalid(format!("{:?} is not a directory", show(&next)))),
-            }
-        }
-        self.held += (stored.len() + at.len()) as u64;
-        self.resolved.insert(stored.to_vec(), at.clone());
-        Ok(at)
-    }
-
-    fn look(&self, path: &[u8], is_hidden: bool) -> Seen {
-        if let Some(entry) = self.listing.get(path) {
-            match &entry.kind {
-                EntryKind::Dir => return Seen::Dir,
-                EntryKind::Symlink(target) => return Seen::Link(target.clone()),
-                EntryKind::Whiteout => return Seen::Nothing(implicit()),
-                _ => return Seen::Other,
-            }
-        }
-        match self.parent.node(path).filter(|_| !is_hidden) {
-            Some(node) => match node.kind {
-                ParentKind::Dir => Seen::Nothing(node.meta),
-                ParentKind::Symlink(target) => Seen::Link(target),
-                ParentKind::Other => Seen::Other,
-            },
-            None => Seen::Nothing(implicit()),
-        }
-    }
-
-    /// A directory the archive does not list: it takes the metadata of the one below.
-    fn make_dir(&mut self, path: &[u8], meta: Metadata) -> Result<(), LayerError> {
-        let hides = self.replace(path, &EntryKind::Dir)?;
-        if let Some(root) = self.root {
-            root.make_dir(path).map_err(|error| LayerError::inside("create", path, error))?;
-        }
-        self.implied.insert(path.to_vec());
-        self.listing.add(Entry { path: path.to_vec(), kind: EntryKind::Dir, meta, offset: 0 });
-        if hides { self.opaque(path.to_vec()) } else { Ok(()) }
-    }
-
     /// Clears the way for an entry: a later one of the same name replaces an earlier one. Gives whether it is a
     /// directory that takes the place of a deletion or of another file of this layer: it hides what layers below
     /// have under its name, as what it replaces does. An archive of a user's has no layers below.
-    fn replace(&mut self, path: &[u8], kind: &EntryKind) -> Result<bool, LayerError> {
+    pub(super) fn replace(&mut self, path: &[u8], kind: &EntryKind) -> Result<bool, LayerError> {
         if !self.followed.is_empty() && self.followed.contains(path) {
             self.forget_resolved();
         }
@@ -323,9 +242,10 @@ impl Work<'_> {
     }
 
     /// New maps: emptying a large one costs its size, and an archive can ask for that with every entry.
-    fn forget_resolved(&mut self) {
+    pub(super) fn forget_resolved(&mut self) {
         self.held = 0;
         self.resolved = HashMap::new();
+        self.resolved_here = HashMap::new();
         self.followed = HashSet::new();
     }
 
@@ -345,7 +265,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn opaque(&mut self, dir: Vec<u8>) -> Result<(), LayerError> {
+    pub(super) fn opaque(&mut self, dir: Vec<u8>) -> Result<(), LayerError> {
         if dir.is_empty() {
             return Err(invalid("the root directory cannot be opaque"));
         }
@@ -464,14 +384,6 @@ impl Work<'_> {
             self.notes.push(text());
         }
     }
-}
-
-enum Seen {
-    Dir,
-    Link(Vec<u8>),
-    /// Not on disk yet; the metadata a directory made here takes.
-    Nothing(Metadata),
-    Other,
 }
 
 /// Reads an entry's content to its end. Holes stay holes in the file.

@@ -158,18 +158,37 @@ impl<'a> Layer<'a> {
             (Some(_), _) => {
                 self.problem(path, format!("lies in {}, which is no directory", show(dir)), report);
             }
-            (None, Some(Kind::Link)) => {
-                let message = format!("lies in {}, which is a symbolic link in a layer below", show(dir));
-                self.problem(path, message, report);
-            }
-            (None, Some(Kind::File)) => {
-                let message = format!("lies in {}, which is a file in a layer below", show(dir));
-                self.problem(path, message, report);
-            }
-            (None, None) => {
-                self.wanted.entry(dir.to_vec()).or_insert_with(|| path.to_vec());
+            (None, Some(kind)) => self.replaces(path, dir, kind, report),
+            (None, None) => match self.obstacle(dir) {
+                Some((ancestor, kind)) => self.replaces(path, ancestor, kind, report),
+                None => {
+                    self.wanted.entry(dir.to_vec()).or_insert_with(|| path.to_vec());
+                }
+            },
+        }
+    }
+
+    /// The nearest directory above one that nothing lists, if it is none in the layers below.
+    fn obstacle<'p>(&self, dir: &'p [u8]) -> Option<(&'p [u8], Kind)> {
+        let mut ancestor = split(dir).0;
+        while !ancestor.is_empty() {
+            match (self.seen.contains_key(ancestor), self.below.get(ancestor)) {
+                (false, None) => ancestor = split(ancestor).0,
+                (false, Some(kind)) if kind != Kind::Dir => return Some((ancestor, kind)),
+                _ => return None,
             }
         }
+        None
+    }
+
+    /// Engines unpack each layer by itself, so nothing is put behind a link of a layer below.
+    fn replaces(&self, path: &[u8], dir: &[u8], kind: Kind, report: &mut Report) {
+        let kind = if kind == Kind::Link { "symbolic link" } else { "file" };
+        let message = format!(
+            "lies in {}, which is a {kind} in a layer below and becomes a directory: the {kind} is lost",
+            show(dir)
+        );
+        self.problem(path, message, report);
     }
 
     fn whiteout(&mut self, header: &TarHeader, path: &[u8], dir: &[u8], name: &[u8], report: &mut Report) {

@@ -246,6 +246,8 @@ fn damaged_layers_are_told_by_entry() {
         (with(vec![file("gone/x")]), "gone/x", "lies in gone, which no layer has"),
         (with(vec![file("opt/a/x")]), "opt/a/x", "which is no directory"),
         (with(vec![file("lib/x")]), "lib/x", "a symbolic link in a layer below"),
+        (with(vec![file("lib/deep/er/x")]), "lib/deep/er/x", "lies in lib, which is a symbolic link"),
+        (with(vec![file("etc/passwd/deep/x")]), "etc/passwd/deep/x", "etc/passwd, which is a file"),
         (with(vec![white("opt/.wh.")]), "opt/.wh.", "names nothing"),
         (with(vec![white(".wh..wh..opq")]), "opq", "makes the whole root opaque"),
         (with(vec![white("etc/.wh..wh.plnk")]), "plnk", "AUFS"),

@@ -82,20 +82,40 @@ fn a_link_to_a_link_keeps_the_file() -> Result<(), LayerError> {
 }
 
 #[test]
-fn a_link_below_is_no_longer_followed_once_the_layer_replaces_it() -> Result<(), LayerError> {
+fn what_lies_below_a_link_of_another_layer_takes_its_place_as_a_directory() -> Result<(), LayerError> {
     struct Linked;
     impl ParentView for Linked {
         fn node(&self, path: &[u8]) -> Option<ParentNode> {
-            let kind = ParentKind::Symlink(b"real".to_vec());
-            (path == b"l").then(|| ParentNode { kind, meta: meta(0o777) })
+            let kind = match path {
+                b"l" | b"m" => ParentKind::Symlink(b"real".to_vec()),
+                b"real" => ParentKind::Dir,
+                b"real/old" | b"f" => ParentKind::Other,
+                _ => return None,
+            };
+            Some(ParentNode { kind, meta: meta(0o700) })
         }
     }
-    let tar = hostile(&[(b"l/one", b'0', b""), (b"l", b'5', b""), (b"l/two", b'0', b"")]);
+    let tar = hostile(&[
+        (b"l/one", b'0', b""),
+        (b"l", b'5', b""),
+        (b"l/two", b'0', b""),
+        (b"f/below-a-file", b'0', b""),
+        (b"real/new", b'0', b""),
+    ]);
     let dir = tempfile::tempdir().map_err(LayerError::Stream)?;
     let options = UnpackOptions { ids: OnDiskIds::AllToSelf, ..UnpackOptions::default() };
     let unpacked = unpack(&tar[..], dir.path(), &Linked, &options)?;
-    assert!(dir.path().join("real/one").is_file() && dir.path().join("l/two").is_file());
-    assert!(kinds(&unpacked.index).contains(&("l/two".into(), None)));
+    for path in ["l/one", "l/two", "f/below-a-file", "real/new"] {
+        assert!(dir.path().join(path).is_file(), "{path}");
+        assert!(kinds(&unpacked.index).contains(&(path.into(), None)), "{path}");
+    }
+    let mode = |path: &str| unpacked.index.entries.iter().find(|entry| entry.path == path.as_bytes());
+    let mode = |path: &str| mode(path).map(|entry| entry.meta.mode);
+    // A directory below keeps its mode, what takes the place of something else has the usual one.
+    assert_eq!((mode("real"), mode("f")), (Some(0o700), Some(0o755)));
+    // The same entries are found where nothing is unpacked, but for the modes that only lower layers know.
+    let read = read_index(&tar[..], None)?;
+    assert_eq!(kinds(&read.index), kinds(&unpacked.index));
     Ok(())
 }
 
