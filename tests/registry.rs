@@ -110,3 +110,31 @@ fn what_arrives_damaged_is_refused_and_not_kept() {
     let mended = lab.run(["build", "-t", "x", &context]);
     assert_eq!(mended.code, 0, "{}", mended.err);
 }
+
+#[test]
+fn layers_larger_than_the_disk_are_not_begun() {
+    let test = "layers_larger_than_the_disk_are_not_begun";
+    let Some(registry) = with_base(test) else { return };
+    let (lab, host) = (Lab::new(), registry.host().to_owned());
+    let blob = |bytes: &[u8]| registry.push_blob("huge", bytes).expect("a blob");
+    let config = br#"{"architecture":"amd64","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":["sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]}}"#;
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{}","size":{}}},"layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"{}","size":{}}}]}}"#,
+        blob(config),
+        config.len(),
+        blob(b"layer"),
+        1u64 << 60
+    );
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    registry.push_manifest("huge", "1", kind, manifest.as_bytes()).expect("a manifest");
+    let context = lab.context(&[("Dockerfile", &format!("FROM {host}/huge:1\nRUN true\n"))]);
+    let platform = "--platform=linux/amd64";
+    for args in [
+        vec!["build".to_owned(), platform.into(), context.display().to_string()],
+        vec!["pull".to_owned(), platform.into(), format!("{host}/huge:1")],
+    ] {
+        let ended = lab.run(&args);
+        assert_eq!(ended.code, 7, "{args:?}: {}", ended.err);
+        assert!(ended.err.contains("no space left") && ended.err.contains("--root"), "{}", ended.err);
+    }
+}

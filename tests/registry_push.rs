@@ -392,3 +392,49 @@ fn indexes_are_made_changed_pushed_and_copied_whole() {
     assert_eq!(none.code, 5, "{}", none.err);
     assert!(none.err.contains("linux/s390x") && none.err.contains("linux/arm64"), "{}", none.err);
 }
+
+#[test]
+fn a_build_that_may_not_be_pushed_ends_before_its_work_is_done() {
+    let test = "a_build_that_may_not_be_pushed_ends_before_its_work_is_done";
+    let Some(server) = start(test, Setup { password: true, ..Setup::default() }) else { return };
+    let Some(open) = start(test, Setup::default()) else { return };
+    let lab = Lab::new();
+    let name = format!("{}/team/app:1", server.host());
+    let long = lab.context(&[("Dockerfile", "FROM busybox\nRUN sleep 600; echo $((5 * 120)) seconds\n")]);
+    for flags in [&["--push", "-t", &name][..], &["-o", &format!("type=image,push=true,name={name}")]] {
+        let ended = lab.build(&long, flags);
+        assert_eq!(ended.code, 6, "{}", ended.err);
+        assert!(ended.err.contains("needs a sign-in") && ended.err.contains("401"), "{}", ended.err);
+        assert!(!ended.err.contains("600 seconds"), "{}", ended.err);
+    }
+    // Who may push leaves nothing behind by asking, also where the build itself fails.
+    let failing = lab.context(&[("Dockerfile", "FROM busybox\nRUN sleep 1; false\n")]);
+    let ended = lab.build(&failing, &["--push", "-t", &format!("{}/new/app:1", open.host())]);
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    let short = lab.context(&[("Dockerfile", "FROM busybox\nRUN true\n")]);
+    server
+        .sign_in(&{
+            let docker = lab.path().join("home/.docker");
+            fs::create_dir_all(&docker).expect("mkdir");
+            docker
+        })
+        .expect("config");
+    let pushed = lab.build(&short, &["--push", "-t", &name]);
+    assert_eq!(pushed.code, 0, "{}", pushed.err);
+}
+
+#[test]
+fn registries_that_do_not_know_oci_types_get_dockers() {
+    let test = "registries_that_do_not_know_oci_types_get_dockers";
+    let Some(server) = start(test, Setup::default()) else { return };
+    let (lab, name) = (Lab::new(), format!("{}/app:1", server.host()));
+    let context = lab.context(&[("Dockerfile", "FROM busybox\nRUN true\n")]);
+    let output = format!("type=image,push=true,oci-mediatypes=false,name={name}");
+    let built = lab.build(&context, &["-o", &output]);
+    assert_eq!(built.code, 0, "{}", built.err);
+    let raw = skopeo(&["inspect", "--raw", "--tls-verify=false", &format!("docker://{name}")]);
+    let docker = "application/vnd.docker.";
+    let types =
+        [&raw, &raw["config"], &raw["layers"][0], &raw["layers"][1]].map(|part| part["mediaType"].clone());
+    assert!(types.iter().all(|kind| kind.as_str().is_some_and(|kind| kind.starts_with(docker))), "{types:?}");
+}

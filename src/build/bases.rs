@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::cancel::Cancel;
+use crate::context::UserPath;
 use crate::digest::{Digest, Hasher};
 use crate::event::{Event, Events, Outcome, VertexId, VertexKind};
 use crate::image::choose::{Part, choose};
@@ -372,6 +373,11 @@ impl Bases {
             let wanted = found.image.layers.iter().filter(|layer| !self.store.has_blob(&layer.digest));
             wanted.filter(|layer| seen.insert(layer.digest)).collect()
         };
+        if let Origin::Registry(..) = &found.origin
+            && let Some(message) = super::space::shortage(&self.store, missing.iter().copied())
+        {
+            return Err(message);
+        }
         let next = std::sync::atomic::AtomicUsize::new(0);
         let failed: Mutex<Option<String>> = Mutex::default();
         let work = || {
@@ -425,13 +431,13 @@ pub(super) enum NamedContext {
 }
 
 /// Classifies a `--build-context` value.
-pub(super) fn classify(value: &str, cwd: &Path) -> Result<NamedContext, Failure> {
+pub(super) fn classify(value: &UserPath, cwd: &Path) -> Result<NamedContext, Failure> {
     let lower = value.to_ascii_lowercase();
     if lower == "docker-image://scratch" {
         return Ok(NamedContext::Scratch);
     }
     if lower.starts_with("docker-image://") || lower.starts_with("oci-layout://") {
-        return Ok(NamedContext::Image(value.to_owned()));
+        return Ok(NamedContext::Image(value.to_string()));
     }
     for (prefix, kind) in [
         ("http://", "http"),
@@ -449,12 +455,15 @@ pub(super) fn classify(value: &str, cwd: &Path) -> Result<NamedContext, Failure>
     }
     let path = cwd.join(value);
     if path.is_file() {
-        return Ok(NamedContext::Image(value.to_owned()));
+        return Ok(NamedContext::Image(value.to_string()));
     }
     if path.is_dir() {
         return Ok(NamedContext::Files(path));
     }
-    Err(Failure::new(FailureKind::Context, format!("build context {value:?}: no such directory or archive")))
+    Err(Failure::new(
+        FailureKind::Context,
+        format!("build context {:?}: no such directory or archive", &**value),
+    ))
 }
 
 /// The kinds of named contexts, as the plan wants them.

@@ -5,15 +5,16 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use crate::cancel::Cancel;
-use crate::context::{ContextKind, MainContext};
+use crate::context::MainContext;
 use crate::dockerfile::Dockerfile;
 use crate::event::{Event, Events};
 use crate::image::Platform;
 use crate::lint::{self, LintInput, Outline, Report};
-use crate::plan::{self, BaseConfigs, Plan, PlanInput, Planned};
+use crate::plan::{self, BaseConfigs, Entitlements, Plan, PlanInput, Planned};
 
 use super::bases::Bases;
 use super::engine::Engine;
+use super::epoch::Times;
 use super::failure::{Failure, FailureKind};
 use super::ignored;
 use super::prepare::{NotOpened, Opened};
@@ -62,7 +63,8 @@ impl Engine {
         events: &Events,
         cancel: &Cancel,
     ) -> Result<Checked, Failure> {
-        let opened = match self.open_request(request, stdin, events, cancel) {
+        let request = &looked_at(request);
+        let opened = match self.open_request(request, Times::Unknown, stdin, events, cancel) {
             Ok(opened) => opened,
             Err(NotOpened { failure, before: Some(before) }) => {
                 return check_before(*before, request, failure);
@@ -79,8 +81,7 @@ impl Engine {
             if fix {
                 let done = lint::fix(&dockerfile, lint_input);
                 fixed = Some(FixedFile {
-                    path: (main.kind == ContextKind::Directory && main.dockerfile_name != "-")
-                        .then(|| request.cwd.join(&main.dockerfile_name)),
+                    path: main.dockerfile_path.clone(),
                     text: with_mark(&main.dockerfile, &done.text),
                     applied: done.applied,
                 });
@@ -104,7 +105,8 @@ impl Engine {
         events: &Events,
         cancel: &Cancel,
     ) -> Result<(Dockerfile, Outline, Vec<String>), Failure> {
-        let opened = self.open_request(request, stdin, events, cancel)?;
+        let request = &looked_at(request);
+        let opened = self.open_request(request, Times::Unknown, stdin, events, cancel)?;
         let input = opened.first_input(request)?;
         let mut bases = self.known_bases(request, &opened, events, cancel);
         match bases.plan(&input) {
@@ -150,8 +152,13 @@ impl Engine {
         events: &Events,
         cancel: &Cancel,
     ) -> Result<Dockerfile, Failure> {
-        Ok(self.open_request(request, stdin, events, cancel)?.dockerfile)
+        Ok(self.open_request(request, Times::Unknown, stdin, events, cancel)?.dockerfile)
     }
+}
+
+/// A request of which nothing is run: no step needs a permission.
+fn looked_at(request: &BuildRequest) -> BuildRequest {
+    BuildRequest { allow: Entitlements::all(), ..request.clone() }
 }
 
 /// Bases as far as they can be looked at from here.

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::cancel::Cancel;
-use crate::context::{self, ContextSpec, MainContext};
+use crate::context::{self, ContextSpec, MainContext, UserPath};
 use crate::event::{Event, Events, Outcome, VertexId, VertexKind};
+use crate::plan::RemoteSource;
 use crate::remote::{self, GitUrl, HttpFile, HttpUrl, RemoteError, SourceKind};
-use crate::steps::remote::Remotes;
+use crate::steps::remote::{Found, Remotes};
 use crate::store::{Store, TempDir};
 
 use super::bases::{self, NamedContext};
@@ -54,20 +55,24 @@ impl<'a> Fetcher<'a> {
             path: request.context.clone(),
             dockerfile: request.dockerfile.clone(),
             dockerfile_text: None,
+            downloaded: None,
             cwd: request.cwd.clone(),
         };
-        if let Some(url) = spec.dockerfile.as_deref().filter(|_| spec.path != "-") {
+        if let Some(url) = spec.dockerfile.as_ref().filter(|_| &*spec.path != "-") {
             spec.dockerfile_text = self.remote_dockerfile(url, &spec.cwd)?;
         }
-        let is_here = spec.path == "-" || spec.cwd.join(&spec.path).exists();
+        let is_here = &*spec.path == "-" || spec.cwd.join(&spec.path).exists();
         let kind = if is_here { SourceKind::None } else { context_source(&spec.path)? };
+        if !matches!(kind, SourceKind::None) && spec.dockerfile_text.is_none() {
+            spec.dockerfile_text = local_dockerfile(spec.dockerfile.as_ref(), stdin)?;
+        }
         let scratch = self.directory()?;
         match kind {
-            SourceKind::None => Ok((
-                context::open_main(&spec, stdin, &scratch, self.cancel)
-                    .map_err(|error| self.failure(error))?,
-                None,
-            )),
+            SourceKind::None => {
+                let main = context::open_main(&spec, stdin, &scratch, self.cancel)
+                    .map_err(|error| self.failure(error))?;
+                Ok((main, None))
+            }
             SourceKind::Git(url) => {
                 let keep = request.build_args.iter().rev();
                 let keep = keep.into_iter().find(|(name, _)| name == "BUILDKIT_CONTEXT_KEEP_GIT_DIR");
@@ -79,7 +84,8 @@ impl<'a> Fetcher<'a> {
                 let file = self.download(&url)?;
                 let mut stream = open(&file)?;
                 let shown = remote::without_credentials(&spec.path);
-                let spec = ContextSpec { path: "-".into(), ..spec };
+                let downloaded = Some(file.last_modified.unwrap_or(0));
+                let spec = ContextSpec { path: "-".into(), downloaded, ..spec };
                 let main = context::open_main(&spec, &mut stream, &scratch, self.cancel)
                     .map_err(|error| Failure::new(FailureKind::Context, format!("{shown}: {error}")))?;
                 Ok((main, file.last_modified))
@@ -88,7 +94,7 @@ impl<'a> Fetcher<'a> {
     }
 
     /// `-f URL`
-    fn remote_dockerfile(&self, text: &str, cwd: &Path) -> Result<Option<Vec<u8>>, Failure> {
+    fn remote_dockerfile(&self, text: &UserPath, cwd: &Path) -> Result<Option<Vec<u8>>, Failure> {
         if cwd.join(text).exists() {
             return Ok(None);
         }
@@ -97,24 +103,25 @@ impl<'a> Fetcher<'a> {
         Ok(Some(context::read_limited(open(&file)?, &remote::without_credentials(text))?))
     }
 
-    /// Opens a value of `--build-context`. A downloaded archive is unpacked; any other download is a
-    /// directory with that one file.
-    pub fn named(&mut self, value: &str, cwd: &Path) -> Result<NamedContext, Failure> {
+    /// Opens a value of `--build-context`, and tells its own time: that of a commit, of a download, or of the
+    /// newest file of a downloaded archive. A downloaded archive is unpacked; any other download is a directory with that one file.
+    pub fn named(&mut self, value: &UserPath, cwd: &Path) -> Result<(NamedContext, Option<i64>), Failure> {
         if cwd.join(value).exists() {
-            return bases::classify(value, cwd);
+            return Ok((bases::classify(value, cwd)?, None));
         }
         match context_source(value)? {
-            SourceKind::None => bases::classify(value, cwd),
+            SourceKind::None => Ok((bases::classify(value, cwd)?, None)),
             SourceKind::Git(url) => {
                 let scratch = self.directory()?;
-                let (tree, _) = self.checkout(url, false, &scratch)?;
-                Ok(NamedContext::Fetched(tree))
+                let (tree, time) = self.checkout(url, false, &scratch)?;
+                Ok((NamedContext::Fetched(tree), Some(time)))
             }
             SourceKind::Http(url) => {
                 let file = self.download(&url)?;
                 let scratch = self.directory()?.join("files");
+                let mut newest = None;
                 if crate::steps::add::is_archive(open(&file)?) {
-                    context::unpack_archive(open(&file)?, &scratch)?;
+                    newest = context::unpack_archive(open(&file)?, &scratch)?;
                 } else {
                     let name = scratch.join(&file.name);
                     let copied = std::fs::create_dir(&scratch)
@@ -124,8 +131,31 @@ impl<'a> Fetcher<'a> {
                         Failure::new(FailureKind::Store, format!("cannot write {}: {error}", name.display()))
                     })?;
                 }
-                Ok(NamedContext::Fetched(scratch))
+                Ok((NamedContext::Fetched(scratch), file.last_modified.or(newest)))
             }
+        }
+    }
+
+    /// The time of a remote source: of a commit, a download, or the newest file of a downloaded archive.
+    pub fn time_of(&mut self, source: &RemoteSource) -> Result<Option<i64>, Failure> {
+        let title = format!("resolve SOURCE_DATE_EPOCH of {}", remote::without_credentials(&source.url));
+        let scratch = self.directory()?;
+        let found = self.vertex(title, |vertex| {
+            let item = remote::without_credentials(&source.url);
+            let progress = |current, total| {
+                self.events.send(Event::Progress { vertex, item: item.clone(), current, total });
+            };
+            let found = self.remotes.find(source, &progress, self.cancel)?;
+            let Found::Commit { source, resolved, .. } = &found else { return Ok((found, None)) };
+            let (_, time) = self.remotes.checkout(source, resolved, &scratch, self.cancel)?;
+            Ok((found, Some(time)))
+        })?;
+        match found {
+            (Found::File { file, .. }, _) => match file.last_modified {
+                Some(time) => Ok(Some(time)),
+                None => Ok(context::newest_file(open(&file)?)),
+            },
+            (Found::Commit { .. }, time) => Ok(time),
         }
     }
 
@@ -175,6 +205,26 @@ impl<'a> Fetcher<'a> {
         self.events.send(Event::Finished { vertex, outcome, elapsed: begun.elapsed() });
         result.map_err(failure)
     }
+}
+
+/// The Dockerfile for a context that lies elsewhere: on standard input, or at an absolute path. Any other
+/// name is one of the context.
+fn local_dockerfile(
+    name: Option<&UserPath>,
+    stdin: &mut (dyn Read + Send),
+) -> Result<Option<Vec<u8>>, Failure> {
+    let Some(name) = name else { return Ok(None) };
+    if &**name == "-" {
+        return Ok(Some(context::read_limited(stdin, "standard input")?));
+    }
+    let path: &Path = name.as_ref();
+    if !path.is_absolute() {
+        return Ok(None);
+    }
+    let file = File::open(path).map_err(|error| {
+        Failure::new(FailureKind::Context, format!("cannot read the Dockerfile {name}: {error}"))
+    })?;
+    Ok(Some(context::read_limited(file, name)?))
 }
 
 fn private() -> std::fs::Permissions {

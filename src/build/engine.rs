@@ -13,7 +13,7 @@ use crate::event::{Event, Events, Summary};
 use crate::fs::names_full_disk;
 use crate::image::{self, Family, Platform, Reference};
 use crate::layer::OnDiskIds;
-use crate::plan::{Base, Plan, Step, StepKind};
+use crate::plan::{Base, Entitlements, Plan, Step, StepKind};
 use crate::registry::RegistryAccess;
 use crate::sandbox::{AppArmor, Native, OciRuntime, PrivateIds, Sandbox, SandboxError, Ulimit};
 use crate::snapshot::{Chain, SnapshotError, Snapshots};
@@ -27,6 +27,7 @@ use crate::store::Store;
 use super::bases::Bases;
 use super::failure::{Failure, FailureKind, full_store_help};
 use super::outputs;
+use super::permission::Asking;
 use super::prepare::{Prepared, epoch_of};
 use super::request::{BuildOutcome, BuildRequest, OutputKind};
 use super::result::{self, Built};
@@ -123,7 +124,8 @@ impl Engine {
         events: &Events,
         cancel: &Cancel,
     ) -> Result<Vec<(Platform, Plan)>, Failure> {
-        Ok(self.prepare(request, stdin, events, cancel)?.plans)
+        let request = BuildRequest { allow: Entitlements::all(), ..request.clone() };
+        Ok(self.prepare(&request, stdin, events, cancel)?.plans)
     }
 
     /// Builds.
@@ -134,9 +136,32 @@ impl Engine {
         events: &Events,
         cancel: &Cancel,
     ) -> Result<BuildOutcome, Failure> {
+        outputs::check(request)?;
+        let access = self.access(request, events);
+        let asking = Asking::begin(&access, &outputs::pushed_to(request)?, cancel);
+        let result = self.build_until(request, stdin, events, asking.cancel());
+        let result = asking.ended(result);
+        self.store.cancel_by(cancel);
+        result
+    }
+
+    /// How the registries of a request are reached.
+    pub(super) fn access(&self, request: &BuildRequest, events: &Events) -> RegistryAccess {
+        let mut access = self.options.registries.clone();
+        access.insecure.extend(request.insecure_registries.iter().cloned());
+        access.notices = access.notices.to(events);
+        access
+    }
+
+    fn build_until(
+        &self,
+        request: &BuildRequest,
+        stdin: &mut (dyn Read + Send),
+        events: &Events,
+        cancel: &Cancel,
+    ) -> Result<BuildOutcome, Failure> {
         let begun = Instant::now();
         let names = parse_tags(&request.tags)?;
-        outputs::check(request)?;
         let prepared = self.prepare(request, stdin, events, cancel)?;
         let request = &BuildRequest { source_date_epoch: prepared.epoch, ..request.clone() };
         outputs::check_times(request)?;
@@ -340,6 +365,13 @@ fn solve_failure(error: SolveError, store: &Store, cancel: &Cancel) -> Failure {
             (FailureKind::Build, if says_full { Some(program_full_help(store)) } else { hint })
         }
         StepError::Run(RunError::Store(_)) => (FailureKind::Store, None),
+        StepError::Base(message)
+        | StepError::Snapshot(SnapshotError::Fetch(message))
+        | StepError::Run(RunError::Snapshot(SnapshotError::Fetch(message)))
+            if names_full_disk(message) =>
+        {
+            (FailureKind::Store, None)
+        }
         StepError::Base(_) => (FailureKind::Base, None),
         StepError::Remote(_) => (FailureKind::Context, None),
         StepError::Snapshot(SnapshotError::Fetch(_))

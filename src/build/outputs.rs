@@ -94,6 +94,20 @@ pub(super) fn write_all(
     Ok(())
 }
 
+/// The repositories that a request pushes to, each once.
+pub(super) fn pushed_to(request: &BuildRequest) -> Result<Vec<Reference>, Failure> {
+    let mut all: Vec<Reference> = Vec::new();
+    for spec in request.outputs.iter().filter(|spec| spec.push) {
+        let names = parse_tags(if spec.names.is_empty() { &request.tags } else { &spec.names })?;
+        for name in names {
+            if !all.iter().any(|known| known.domain == name.domain && known.path == name.path) {
+                all.push(name);
+            }
+        }
+    }
+    Ok(all)
+}
+
 /// One output being written.
 struct Output<'a> {
     engine: &'a Engine,
@@ -222,8 +236,7 @@ impl Output<'_> {
         if !self.spec.push {
             return Ok(());
         }
-        let mut access = self.engine.options.registries.clone();
-        access.insecure.extend(self.request.insecure_registries.iter().cloned());
+        let access = self.engine.access(self.request, self.events);
         let (events, cancel) = (self.events, self.cancel);
         let transfer = Transfer {
             store,

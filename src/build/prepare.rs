@@ -23,6 +23,7 @@ use super::bases::{self, Bases, BuildBases, NamedContext};
 use super::check;
 use super::contexts::Fetcher;
 use super::engine::Engine;
+use super::epoch::{self, Times};
 use super::failure::{Failure, FailureKind};
 use super::request::{BuildRequest, PullPolicy};
 
@@ -52,6 +53,8 @@ pub(super) struct Opened {
     pub(super) named: BTreeMap<String, NamedContext>,
     pub(super) build_args: Vec<(String, String)>,
     pub(super) epoch: Option<i64>,
+    /// What the plan takes for the epoch that the Dockerfile itself names.
+    pub(super) named_epoch: Option<String>,
     pub(super) remotes: Arc<Remotes>,
     /// Where archives and what was fetched lie.
     pub(super) scratch: Vec<TempDir>,
@@ -81,7 +84,8 @@ impl Opened {
     pub(super) fn first_input(&self, request: &BuildRequest) -> Result<PlanInput, Failure> {
         let platforms = platforms(&request.platforms)?;
         let platform = platforms.first().cloned().unwrap_or_else(Platform::host);
-        Ok(plan_input(request, &self.build_args, &self.named, &platform, false))
+        let input = plan_input(request, &self.build_args, &self.named, &platform, false);
+        Ok(PlanInput { epoch: self.named_epoch.clone(), ..input })
     }
 }
 
@@ -94,8 +98,8 @@ impl Engine {
         cancel: &Cancel,
     ) -> Result<Prepared, Failure> {
         self.store.cancel_by(cancel);
-        let opened = self.open_request(request, stdin, events, cancel)?;
-        let Opened { main, dockerfile, named, build_args, epoch, remotes, scratch } = opened;
+        let opened = self.open_request(request, Times::Resolved, stdin, events, cancel)?;
+        let Opened { main, dockerfile, named, build_args, epoch, named_epoch, remotes, scratch } = opened;
         let bases = self.bases(request, &named, request.pull, events, cancel);
         let platforms = platforms(&request.platforms)?;
         let (mut plans, mut warnings) = (Vec::new(), check::Warnings::default());
@@ -103,6 +107,7 @@ impl Engine {
         let mut configs = plan::BaseConfigs::default();
         for platform in &platforms {
             let mut input = plan_input(request, &build_args, &named, platform, platforms.len() > 1);
+            input.epoch.clone_from(&named_epoch);
             if request.source_date_epoch.is_some() || !sets_epoch(&dockerfile) {
                 pass_epoch(epoch, &mut input.build_args);
             }
@@ -146,6 +151,7 @@ impl Engine {
     pub(super) fn open_request(
         &self,
         request: &BuildRequest,
+        times: Times,
         stdin: &mut (dyn Read + Send),
         events: &Events,
         cancel: &Cancel,
@@ -157,13 +163,26 @@ impl Engine {
             None if request.reproducible => Some(context_time.unwrap_or_else(|| self.context_time(&main))),
             given => given,
         };
-        let mut named = BTreeMap::new();
+        let (mut named, mut own_times) = (BTreeMap::new(), BTreeMap::new());
         for (name, value) in &request.build_contexts {
-            named.insert(name.to_lowercase(), fetch.named(value, &request.cwd)?);
+            let (context, time) = fetch.named(value, &request.cwd)?;
+            named.insert(name.to_lowercase(), context);
+            own_times.insert(name.to_lowercase(), time);
         }
-        let build_args = with_context_time(&request.build_args, context_time)?;
+        let mut build_args = request.build_args.clone();
+        let platform = platforms(&request.platforms)?.first().cloned().unwrap_or_else(Platform::host);
+        let input = plan_input(request, &build_args, &named, &platform, false);
+        let mut named_epoch = None;
+        if let Some(epoch) = plan::epoch(&dockerfile, &input, named.keys()).map_err(Failure::from)? {
+            let own = epoch::OwnTimes { context: context_time.or(main.newest_file), named: own_times };
+            match epoch::resolve(&epoch, &own, times, &mut fetch, events)? {
+                Some(text) if epoch.of_dockerfile => named_epoch = Some(text),
+                Some(text) => build_args.push((EPOCH.to_owned(), text)),
+                None => {}
+            }
+        }
         let (remotes, scratch) = fetch.finish();
-        Ok(Opened { main, dockerfile, named, build_args, epoch, remotes, scratch })
+        Ok(Opened { main, dockerfile, named, build_args, epoch, named_epoch, remotes, scratch })
     }
 
     /// Where the images of a request come from.
@@ -182,8 +201,7 @@ impl Engine {
                 NamedContext::Files(_) | NamedContext::Fetched(_) | NamedContext::Scratch => None,
             })
             .collect();
-        let mut access = self.options.registries.clone();
-        access.insecure.extend(request.insecure_registries.iter().cloned());
+        let mut access = self.access(request, events);
         access.network = self.source_network(request);
         Bases::new(&self.store, events, cancel, policy, access, images, &request.cwd)
     }
@@ -303,24 +321,6 @@ fn sets_epoch(dockerfile: &Dockerfile) -> bool {
     })
 }
 
-/// `SOURCE_DATE_EPOCH=context` is the time of the context's commit, or that its server tells.
-fn with_context_time(
-    build_args: &[(String, String)],
-    time: Option<i64>,
-) -> Result<Vec<(String, String)>, Failure> {
-    let mut all = build_args.to_vec();
-    for (name, value) in &mut all {
-        if name == "SOURCE_DATE_EPOCH" && value == "context" {
-            let time = time.ok_or_else(|| {
-                let message = "SOURCE_DATE_EPOCH=context: the build context has no time of its own";
-                Failure::new(FailureKind::Usage, message).help("a git repository or a download has one")
-            })?;
-            *value = time.to_string();
-        }
-    }
-    Ok(all)
-}
-
 fn plan_input(
     request: &BuildRequest,
     build_args: &[(String, String)],
@@ -332,6 +332,7 @@ fn plan_input(
         target: request.target.clone(),
         stage: None,
         build_args: build_args.to_vec(),
+        epoch: None,
         labels: request.labels.clone(),
         contexts: bases::plan_kinds(named),
         platform: platform.clone(),
@@ -371,7 +372,7 @@ fn contexts(
     contexts.insert(String::new(), Arc::new(main));
     for (name, context) in named {
         let opened = match context {
-            NamedContext::Files(path) => context::open_named(&path.to_string_lossy(), cwd)?,
+            NamedContext::Files(path) => context::open_named(&path.clone().into(), cwd)?,
             NamedContext::Fetched(path) => context::open_fetched(path)?,
             NamedContext::Image(_) | NamedContext::Scratch => continue,
         };

@@ -46,7 +46,7 @@ impl Engine {
         events: &Events,
         cancel: &Cancel,
     ) -> Result<Reproduced, Failure> {
-        if request.context == "-" || request.dockerfile.as_deref() == Some("-") {
+        if &*request.context == "-" || request.dockerfile.as_deref() == Some("-") {
             let message = "standard input cannot be read twice: give a directory and a Dockerfile";
             return Err(Failure::new(FailureKind::Usage, message));
         }

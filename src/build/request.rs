@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::compress::CompressionAlgorithm;
+use crate::context::UserPath;
 use crate::digest::Digest;
 use crate::image::{Descriptor, Platform};
 use crate::plan::RunNetwork;
@@ -16,9 +17,9 @@ use crate::steps::mount::{Secret, SshSource};
 #[derive(Clone, Debug)]
 pub struct BuildRequest {
     /// `PATH` or `-`.
-    pub context: String,
+    pub context: UserPath,
     /// `-f`: a path relative to `cwd`, or `-`; `None` looks for `Dockerfile`.
-    pub dockerfile: Option<String>,
+    pub dockerfile: Option<UserPath>,
     /// Directory that relative paths refer to.
     pub cwd: PathBuf,
     /// `-t`, as given, in order.
@@ -31,7 +32,7 @@ pub struct BuildRequest {
     /// `--label`, in order.
     pub labels: Vec<(String, String)>,
     /// `--build-context name=value`, in order.
-    pub build_contexts: Vec<(String, String)>,
+    pub build_contexts: Vec<(String, UserPath)>,
     /// `--platform`, as given; empty is that of the machine. Several give an index.
     pub platforms: Vec<String>,
     /// `--annotation`, in order; a later one of the same kind and key wins.

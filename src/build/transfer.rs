@@ -418,6 +418,10 @@ impl Transfer<'_> {
         blobs: &[Descriptor],
         vertex: VertexId,
     ) -> Result<(), Failure> {
+        let missing = blobs.iter().filter(|blob| !self.store.has_blob(&blob.digest));
+        if let Some(message) = super::space::shortage(self.store, missing) {
+            return Err(Failure::new(FailureKind::Store, message));
+        }
         let next = AtomicUsize::new(0);
         let failed: Mutex<Option<Failure>> = Mutex::default();
         let run = || {

@@ -125,16 +125,16 @@ pub(super) enum Command {
 pub(super) struct InputArgs {
     /// Directory with the files to build from, or - for a tar or Dockerfile on standard input
     #[arg(value_name = "PATH | -")]
-    pub context: String,
+    pub context: OsString,
     /// The Dockerfile: a path, or - for standard input
     #[arg(short = 'f', long = "file", value_name = "FILE", help_heading = "Input")]
-    pub file: Option<String>,
+    pub file: Option<OsString>,
     /// Set a build argument; without value it is taken from the environment
     #[arg(long = "build-arg", value_name = "NAME[=VALUE]", help_heading = "Input")]
     pub build_args: Vec<String>,
     /// A named context: a directory, an archive, oci-layout://PATH[:TAG] or docker-image://NAME
     #[arg(long = "build-context", value_name = "NAME=VALUE", help_heading = "Input")]
-    pub build_contexts: Vec<String>,
+    pub build_contexts: Vec<OsString>,
     /// Stop at this stage
     #[arg(long, value_name = "STAGE", help_heading = "Input")]
     pub target: Option<String>,
@@ -459,7 +459,9 @@ pub(super) fn normalize(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
         Some("-") => false,
         Some(word) if known.iter().any(|name| name == word) => true,
         // A word that is no flag, no path and close to a command is a slip of the finger.
-        Some(word) if !word.starts_with('-') => args.len() == at + 1 && !std::path::Path::new(word).exists(),
+        Some(word) if !word.starts_with('-') => {
+            args.len() == at + 1 && !args.get(at).is_some_and(|path| std::path::Path::new(path).exists())
+        }
         Some(_) => false,
     };
     if !is_command {
@@ -491,7 +493,7 @@ mod tests {
         for text in ["-t a:1 .", "build -t a:1 .", "buildx build -t a:1 .", "--root /x -t a:1 ."] {
             let cli = parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
             let Command::Build(args) = cli.command else { panic!("{text}") };
-            assert_eq!((args.tags, args.input.context), (vec!["a:1".to_owned()], ".".to_owned()));
+            assert_eq!((args.tags, args.input.context), (vec!["a:1".to_owned()], ".".into()));
         }
         assert!(matches!(parse("-").map(|cli| cli.command), Ok(Command::Build(_))));
     }

@@ -162,13 +162,15 @@ pub(super) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildReques
     }
     let cwd = std::env::current_dir()
         .map_err(|error| usage(format!("the current directory cannot be used: {error}")))?;
+    let mut build_args = build_args(&input.build_args, env)?;
+    let source_date_epoch = epoch(env, &mut build_args);
     Ok(BuildRequest {
-        context: input.context.clone(),
-        dockerfile: input.file.clone(),
+        context: input.context.clone().into(),
+        dockerfile: input.file.clone().map(Into::into),
         cwd: cwd.clone(),
         tags: args.tags.clone(),
         target: input.target.clone().filter(|target| !target.is_empty()),
-        build_args: build_args(&input.build_args, env)?,
+        build_args,
         labels: input
             .labels
             .iter()
@@ -206,7 +208,7 @@ pub(super) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildReques
         source_network: input.source_network,
         outputs: outputs(args)?,
         wants_id: args.iidfile.is_some(),
-        source_date_epoch: epoch(env)?,
+        source_date_epoch,
         reproducible: args.reproducible,
         jobs: jobs(args.jobs)?,
         step_timeout: args.timeout.as_deref().map(values::duration).transpose().map_err(usage)?,
@@ -304,11 +306,18 @@ pub(super) fn network(text: &str) -> Result<RunNetwork, Failure> {
     }
 }
 
-fn epoch(env: &Environment) -> Result<Option<i64>, Failure> {
-    let Some(text) = &env.source_date_epoch else { return Ok(None) };
-    let seconds =
-        text.parse().map_err(|_| usage(format!("SOURCE_DATE_EPOCH={text:?} is no number of seconds")))?;
-    Ok(Some(seconds))
+/// The epoch of the environment. One that refers to something else than seconds becomes a build argument, if
+/// none of the name is given.
+fn epoch(env: &Environment, build_args: &mut Vec<(String, String)>) -> Option<i64> {
+    const NAME: &str = "SOURCE_DATE_EPOCH";
+    let text = env.source_date_epoch.as_ref()?;
+    if let Ok(seconds) = text.parse() {
+        return Some(seconds);
+    }
+    if !build_args.iter().any(|(name, _)| name == NAME) {
+        build_args.push((NAME.to_owned(), text.clone()));
+    }
+    None
 }
 
 fn jobs(jobs: Option<usize>) -> Result<Option<usize>, Failure> {

@@ -54,12 +54,10 @@ fn build(args: &mut BuildArgs) {
 }
 
 fn input(args: &mut InputArgs) {
-    for values in [&mut args.build_contexts, &mut args.insecure_registries] {
-        values.retain(|value| !value.is_empty());
-    }
-    for value in [&mut args.file, &mut args.target] {
-        unset(value, String::is_empty);
-    }
+    args.build_contexts.retain(|value| !value.is_empty());
+    args.insecure_registries.retain(|value| !value.is_empty());
+    unset(&mut args.file, |file| file.is_empty());
+    unset(&mut args.target, String::is_empty);
 }
 
 fn limits(args: &mut LimitArgs) {

@@ -1,11 +1,14 @@
 //! Values with a grammar of their own: sizes, durations, pairs, `-o`.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::time::Duration;
 
 use crate::build::{
     Annotation, AnnotationKind, CompressionAlgorithm, CompressionChoice, HOST_GATEWAY, Limits, OutputKind,
     OutputSpec,
 };
+use crate::context::UserPath;
 use crate::image::Platform;
 use crate::plan::Entitlements;
 use crate::suggest::suggest;
@@ -50,8 +53,16 @@ pub(super) fn pair(text: &str, flag: &str) -> Result<(String, String), String> {
 }
 
 /// `NAME=VALUE`; an empty path would mean the current directory, which nobody asked for.
-pub(super) fn build_context(text: &str) -> Result<(String, String), String> {
-    let (name, value) = pair(text, "--build-context")?;
+pub(super) fn build_context(given: &OsStr) -> Result<(String, UserPath), String> {
+    let text = given.to_string_lossy();
+    let (name, _) = pair(&text, "--build-context")?;
+    // A path may be any bytes.
+    let value = given
+        .as_bytes()
+        .iter()
+        .position(|byte| *byte == b'=')
+        .map_or(&[][..], |at| &given.as_bytes()[at + 1..]);
+    let value = UserPath::from(OsStr::from_bytes(value).to_owned());
     let path = value.strip_prefix("oci-layout://").unwrap_or(&value);
     if path.is_empty() || path.starts_with([':', '@']) {
         return Err(format!("--build-context {text:?} names no directory, archive or image"));
@@ -497,9 +508,9 @@ mod tests {
 
     #[test]
     fn named_contexts_have_a_name_and_a_place() {
-        assert_eq!(build_context("a=."), Ok(("a".into(), ".".into())));
+        assert_eq!(build_context("a=.".as_ref()), Ok(("a".into(), ".".into())));
         for bad in ["a", "=x", "a=", "a=oci-layout://", "a=oci-layout://:tag"] {
-            assert!(build_context(bad).is_err(), "{bad}");
+            assert!(build_context(bad.as_ref()).is_err(), "{bad}");
         }
     }
 

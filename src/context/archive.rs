@@ -21,6 +21,7 @@ use super::error::ContextError;
 use super::paths;
 use super::sparse::{SparseMap, SparseRecords, Stretch};
 use super::tree::open_beneath;
+use crate::compress::decompress;
 
 /// The size of a tar header.
 pub const TAR_BLOCK: usize = 512;
@@ -45,26 +46,44 @@ pub fn is_tar(head: &[u8]) -> bool {
 }
 
 /// Unpacks the uncompressed archive `stream` into the existing, empty directory `into`. Where the kernel has
-/// Landlock, the thread that does it can open nothing but what lies there.
-pub(super) fn unpack(stream: impl Read + Send, into: &Path) -> Result<(), ContextError> {
+/// Landlock, the thread that does it can open nothing but what lies there. Gives the time of the newest file.
+pub(super) fn unpack(stream: impl Read + Send, into: &Path) -> Result<Option<i64>, ContextError> {
     let limits = Confinement::default().writing([into]);
     limits
         .run(|| fill(stream, into), || ())
         .map_err(|source| ContextError::Read { path: into.to_owned(), source })?
 }
 
-fn fill(stream: impl Read, into: &Path) -> Result<(), ContextError> {
+/// The time of the newest file of a tar, compressed or not; `None` where there is no file, or no tar.
+pub fn newest_file(stream: impl Read + Send) -> Option<i64> {
+    let (_, content) = decompress(stream).ok()?;
+    let mut newest = None;
+    for entry in tar::Archive::new(content).entries().ok()? {
+        let mut entry = entry.ok()?;
+        if is_file(entry.header().entry_type()) {
+            newest = newest.max(Some(modification_time(&mut entry).ok()?.tv_sec));
+        }
+    }
+    newest
+}
+
+fn is_file(kind: EntryType) -> bool {
+    matches!(kind, EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse)
+}
+
+fn fill(stream: impl Read, into: &Path) -> Result<Option<i64>, ContextError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(into, flags, Mode::empty())
         .map_err(|errno| ContextError::Read { path: into.to_owned(), source: errno.into() })?;
-    let mut unpacker = Unpacker { root, directories: BTreeMap::new() };
+    let mut unpacker = Unpacker { root, directories: BTreeMap::new(), newest: None };
     let mut archive = tar::Archive::new(stream);
     let damaged = |error: io::Error| refuse(b"(archive)", error.to_string());
     for entry in archive.entries().map_err(damaged)? {
         let mut entry = entry.map_err(damaged)?;
         unpacker.entry(&mut entry)?;
     }
-    unpacker.finish()
+    unpacker.finish()?;
+    Ok(unpacker.newest)
 }
 
 fn refuse(name: &[u8], reason: impl Into<String>) -> ContextError {
@@ -76,6 +95,8 @@ struct Unpacker {
     /// Modes and times of directories, set last: writing into a directory moves its time, and its
     /// mode may forbid writing.
     directories: BTreeMap<Vec<u8>, (Mode, Timespec)>,
+    /// The latest time of a file, whether or not a later entry replaced it.
+    newest: Option<i64>,
 }
 
 impl Unpacker {
@@ -106,7 +127,8 @@ impl Unpacker {
             return Ok(());
         }
         match kind {
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+            kind if is_file(kind) => {
+                self.newest = self.newest.max(Some(time.tv_sec));
                 self.make_room(&place)?;
                 place.write_file(entry, sparse.as_ref(), mode)?;
             }
@@ -193,7 +215,7 @@ impl Unpacker {
         removed.map_err(|errno| place.failed("replace what an earlier entry made", errno))
     }
 
-    fn finish(self) -> Result<(), ContextError> {
+    fn finish(&self) -> Result<(), ContextError> {
         // Children come after their parents in the map, so going backwards ends with the parents.
         for (path, (mode, time)) in self.directories.iter().rev() {
             open_beneath(self.root.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY)

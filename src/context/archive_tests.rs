@@ -41,7 +41,7 @@ fn unpacked(bytes: &[u8]) -> Result<TempDir, String> {
     let beside: Vec<_> =
         fs::read_dir(dir.path()).expect("lists").map(|e| e.expect("entry").file_name()).collect();
     assert_eq!(beside, ["in"], "nothing may be written beside the directory");
-    outcome.map(|()| dir)
+    outcome.map(|_| dir)
 }
 
 use EntryType::{Block, Char, Directory, Fifo, Link, Regular, Symlink};

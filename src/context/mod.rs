@@ -23,9 +23,10 @@ pub mod sparse;
 mod stat_cache;
 mod text;
 mod tree;
+mod user_path;
 mod walk;
 
-pub use archive::{TAR_BLOCK, is_tar};
+pub use archive::{TAR_BLOCK, is_tar, newest_file};
 pub use digest::{FileState, StatCache, StatKey, file_digests};
 pub use error::ContextError;
 pub use file::{FileInfo, FileKind, FileSource, Missing, Opened, Xattrs};
@@ -35,3 +36,4 @@ pub use source::{
 };
 pub use stat_cache::FileStatCache;
 pub use text::limited as read_limited;
+pub use user_path::UserPath;

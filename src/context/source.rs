@@ -4,7 +4,9 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Cursor, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
 
 use crate::cancel::Cancel;
 
@@ -16,6 +18,7 @@ use super::local::LocalContext;
 use super::nearest::closest;
 use super::paths;
 use super::text::{is_missing, limited, read_inside, read_named};
+use super::user_path::UserPath;
 use crate::compress::{Compression, decompress, read_head};
 
 /// The names tried when none is given, in this order.
@@ -25,12 +28,15 @@ const DEFAULT_NAMES: [&str; 2] = ["Dockerfile", "dockerfile"];
 #[derive(Debug, Clone)]
 pub struct ContextSpec {
     /// The positional argument: a directory, or `-` for standard input.
-    pub path: String,
+    pub path: UserPath,
     /// The value of `-f`: a file relative to `cwd` (inside the archive if the context is one), or
     /// `-` for standard input.
-    pub dockerfile: Option<String>,
+    pub dockerfile: Option<UserPath>,
     /// The Dockerfile itself, where `dockerfile` is a name elsewhere (a URL).
     pub dockerfile_text: Option<Vec<u8>>,
+    /// Where standard input is a download, its time in seconds since 1970: if it is no archive, it is the
+    /// Dockerfile, whatever `dockerfile` names, and the only file of the context.
+    pub downloaded: Option<i64>,
     /// The directory that relative paths start from.
     pub cwd: PathBuf,
 }
@@ -57,8 +63,12 @@ pub struct MainContext {
     pub dockerfile_name: String,
     /// The Dockerfile's text.
     pub dockerfile: Vec<u8>,
+    /// The Dockerfile itself, where it is a file of this machine.
+    pub dockerfile_path: Option<PathBuf>,
     /// The ignore file whose rules are in force, for messages.
     pub ignore_file: Option<String>,
+    /// The time of the newest file of an archive, in seconds since 1970.
+    pub newest_file: Option<i64>,
 }
 
 /// Opens the context and reads the Dockerfile and the ignore file.
@@ -72,24 +82,33 @@ pub fn open_main(
     scratch: &Path,
     cancel: &Cancel,
 ) -> Result<MainContext, ContextError> {
-    if spec.path == "-" {
+    if &*spec.path == "-" {
         return match spec.dockerfile.as_deref() {
-            Some("-") => Err(ContextError::BothStdin),
+            Some("-") if spec.dockerfile_text.is_none() => Err(ContextError::BothStdin),
             _ => open_stdin(spec, stdin, scratch),
         };
     }
     let context = open_fetched(&local_directory(&spec.path, &spec.cwd)?)?;
-    let (dockerfile_name, dockerfile) = match spec.dockerfile.as_deref() {
-        Some("-") => ("-".to_owned(), read_stdin(stdin)?),
+    let mut dockerfile_path = None;
+    let (dockerfile_name, dockerfile) = match &spec.dockerfile {
+        Some(name) if &**name == "-" => ("-".to_owned(), read_stdin(stdin)?),
         Some(name) if spec.dockerfile_text.is_some() => {
             (without_credentials(name), spec.dockerfile_text.clone().unwrap_or_default())
         }
-        Some(name) => given_dockerfile(name, spec, context.root(), cancel)?,
-        None => default_dockerfile(&spec.path, &context)?,
+        Some(name) => {
+            dockerfile_path = Some(spec.cwd.join(name));
+            given_dockerfile(name, spec, context.root(), cancel)?
+        }
+        None => {
+            let (name, shown, text) = default_dockerfile(&spec.path, &context)?;
+            dockerfile_path = Some(context.root().join(name));
+            (shown, text)
+        }
     };
-    let (rules, ignore_file) = ignore_rules(spec, &dockerfile_name, &context)?;
+    let (rules, ignore_file) = ignore_rules(spec, &dockerfile_name, dockerfile_path.as_deref(), &context)?;
     let context = context.with_rules(rules);
-    Ok(MainContext { context, kind: ContextKind::Directory, dockerfile_name, dockerfile, ignore_file })
+    let (kind, newest_file) = (ContextKind::Directory, None);
+    Ok(MainContext { context, kind, dockerfile_name, dockerfile, dockerfile_path, ignore_file, newest_file })
 }
 
 /// Opens a directory that was fetched from elsewhere (a git repository's tree). `-f` names a file in
@@ -97,8 +116,15 @@ pub fn open_main(
 pub fn open_tree(tree: &Path, spec: &ContextSpec) -> Result<MainContext, ContextError> {
     let context = open_fetched(tree)?;
     let (dockerfile_name, dockerfile) = dockerfile_of(&context, spec)?;
-    let kind = ContextKind::Directory;
-    Ok(MainContext { context, kind, dockerfile_name, dockerfile, ignore_file: None })
+    Ok(MainContext {
+        context,
+        kind: ContextKind::Directory,
+        dockerfile_name,
+        dockerfile,
+        dockerfile_path: None,
+        ignore_file: None,
+        newest_file: None,
+    })
 }
 
 /// Opens a directory without any rules, such as one that was fetched from elsewhere as a named context.
@@ -107,8 +133,8 @@ pub fn open_fetched(tree: &Path) -> Result<LocalContext, ContextError> {
         .map_err(|source| ContextError::Read { path: tree.to_owned(), source })
 }
 
-/// Unpacks a tar, compressed or not, into `dest`, which is made.
-pub fn unpack_archive(archive: impl Read + Send, dest: &Path) -> Result<(), ContextError> {
+/// Unpacks a tar, compressed or not, into `dest`, which is made. Gives the time of the newest file.
+pub fn unpack_archive(archive: impl Read + Send, dest: &Path) -> Result<Option<i64>, ContextError> {
     make_empty_directory(dest).map_err(|source| ContextError::Read { path: dest.to_owned(), source })?;
     let (_, content) = decompress(archive).map_err(ContextError::Stdin)?;
     unpack(content, dest)
@@ -119,23 +145,23 @@ fn dockerfile_of(context: &LocalContext, spec: &ContextSpec) -> Result<(String, 
         (Some(text), name) => {
             Ok((without_credentials(name.as_deref().unwrap_or("Dockerfile")), text.clone()))
         }
-        (None, name) => dockerfile_inside(context, name.as_deref()),
+        (None, name) => dockerfile_inside(context, name.as_ref()),
     }
 }
 
 /// Opens a local directory as a named context, under the rules of its own `.dockerignore`.
-pub fn open_named(path: &str, cwd: &Path) -> Result<LocalContext, ContextError> {
+pub fn open_named(path: &UserPath, cwd: &Path) -> Result<LocalContext, ContextError> {
     let context = open_fetched(&local_directory(path, cwd)?)?;
     let rules = rules_in(&context, b".dockerignore", &under(path, ".dockerignore"))?.unwrap_or_default();
     Ok(context.with_rules(rules))
 }
 
 /// The directory that `path` means.
-fn local_directory(path: &str, cwd: &Path) -> Result<PathBuf, ContextError> {
+fn local_directory(path: &UserPath, cwd: &Path) -> Result<PathBuf, ContextError> {
     let root = cwd.join(path);
     match fs::metadata(&root) {
         Ok(metadata) if metadata.is_dir() => return Ok(root),
-        Ok(_) => return Err(ContextError::ContextNotADirectory { path: path.to_owned() }),
+        Ok(_) => return Err(ContextError::ContextNotADirectory { path: path.to_string() }),
         Err(error) if !is_missing(&error) => return Err(ContextError::Read { path: root, source: error }),
         Err(_) => {}
     }
@@ -143,7 +169,7 @@ fn local_directory(path: &str, cwd: &Path) -> Result<PathBuf, ContextError> {
         return Err(ContextError::Remote { kind, url: without_credentials(path) });
     }
     let nearest = nearest_file(&root, path);
-    Err(ContextError::ContextMissing { path: path.to_owned(), nearest })
+    Err(ContextError::ContextMissing { path: path.to_string(), nearest })
 }
 
 /// "git" or "http" if `path` is a URL of that kind.
@@ -172,14 +198,14 @@ fn without_credentials(url: &str) -> String {
 
 /// The Dockerfile that `-f` names, relative to the working directory.
 fn given_dockerfile(
-    name: &str,
+    name: &UserPath,
     spec: &ContextSpec,
     root: &Path,
     cancel: &Cancel,
 ) -> Result<(String, Vec<u8>), ContextError> {
     let file = spec.cwd.join(name);
     if let Some(text) = read_named(&file, name, cancel)? {
-        return Ok((name.to_owned(), text));
+        return Ok((name.to_string(), text));
     }
     if let Some(kind) = remote_kind(name) {
         return Err(ContextError::RemoteDockerfile { kind, url: without_credentials(name) });
@@ -189,14 +215,18 @@ fn given_dockerfile(
         true => Some(under(&spec.path, name)),
         false => nearest_file(&file, name),
     };
-    Err(ContextError::NoDockerfile { looked_for: vec![name.to_owned()], nearest })
+    Err(ContextError::NoDockerfile { looked_for: vec![name.to_string()], nearest })
 }
 
-fn default_dockerfile(shown: &str, context: &LocalContext) -> Result<(String, Vec<u8>), ContextError> {
+/// The Dockerfile's name in the context, that to be shown, and the text.
+fn default_dockerfile(
+    shown: &str,
+    context: &LocalContext,
+) -> Result<(&'static str, String, Vec<u8>), ContextError> {
     for name in DEFAULT_NAMES {
         let shown = under(shown, name);
         if let Some(text) = read_inside(context, name.as_bytes(), &shown)? {
-            return Ok((shown, text));
+            return Ok((name, shown, text));
         }
     }
     let looked_for = DEFAULT_NAMES.map(|name| under(shown, name)).to_vec();
@@ -208,11 +238,14 @@ fn default_dockerfile(shown: &str, context: &LocalContext) -> Result<(String, Ve
 fn ignore_rules(
     spec: &ContextSpec,
     dockerfile_name: &str,
+    dockerfile: Option<&Path>,
     context: &LocalContext,
 ) -> Result<(IgnoreRules, Option<String>), ContextError> {
-    if dockerfile_name != "-" {
+    if let Some(dockerfile) = dockerfile {
         let shown = format!("{dockerfile_name}.dockerignore");
-        if let Some(rules) = rules_beside(&spec.cwd.join(&shown), &shown, context)? {
+        let mut file = dockerfile.as_os_str().to_owned();
+        file.push(".dockerignore");
+        if let Some(rules) = rules_beside(Path::new(&file), &shown, context)? {
             return Ok((rules, Some(shown)));
         }
     }
@@ -270,27 +303,55 @@ fn open_stdin(
             .map_err(|source| ContextError::Read { path: scratch.to_owned(), source })
     };
     if whole_is_tar {
-        unpack(content, scratch)?;
+        let newest_file = unpack(content, scratch)?;
         // The reference applies no ignore file to an archive: it holds what was meant to be sent.
         let context = open()?;
         let (dockerfile_name, dockerfile) = dockerfile_of(&context, spec)?;
         let kind = ContextKind::Archive;
-        return Ok(MainContext { context, kind, dockerfile_name, dockerfile, ignore_file: None });
+        return Ok(MainContext {
+            context,
+            kind,
+            dockerfile_name,
+            dockerfile,
+            dockerfile_path: None,
+            ignore_file: None,
+            newest_file,
+        });
     }
     if compression != Compression::None {
         return Err(ContextError::StdinNotTar { compression: compression.name() });
     }
     let text = read_stdin(&mut content)?;
-    if let Some(name) = &spec.dockerfile {
-        return Err(ContextError::TwoDockerfiles(name.to_owned()));
+    match (spec.downloaded, &spec.dockerfile) {
+        // As in BuildKit, a download that is no archive is the Dockerfile, and the one file of the context.
+        (Some(time), _) => write_download(scratch, &text, time)?,
+        (None, Some(name)) => return Err(ContextError::TwoDockerfiles(name.to_string())),
+        (None, None) => {}
     }
+    let context = open()?;
+    let given = spec.dockerfile_text.as_ref().map(|_| dockerfile_of(&context, spec)).transpose()?;
+    let (dockerfile_name, dockerfile) = given.unwrap_or_else(|| ("-".to_owned(), text));
     Ok(MainContext {
-        context: open()?,
+        context,
         kind: ContextKind::DockerfileOnly,
-        dockerfile_name: "-".to_owned(),
-        dockerfile: text,
+        dockerfile_name,
+        dockerfile,
+        dockerfile_path: None,
         ignore_file: None,
+        newest_file: None,
     })
+}
+
+/// What BuildKit calls a download that is a context of one file.
+const DOWNLOAD_NAME: &str = "context";
+
+fn write_download(scratch: &Path, text: &[u8], time: i64) -> Result<(), ContextError> {
+    let path = scratch.join(DOWNLOAD_NAME);
+    let time = UNIX_EPOCH + Duration::from_secs(time.try_into().unwrap_or(0));
+    let written = fs::write(&path, text)
+        .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o600)))
+        .and_then(|()| fs::File::options().write(true).open(&path)?.set_modified(time));
+    written.map_err(|source| ContextError::Read { path, source })
 }
 
 /// Makes `scratch`. What lies there already would become part of the context.
@@ -303,21 +364,23 @@ fn make_empty_directory(scratch: &Path) -> io::Result<()> {
 }
 
 /// The Dockerfile of an unpacked archive; links are followed inside it only.
-fn dockerfile_inside(context: &LocalContext, given: Option<&str>) -> Result<(String, Vec<u8>), ContextError> {
-    let names: Vec<&str> = given.map_or(DEFAULT_NAMES.to_vec(), |name| vec![name]);
+fn dockerfile_inside(
+    context: &LocalContext,
+    given: Option<&UserPath>,
+) -> Result<(String, Vec<u8>), ContextError> {
+    let names: Vec<UserPath> =
+        given.map_or_else(|| DEFAULT_NAMES.map(UserPath::from).to_vec(), |name| vec![name.clone()]);
+    let inside = |name: &UserPath| paths::clean(AsRef::<Path>::as_ref(name).as_os_str().as_bytes());
     for name in &names {
-        if let Some(text) = read_inside(context, &paths::clean(name.as_bytes()), name)? {
-            return Ok(((*name).to_owned(), text));
+        if let Some(text) = read_inside(context, &inside(name), name)? {
+            return Ok((name.to_string(), text));
         }
     }
     let nearest = match given {
-        Some(name) => context.nearest(&paths::clean(name.as_bytes())).first().map(|path| paths::show(path)),
+        Some(name) => context.nearest(&inside(name)).first().map(|path| paths::show(path)),
         None => likely_dockerfile(&context.visible_names(b"")),
     };
-    Err(ContextError::NoDockerfile {
-        looked_for: names.iter().map(|name| (*name).to_owned()).collect(),
-        nearest,
-    })
+    Err(ContextError::NoDockerfile { looked_for: names.iter().map(ToString::to_string).collect(), nearest })
 }
 
 fn read_stdin(stdin: &mut (dyn Read + Send)) -> Result<Vec<u8>, ContextError> {

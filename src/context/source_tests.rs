@@ -21,9 +21,10 @@ impl Desk {
 
     fn open(&self, path: &str, dockerfile: Option<&str>, stdin: &[u8]) -> Result<MainContext, String> {
         let spec = ContextSpec {
-            path: path.to_owned(),
-            dockerfile: dockerfile.map(str::to_owned),
+            path: path.into(),
+            dockerfile: dockerfile.map(Into::into),
             dockerfile_text: None,
+            downloaded: None,
             cwd: self.0.path().join("cwd"),
         };
         let cancel = Cancel::new().expect("a descriptor");
@@ -115,7 +116,7 @@ fn a_bad_ignore_file_is_named_with_its_line() {
 #[test]
 fn named_contexts_have_their_own_ignore_file() {
     let desk = Desk::with(&[("n/a", ""), ("n/b", ""), ("n/.dockerignore", ".*\nb")]);
-    let context = open_named("n", &desk.0.path().join("cwd")).expect("opens");
+    let context = open_named(&"n".into(), &desk.0.path().join("cwd")).expect("opens");
     assert_eq!(files(&context), ["a"]);
 }
 
@@ -191,7 +192,8 @@ fn standard_input_is_used_once() {
         }
     }
     let cwd = local.0.path().join("cwd");
-    let spec = ContextSpec { path: ".".to_owned(), dockerfile: None, dockerfile_text: None, cwd };
+    let spec =
+        ContextSpec { path: ".".into(), dockerfile: None, dockerfile_text: None, downloaded: None, cwd };
     let cancel = Cancel::new().expect("a descriptor");
     open_main(&spec, &mut Untouched, &local.0.path().join("scratch"), &cancel).expect("opens");
     assert!(!local.0.path().join("scratch").exists());

@@ -26,5 +26,6 @@ pub use root::{
     parse_node_record, parse_owner_record,
 };
 pub use space::{
-    disk_space, disk_usage, file_system_name, has_user_attributes, is_full, names_full_disk, shown_size,
+    disk_space, disk_usage, file_system_name, free_space, has_user_attributes, is_full, names_full_disk,
+    shown_size,
 };

@@ -21,6 +21,12 @@ pub fn disk_space(path: &Path) -> io::Result<(u64, u64)> {
     Ok((stat.f_blocks.saturating_mul(stat.f_frsize), stat.f_bavail.saturating_mul(stat.f_frsize)))
 }
 
+/// Bytes of the file system that holds `path` which somebody may still fill, if only root.
+pub fn free_space(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(stat.f_bfree.saturating_mul(stat.f_frsize))
+}
+
 /// Whether a file system or a quota is full.
 pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)

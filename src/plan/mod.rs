@@ -9,6 +9,7 @@ mod chmod;
 mod config;
 mod definition;
 mod duration;
+mod epoch;
 mod error;
 mod graph;
 mod render;
@@ -17,6 +18,7 @@ mod scope;
 mod stage;
 
 pub use chmod::Chmod;
+pub use epoch::{Epoch, EpochSource, epoch};
 pub use error::{PlanError, PlanWarning};
 pub use graph::{
     Base, BaseId, CopyOrigin, CopyStep, Device, FromStep, HOST_GATEWAY, InlineFile, Plan, RemoteSource,

@@ -29,6 +29,14 @@ pub fn plan(dockerfile: &Dockerfile, input: &PlanInput, bases: &BaseConfigs) -> 
     builder.finish(target).map(|plan| Planned::Ready(Box::new(plan)))
 }
 
+/// The variables that `FROM` lines see.
+pub(super) fn global_scope(dockerfile: &Dockerfile, input: &PlanInput) -> Result<Scope, PlanError> {
+    let bases = BaseConfigs::default();
+    let mut builder = Builder::empty(dockerfile, input, &bases);
+    builder.set_globals()?;
+    Ok(builder.globals)
+}
+
 pub(super) struct Builder<'a> {
     pub dockerfile: &'a Dockerfile,
     pub input: &'a PlanInput,
@@ -43,12 +51,8 @@ pub(super) struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(
-        dockerfile: &'a Dockerfile,
-        input: &'a PlanInput,
-        bases: &'a BaseConfigs,
-    ) -> Result<Self, PlanError> {
-        let mut builder = Builder {
+    fn empty(dockerfile: &'a Dockerfile, input: &'a PlanInput, bases: &'a BaseConfigs) -> Self {
+        Builder {
             dockerfile,
             input,
             bases,
@@ -59,7 +63,15 @@ impl<'a> Builder<'a> {
             images: BTreeMap::new(),
             needs: Vec::new(),
             warnings: Vec::new(),
-        };
+        }
+    }
+
+    fn new(
+        dockerfile: &'a Dockerfile,
+        input: &'a PlanInput,
+        bases: &'a BaseConfigs,
+    ) -> Result<Self, PlanError> {
+        let mut builder = Self::empty(dockerfile, input, bases);
         builder.set_globals()?;
         for index in 0..dockerfile.stages.len() {
             let from = builder.resolve_from(index)?;

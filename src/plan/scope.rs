@@ -20,6 +20,11 @@ impl Scope {
         }
     }
 
+    /// Forgets a variable.
+    pub fn remove(&mut self, name: &str) {
+        self.values.retain(|(known, _)| known != name);
+    }
+
     /// The value of a variable.
     pub fn value(&self, name: &str) -> Option<&str> {
         self.values.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())

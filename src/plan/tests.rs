@@ -16,6 +16,7 @@ fn input() -> PlanInput {
         target: None,
         stage: None,
         build_args: Vec::new(),
+        epoch: None,
         labels: Vec::new(),
         contexts: BTreeMap::new(),
         platform: platform.clone(),

@@ -80,6 +80,8 @@ impl<'a> Parts<'a> {
             Some((userinfo, host)) => (Some(userinfo), host),
             None => (None, authority),
         };
+        // An empty port is the scheme's own (RFC 3986, 3.2.3).
+        let host = host.strip_suffix(':').unwrap_or(host);
         Some(Parts { scheme: scheme.to_ascii_lowercase(), userinfo, host, path, query, fragment })
     }
 

@@ -18,6 +18,15 @@ pub struct FileServer {
 impl FileServer {
     /// Serves the files below `root`.
     pub fn start(root: &Path) -> Self {
+        Self::with(root, Some("Wed, 01 Jan 2020 00:00:00 GMT"))
+    }
+
+    /// As [`FileServer::start`], without saying how old the files are.
+    pub fn undated(root: &Path) -> Self {
+        Self::with(root, None)
+    }
+
+    fn with(root: &Path, modified: Option<&'static str>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let host = listener.local_addr().expect("an address").to_string();
         let log: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -25,7 +34,7 @@ impl FileServer {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (root, seen) = (root.clone(), seen.clone());
-                std::thread::spawn(move || serve(stream, &root, &seen));
+                std::thread::spawn(move || serve(stream, &root, modified, &seen));
             }
         });
         FileServer { host, log }
@@ -42,7 +51,7 @@ impl FileServer {
     }
 }
 
-fn serve(stream: TcpStream, root: &Path, log: &Mutex<Vec<String>>) {
+fn serve(stream: TcpStream, root: &Path, modified: Option<&str>, log: &Mutex<Vec<String>>) {
     let mut reader = BufReader::new(stream);
     loop {
         let mut lines = Vec::new();
@@ -81,10 +90,9 @@ fn serve(stream: TcpStream, root: &Path, log: &Mutex<Vec<String>>) {
         let authorization = header("authorization").unwrap_or_default();
         log.lock().expect("the log").push(format!("{status} {path} {authorization}").trim_end().to_owned());
         let length = body.len();
-        let head = format!(
-            "HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nETag: {etag}\r\n\
-             Last-Modified: Wed, 01 Jan 2020 00:00:00 GMT\r\n\r\n"
-        );
+        let modified = modified.map_or_else(String::new, |time| format!("Last-Modified: {time}\r\n"));
+        let head =
+            format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nETag: {etag}\r\n{modified}\r\n");
         let stream = reader.get_mut();
         let head_only = first.starts_with("HEAD");
         let wrote = stream.write_all(head.as_bytes());

@@ -26,7 +26,8 @@ impl<'a> Builder<'a> {
             let InstructionKind::Arg(declarations) = &instruction.kind else { continue };
             for declaration in declarations {
                 let name = &declaration.name.text;
-                if let Some(value) = self.build_arg(name) {
+                let epoch = self.input.epoch.as_deref().filter(|_| name == "SOURCE_DATE_EPOCH");
+                if let Some(value) = self.build_arg(name).or(epoch) {
                     self.globals.set(name, value);
                 } else if let Some(default) = &declaration.default {
                     let value = self.expand_global(default)?;
