@@ -81,16 +81,18 @@ impl<'a> Reader<'a> {
     pub(super) fn next_statement(&mut self) -> Option<Statement> {
         let mut comments = Vec::new();
         while let Some(line) = self.next_line() {
-            // A blank line ends no block of comments, and one that is indented belongs to none.
-            if let Some(comment) = line.text.strip_prefix('#') {
-                match comment.trim() {
+            let text = line.text.trim_start();
+            if text.starts_with('#') {
+                // As in BuildKit one character goes, which need not be the sign: an indented comment keeps it,
+                // so that it is part of a block and yet describes nothing.
+                match line.text.chars().skip(1).collect::<String>().trim() {
                     "" => comments.clear(),
                     comment => comments.push(comment.to_owned()),
                 }
                 continue;
             }
-            let text = line.text.trim_start();
-            if text.is_empty() || text.starts_with('#') {
+            // A blank line ends no block of comments.
+            if text.is_empty() {
                 continue;
             }
             let start = line.start + (line.text.len() - text.len());

@@ -201,6 +201,10 @@ impl Walk<'_, '_, '_> {
                 self.state.scope.set(name, value);
             }
             self.state.declared.push(name.clone());
+            // Taking the global value once more changes nothing about what the stage declared before.
+            if !own && self.state.args.iter().any(|arg| arg.name == *name && arg.value.is_some()) {
+                continue;
+            }
             self.state.args.retain(|arg| arg.name != *name);
             self.state.args.push(StageArg {
                 name: name.clone(),

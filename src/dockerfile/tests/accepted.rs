@@ -106,7 +106,7 @@ fn comments_above_belong_to_the_instruction_from_an_empty_one_on() {
         "# check=skip=x\n# old\n#\n# one\n#  two\nFROM x\n# far\n\n  # indented\n# near\n\nARG a\nRUN x\n",
     );
     assert_eq!(file.stages[0].from.comments, ["one", "two"]);
-    assert_eq!(file.stages[0].instructions[0].comments, ["far", "near"]);
+    assert_eq!(file.stages[0].instructions[0].comments, ["far", "# indented", "near"]);
     assert!(file.stages[0].instructions[1].comments.is_empty());
 }
 

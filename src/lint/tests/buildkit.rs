@@ -107,7 +107,8 @@ fn experimental_rules_fire_where_they_are_asked_for() {
         // An empty comment ends a block, a blank line does not.
         ("# what\n#\nFROM x AS y\n", ""),
         ("# what\n\nFROM x AS y\n", "InvalidDefinitionDescription@3"),
-        ("  # what\nFROM x AS y\n", ""),
+        // An indented one describes nothing.
+        ("  # y one\nFROM x AS y\n", "InvalidDefinitionDescription@2"),
         ("# what\nFROM x\n", ""),
         ("# what\nARG A\nFROM x\n", "InvalidDefinitionDescription@2"),
         ("FROM x\n# B it\nARG A B\n", ""),

@@ -172,6 +172,8 @@ fn outlines_show_what_others_are_made_of() {
         ("ARG A=1\nARG B=$A\nARG C=$B\nFROM x:$C\n", "A=1 B=1 C=1"),
         ("ARG A=1\nARG B=${A:-2}\nFROM x\nARG A=5\nARG B\n", "B=1 A=5"),
         ("ARG A=1\nFROM x AS a\nARG B=$A\nFROM a\n", "B="),
+        ("ARG A=1\nFROM x\nARG A=2 A\n", "A=2"),
+        ("FROM x\nARG TARGETARCH=2\nARG TARGETARCH\n", "TARGETARCH=2"),
         ("ARG A=1\nFROM x:$A AS a\nARG A=2\nFROM a\n", "A=1"),
         ("ARG A=1\nARG B=$A\nFROM x:$B AS a\nARG A=2\nFROM a AS b\nFROM b\n", "A=1 B=1"),
         ("ARG A=1\nFROM x:$A AS a\nARG A=2\nFROM a\nARG A=3\n", "A=3"),
