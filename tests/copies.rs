@@ -19,6 +19,7 @@ const DOCKERFILE: &str = "FROM busybox AS other
 RUN mkdir /o && echo o > /o/f && chown -R 7:8 /o
 FROM busybox
 RUN mkdir -m 750 /d && echo x > /d/f && chown 1000:2000 /d/f && echo l > /d/l && ln /d/l /d/hard && ln -s f /d/link && mkfifo /d/p
+RUN echo more >> /d/hard && stat -c %Y /etc > /time
 RUN rm /bin/sleep && echo changed > /etc/motd && chmod 6755 /d/f && mv /home/app /home/moved
 RUN --mount=type=cache,target=/c --mount=type=tmpfs,target=/t --mount=type=secret,id=s --mount=target=/context \\
     --mount=type=bind,from=other,source=/o,target=/b,rw \\

@@ -1,7 +1,6 @@
 //! Copying a layer's directory onto a plain root file system, for places where overlayfs cannot be
 //! mounted.
 
-use std::collections::HashMap;
 use std::io;
 
 use rustix::fs::FileType;
@@ -9,9 +8,9 @@ use rustix::fs::FileType;
 use super::root::{Root, TreeEntry, is_overlay_private};
 
 /// Puts a layer directory in overlay form onto `dest`: deletions delete, everything else is copied
-/// with its metadata. `keep_owners` is false where only one ID is mapped.
+/// with its metadata. `keep_owners` is false where only one ID is mapped. Names of one file become files, as an overlay
+/// parts them when one of them is changed.
 pub fn copy_layer(layer: &Root, dest: &Root, keep_owners: bool) -> io::Result<()> {
-    let mut links: HashMap<(u32, u32, u64), Vec<u8>> = HashMap::new();
     let mut dirs = Vec::new();
     for entry in layer.walk()? {
         let path = entry.path.as_slice();
@@ -37,13 +36,6 @@ pub fn copy_layer(layer: &Root, dest: &Root, keep_owners: bool) -> io::Result<()
             }
             dirs.push((entry, xattrs));
             continue;
-        }
-        if entry.stat.stx_nlink > 1 {
-            if let Some(first) = links.get(&entry.identity()) {
-                dest.make_link(first, path)?;
-                continue;
-            }
-            links.insert(entry.identity(), path.to_vec());
         }
         copy_one(layer, dest, &entry)?;
         copy_metadata(dest, &entry, &xattrs, keep_owners)?;

@@ -187,11 +187,7 @@ impl PlainRoot {
             } else if entry.stat.stx_size == 0 {
                 let _ = root.remove(point);
             }
-            // That changed the time of the directory above, which the process may have left alone.
-            if let Some(above) = above {
-                let _ =
-                    root.set_mtime(&above.path, above.stat.stx_mtime.tv_sec, above.stat.stx_mtime.tv_nsec);
-            }
+            keep_time(root, above.as_ref());
         }
     }
 }
@@ -210,12 +206,23 @@ fn make_points(root: &Root, more: &[(Vec<u8>, bool)]) -> Vec<Vec<u8>> {
         if !matches!(root.stat(&path), Ok(None)) {
             continue;
         }
+        let above = parent(&path).unwrap_or_default();
+        let before = root.stat(above).ok().flatten();
         let result = if is_file { root.create_file(&path).map(drop) } else { root.make_dir(&path) };
         if result.and_then(|()| root.set_mode(&path, if is_file { 0o644 } else { 0o755 })).is_ok() {
             made.push(path);
         }
+        keep_time(root, before.as_ref());
     }
     made
+}
+
+/// A mount point that comes or goes changes the time of the directory above, which is the process's to see and to
+/// set.
+fn keep_time(root: &Root, dir: Option<&TreeEntry>) {
+    if let Some(TreeEntry { path, stat, .. }) = dir {
+        let _ = root.set_mtime(path, stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec);
+    }
 }
 
 fn parent(path: &[u8]) -> Option<&[u8]> {
