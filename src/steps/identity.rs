@@ -42,7 +42,7 @@ pub enum IdentityError {
     /// Not in group.
     #[error("unable to find group {0}: no matching entries in /etc/group of the image")]
     NoGroup(String),
-    /// A number that RUN takes only with another number: `4000000000:4000000000`, but not alone.
+    /// A number that no runtime and no private user namespace takes; refused in every mode alike.
     #[error("user and group IDs must be in range 0-{MAX_ID}: {0}")]
     OutOfRange(String),
 }
@@ -67,7 +67,7 @@ impl Accounts {
         let numeric = user.parse::<u32>().ok();
         let group_number = group.and_then(|group| group.parse::<u32>().ok());
         let large = |id: Option<u32>| id.is_some_and(|id| id > MAX_ID);
-        if (numeric.is_none() || group_number.is_none()) && (large(numeric) || large(group_number)) {
+        if large(numeric) || large(group_number) {
             return Err(IdentityError::OutOfRange(text.to_owned()));
         }
         let entry = self.passwd_lines().find(|line| line.name == user || numeric == Some(line.uid));
