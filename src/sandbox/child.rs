@@ -33,6 +33,7 @@ pub(super) enum Stage {
     Proc,
     Sys,
     Dev,
+    Terminal,
     Etc,
     Mounts,
     Masking,
@@ -57,7 +58,7 @@ pub(super) enum Stage {
 }
 
 /// Words for the stages, in order.
-pub(super) const STAGES: [&str; 28] = [
+pub(super) const STAGES: [&str; 29] = [
     "start the process",
     "enter the network namespace",
     "make the mount namespace private",
@@ -67,6 +68,7 @@ pub(super) const STAGES: [&str; 28] = [
     "mount /proc",
     "mount /sys",
     "set up /dev",
+    "make a terminal",
     "mount /etc/hosts and the like",
     "mount what RUN --mount asks for",
     "hide kernel files",
@@ -89,6 +91,7 @@ pub(super) const STAGES: [&str; 28] = [
 ];
 
 /// The child's descriptors.
+#[derive(Clone, Copy)]
 pub(super) struct Streams<'a> {
     pub stdin: BorrowedFd<'a>,
     pub stdout: BorrowedFd<'a>,
@@ -99,6 +102,8 @@ pub(super) struct Streams<'a> {
     pub error: BorrowedFd<'a>,
     /// Takes what the supervisor must know ([`Listening`]).
     pub listener: BorrowedFd<'a>,
+    /// A socket that takes the other end of the terminal that the child makes for its streams, in place of those above.
+    pub terminal: Option<BorrowedFd<'a>>,
 }
 
 /// What the child tells its supervisor, before the program starts.
@@ -177,7 +182,7 @@ fn set_up(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
     mount_proc(root.as_fd())?;
     let proc = plan.profile.as_ref().map(|_| open_proc(root.as_fd())).transpose().at(Stage::Confinement)?;
     mount_sys(root.as_fd()).at(Stage::Sys)?;
-    mount_dev(plan, root.as_fd())?;
+    let terminal = mount_dev(plan, root.as_fd(), streams.terminal)?;
     let nodes = node_mounts(plan, root.as_fd()).at(Stage::Dev)?;
     for (path, is_file) in &plan.dev_points {
         make_point(root.as_fd(), path, *is_file).at(Stage::Dev)?;
@@ -208,7 +213,12 @@ fn set_up(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
     if plan.loopback {
         syscalls::loopback_up().at(Stage::Loopback)?;
     }
-    enter(plan, streams, proc.as_ref().map(OwnedFd::as_fd), nodes)
+    let own = terminal.as_ref().map(OwnedFd::as_fd);
+    let streams = match own {
+        Some(own) => Streams { stdin: own, stdout: own, stderr: own, ..*streams },
+        None => *streams,
+    };
+    enter(plan, &streams, proc.as_ref().map(OwnedFd::as_fd), nodes)
 }
 
 /// Where the supervisor may make device nodes: found before anything of this machine is mounted.

@@ -14,6 +14,7 @@ use super::child::{At as _, Failure, Stage};
 use super::prepare::{Overlay, Plan, Prepared};
 use super::private;
 use super::syscalls::{self, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
+use super::terminal;
 
 /// Docker's list of files that say too much.
 pub(super) const MASKED: [&CStr; 15] = [
@@ -236,7 +237,12 @@ pub(super) fn mount_proc(root: BorrowedFd<'_>) -> Result<(), Failure> {
     attach_inside(proc.as_fd(), root, c"proc").at(Stage::Proc)
 }
 
-pub(super) fn mount_dev(plan: &Plan, root: BorrowedFd<'_>) -> Result<(), Failure> {
+/// Gives the terminal of the process, if it gets one; its other end goes through `terminal`.
+pub(super) fn mount_dev(
+    plan: &Plan,
+    root: BorrowedFd<'_>,
+    terminal: Option<BorrowedFd<'_>>,
+) -> Result<Option<OwnedFd>, Failure> {
     let dev =
         new_fs(c"tmpfs", &plan.dev_options, MOUNT_ATTR_NOSUID | root_attributes(plan)).at(Stage::Dev)?;
     let dir = dev.as_fd();
@@ -251,13 +257,14 @@ pub(super) fn mount_dev(plan: &Plan, root: BorrowedFd<'_>) -> Result<(), Failure
         rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(0o755)).at(Stage::Dev)?;
     }
     let safe = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-    mount_pts(plan, dir).at(Stage::Dev)?;
+    let pts = mount_pts(plan, dir).at(Stage::Dev)?;
     let shm = new_fs(c"tmpfs", &plan.shm_options, safe).at(Stage::Dev)?;
     attach(shm.as_fd(), dir, c"shm", false).at(Stage::Dev)?;
     if let Ok(queue) = new_fs(c"mqueue", &[], safe) {
         attach(queue.as_fd(), dir, c"mqueue", false).at(Stage::Dev)?;
     }
-    Ok(())
+    let made = terminal.map(|socket| make_terminal(plan, dir, pts.as_fd(), socket));
+    made.transpose().at(Stage::Terminal)
 }
 
 /// Makes a mount point in the new `/dev`; one that is there already is fine.
@@ -308,7 +315,7 @@ pub(super) fn make_points(root: BorrowedFd<'_>, target: &CStr, is_dir: bool) -> 
     Ok(())
 }
 
-fn mount_pts(plan: &Plan, dev: BorrowedFd<'_>) -> Result<(), Errno> {
+fn mount_pts(plan: &Plan, dev: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let fs = rustix::mount::fsopen(c"devpts", FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_set_flag(&fs, c"newinstance").or(Ok(()))?;
     rustix::mount::fsconfig_set_string(&fs, c"ptmxmode", c"0666")?;
@@ -319,7 +326,26 @@ fn mount_pts(plan: &Plan, dev: BorrowedFd<'_>) -> Result<(), Errno> {
     rustix::mount::fsconfig_create(&fs)?;
     let flags = MountAttrFlags::from_bits_retain((MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC) as u32);
     let pts = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, flags)?;
-    attach(pts.as_fd(), dev, c"pts", false)
+    attach(pts.as_fd(), dev, c"pts", false)?;
+    Ok(pts)
+}
+
+/// The terminal of the process, which is `/dev/console` too, as in a container.
+fn make_terminal(
+    plan: &Plan,
+    dev: BorrowedFd<'_>,
+    pts: BorrowedFd<'_>,
+    socket: BorrowedFd<'_>,
+) -> Result<OwnedFd, Errno> {
+    let own = terminal::make(pts, socket)?;
+    if let Some(owner) = plan.stream_owner {
+        owner.give(&own, false);
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    drop(rustix::fs::openat(dev, c"console", flags, Mode::from_raw_mode(0o600))?);
+    let tree = clone_tree(&own, c"", false)?;
+    attach(tree.as_fd(), dev, c"console", false)?;
+    Ok(own)
 }
 
 /// Binds one of the machine's own device nodes: the directory it appears in lets no other be opened.

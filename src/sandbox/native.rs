@@ -219,6 +219,7 @@ impl Running {
             go: go_read.as_fd(),
             error: error_write.as_fd(),
             listener: listener_write.as_fd(),
+            terminal: terminal.as_ref().map(|(_, end)| end.as_fd()),
         };
         let number_of_go = std::os::fd::AsRawFd::as_raw_fd(&go_write);
         let live = || {
@@ -231,7 +232,9 @@ impl Running {
             unsafe { lifeline::clone_step(plan.namespaces, &live) }.map_err(namespace_error)?;
         drop(child_ends);
         drop((error_write, listener_write));
-        let mut running = Running { pidfd, output, error: error_read, relays, terminal, supervisor: None };
+        let terminal = terminal.map(|(own, _)| own);
+        let mut running =
+            Running { pidfd, output, error: error_read, relays, terminal: None, supervisor: None };
         if let Some(error) = cgroup.and_then(|cgroup| cgroup.add(running.pidfd.as_fd()).err()) {
             // Without a word from here the child ends by itself; it is collected either way.
             drop(go_write);
@@ -242,6 +245,7 @@ impl Running {
         let _ = rustix::io::write(&go_write, b"g");
         // While it sets itself up.
         drop(helpers);
+        running.terminal = terminal.as_ref().and_then(Terminal::receive);
         if let Some(duty) = plan.asks
             && let Err(error) = running.supervise(&listener_read, &go_write, duty)
         {

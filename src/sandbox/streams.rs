@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FileType, Gid, Uid, fchown, fstat};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::isatty;
 
@@ -18,7 +19,6 @@ use crate::event::Stream;
 
 use super::prepare::Plan;
 use super::spec::{SandboxError, Stdio};
-use super::terminal::Terminal;
 
 const BUFFER: usize = 64 * 1024;
 
@@ -29,7 +29,8 @@ pub(super) struct Wiring {
     /// What is read line by line.
     pub output: Vec<(Stream, OwnedFd)>,
     pub relays: Vec<Relay>,
-    pub terminal: Option<Terminal>,
+    /// Where the terminal that the process makes arrives, and the end that the process sends it through.
+    pub terminal: Option<(OwnedFd, OwnedFd)>,
 }
 
 /// Who owns the streams, as rbuild sees it.
@@ -41,7 +42,7 @@ pub(super) struct StreamOwner {
 
 impl StreamOwner {
     /// Not the group of the process, as runc has it: a terminal must keep its own.
-    fn give(self, fd: &OwnedFd, group: bool) {
+    pub(super) fn give(self, fd: &OwnedFd, group: bool) {
         // Where rbuild has not the right, the streams work all the same; only opening them by name does not.
         let gid = group.then(|| Gid::from_raw(self.gid));
         let _ = fchown(fd, Some(Uid::from_raw(self.uid)), gid);
@@ -70,16 +71,17 @@ impl Wiring {
             Stdio::Lines => Self::lines(plan, false),
             Stdio::Merged => Self::lines(plan, true),
             Stdio::Inherit => Self::inherit(plan),
-            Stdio::Terminal => {
-                let (terminal, child_ends) =
-                    Terminal::open().map_err(|error| SandboxError::setup("make a terminal", error))?;
-                if let Some(owner) = plan.stream_owner {
-                    owner.give(&child_ends[0], false);
-                }
-                let terminal = Some(terminal);
-                Ok(Wiring { child_ends, output: Vec::new(), relays: Vec::new(), terminal })
-            }
+            Stdio::Terminal => Self::terminal(),
         }
+    }
+
+    fn terminal() -> Result<Self, SandboxError> {
+        let null = || File::open("/dev/null").map_err(|error| SandboxError::setup("open /dev/null", error));
+        let flags = SocketFlags::CLOEXEC;
+        let sockets = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+            .map_err(|errno| SandboxError::setup("make a socket", errno))?;
+        let child_ends = [null()?.into(), null()?.into(), null()?.into()];
+        Ok(Wiring { child_ends, output: Vec::new(), relays: Vec::new(), terminal: Some(sockets) })
     }
 
     fn lines(plan: &Plan, merged: bool) -> Result<Self, SandboxError> {

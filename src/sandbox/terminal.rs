@@ -1,11 +1,20 @@
 //! A pseudo-terminal between a process and the user's own terminal.
+//!
+//! The process makes it in the devpts of its own root, so that its name there is right (`tty`, `/dev/console`), and
+//! sends rbuild the other end.
 
-use std::io;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
+};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 
 const BUFFER: usize = 16 * 1024;
@@ -18,18 +27,30 @@ pub(super) struct Terminal {
 }
 
 impl Terminal {
-    /// A terminal, and three copies of the process's end.
-    pub fn open() -> io::Result<(Self, [OwnedFd; 3])> {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
-        grantpt(&master)?;
-        unlockpt(&master)?;
-        let name = ptsname(&master, Vec::new())?;
-        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let slave = rustix::fs::open(&*name, flags, Mode::empty())?;
+    /// Takes the end that the process sends; `None` if it ends before.
+    pub fn receive(socket: &OwnedFd) -> Option<Self> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut byte = [0u8; 1];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let received = loop {
+            let buffers = &mut [IoSliceMut::new(&mut byte)];
+            match rustix::net::recvmsg(socket, buffers, &mut control, flags) {
+                Err(Errno::INTR) => {}
+                other => break other.ok()?,
+            }
+        };
+        if received.bytes == 0 {
+            return None;
+        }
+        let master = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+            _ => None,
+        })?;
         let mut terminal = Terminal { master, saved: None, input_open: true };
         terminal.make_raw();
         terminal.copy_size();
-        Ok((terminal, [slave.try_clone()?, slave.try_clone()?, slave]))
+        Some(terminal)
     }
 
     /// Keys go to the process as they are typed.
@@ -87,6 +108,21 @@ impl Drop for Terminal {
     }
 }
 
+/// Makes a terminal in the devpts at `pts` and sends its other end through `socket`: the process's side, which
+/// allocates nothing.
+pub(super) fn make(pts: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let master = rustix::fs::openat(pts, c"ptmx", flags, Mode::empty())?;
+    unlockpt(&master)?;
+    let own = ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [master.as_fd()];
+    control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    rustix::net::sendmsg(socket, &[IoSlice::new(b"t")], &mut control, SendFlags::empty())?;
+    Ok(own)
+}
+
 /// Copies once; `false` when there is nothing more.
 fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> bool {
     let mut buffer = [0u8; BUFFER];
@@ -95,7 +131,7 @@ fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> bool {
     while !rest.is_empty() {
         match rustix::io::write(to, rest) {
             Ok(written) => rest = &rest[written..],
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::INTR) => {}
             Err(_) => return false,
         }
     }

@@ -89,7 +89,7 @@ pub(in super::super) fn hand_over(
     if call.shares_sys {
         bind_sys(points.as_fd()).at(Stage::Sys)?;
     }
-    mount_dev(plan, points.as_fd())?;
+    mount_dev(plan, points.as_fd(), None)?;
     for (path, is_file) in &plan.dev_points {
         make_point(points.as_fd(), path, *is_file).at(Stage::Dev)?;
     }
