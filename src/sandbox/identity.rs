@@ -224,12 +224,14 @@ fn set_three(old: Triple, wanted: Triple, capable: bool) -> Result<Triple, Errno
 pub(super) type Badge = u64;
 
 /// The credentials of the processes that changed theirs, by their badges. Without a known badge a process is
-/// root.
+/// root, in the groups that the step began with.
 ///
 /// What a step can make it hold is bounded: some 10 MiB.
 #[derive(Debug)]
 pub(super) struct Identities {
     known: HashMap<Badge, Credentials>,
+    /// Of processes without a known badge.
+    first: Credentials,
     /// Of all known credentials together.
     groups: usize,
     /// With so many it is time to look for those that no process has any more.
@@ -240,7 +242,13 @@ pub(super) struct Identities {
 
 impl Default for Identities {
     fn default() -> Self {
-        Identities { known: HashMap::new(), groups: 0, crowded: 0, last: Badge::MAX }
+        Identities {
+            known: HashMap::new(),
+            first: Credentials::default(),
+            groups: 0,
+            crowded: 0,
+            last: Badge::MAX,
+        }
     }
 }
 
@@ -250,8 +258,16 @@ impl Identities {
     /// Below this, nobody looks for unused ones.
     const FEW: usize = 256;
 
+    /// For processes that begin with these supplementary groups.
+    pub(super) fn beginning_in(groups: &[u32]) -> Self {
+        Identities {
+            first: Credentials { groups: groups.into(), ..Credentials::default() },
+            ..Self::default()
+        }
+    }
+
     pub(super) fn of(&self, badge: Badge) -> Credentials {
-        self.known.get(&badge).cloned().unwrap_or_default()
+        self.known.get(&badge).cloned().unwrap_or_else(|| self.first.clone())
     }
 
     /// Gives a new badge to wear instead of the old one; `ENOMEM` if it is too much for one step. `worn` finds

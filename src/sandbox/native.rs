@@ -191,11 +191,16 @@ struct Supervision {
 }
 
 impl Supervision {
-    fn start(listener: OwnedFd, duty: Duty, mounts: NodeMounts) -> Result<Self, SandboxError> {
+    fn start(
+        listener: OwnedFd,
+        duty: Duty,
+        mounts: NodeMounts,
+        groups: Vec<u32>,
+    ) -> Result<Self, SandboxError> {
         let (stop_read, stop) = pipe()?;
         let thread = std::thread::Builder::new()
             .name("supervisor".into())
-            .spawn(move || supervisor::supervise(&listener, &stop_read, duty, mounts))
+            .spawn(move || supervisor::supervise(&listener, &stop_read, duty, mounts, &groups))
             .map_err(|error| SandboxError::setup("start a thread", error))?;
         Ok(Supervision { thread, stop })
     }
@@ -247,7 +252,7 @@ impl Running {
         drop(helpers);
         running.terminal = terminal.as_ref().and_then(Terminal::receive);
         if let Some(duty) = plan.asks
-            && let Err(error) = running.supervise(&listener_read, &go_write, duty)
+            && let Err(error) = running.supervise(&listener_read, &go_write, duty, &spec.user.groups)
         {
             drop(go_write);
             return running.reap(Err(error)).map(|_| running);
@@ -256,7 +261,13 @@ impl Running {
     }
 
     /// Fetches the descriptor where the child's filter asks, and has it answered.
-    fn supervise(&mut self, number: &OwnedFd, go: &OwnedFd, duty: Duty) -> Result<(), SandboxError> {
+    fn supervise(
+        &mut self,
+        number: &OwnedFd,
+        go: &OwnedFd,
+        duty: Duty,
+        groups: &[u32],
+    ) -> Result<(), SandboxError> {
         let mut bytes = [0u8; Listening::LENGTH];
         if rustix::io::read(number, &mut bytes) != Ok(Listening::LENGTH) {
             // It ended before: the error pipe tells why.
@@ -265,7 +276,7 @@ impl Running {
         let told = Listening::from_bytes(&bytes);
         let listener = syscalls::copy_descriptor(self.pidfd.as_fd(), told.descriptor)
             .map_err(|errno| SandboxError::setup("supervise system calls", errno))?;
-        self.supervisor = Some(Supervision::start(listener, duty, told.mounts)?);
+        self.supervisor = Some(Supervision::start(listener, duty, told.mounts, groups.to_vec())?);
         let _ = rustix::io::write(go, b"g");
         Ok(())
     }

@@ -140,6 +140,7 @@ pub(super) fn plan(
     let sandboxed = spec.security == Security::Sandbox;
     let asks = match (single_id, private_ids) {
         (true, _) if spec.user.uid == 0 => Some(Duty::OneId),
+        (true, _) => Some(Duty::Groups),
         (_, Some(_)) if sandboxed => Some(Duty::Devices),
         _ => None,
     };
@@ -174,6 +175,7 @@ pub(super) fn plan(
         capabilities: sandboxed.then_some(DEFAULT_CAPABILITIES & permitted),
         filter: match (sandboxed, asks) {
             (_, Some(Duty::OneId)) => Some(seccomp::single_id_filter(!sandboxed)),
+            (_, Some(Duty::Groups)) => Some(seccomp::groups_filter(!sandboxed)),
             (_, Some(Duty::Devices)) => Some(seccomp::device_filter()),
             (true, None) => Some(seccomp::default_filter()),
             (false, None) => None,

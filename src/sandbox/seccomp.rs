@@ -182,6 +182,16 @@ pub(super) fn single_id_filter(all: bool) -> Vec<sock_filter> {
     program
 }
 
+/// The filter for a user beside root where there is one ID only: what groups it has is asked about. With `all`,
+/// everything else is allowed.
+pub(super) fn groups_filter(all: bool) -> Vec<sock_filter> {
+    let mut program = head();
+    program.push(op(JUMP_EQUAL, libc::SYS_getgroups as u32, 0, 1));
+    program.push(op(RETURN, ASK, 0, 0));
+    program.extend(if all { vec![op(RETURN, ALLOW, 0, 0)] } else { rest() });
+    program
+}
+
 /// The default filter for processes that are not root of this machine: those calls are asked about with
 /// which root makes device nodes.
 pub(super) fn device_filter() -> Vec<sock_filter> {

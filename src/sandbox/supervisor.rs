@@ -40,6 +40,8 @@ const KEEP: u32 = u32::MAX;
 pub(super) enum Duty {
     /// Owners and identities, of which there is one.
     OneId,
+    /// Supplementary groups, which a user beside root cannot have where there is one ID.
+    Groups,
     /// Device nodes, which only root of this machine may make.
     Devices,
 }
@@ -64,8 +66,9 @@ pub(super) fn mount_number(file: BorrowedFd<'_>) -> Result<u64, Errno> {
 }
 
 /// Answers until `listener` has nobody left to ask or `stop` has no other end.
-pub(super) fn supervise(listener: &OwnedFd, stop: &OwnedFd, duty: Duty, mounts: NodeMounts) {
-    let Ok(mut supervisor) = Supervisor::new(duty, mounts) else { return };
+/// `groups` are those that processes begin with.
+pub(super) fn supervise(listener: &OwnedFd, stop: &OwnedFd, duty: Duty, mounts: NodeMounts, groups: &[u32]) {
+    let Ok(mut supervisor) = Supervisor::new(duty, mounts, groups) else { return };
     loop {
         let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
         match poll(&mut fds, None) {
@@ -126,14 +129,14 @@ impl Memory for MemoryOf<'_> {
 }
 
 impl Supervisor {
-    fn new(duty: Duty, mounts: NodeMounts) -> Result<Self, Errno> {
+    fn new(duty: Duty, mounts: NodeMounts, groups: &[u32]) -> Result<Self, Errno> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let proc = rustix::fs::openat(CWD, c"/proc", flags, Mode::empty())?;
         // SAFETY: root, working directory and umask of this thread only; it opens nothing by path but
         // what a process names.
         unsafe { unshare_unsafe(UnshareFlags::FS) }?;
         rustix::process::umask(Mode::empty());
-        Ok(Supervisor { proc, identities: Identities::default(), duty, mounts })
+        Ok(Supervisor { proc, identities: Identities::beginning_in(groups), duty, mounts })
     }
 
     fn answer(&mut self, listener: BorrowedFd<'_>, asked: &Notification) -> Result<Answer, Errno> {
