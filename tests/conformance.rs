@@ -1,7 +1,8 @@
 //! Builds every case of testdata/conformance with the real program and compares the image with what a peer
 //! made of the same Dockerfile. testdata/conformance/README.md explains the files of a case.
 //!
-//! `RBUILD_CONFORMANCE=TEXT` runs only the cases whose names contain TEXT.
+//! `RBUILD_CONFORMANCE=TEXT` runs only the cases whose names contain TEXT, `RBUILD_CONFORMANCE_MODES=all` runs all of
+//! them in every mode (see [`Mode`]), and `RBUILD_CONFORMANCE_MODES=NAME,...` in these.
 
 #[path = "support/flat.rs"]
 mod flat;
@@ -11,13 +12,14 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::{MetadataExt as _, lchown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
-use support::{Done, Lab, base, done, is_root, skip, tool};
+use support::{Done, Lab, Who, base, done, has, is_root, skip, tool, user_of};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/conformance")
@@ -32,16 +34,25 @@ fn cases() -> Vec<String> {
     names
 }
 
-/// Cases that rbuild is known to fail, with the reason: lines `NAME: REASON`.
-fn pending() -> BTreeMap<String, String> {
-    let text = fs::read_to_string(folder().join("pending")).expect("pending");
-    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-    lines
-        .map(|line| {
-            let (name, reason) = line.split_once(": ").unwrap_or_else(|| panic!("pending: {line:?}"));
-            (name.to_owned(), reason.to_owned())
-        })
-        .collect()
+/// Cases that rbuild is known to fail, with the reason: lines `NAME: REASON` of `pending`, and `MODES NAME: REASON`
+/// of `modes`, which are about this mode.
+fn known_failures(mode: &str) -> BTreeMap<String, String> {
+    let read = |file: &str| {
+        fs::read_to_string(folder().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+    };
+    let is_line = |line: &&str| !line.is_empty() && !line.starts_with('#');
+    let parts = |line: &str| {
+        let (name, reason) = line.split_once(": ").unwrap_or_else(|| panic!("no reason: {line:?}"));
+        (name.to_owned(), reason.to_owned())
+    };
+    let mut known: BTreeMap<String, String> = read("pending").lines().filter(is_line).map(parts).collect();
+    for line in read("modes").lines().filter(is_line) {
+        let (modes, rest) = line.split_once(' ').unwrap_or_else(|| panic!("no mode: {line:?}"));
+        if modes.split(',').any(|name| name == mode) {
+            known.extend([parts(rest)]);
+        }
+    }
+    known
 }
 
 fn ready(test: &str) -> bool {
@@ -74,7 +85,7 @@ fn tag_bases(lab: &Lab) -> BTreeMap<&'static str, flat::Base> {
 }
 
 /// The context as `regenerate` makes it for the peer.
-fn context(case: &Path, work: &Path) -> PathBuf {
+fn context(lab: &Lab, case: &Path, work: &Path) -> PathBuf {
     let context = work.join("context");
     if case.join("context").is_dir() {
         tool("cp", &["-a".as_ref(), case.join("context").as_os_str(), context.as_os_str()]);
@@ -94,7 +105,26 @@ fn context(case: &Path, work: &Path) -> PathBuf {
         );
         assert!(script.code == 0, "{}: {}", prepare.display(), script.err);
     }
+    if let Some((_, id)) = user_of(lab.who) {
+        give(&context, id);
+    }
     context
+}
+
+/// Gives root's files to the user who builds: whoever it is, owners of a context are not those of an image.
+fn give(path: &Path, id: u32) {
+    let facts = fs::symlink_metadata(path).expect("a file");
+    if facts.is_dir() {
+        for entry in fs::read_dir(path).expect("a directory").flatten() {
+            give(&entry.path(), id);
+        }
+    }
+    if facts.uid() == 0 {
+        lchown(path, Some(id), Some(id)).expect("chown");
+        if !facts.is_symlink() {
+            fs::set_permissions(path, facts.permissions()).expect("chmod");
+        }
+    }
 }
 
 fn lines(case: &Path, name: &str) -> Vec<String> {
@@ -102,13 +132,17 @@ fn lines(case: &Path, name: &str) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-fn build(lab: &Lab, case: &Path, work: &Path, layout: &Path) -> Done {
+fn build(lab: &Lab, flags: &[&str], case: &Path, work: &Path, layout: &Path) -> Done {
     let mut command = lab.rbuild();
     for line in lines(case, "env") {
         let (name, value) = line.split_once('=').expect("NAME=VALUE");
         command.env(name, value);
     }
-    command.current_dir(context(case, work)).args(["build", "--progress=plain", "--pull=never", "-o"]);
+    command
+        .current_dir(context(lab, case, work))
+        .args(["build", "--progress=plain", "--pull=never"])
+        .args(flags)
+        .arg("-o");
     command.arg(format!("type=oci,tar=false,dest={}", layout.display()));
     done(command.args(lines(case, "args")).arg(".").output().expect("rbuild starts"))
 }
@@ -132,7 +166,7 @@ fn patch(target: &mut Value, change: &Value) {
 }
 
 /// What is wrong with a case, one line each; nothing if it passes.
-fn run(lab: &Lab, name: &str, bases: &BTreeMap<&str, flat::Base>) -> Vec<String> {
+fn run(lab: &Lab, flags: &[&str], name: &str, bases: &BTreeMap<&str, flat::Base>) -> Vec<String> {
     let case = folder().join(name);
     let text = fs::read_to_string(case.join("expect.json")).unwrap_or_default();
     let mut expected: Value = match serde_json::from_str(&text) {
@@ -143,12 +177,13 @@ fn run(lab: &Lab, name: &str, bases: &BTreeMap<&str, flat::Base>) -> Vec<String>
         patch(&mut expected, &change);
     }
     let work = tempfile::Builder::new().prefix("case-").tempdir_in(lab.path()).expect("tempdir");
-    let layout = work.path().join("layout");
-    let result = build(lab, &case, work.path(), &layout);
+    tool("chmod", &["755".as_ref(), work.path().as_os_str()]);
+    let layout = lab.out(name);
+    let result = build(lab, flags, &case, work.path(), &layout);
     if result.code < 0 || result.code == 101 || result.err.contains("panicked at") {
         return vec![format!("crashed ({}): {}", result.code, tail(&result.err))];
     }
-    match (expected["error"].as_str(), result.code) {
+    let wrong = match (expected["error"].as_str(), result.code) {
         (Some(error), 0) => vec![format!("was built, but must fail: {error}")],
         // "Not supported yet" is not the mistake that the case is about.
         (Some(error), 8) => vec![format!("not supported; must fail: {error}\n        {}", tail(&result.err))],
@@ -161,7 +196,9 @@ fn run(lab: &Lab, name: &str, bases: &BTreeMap<&str, flat::Base>) -> Vec<String>
             }
         }
         (None, code) => vec![format!("failed with {code}: {}", tail(&result.err))],
-    }
+    };
+    let _ = fs::remove_dir_all(&layout);
+    wrong
 }
 
 fn tail(text: &str) -> String {
@@ -242,7 +279,7 @@ fn expectations_contain_nothing_of_the_packages_in_the_bases() {
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
-fn run_all(lab: &Lab, names: &[String]) -> BTreeMap<String, Vec<String>> {
+fn run_all(lab: &Lab, flags: &[&str], names: &[String]) -> BTreeMap<String, Vec<String>> {
     let bases = tag_bases(lab);
     let (next, results) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).clamp(2, 8);
@@ -250,7 +287,7 @@ fn run_all(lab: &Lab, names: &[String]) -> BTreeMap<String, Vec<String>> {
         for _ in 0..threads {
             scope.spawn(|| {
                 while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let wrong = run(lab, name, &bases);
+                    let wrong = run(lab, flags, name, &bases);
                     results.lock().expect("lock").insert(name.clone(), wrong);
                 }
             });
@@ -266,53 +303,131 @@ fn images_are_those_of_the_peer() {
     }
     let names: Vec<String> = cases().into_iter().filter(|name| name.contains(&filter())).collect();
     assert!(names.len() >= 220 || !filter().is_empty(), "only {} cases", names.len());
-    compare(&Lab::new(), &names);
+    all_right(&compare(&Lab::new(), "root", &[], &names));
 }
 
-/// A store on an overlay, as in a container without a volume: RUN works on copies. A few cases, since each RUN
-/// copies its root file system.
+/// The other ways in which RUN is executed. Images must not depend on them.
+const MODES: [Mode; 7] = [
+    Mode { name: "host", who: Who::Caller, flags: &["--userns=host"], copies: false, sample: 20 },
+    Mode { name: "copies", who: Who::Caller, flags: &[], copies: true, sample: 24 },
+    Mode { name: "sub", who: Who::Rootless, flags: &[], copies: false, sample: 20 },
+    Mode { name: "one", who: Who::SingleId, flags: &[], copies: false, sample: 20 },
+    Mode {
+        name: "crun",
+        who: Who::Caller,
+        flags: &["--isolation=oci", "--runtime=crun"],
+        copies: false,
+        sample: 24,
+    },
+    Mode {
+        name: "runc",
+        who: Who::Caller,
+        flags: &["--isolation=oci", "--runtime=runc"],
+        copies: false,
+        sample: 0,
+    },
+    Mode {
+        name: "sub-crun",
+        who: Who::Rootless,
+        flags: &["--isolation=oci", "--runtime=crun"],
+        copies: false,
+        sample: 48,
+    },
+];
+
+struct Mode {
+    name: &'static str,
+    who: Who,
+    flags: &'static [&'static str],
+    /// Whether the store lies on an overlay, as in a container without a volume: RUN works on copies.
+    copies: bool,
+    /// One in so many cases is built where nothing else is asked for; 0 is none.
+    sample: u64,
+}
+
+/// Every mode builds a sample of the cases, each a different one, and on request all.
 #[test]
-fn images_are_those_of_the_peer_where_run_works_on_copies() {
-    let test = "images_are_those_of_the_peer_where_run_works_on_copies";
+fn images_are_those_of_the_peer_in_every_mode() {
+    let test = "images_are_those_of_the_peer_in_every_mode";
     if !ready(test) {
         return;
     }
-    let lab = Lab::new();
-    let Some(_overlay) = overlay::Mounted::overlay(&lab, &lab.store()) else {
-        return skip(test, "overlayfs cannot be mounted here");
-    };
-    let is_about_changes_in_place =
-        |name: &String| ["run-directory-", "run-streams-"].iter().any(|kind| name.starts_with(kind));
-    let names: Vec<String> = cases()
-        .into_iter()
-        .filter(|name| name.contains(&filter()) && is_about_changes_in_place(name))
-        .collect();
-    assert!(names.len() >= 4 || !filter().is_empty(), "only {} cases", names.len());
-    compare(&lab, &names);
-    let info = lab.run(["info"]).out;
-    assert!(info.contains("copies: every RUN copies"), "{info}");
+    let wanted = std::env::var("RBUILD_CONFORMANCE_MODES").unwrap_or_default();
+    let asked_for = |mode: &Mode| wanted == "all" || wanted.split(',').any(|name| name == mode.name);
+    let mut problems = Vec::new();
+    for (number, mode) in MODES.iter().enumerate().filter(|(_, mode)| wanted.is_empty() || asked_for(mode)) {
+        let is_in_sample = |name: &String| {
+            !filter().is_empty()
+                || asked_for(mode)
+                || hash(name).checked_rem(mode.sample) == Some(number as u64 % mode.sample.max(1))
+        };
+        let names: Vec<String> =
+            cases().into_iter().filter(|name| name.contains(&filter()) && is_in_sample(name)).collect();
+        if !names.is_empty() {
+            problems.extend(mode.compare(test, &names));
+        }
+    }
+    all_right(&problems);
+}
+
+impl Mode {
+    fn compare(&self, test: &str, names: &[String]) -> Vec<String> {
+        if self.who != Who::Caller && user_of(self.who).is_none() {
+            skip(test, &format!("there is no user for {:?} (see tests/setup)", self.who));
+            return Vec::new();
+        }
+        if let Some(runtime) = self.flags.iter().find_map(|flag| flag.strip_prefix("--runtime="))
+            && !has(runtime)
+        {
+            skip(test, &format!("{runtime} is not installed"));
+            return Vec::new();
+        }
+        let lab = Lab::as_user(self.who);
+        let overlay = self.copies.then(|| overlay::Mounted::overlay(&lab, &lab.store()));
+        if let Some(None) = overlay {
+            skip(test, "overlayfs cannot be mounted here");
+            return Vec::new();
+        }
+        let problems = compare(&lab, self.name, self.flags, names);
+        if self.copies {
+            let info = lab.run(["info"]).out;
+            assert!(info.contains("copies: every RUN copies"), "{info}");
+        }
+        problems
+    }
+}
+
+/// FNV-1a: the same sample on every machine.
+fn hash(name: &str) -> u64 {
+    name.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 fn filter() -> String {
     std::env::var("RBUILD_CONFORMANCE").unwrap_or_default()
 }
 
-fn compare(lab: &Lab, names: &[String]) {
-    let pending = pending();
+fn compare(lab: &Lab, mode: &str, flags: &[&str], names: &[String]) -> Vec<String> {
+    let pending = known_failures(mode);
     let mut problems = Vec::new();
     for name in pending.keys().filter(|name| !folder().join(name).is_dir()) {
-        problems.push(format!("{name} is pending, but there is no such case"));
+        problems.push(format!("{name} is known to fail, but there is no such case"));
     }
     let (mut passed, mut awaited) = (0, 0);
-    for (name, wrong) in run_all(lab, names) {
+    for (name, wrong) in run_all(lab, flags, names) {
         match (wrong.is_empty(), pending.get(&name)) {
             (true, None) => passed += 1,
             (false, Some(_)) => awaited += 1,
-            (true, Some(reason)) => problems
-                .push(format!("{name} passes now: remove it from testdata/conformance/pending ({reason})")),
+            (true, Some(reason)) => problems.push(format!(
+                "{name} passes now: remove it from pending or modes in testdata/conformance ({reason})"
+            )),
             (false, None) => problems.push(format!("{name}:\n      {}", wrong.join("\n      "))),
         }
     }
-    println!("conformance: {passed} of {} cases passed, {awaited} are pending", names.len());
+    println!("conformance ({mode}): {passed} of {} cases passed, {awaited} are known to fail", names.len());
+    problems.into_iter().map(|problem| format!("{mode}: {problem}")).collect()
+}
+
+fn all_right(problems: &[String]) {
     assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n"));
 }

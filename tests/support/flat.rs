@@ -72,7 +72,8 @@ impl Layout {
         serde_json::from_slice(&self.blob(descriptor)?).map_err(wrong)
     }
 
-    fn layer(&self, number: usize) -> Result<Vec<u8>, Wrong> {
+    /// The tar of a layer.
+    pub fn layer(&self, number: usize) -> Result<Vec<u8>, Wrong> {
         let mut bytes = self.blob(&self.layers[number])?;
         if bytes.starts_with(&[0x1f, 0x8b]) {
             let mut plain = Vec::new();
@@ -156,7 +157,7 @@ impl Tree {
     }
 
     /// Every path with its facts; second and later names of a file say which is the first.
-    fn listing(&self) -> BTreeMap<&str, Map<String, Value>> {
+    pub fn listing(&self) -> BTreeMap<&str, Map<String, Value>> {
         let mut first: BTreeMap<usize, &str> = BTreeMap::new();
         let entries = self.names.iter().map(|(name, file)| {
             let mut facts = self.files[*file].clone();
