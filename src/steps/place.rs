@@ -390,11 +390,17 @@ impl<'a> Placer<'a> {
         if !is_dir && self.ensured.starts_with(&entry.path) {
             self.ensured.clear();
         }
+        let replaces_dir = !is_dir && self.placed_dir(&entry.path);
         if !self.reached.is_empty() && self.placed_dir(&entry.path) != is_dir {
             let other = self.tree.lookup(&entry.path).is_some_and(|node| !node.is_dir());
-            if other || !is_dir && self.placed_dir(&entry.path) {
+            if other || replaces_dir {
                 self.reached = HashMap::new();
             }
+        }
+        if replaces_dir {
+            let is_below =
+                |path: &[u8]| path.strip_prefix(&*entry.path).is_some_and(|rest| rest.first() == Some(&b'/'));
+            self.placed.retain(|key, _| !is_below(&key.0));
         }
         let placed = Placed { origin, group, entry };
         self.placed.insert(PathKey(placed.entry.path.clone()), placed);
