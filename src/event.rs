@@ -127,6 +127,8 @@ pub enum Event {
 /// The summary line's facts.
 #[derive(Clone, Debug)]
 pub struct Summary {
+    /// The image's ID; `None` where no image was made.
+    pub id: Option<Digest>,
     /// Names given by `-t`, normalised for display.
     pub names: Vec<String>,
     /// The image's manifest digest; `None` where only files were exported.

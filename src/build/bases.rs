@@ -11,6 +11,7 @@ use crate::context::UserPath;
 use crate::digest::{Digest, Hasher};
 use crate::event::{Event, Events, Outcome, VertexId, VertexKind};
 use crate::image::choose::{Part, choose};
+use crate::image::draft::StoredLayer;
 use crate::image::{
     Descriptor, Document, ImageSource, Platform, ReadError, Reference, ResolvedImage, Selector, from_store,
     open_layout,
@@ -18,7 +19,7 @@ use crate::image::{
 use crate::layer::{self, BlobInfo};
 use crate::plan::{BaseConfigs, BaseId, ImageRequest};
 use crate::registry::{Content as _, Registry, RegistryAccess, RegistryContent, RegistryError, origins};
-use crate::snapshot::{Chain, Fetch, LayerCell};
+use crate::snapshot::{Chain, Fetch, LayerCell, Snapshots};
 use crate::store::{Edge, RecordKind, Recorded, Store};
 
 use super::download::Download;
@@ -43,6 +44,7 @@ pub(super) struct Resolved {
 
 /// Resolves and fetches bases of one build.
 pub(super) struct Bases {
+    snapshots: Snapshots,
     store: Store,
     pub(super) events: Events,
     cancel: Cancel,
@@ -107,7 +109,7 @@ impl Recorded for Pulled {
 
 impl Bases {
     pub fn new(
-        store: &Store,
+        snapshots: &Snapshots,
         events: &Events,
         cancel: &Cancel,
         policy: PullPolicy,
@@ -116,7 +118,8 @@ impl Bases {
         cwd: &Path,
     ) -> Self {
         Bases {
-            store: store.clone(),
+            snapshots: snapshots.clone(),
+            store: snapshots.store().clone(),
             events: events.clone(),
             cancel: cancel.clone(),
             policy,
@@ -336,10 +339,10 @@ impl Bases {
         let found = resolved.get(id.0).cloned().ok_or_else(|| format!("{name} was not looked up"))?;
         drop(resolved);
         let fetch = self.fetch_later(name, &found);
-        let mut cells = Vec::new();
-        for layer in found.image.layer_refs() {
+        let other = |stored: &StoredLayer| {
+            let layer = &stored.layer;
             let blob = BlobInfo { digest: layer.digest, size: layer.size, compression: layer.compression };
-            layer::add_blob(&self.store, &layer.diff_id, 0, &blob).map_err(|error| error.to_string())?;
+            layer::add_blob(&self.store, &layer.diff_id, 0, &blob)?;
             if let Origin::Registry(_, repository, host) = &found.origin
                 && !self.store.has_blob(&layer.digest)
             {
@@ -347,9 +350,10 @@ impl Bases {
                 let place = origins::Origin { host: host.clone(), repository: repository.clone() };
                 let _ = origins::note(&self.store, &layer.digest, &place);
             }
-            cells.push(LayerCell::remote(layer.diff_id, blob, fetch.clone()));
-        }
-        Ok(Chain::of(cells))
+            Ok(LayerCell::remote(layer.diff_id, blob, fetch.clone()))
+        };
+        let layers = found.image.stored_layers();
+        self.snapshots.chain_of(&layers, &self.cancel, other).map_err(|error| error.to_string())
     }
 
     /// All layers are fetched together when one is asked for: who needs one usually needs all.

@@ -17,7 +17,7 @@ use crate::plan::{Base, Entitlements, Plan, Step, StepKind};
 use crate::registry::RegistryAccess;
 use crate::sandbox::{AppArmor, Native, OciRuntime, PrivateIds, Sandbox, SandboxError, Ulimit};
 use crate::snapshot::{Chain, SnapshotError, Snapshots};
-use crate::solve::{Executor, LocalExecutor, NoExecutor, SolveError, Solver, StepError};
+use crate::solve::{Executor, LocalExecutor, NoExecutor, ResultKind, SolveError, Solver, StepError};
 use crate::steps::mount::MountSettings;
 use crate::steps::network::BuildNetwork;
 use crate::steps::remote::RemoteOptions;
@@ -29,7 +29,7 @@ use super::failure::{Failure, FailureKind, full_store_help};
 use super::outputs;
 use super::permission::Asking;
 use super::prepare::{Prepared, epoch_of};
-use super::request::{BuildOutcome, BuildRequest, OutputKind};
+use super::request::{BuildOutcome, BuildRequest, OutputKind, OutputSpec};
 use super::result::{self, Built};
 
 /// Steps at work at once where nothing is said; a step that waits costs nothing.
@@ -172,6 +172,7 @@ impl Engine {
         let only_pushed = !request.outputs.is_empty()
             && request.outputs.iter().all(|output| output.push || output.kind == OutputKind::CacheOnly);
         let (makes_image, compressions) = (request.makes_image(), request.compressions());
+        let with_index = prepared.plans.len() > 1 || request.multi_platform;
         let mut built = Vec::new();
         let (mut cached, mut steps) = (0, 0);
         prepared.network.expect(prepared.plans.iter().flat_map(|(_, plan)| &plan.steps));
@@ -185,7 +186,9 @@ impl Engine {
             let epoch = epoch_of(request, plan);
             let mut images = Vec::new();
             for choice in compressions.iter().take_while(|_| makes_image) {
-                images.push((*choice, self.image(plan, &solved, solver.now, epoch, *choice, cancel)?));
+                let whole = wants_bytes(request, prepared.plans.len());
+                let image = self.image(plan, &solved, solver.now, epoch, *choice, whole, cancel)?;
+                images.push((*choice, image));
             }
             let platform_given = !request.platforms.is_empty();
             built.push(Built { images, chain, platform: platform.clone(), platform_given });
@@ -194,22 +197,22 @@ impl Engine {
         }
         // A cache that cannot be written costs time in the next build and nothing else.
         let _ = self.keep_stats(&stat_cache);
-        let with_index = built.len() > 1 || request.multi_platform;
         let own = request.compression();
         let package = || result::package(self, &built, own, Family::Oci, &request.annotations, with_index);
         let package = makes_image.then(package).transpose()?;
         let complete = !only_pushed || built.iter().all(|one| one.chain.is_here(&self.store));
         let all = outputs::Results { built: &built, with_index, names: &names, complete };
         outputs::write_all(self, request, &all, events, cancel)?;
-        let image = package.map(|package| package.into_image(with_index));
         for name in names.iter().filter(|_| complete) {
-            let Some(image) = &image else { continue };
-            image::inspect::name_in_store(&self.store, name, &image.descriptor)?;
+            let Some(package) = &package else { continue };
+            image::inspect::name_in_store(&self.store, name, &package.top)?;
         }
+        let image = package.map(|package| package.into_image(with_index));
         let layers = || built.iter().filter_map(|one| one.image(own)).flat_map(|image| &image.layers);
         let summary = Summary {
             names: names.iter().map(Reference::familiar).collect(),
-            manifest: image.as_ref().map(|image| image.descriptor.digest),
+            id: image.as_ref().map(|image| image.id),
+            manifest: image.as_ref().and_then(|image| image.descriptor.as_ref()).map(|top| top.digest),
             size: layers().map(|layer| layer.size).sum(),
             layers: layers().count(),
             cached,
@@ -254,7 +257,13 @@ impl Engine {
             deciding_secrets: prepared.deciding_secrets.clone(),
             same_times: request.reproducible && write.clamp_mtime.is_some(),
             write,
-            makes_image: request.makes_image(),
+            result: match (request.makes_image(), wants_bytes(request, prepared.plans.len())) {
+                (false, _) => ResultKind::Files,
+                (true, false) => {
+                    ResultKind::Draft { opened: request.outputs.iter().any(OutputSpec::reads_files) }
+                }
+                (true, true) => ResultKind::Image,
+            },
             no_cache: no_cache(request),
             jobs: request.jobs.unwrap_or(DEFAULT_JOBS),
         }
@@ -290,6 +299,12 @@ impl Engine {
             network: Arc::default(),
         }
     }
+}
+
+/// Whether layers are compressed now. Over several platforms the ID is the digest of their index, which
+/// nobody knows without.
+fn wants_bytes(request: &BuildRequest, platforms: usize) -> bool {
+    request.wants_bytes() || platforms > 1 || request.multi_platform
 }
 
 /// What an OCI runtime cannot do, the own sandbox can.

@@ -203,7 +203,7 @@ impl Engine {
             .collect();
         let mut access = self.access(request, events);
         access.network = self.source_network(request);
-        Bases::new(&self.store, events, cancel, policy, access, images, &request.cwd)
+        Bases::new(&self.snapshots, events, cancel, policy, access, images, &request.cwd)
     }
 
     pub(super) fn keep_stats(&self, stats: &FileStatCache) -> std::io::Result<()> {

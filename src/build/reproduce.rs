@@ -54,7 +54,7 @@ impl Engine {
             let message = "the report goes to standard output: give outputs a file as their dest";
             return Err(Failure::new(FailureKind::Usage, message));
         }
-        let second = BuildRequest { no_cache: true, wants_id: true, ..request.clone() };
+        let second = BuildRequest { no_cache: true, wants_id: true, wants_manifest: true, ..request.clone() };
         let mut first = BuildRequest { tags: Vec::new(), ..second.clone() };
         for output in &mut first.outputs {
             output.kind = OutputKind::CacheOnly;
@@ -69,7 +69,9 @@ impl Engine {
         let (Some(first), Some(second)) = (one.image, two.image.clone()) else {
             return Err(Failure::new(FailureKind::Build, "there is no image to compare"));
         };
-        let (first, second) = (first.descriptor, second.descriptor);
+        let (Some(first), Some(second)) = (first.descriptor, second.descriptor) else {
+            return Err(Failure::new(FailureKind::Build, "there is no manifest to compare"));
+        };
         let (old, new) = (self.images_of(&first)?, self.images_of(&second)?);
         let mut images = Vec::new();
         for (old, new) in old.iter().zip(&new) {

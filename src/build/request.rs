@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::compress::CompressionAlgorithm;
+use crate::compress::{CompressionAlgorithm, Packing};
 use crate::context::UserPath;
 use crate::digest::Digest;
 use crate::image::{Descriptor, Platform};
@@ -65,6 +65,8 @@ pub struct BuildRequest {
     pub source_network: SourceNetwork,
     /// `-o`, in order; empty keeps the image in the store only.
     pub outputs: Vec<OutputSpec>,
+    /// The digest of the manifest is asked for: layers are compressed even where no output needs that.
+    pub wants_manifest: bool,
     /// The image's ID is asked for, so an image is made even if no output needs one.
     pub wants_id: bool,
     /// `SOURCE_DATE_EPOCH` in seconds, when set.
@@ -107,6 +109,11 @@ impl BuildRequest {
             }
         }
         all
+    }
+
+    /// Whether the image's compressed layers and its manifest are wanted, and not only its name and ID.
+    pub fn wants_bytes(&self) -> bool {
+        self.wants_manifest || self.outputs.iter().any(OutputSpec::wants_bytes)
     }
 
     /// Outputs that go to standard output.
@@ -220,6 +227,19 @@ impl OutputSpec {
         }
     }
 
+    /// Whether it reads the files of the result.
+    pub(super) fn reads_files(&self) -> bool {
+        matches!(self.kind, OutputKind::Local | OutputKind::Tar)
+    }
+
+    /// Whether it needs compressed layers, or says how they are to be: a name in the store does not.
+    fn wants_bytes(&self) -> bool {
+        match self.kind {
+            OutputKind::Image => self.push || self.compression.is_some() || self.oci_types == Some(false),
+            _ => self.makes_image(),
+        }
+    }
+
     /// How its layers are compressed.
     pub fn compression(&self) -> CompressionChoice {
         self.compression.unwrap_or_default()
@@ -261,6 +281,13 @@ pub struct CompressionChoice {
     pub estargz: bool,
 }
 
+impl CompressionChoice {
+    /// How one layer is compressed.
+    pub(super) fn packing(self) -> Packing {
+        Packing { compression: self.algorithm, level: self.level }
+    }
+}
+
 /// What a successful build made.
 #[derive(Clone, Debug)]
 pub struct BuildOutcome {
@@ -284,6 +311,7 @@ pub struct BuiltImage {
     pub id: Digest,
     /// Digest of the config; that of the first platform where there are several.
     pub config_digest: Digest,
-    /// The manifest's descriptor, or that of the index over several platforms.
-    pub descriptor: Descriptor,
+    /// The manifest's descriptor, or that of the index over several platforms. `None` where layers are not
+    /// compressed yet, as nothing wanted their bytes.
+    pub descriptor: Option<Descriptor>,
 }

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use crate::cancel::Cancel;
+use crate::compress::{CompressionAlgorithm, Packing};
 use crate::digest::DiffId;
+use crate::image::draft::DRAFT;
 use crate::image::manifest::{DescriptorPlatform, canonical};
 use crate::image::{
     self, Assembled, Descriptor, Family, History, Image, ImageConfig, Index, LayerRef, Platform,
 };
 use crate::layer::{self, BlobInfo, WriteOptions};
 use crate::plan::{Plan, StepId};
-use crate::snapshot::Chain;
+use crate::snapshot::{Chain, Finished};
 use crate::solve::Solved;
 
 use super::engine::Engine;
@@ -65,7 +67,8 @@ impl Package {
         let top = self.top.digest;
         let config_digest = self.images.first().map_or(top, |image| image.config_digest);
         let id = if with_index { top } else { config_digest };
-        BuiltImage { id, config_digest, descriptor: self.top }
+        let descriptor = Some(self.top).filter(|top| top.media_type != DRAFT);
+        BuiltImage { id, config_digest, descriptor }
     }
 }
 
@@ -84,7 +87,11 @@ pub(super) fn package(
         let Some(image) = one.image(compression) else { continue };
         let fitting = |kind| matching(annotations, kind, Some(&one.platform));
         let image = Image { annotations: fitting(AnnotationKind::Manifest), ..image.clone() };
-        let mut assembled = image::assemble(&engine.store, &image, family).map_err(|error| failed(&error))?;
+        let assembled = match image.packing.iter().any(Option::is_some) {
+            true => image::draft::draft(&engine.store, &image),
+            false => image::assemble(&engine.store, &image, family),
+        };
+        let mut assembled = assembled.map_err(|error| failed(&error))?;
         if let Some(listed) = one.listed(&image.config) {
             assembled.descriptor.platform = Some(listed);
         }
@@ -132,7 +139,8 @@ fn matching(
 }
 
 impl Engine {
-    /// Config and layers of the target, in the compression asked for.
+    /// Config and layers of the target, in the compression asked for. Unless `whole`, layers that are not
+    /// compressed yet stay so.
     pub(super) fn image(
         &self,
         plan: &Plan,
@@ -140,6 +148,7 @@ impl Engine {
         now: i64,
         epoch: Option<i64>,
         compression: CompressionChoice,
+        whole: bool,
         cancel: &Cancel,
     ) -> Result<Image, Failure> {
         let Some(stage) = plan.stages.get(plan.target) else {
@@ -172,28 +181,67 @@ impl Engine {
         }
         let time = config.history.last().and_then(|line| line.created.clone());
         config.created = Some(time.unwrap_or(started));
-        let mut layers = Vec::new();
-        for (position, cell) in chain.cells().iter().enumerate() {
-            let ours = position >= base_layers;
-            let options = write_choice(compression, None);
-            let mut blob = self.snapshots.blob(&chain, position, &options, cancel)?;
-            let diff_id = cell.finished()?.diff_id;
-            if compression.estargz && (ours || compression.force) {
-                layers.push(self.estargz(&diff_id, compression.level)?);
-                continue;
-            }
-            if (ours || compression.force) && blob.compression != compression.algorithm {
-                blob = layer::recompress(&self.store, &diff_id, &options)?;
-            }
-            layers.push(LayerRef {
-                diff_id,
-                digest: blob.digest,
-                size: blob.size,
-                compression: blob.compression,
-                annotations: BTreeMap::new(),
-            });
+        let (mut layers, mut packing) = (Vec::new(), Vec::new());
+        for position in 0..chain.cells().len() {
+            let ours = position >= base_layers || compression.force;
+            let (layer, later) = self.layer(&chain, position, compression, (ours, whole), cancel)?;
+            layers.push(layer);
+            packing.push(later);
         }
-        Ok(Image { config, layers, annotations: BTreeMap::new() })
+        Ok(Image { config, layers, packing, annotations: BTreeMap::new() })
+    }
+
+    /// A layer as the image lists it, and how it is to be compressed later, if at all. Layers of the base
+    /// are not `ours`.
+    fn layer(
+        &self,
+        chain: &Chain,
+        position: usize,
+        compression: CompressionChoice,
+        (ours, whole): (bool, bool),
+        cancel: &Cancel,
+    ) -> Result<(LayerRef, Option<Packing>), Failure> {
+        let Some(cell) = chain.cells().get(position) else {
+            return Err(Failure::new(FailureKind::Build, "the image lacks a layer"));
+        };
+        let listed = |diff_id: DiffId, blob: BlobInfo| LayerRef {
+            diff_id,
+            digest: blob.digest,
+            size: blob.size,
+            compression: blob.compression,
+            annotations: BTreeMap::new(),
+        };
+        let Finished { diff_id, blob } = cell.finished()?;
+        let packing = match (ours, cell.wanted(), &blob) {
+            // As the base has it.
+            (false, None, Some(blob)) => return Ok((listed(diff_id, blob.clone()), None)),
+            (false, Some(wanted), _) => wanted,
+            _ => compression.packing(),
+        };
+        if compression.estargz && ours {
+            self.snapshots.blob(chain, position, &WriteOptions::packing(packing), cancel)?;
+            return Ok((self.estargz(&diff_id, compression.level)?, None));
+        }
+        if let Some(blob) = blob.filter(|blob| blob.compression == packing.compression) {
+            return Ok((listed(diff_id, blob), None));
+        }
+        if whole || !self.is_kept(chain, position)? {
+            return Ok((listed(diff_id, self.snapshots.packed(chain, position, packing, cancel)?), None));
+        }
+        let size = layer::load_layer(&self.store, &diff_id)?.map_or(0, |layer| layer.uncompressed_size);
+        let plain = BlobInfo { digest: diff_id.0, size, compression: CompressionAlgorithm::Uncompressed };
+        Ok((listed(diff_id, plain), Some(packing)))
+    }
+
+    /// Whether the store finds the content of a layer again when this build has ended.
+    fn is_kept(&self, chain: &Chain, position: usize) -> Result<bool, Failure> {
+        let cells = chain.cells().get(..=position).unwrap_or_default();
+        let Some(top) = cells.last() else { return Ok(false) };
+        let Finished { diff_id, blob } = top.finished()?;
+        match blob {
+            Some(blob) => Ok(self.store.has_blob(&blob.digest)),
+            None => Ok(self.snapshots.files_here(&diff_id, &Chain::of(cells.to_vec()).id()?)?.is_some()),
+        }
     }
 
     fn estargz(&self, diff_id: &DiffId, level: Option<u32>) -> Result<LayerRef, Failure> {
@@ -207,12 +255,8 @@ impl Engine {
 /// otherwise have them compressed again.
 pub(super) fn write_options(request: &BuildRequest, epoch: Option<i64>) -> WriteOptions {
     let as_they_are = request.outputs.iter().any(|output| output.rewrite_timestamp == Some(false));
-    write_choice(request.compression(), epoch.filter(|_| !as_they_are))
-}
-
-fn write_choice(choice: CompressionChoice, epoch: Option<i64>) -> WriteOptions {
-    let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    WriteOptions { compression: choice.algorithm, level: choice.level, threads, clamp_mtime: epoch }
+    let clamp_mtime = epoch.filter(|_| !as_they_are);
+    WriteOptions { clamp_mtime, ..WriteOptions::packing(request.compression().packing()) }
 }
 
 pub(super) fn final_chain(plan: &Plan, solved: &Solved) -> Chain {

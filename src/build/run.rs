@@ -4,11 +4,11 @@ use crate::cancel::Cancel;
 use crate::event::Stream;
 use crate::fs::has_user_attributes;
 use crate::image::{Platform, Reference, ResolvedImage, from_store};
-use crate::layer::{self, BlobInfo};
+use crate::layer;
 use crate::sandbox::{
     EtcFiles, Exit, Limits, OutputSink, ProcessSpec, ProcessUser, RootFs, SandboxError, Security, Stdio,
 };
-use crate::snapshot::{Chain, LayerCell, PlainRoot};
+use crate::snapshot::{Chain, PlainRoot};
 use crate::steps::accounts;
 use crate::steps::network::Connection;
 
@@ -64,7 +64,7 @@ impl Engine {
             return Err(usage(format!("no image {} in the store", name.familiar()))
                 .help("build it with `rbuild -t NAME .`; `rbuild images` lists what is there"));
         };
-        let chain = self.chain_of(&image)?;
+        let chain = self.snapshots.stored_chain(&image.stored_layers(), cancel)?;
         let network = self.network();
         network.begin(request.network);
         let connect = || network.connect(request.network, &self.options.resolv_conf, &[], notice);
@@ -106,16 +106,6 @@ impl Engine {
             }
             Err(error) => Err(Failure::new(FailureKind::Sandbox, error.to_string())),
         }
-    }
-
-    fn chain_of(&self, image: &ResolvedImage) -> Result<Chain, Failure> {
-        let mut cells = Vec::new();
-        for layer in image.layer_refs() {
-            let blob = BlobInfo { digest: layer.digest, size: layer.size, compression: layer.compression };
-            layer::add_blob(&self.store, &layer.diff_id, 0, &blob)?;
-            cells.push(LayerCell::known(layer.diff_id, blob));
-        }
-        Ok(Chain::of(cells))
     }
 
     fn process(

@@ -308,8 +308,17 @@ impl Transfer<'_> {
         }
     }
 
-    /// What a name means in the store.
+    /// Whether the store has an image of that name.
+    pub fn has(&self, name: &Reference) -> bool {
+        stored(self.store, name).is_ok_and(|found| found.is_some())
+    }
+
+    /// What a name means in the store. Layers that are not compressed yet are compressed now.
     pub fn stored(&self, name: &Reference) -> Result<Descriptor, Failure> {
+        if export::is_draft(self.store, name)? {
+            let title = format!("compressing the layers of {}", name.familiar());
+            self.vertex(VertexKind::Transfer, title, |_| Ok(export::pack(self.store, name, self.cancel)?))?;
+        }
         let missing = || {
             Failure::new(FailureKind::Usage, format!("no image {} in the store", name.familiar()))
                 .help("`rbuild images` lists what is there")

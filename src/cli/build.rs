@@ -207,6 +207,7 @@ pub(super) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildReques
         insecure_registries: input.insecure_registries.clone(),
         source_network: input.source_network,
         outputs: outputs(args)?,
+        wants_manifest: false,
         wants_id: args.iidfile.is_some(),
         source_date_epoch,
         reproducible: args.reproducible,
@@ -328,8 +329,10 @@ fn metadata(outcome: &BuildOutcome, with_warnings: bool) -> String {
     let mut fields = json!({});
     if let Some(image) = &outcome.image {
         fields["containerimage.config.digest"] = json!(image.config_digest.to_string());
-        fields["containerimage.descriptor"] = json!(image.descriptor);
-        fields["containerimage.digest"] = json!(image.descriptor.digest.to_string());
+        if let Some(descriptor) = &image.descriptor {
+            fields["containerimage.descriptor"] = json!(descriptor);
+            fields["containerimage.digest"] = json!(descriptor.digest.to_string());
+        }
     }
     if !outcome.names.is_empty() {
         fields["image.name"] = json!(outcome.names.join(","));

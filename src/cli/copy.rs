@@ -290,7 +290,7 @@ fn create(session: &Session, args: &CreateArgs) -> Result<crate::digest::Digest,
 }
 
 fn source(transfer: &Transfer<'_>, text: &str, cwd: &Path) -> Result<Place, Failure> {
-    Place::parse_name(text, cwd, |name| transfer.stored(name).is_ok())
+    Place::parse_name(text, cwd, |name| transfer.has(name))
 }
 
 fn annotate(session: &Session, args: &AnnotateArgs) -> Result<crate::digest::Digest, Stop> {

@@ -48,9 +48,11 @@ pub(super) fn images(session: &Session, args: &ImagesArgs) -> Result<u8, Stop> {
         if args.quiet {
             out.push_str(&format!("{}\n", item.config_digest));
         } else if args.json {
+            let digest =
+                item.manifest_digest.map_or_else(|| "<none>".to_owned(), |digest| digest.to_string());
             let row = json!({
                 "Repository": item.name.familiar_repository(), "Tag": tag, "ID": item.config_digest.to_string(),
-                "Digest": item.manifest_digest.to_string(), "CreatedAt": item.created, "Size": item.size,
+                "Digest": digest, "CreatedAt": item.created, "Size": item.size,
             });
             out.push_str(&format!("{row}\n"));
         } else {

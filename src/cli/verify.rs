@@ -41,7 +41,7 @@ pub(super) struct ValidateArgs {
 pub(super) fn validate(session: &Session, args: &ValidateArgs) -> Result<u8, Stop> {
     let cwd = std::env::current_dir()?;
     let report = transfer(session, &args.access, None, |transfer| {
-        let place = Place::parse_name(&args.source, &cwd, |name| transfer.stored(name).is_ok())?;
+        let place = Place::parse_name(&args.source, &cwd, |name| transfer.has(name))?;
         transfer.validate(&place)
     })?;
     let count = report.problems.len() + report.more;

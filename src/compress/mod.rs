@@ -18,3 +18,14 @@ pub enum CompressionAlgorithm {
     /// None.
     Uncompressed,
 }
+
+/// How a layer is to be compressed once its bytes leave the store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Packing {
+    /// The algorithm.
+    pub compression: CompressionAlgorithm,
+    /// Its level; `None` is the algorithm's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<u32>,
+}

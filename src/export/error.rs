@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::digest::Digest;
 use crate::image::{ManifestError, ReadError};
+use crate::snapshot::SnapshotError;
 use crate::store::StoreError;
 
 /// Why an export failed. Nothing is left under the destination's name then.
@@ -62,6 +63,9 @@ pub enum ExportError {
         /// Another digest, or another size.
         actual: String,
     },
+    /// A layer could not be compressed.
+    #[error(transparent)]
+    Layer(SnapshotError),
     /// A blob is not in the store.
     #[error("blob {digest} of the image is not in the store; pull or build the image again")]
     MissingBlob {
@@ -132,5 +136,11 @@ impl ExportError {
     /// A file of the image that could not be read.
     pub(super) fn content(path: &[u8], source: io::Error) -> ExportError {
         ExportError::Content { path: String::from_utf8_lossy(path).into_owned(), source }
+    }
+}
+
+impl From<SnapshotError> for ExportError {
+    fn from(error: SnapshotError) -> Self {
+        if error.is_canceled() { ExportError::Canceled } else { ExportError::Layer(error) }
     }
 }

@@ -15,6 +15,7 @@ mod error;
 mod hashing;
 mod layout;
 mod occupied;
+mod pack;
 mod save;
 mod tree;
 
@@ -22,6 +23,7 @@ pub use dest::Dest;
 pub use error::ExportError;
 pub use layout::ExportImage;
 pub use occupied::Replaced;
+pub use pack::{is_draft, pack};
 pub use save::save;
 pub use tree::RootTree;
 

@@ -27,6 +27,7 @@ pub fn save(
 ) -> Result<(), ExportError> {
     let mut images: Vec<ExportImage> = Vec::new();
     for name in names {
+        super::pack(store, name, cancel)?;
         let image = find(store, name, family, platform)?;
         let known = images.iter_mut().find(|known| known.descriptor.digest == image.descriptor.digest);
         let Some(known) = known else {
@@ -53,7 +54,7 @@ fn find(
 ) -> Result<ExportImage, ExportError> {
     let name = name.clone().with_default_tag();
     let missing = || ExportError::NoImage { name: name.familiar() };
-    let (digest, _) = read::stored_descriptor(store, &name)?.ok_or_else(missing)?;
+    let digest = read::named(store, &name)?.ok_or_else(missing)?.digest;
     let names = if name.tag.is_some() { vec![name.clone()] } else { Vec::new() };
     if family == Family::Oci
         && let Some(descriptor) = whole_index(store, &digest)?

@@ -88,6 +88,7 @@ pub fn check(store: &Store, options: &CheckOptions, cancel: &Cancel) -> Result<C
         lists: BTreeMap::new(),
         chains: BTreeMap::new(),
         foreign: BTreeSet::new(),
+        read: BTreeSet::new(),
         report,
     };
     check.permissions();
@@ -115,12 +116,14 @@ struct Check<'a> {
     broken: BTreeSet<Digest>,
     /// Layers that have files and no blob.
     bare: BTreeSet<Digest>,
-    /// The lists of their files.
+    /// The lists of the files of layers.
     lists: BTreeMap<Digest, Item>,
     /// Chains that lead to something: their notes, and where their files are.
     chains: BTreeMap<Digest, Vec<(PathBuf, SnapshotId)>>,
     /// Chains whose files have owners as another kind of user keeps them, who alone can read them all.
     foreign: BTreeSet<Digest>,
+    /// Chains whose topmost layer has all its files.
+    read: BTreeSet<Digest>,
     report: CheckReport,
 }
 
@@ -226,7 +229,7 @@ impl Check<'_> {
             let Some(bytes) = item.read()? else { continue };
             if parse_index(&bytes).is_none() {
                 self.wrong(item.path, format!("the list of files of layer sha256:{} is damaged", item.name));
-            } else if let Some(layer) = item.digest().filter(|digest| self.bare.contains(digest)) {
+            } else if let Some(layer) = item.digest() {
                 self.lists.insert(layer, item);
             }
         }
@@ -246,11 +249,16 @@ impl Check<'_> {
     }
 
     /// What is wrong with a layer that is here as files only.
+    fn lacks_content(&mut self, layer: DiffId, chain: ChainId) -> Result<Option<String>, StoreError> {
+        if self.bare.contains(&layer.0) { self.lacks_files(layer, chain) } else { Ok(None) }
+    }
+
+    /// What is wrong with the files of a layer on top of a chain.
     fn lacks_files(&mut self, layer: DiffId, chain: ChainId) -> Result<Option<String>, StoreError> {
-        if !self.bare.contains(&layer.0) {
+        let chain = chain.0;
+        if self.read.contains(&chain) {
             return Ok(None);
         }
-        let chain = chain.0;
         let list = self.lists.get(&layer.0).map(Item::read).transpose()?.flatten();
         let index = list.and_then(|bytes| parse_index(&bytes));
         let places = self.chains.get(&chain).cloned().unwrap_or_default();
@@ -265,7 +273,11 @@ impl Check<'_> {
         for (note, snapshot) in places {
             whole += usize::from(self.has_its_files(&layer, &chain, &index, note, &snapshot)?);
         }
-        Ok((whole == 0).then(|| format!("leads to layer {layer}, whose files are damaged")))
+        if whole > 0 {
+            self.read.insert(chain);
+            return Ok(None);
+        }
+        Ok(Some(format!("leads to layer {layer}, whose files are damaged")))
     }
 
     /// Whether a snapshot holds the files of a layer.
@@ -365,7 +377,7 @@ impl Check<'_> {
                 Edge::Layer(layer, _) if !self.has_layer(&layer.0)? => {
                     Some(format!("leads to layer {layer}, which the store does not know"))
                 }
-                Edge::Layer(layer, Some(chain)) => self.lacks_files(*layer, *chain)?,
+                Edge::Layer(layer, Some(chain)) => self.lacks_content(*layer, *chain)?,
                 Edge::Blob(blob) | Edge::Document(blob) if !self.has_blob(blob)? => {
                     Some(format!("leads to blob {blob}, which is not in the store"))
                 }
@@ -406,7 +418,7 @@ impl Check<'_> {
     }
 
     /// What an image lacks. Layers may be left in the registry they came from.
-    fn lack(&self, digest: &Digest, depth: u32) -> Result<Option<String>, StoreError> {
+    fn lack(&mut self, digest: &Digest, depth: u32) -> Result<Option<String>, StoreError> {
         if !self.has_blob(digest)? {
             return Ok(Some(format!("its manifest {digest} is not in the store")));
         }
@@ -428,7 +440,30 @@ impl Check<'_> {
                 return Ok(Some(format!("its blob {blob} is not in the store")));
             }
         }
+        let chains = parts.chains();
+        for at in parts.plain {
+            let (Some(layer), Some(chain)) = (parts.diff_ids.get(at), chains.get(at)) else {
+                return Ok(Some("its config lists other layers".into()));
+            };
+            if !self.has_some_blob(layer)?
+                && let Some(lack) = self.lacks_files(*layer, *chain)?
+            {
+                return Ok(Some(lack));
+            }
+        }
         Ok(None)
+    }
+
+    /// Whether a layer has a blob, in whatever compression.
+    fn has_some_blob(&self, layer: &DiffId) -> Result<bool, StoreError> {
+        let bytes = self.store.peek_layer(layer)?.unwrap_or_default();
+        let blobs = content::layer(&bytes).map(|layer| layer.blobs).unwrap_or_default();
+        for blob in &blobs {
+            if self.has_blob(&blob.digest)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn is_elsewhere(&self, blob: &Digest) -> Result<bool, StoreError> {

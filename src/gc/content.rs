@@ -2,6 +2,7 @@
 
 use crate::cache::Record;
 use crate::digest::{ChainId, DiffId, Digest};
+use crate::image::draft::{Draft, packed_key};
 use crate::image::{Document, ImageConfig};
 use crate::layer::LayerRecord;
 use crate::store::{Edge, ParsedRecord, Recorded as _, Store, StoreError, parse_record};
@@ -63,6 +64,10 @@ pub(super) struct Parts {
     pub layers: Vec<(Digest, u64)>,
     /// Layers as contents; empty where the config is none of an image.
     pub diff_ids: Vec<DiffId>,
+    /// Of a draft: positions of the layers that need not be here as blobs.
+    pub plain: Vec<usize>,
+    /// Of a draft: the record that leads to its manifest, once there is one.
+    pub packed: Option<Digest>,
 }
 
 impl Parts {
@@ -71,6 +76,14 @@ impl Parts {
     pub(super) fn read(store: &Store, digest: &Digest) -> Result<Option<Result<Self, String>>, StoreError> {
         let Some(bytes) = store.peek_blob(digest)? else { return Ok(None) };
         let mut parts = Parts::default();
+        if let Some(draft) = Draft::parse(&bytes) {
+            parts.config = Some(draft.config().digest);
+            parts.layers = draft.whole_layers().map(|layer| (layer.digest, layer.size)).collect();
+            parts.diff_ids = diff_ids(store, &draft.config().digest)?;
+            parts.plain = draft.plain_layers().map(|(at, _)| at).collect();
+            parts.packed = Some(packed_key(digest));
+            return Ok(Some(Ok(parts)));
+        }
         match Document::parse(&bytes) {
             Ok(Document::Index(index)) => {
                 parts.documents = index.manifests.iter().map(|entry| entry.digest).collect();
@@ -78,9 +91,7 @@ impl Parts {
             Ok(Document::Manifest(manifest)) => {
                 parts.config = Some(manifest.config.digest);
                 parts.layers = manifest.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
-                let config = store.peek_blob(&manifest.config.digest)?.unwrap_or_default();
-                let config: Option<ImageConfig> = serde_json::from_slice(&config).ok();
-                parts.diff_ids = config.map(|config| config.rootfs.diff_ids).unwrap_or_default();
+                parts.diff_ids = diff_ids(store, &manifest.config.digest)?;
             }
             Err(error) => return Ok(Some(Err(error.to_string()))),
         }
@@ -96,6 +107,12 @@ impl Parts {
         };
         self.diff_ids.iter().map(push).collect()
     }
+}
+
+fn diff_ids(store: &Store, config: &Digest) -> Result<Vec<DiffId>, StoreError> {
+    let config = store.peek_blob(config)?.unwrap_or_default();
+    let config: Option<ImageConfig> = serde_json::from_slice(&config).ok();
+    Ok(config.map(|config| config.rootfs.diff_ids).unwrap_or_default())
 }
 
 /// The description of a layer; `None` where it is garbled.

@@ -203,12 +203,19 @@ impl Survey {
                 continue;
             }
             let Some(Ok(parts)) = Parts::read(store, &digest)? else { continue };
-            let note = if parts.config.is_some() { "manifest" } else { "index" };
+            let note = match (&parts.packed, &parts.config) {
+                (Some(_), _) => "image whose layers are not compressed",
+                (None, Some(_)) => "manifest",
+                (None, None) => "index",
+            };
             self.things[at].note = note.into();
             open.extend(parts.documents.iter().map(|child| (at, *child)));
             if let Some(config) = &parts.config {
                 let config = self.link(at, Room::Blobs, config);
                 self.describe(config, "config");
+            }
+            if let Some(record) = &parts.packed {
+                self.link(at, Room::Records, record);
             }
             // Where a layer is not here, what is known of where it is stays.
             for blob in parts.layers.iter().map(|(digest, _)| digest).chain(&parts.config) {

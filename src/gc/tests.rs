@@ -1,6 +1,7 @@
 //! What is kept and what goes.
 
 mod damage;
+mod drafts;
 mod records;
 
 use std::fs::File;
@@ -79,7 +80,7 @@ impl Bench {
             })
             .collect();
         let store = self.store()?;
-        let image = Image { config, layers, annotations: Default::default() };
+        let image = Image { config, layers, ..Image::default() };
         let descriptor = assemble(&store, &image, Family::Oci)?.descriptor;
         name_in_store(&store, &Reference::parse(name)?, &descriptor)?;
         Ok(descriptor)

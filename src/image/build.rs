@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Map;
 
-use crate::compress::CompressionAlgorithm;
+use crate::compress::{CompressionAlgorithm, Packing};
 use crate::digest::{DiffId, Digest};
 use crate::store::{Store, StoreError};
 
@@ -38,6 +38,9 @@ pub struct Image {
     pub config: ImageConfig,
     /// The layers, lowest first.
     pub layers: Vec<LayerRef>,
+    /// How layers are to be compressed that are listed as plain tars until then, by layer. Empty where all
+    /// are listed as they are.
+    pub packing: Vec<Option<Packing>>,
     /// Annotations of the manifest.
     pub annotations: BTreeMap<String, String>,
 }
@@ -91,6 +94,16 @@ pub enum AssembleError {
 /// Fails if the history (unless empty) and the layers disagree in number; see
 /// [`normalize_history`] for bases where they do.
 pub fn assemble(store: &Store, image: &Image, family: Family) -> Result<Assembled, AssembleError> {
+    let (config, manifest) = documents(image, family)?;
+    let bytes = canonical(&manifest)?;
+    limit("manifest", &bytes, MAX_MANIFEST_SIZE)?;
+    let config_digest = store.put_blob(&config)?;
+    store.put_blob(&bytes)?;
+    Ok(assembled(image, bytes, family.manifest(), config_digest, manifest.layers, family))
+}
+
+/// The config's bytes, and the manifest.
+pub(super) fn documents(image: &Image, family: Family) -> Result<(Vec<u8>, Manifest), AssembleError> {
     let history = image.config.history.iter().filter(|entry| !entry.empty_layer).count();
     if !image.config.history.is_empty() && history != image.layers.len() {
         return Err(AssembleError::History { history, layers: image.layers.len() });
@@ -112,20 +125,29 @@ pub fn assemble(store: &Store, image: &Image, family: Family) -> Result<Assemble
             ..Descriptor::new(family.layer(layer.compression), layer.digest, layer.size)
         })
         .collect();
-    let manifest = canonical(&Manifest {
+    let manifest = Manifest {
         schema_version: 2,
         media_type: family.manifest().to_owned(),
         artifact_type: None,
         config: Descriptor::of(family.config(), &config),
-        layers: layers.clone(),
+        layers,
         subject: None,
         annotations: image.annotations.clone(),
         rest: Map::new(),
-    })?;
-    limit("manifest", &manifest, MAX_MANIFEST_SIZE)?;
-    let config_digest = store.put_blob(&config)?;
-    store.put_blob(&manifest)?;
-    let mut descriptor = Descriptor::of(family.manifest(), &manifest);
+    };
+    Ok((config, manifest))
+}
+
+/// An image whose documents are in the store.
+pub(super) fn assembled(
+    image: &Image,
+    manifest: Vec<u8>,
+    media_type: &str,
+    config_digest: Digest,
+    layers: Vec<Descriptor>,
+    family: Family,
+) -> Assembled {
+    let mut descriptor = Descriptor::of(media_type, &manifest);
     descriptor.platform = Some(DescriptorPlatform {
         os_version: image.config.os_version.clone(),
         os_features: image.config.os_features.clone(),
@@ -135,7 +157,7 @@ pub fn assemble(store: &Store, image: &Image, family: Family) -> Result<Assemble
             &image.config.variant,
         ))
     });
-    Ok(Assembled { manifest, descriptor, config_digest, layers, family })
+    Assembled { manifest, descriptor, config_digest, layers, family }
 }
 
 fn limit(what: &'static str, bytes: &[u8], limit: u64) -> Result<(), AssembleError> {

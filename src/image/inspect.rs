@@ -6,9 +6,10 @@ use crate::digest::Digest;
 use crate::store::Store;
 
 use super::config::ImageConfig;
+use super::draft::{self, DRAFT, Draft};
 use super::manifest::{Descriptor, Document, MAX_INDEX_DEPTH, MAX_MANIFEST_SIZE};
 use super::platform::Platform;
-use super::read::{ReadError, ResolvedImage, StoreBlobs, from_store, read_document, stored_descriptor};
+use super::read::{ReadError, ResolvedImage, StoreBlobs, from_store, named, read_document};
 use super::reference::Reference;
 
 /// One line of `history`, newest first.
@@ -60,13 +61,13 @@ pub fn history_rows(config: &ImageConfig, layers: &[Descriptor]) -> Vec<HistoryR
 pub struct ImageSummary {
     /// Its name.
     pub name: Reference,
-    /// Digest of the manifest for the platform asked for.
-    pub manifest_digest: Digest,
+    /// Digest of the manifest for the platform asked for; `None` where it is not known yet.
+    pub manifest_digest: Option<Digest>,
     /// Docker's image ID.
     pub config_digest: Digest,
     /// RFC 3339 time; empty where the image does not say.
     pub created: String,
-    /// Bytes of all layers' blobs.
+    /// Bytes of all layers, compressed as far as they are.
     pub size: u64,
     /// Its platform.
     pub platform: Platform,
@@ -89,7 +90,7 @@ pub fn list_images(store: &Store, platform: &Platform) -> Result<ImageList, Read
         match from_store(store, &reference, platform) {
             Ok(Some(image)) => list.images.push(ImageSummary {
                 name: reference,
-                manifest_digest: image.manifest_digest,
+                manifest_digest: (!image.is_draft()).then_some(image.manifest_digest),
                 config_digest: image.manifest.config.digest,
                 created: image.config.created.clone().unwrap_or_default(),
                 size: layer_bytes(&image),
@@ -104,8 +105,8 @@ pub fn list_images(store: &Store, platform: &Platform) -> Result<ImageList, Read
 }
 
 fn names_artifact(store: &Store, name: &Reference) -> bool {
-    let named = stored_descriptor(store, name).ok().flatten();
-    named.is_some_and(|(digest, _)| is_artifact(store, &digest, MAX_INDEX_DEPTH))
+    let named = named(store, name).ok().flatten();
+    named.is_some_and(|named| is_artifact(store, &named.digest, MAX_INDEX_DEPTH))
 }
 
 /// Whether this never was an image, such as a signature or an index of nothing else.
@@ -121,11 +122,15 @@ fn is_artifact(store: &Store, digest: &Digest, depth: u32) -> bool {
     }
 }
 
-/// What a name means in the store, whole: an index over several platforms is not narrowed to one. `None`
-/// where nothing has the name.
+/// What a name means in the store, whole: an index over several platforms is not narrowed to one. Of an
+/// image whose manifest is not known yet, its draft. `None` where nothing has the name.
 pub fn stored(store: &Store, name: &Reference) -> Result<Option<Descriptor>, ReadError> {
-    let Some((digest, size)) = stored_descriptor(store, name)? else { return Ok(None) };
-    let bytes = read_document(&StoreBlobs(store), &digest, size, MAX_MANIFEST_SIZE)?;
+    let Some(named) = named(store, name)? else { return Ok(None) };
+    let digest = named.digest;
+    let bytes = read_document(&StoreBlobs(store), &digest, named.size, MAX_MANIFEST_SIZE)?;
+    if named.is_draft && Draft::parse(&bytes).is_some() {
+        return Ok(Some(Descriptor::of(DRAFT, &bytes)));
+    }
     let document = Document::parse(&bytes).map_err(|source| ReadError::Document {
         place: super::read::BlobSource::place(&StoreBlobs(store)),
         what: format!("manifest {digest}"),
@@ -139,7 +144,7 @@ pub fn names_of(store: &Store, manifest: &Digest) -> Result<Vec<Reference>, Read
     let mut names = Vec::new();
     for (name, _) in store.references()? {
         let Ok(reference) = Reference::parse(&name) else { continue };
-        if stored_descriptor(store, &reference)?.is_some_and(|(digest, _)| digest == *manifest) {
+        if named(store, &reference)?.is_some_and(|named| named.digest == *manifest) {
             names.push(reference);
         }
     }
@@ -157,6 +162,9 @@ pub fn inspect_json(image: &ResolvedImage, names: &[Reference]) -> Value {
         .collect();
     digests.sort();
     digests.dedup();
+    if image.is_draft() {
+        digests.clear();
+    }
     let tags: Vec<String> = names.iter().filter(|name| name.tag.is_some()).map(Reference::familiar).collect();
     out.insert("Id".into(), json!(image.manifest.config.digest));
     out.insert("RepoTags".into(), json!(tags));
@@ -175,7 +183,9 @@ pub fn inspect_json(image: &ResolvedImage, names: &[Reference]) -> Value {
     }
     out.insert("Size".into(), json!(layer_bytes(image)));
     out.insert("RootFS".into(), json!({ "Type": "layers", "Layers": image.diff_ids }));
-    out.insert("Descriptor".into(), json!(image.descriptor()));
+    if !image.is_draft() {
+        out.insert("Descriptor".into(), json!(image.descriptor()));
+    }
     Value::Object(out)
 }
 
@@ -195,6 +205,13 @@ pub fn name_in_store(store: &Store, name: &Reference, descriptor: &Descriptor) -
 /// it. What is missing or no document is for others to find.
 fn use_all(store: &Store, digest: &Digest, depth: u32) {
     let Ok(Some(bytes)) = store.read_blob(digest) else { return };
+    if let Some(found) = Draft::parse(&bytes) {
+        let config = store.read_blob(&found.config().digest).ok().flatten().unwrap_or_default();
+        let config: ImageConfig = serde_json::from_slice(&config).unwrap_or_default();
+        draft::use_layers(store, &found, &config.rootfs.diff_ids);
+        let packed = draft::packed(store, digest).ok().flatten();
+        return packed.iter().for_each(|manifest| use_all(store, &manifest.digest, depth));
+    }
     match Document::parse(&bytes) {
         Ok(Document::Index(index)) if depth > 0 => {
             index.manifests.iter().for_each(|child| use_all(store, &child.digest, depth - 1));

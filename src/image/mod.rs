@@ -7,6 +7,7 @@
 pub mod build;
 pub mod choose;
 pub mod config;
+pub mod draft;
 pub mod inspect;
 pub mod manifest;
 pub mod media_type;

@@ -7,12 +7,14 @@
 use std::io::{self, Read, Write as _};
 use std::path::Path;
 
+use crate::compress::Packing;
 use crate::digest::{DiffId, Digest};
 use crate::store::{IngestError, Store, StoreError};
 
 use super::build::LayerRef;
 use super::choose::{ChooseError, Part, choose};
 use super::config::ImageConfig;
+use super::draft::{self, DRAFT, StoredLayer};
 use super::manifest::{
     Descriptor, Document, Index, MAX_CONFIG_SIZE, MAX_MANIFEST_SIZE, Manifest, ManifestError,
 };
@@ -60,8 +62,10 @@ impl Selector {
 /// An image whose manifest and config were read and verified.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ResolvedImage {
-    /// Digest of the manifest.
+    /// Digest of the manifest; of a draft, that of the draft.
     pub manifest_digest: Digest,
+    /// Of a draft, by layer: how it is to be compressed, where it is listed as a plain tar.
+    pub packing: Option<Vec<Option<Packing>>>,
     /// The manifest.
     pub manifest: Manifest,
     /// The manifest's bytes.
@@ -103,6 +107,7 @@ impl ResolvedImage {
         }
         Ok(ResolvedImage {
             manifest_digest,
+            packing: None,
             layers: manifest.layers.clone(),
             platform: Platform::new(&config.os, &config.architecture, &config.variant),
             manifest,
@@ -126,6 +131,18 @@ impl ResolvedImage {
                 annotations: layer.annotations.clone(),
             })
             .collect()
+    }
+
+    /// The layers as the store has them.
+    pub fn stored_layers(&self) -> Vec<StoredLayer> {
+        let packing = |at: usize| self.packing.as_ref()?.get(at).copied().flatten();
+        let layers = self.layer_refs().into_iter().enumerate();
+        layers.map(|(at, layer)| StoredLayer { layer, packing: packing(at) }).collect()
+    }
+
+    /// Whether its manifest is not known yet; see [`draft`].
+    pub fn is_draft(&self) -> bool {
+        self.packing.is_some()
     }
 
     /// The descriptor of the manifest.
@@ -211,17 +228,43 @@ pub fn from_store(
     reference: &Reference,
     platform: &Platform,
 ) -> Result<Option<ResolvedImage>, ReadError> {
-    let Some(descriptor) = stored_descriptor(store, reference)? else { return Ok(None) };
-    resolve_descriptor(&StoreBlobs(store), &descriptor.0, descriptor.1, platform).map(Some)
+    let Some(named) = named(store, reference)? else { return Ok(None) };
+    if named.is_draft
+        && let Some(image) = draft::resolve(store, &named.digest)?
+    {
+        return Ok(Some(image));
+    }
+    resolve_descriptor(&StoreBlobs(store), &named.digest, named.size, platform).map(Some)
 }
 
-/// Digest and, where known, size of what a name means in the store.
-pub(crate) fn stored_descriptor(
+/// What a name means in the store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Named {
+    /// Digest of a manifest, an index or a draft.
+    pub digest: Digest,
+    /// Its size, where it is known.
+    pub size: Option<u64>,
+    /// It is a draft.
+    pub is_draft: bool,
+}
+
+/// What a name means in the store: of an image that was a draft once, its manifest.
+pub(crate) fn named(store: &Store, reference: &Reference) -> Result<Option<Named>, ReadError> {
+    let Some((digest, size, is_draft)) = referred_to(store, reference)? else { return Ok(None) };
+    if is_draft && let Some(manifest) = draft::packed(store, &digest)? {
+        let size = Some(manifest.size);
+        return Ok(Some(Named { digest: manifest.digest, size, is_draft: false }));
+    }
+    Ok(Some(Named { digest, size, is_draft }))
+}
+
+/// What a name refers to: digest, size where known, and whether it is a draft.
+fn referred_to(
     store: &Store,
     reference: &Reference,
-) -> Result<Option<(Digest, Option<u64>)>, ReadError> {
+) -> Result<Option<(Digest, Option<u64>, bool)>, ReadError> {
     if let Some(digest) = reference.digest {
-        return Ok(store.has_blob(&digest).then_some((digest, None)));
+        return Ok(store.has_blob(&digest).then_some((digest, None, false)));
     }
     let name = reference.clone().with_default_tag().to_string();
     let Some(bytes) = store.reference(&name)? else { return Ok(None) };
@@ -230,7 +273,7 @@ pub(crate) fn stored_descriptor(
         what: format!("record of {name}"),
         source: source.into(),
     })?;
-    Ok(Some((descriptor.digest, Some(descriptor.size))))
+    Ok(Some((descriptor.digest, Some(descriptor.size), descriptor.media_type == DRAFT)))
 }
 
 /// Blobs of the store.

@@ -135,7 +135,8 @@ fn a_layer_read_back_is_cut_where_it_was() -> Result<()> {
         let dir = tempfile::tempdir()?;
         let store = Store::open(dir.path())?;
         let plain = write(&store, &tree(), &options(CompressionAlgorithm::Uncompressed, 2))?;
-        let again = recompress(&store, &plain.diff_id, &options(compression, 2))?;
+        let again =
+            recompress(&store, &plain.diff_id, &options(compression, 2), &crate::cancel::Cancel::new()?)?;
         assert_eq!(again, fresh(&tree(), &options(compression, 2))?.blob);
     }
     Ok(())

@@ -199,7 +199,7 @@ fn the_converted_layer_is_a_layer_like_others() -> Outcome {
     assert_eq!((again.diff_id, again.blob.digest), (converted.diff_id, converted.blob.digest));
     let options =
         WriteOptions { compression: CompressionAlgorithm::Zstd, level: None, threads: 1, clamp_mtime: None };
-    recompress(&store, &converted.diff_id, &options)?;
+    recompress(&store, &converted.diff_id, &options, &crate::cancel::Cancel::new()?)?;
     assert_eq!(load_layer(&store, &converted.diff_id)?.map(|record| record.blobs.len()), Some(2));
     Ok(())
 }

@@ -18,6 +18,7 @@ mod index;
 mod listing;
 mod materialize;
 mod pack;
+mod packing;
 mod plain;
 mod scan;
 mod stream;
@@ -33,6 +34,7 @@ pub use entry::{Entry, EntryKind, LayerIndex, Metadata, content_size};
 pub use error::LayerError;
 pub use estargz::{Converted, to_estargz};
 pub use materialize::{write_files, write_files_checked};
+pub use packing::{check_files, pack_layer, recompress};
 pub use scan::{Scanned, scan_tar};
 pub use tar_read::{End, Header as TarHeader};
 pub use unpack::{
@@ -41,8 +43,7 @@ pub use unpack::{
 };
 pub use write::{
     BlobInfo, ContentSource, FrozenContent, FrozenFile, KnownContent, Layer, LayerRecord, NoContent,
-    WriteOptions, add_blob, check_files, digest_layer, load_index, load_layer, pack_layer, parse_index,
-    recompress, store_index, write_layer,
+    WriteOptions, add_blob, digest_layer, load_index, load_layer, parse_index, store_index, write_layer,
 };
 
 #[cfg(test)]

@@ -132,7 +132,12 @@ fn every_compression_has_the_same_diff_id_and_recompresses() -> Result<(), Box<d
     let dir = tempfile::tempdir()?;
     let store = Store::open(dir.path())?;
     let gzip = write_layer(&store, sample(), &Bytes, &options(CompressionAlgorithm::Gzip))?;
-    let zstd = recompress(&store, &gzip.diff_id, &options(CompressionAlgorithm::Zstd))?;
+    let zstd = recompress(
+        &store,
+        &gzip.diff_id,
+        &options(CompressionAlgorithm::Zstd),
+        &crate::cancel::Cancel::new()?,
+    )?;
     let direct = write_layer(&store, sample(), &Bytes, &options(CompressionAlgorithm::Zstd))?;
     assert_eq!(direct.diff_id, gzip.diff_id);
     assert_eq!(direct.blob, zstd);

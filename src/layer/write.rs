@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::cancel::Cancel;
-use crate::compress::CompressionAlgorithm;
+use crate::compress::{CompressionAlgorithm, Packing};
 use crate::digest::{DiffId, Digest};
 use crate::fs::Root;
 use crate::store::{BlobWriter, Store};
@@ -20,7 +20,6 @@ use super::index;
 use super::pack::{Cache, Method};
 use super::stream::{self, Stream, WrittenBlob};
 use super::tar_write::{END, padding, write_header};
-use super::unpack::rebuild_index;
 
 /// How a layer is written. The bytes do not depend on `threads`.
 #[derive(Clone, Debug)]
@@ -33,6 +32,15 @@ pub struct WriteOptions {
     pub threads: usize,
     /// Times later than this, in seconds since 1970, are set to it.
     pub clamp_mtime: Option<i64>,
+}
+
+impl WriteOptions {
+    /// Compressed in this way, with times as they are.
+    pub fn packing(packing: Packing) -> Self {
+        let threads = std::thread::available_parallelism().map_or(2, usize::from);
+        let Packing { compression, level } = packing;
+        WriteOptions { compression, level, threads, clamp_mtime: None }
+    }
 }
 
 /// Where entries' bytes come from.
@@ -97,7 +105,7 @@ impl FrozenContent {
     }
 
     /// The same; reading fails once `cancel` asks to stop.
-    fn until(dir: &Path, cancel: &Cancel) -> Result<Self, LayerError> {
+    pub(super) fn until(dir: &Path, cancel: &Cancel) -> Result<Self, LayerError> {
         Ok(FrozenContent { cancel: Some(cancel.clone()), ..Self::open(dir)? })
     }
 
@@ -187,11 +195,11 @@ pub struct LayerRecord {
 }
 
 /// What a layer is, with or without its blob.
-struct Described {
-    diff_id: DiffId,
-    size: u64,
-    index: LayerIndex,
-    blob: Option<WrittenBlob>,
+pub(super) struct Described {
+    pub diff_id: DiffId,
+    pub size: u64,
+    pub index: LayerIndex,
+    pub blob: Option<WrittenBlob>,
 }
 
 /// Writes a layer. Entries must be in layer order; a digest that an entry carries is checked against
@@ -203,8 +211,8 @@ pub fn write_layer(
     options: &WriteOptions,
 ) -> Result<Layer, LayerError> {
     let Described { diff_id, size: uncompressed_size, index, blob } =
-        describe(store, Some(store.blob_writer()?), entries, content, options)?;
-    let blob = keep_blob(store, blob, options)?;
+        describe(store, Some(blob_writer(store, options)?), entries, content, options)?;
+    let blob = keep_blob(store, blob, &diff_id, options)?;
     store_index(store, &diff_id, &index)?;
     add_blob(store, &diff_id, uncompressed_size, &blob)?;
     Ok(Layer { diff_id, blob, uncompressed_size, index: Arc::new(index) })
@@ -229,72 +237,7 @@ pub fn digest_layer(
     Ok((diff_id, Arc::new(index)))
 }
 
-/// Makes the blob of a layer that [`digest_layer`] described, from its files in `dir`. Stops when
-/// `cancel` says so: the files are still there for the next time.
-pub fn pack_layer(
-    store: &Store,
-    diff_id: &DiffId,
-    index: &LayerIndex,
-    dir: &Path,
-    options: &WriteOptions,
-    cancel: &Cancel,
-) -> Result<BlobInfo, LayerError> {
-    let described = describe_again(store, Some(store.blob_writer()?), diff_id, index, dir, options, cancel)?;
-    let blob = keep_blob(store, described.blob, options)?;
-    add_blob(store, diff_id, described.size, &blob)?;
-    Ok(blob)
-}
-
-/// Reads the files of such a layer and says how many bytes its tar has. Files that are not those it was
-/// made of are an error.
-pub fn check_files(
-    store: &Store,
-    diff_id: &DiffId,
-    index: &LayerIndex,
-    dir: &Path,
-    cancel: &Cancel,
-) -> Result<u64, LayerError> {
-    let compression = CompressionAlgorithm::Uncompressed;
-    let plain = WriteOptions { compression, level: None, threads: 1, clamp_mtime: None };
-    Ok(describe_again(store, None, diff_id, index, dir, &plain, cancel)?.size)
-}
-
-fn describe_again(
-    store: &Store,
-    blob: Option<BlobWriter>,
-    diff_id: &DiffId,
-    index: &LayerIndex,
-    dir: &Path,
-    options: &WriteOptions,
-    cancel: &Cancel,
-) -> Result<Described, LayerError> {
-    let content = FrozenContent::until(dir, cancel)?;
-    // Its times are those the digest was made of.
-    let options = WriteOptions { clamp_mtime: None, ..options.clone() };
-    let described = describe(store, blob, index.entries.clone(), &content, &options);
-    if cancel.is_cancelled() {
-        return Err(LayerError::Canceled);
-    }
-    let damaged = |why: String| LayerError::Damaged { layer: *diff_id, dir: dir.to_owned(), why };
-    match described {
-        Ok(described) if described.diff_id == *diff_id => Ok(described),
-        Ok(described) => Err(damaged(format!("they give {}", described.diff_id))),
-        Err(LayerError::Changed { path, detail }) => Err(damaged(format!("{path}: {detail}"))),
-        Err(LayerError::Io { path, source, .. }) if is_of_the_file(&source) => {
-            Err(damaged(format!("{}: {source}", path.display())))
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// Whether an error of reading says something of the file, and not of the process or the machine.
-fn is_of_the_file(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let of_it = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::IO];
-    Errno::from_io_error(error).is_none_or(|errno| of_it.contains(&errno))
-}
-
-fn describe(
+pub(super) fn describe(
     store: &Store,
     blob: Option<BlobWriter>,
     mut entries: Vec<Entry>,
@@ -356,16 +299,29 @@ fn write_entry(
     stream.end_content(&entry.path, size)
 }
 
+/// Begins the blob of a layer. One that is not compressed is the stream that the layer's own digest is of:
+/// nobody need digest it twice.
+pub(super) fn blob_writer(store: &Store, options: &WriteOptions) -> Result<BlobWriter, LayerError> {
+    Ok(match options.compression {
+        CompressionAlgorithm::Uncompressed => store.unhashed_blob_writer()?,
+        _ => store.blob_writer()?,
+    })
+}
+
 /// Makes a blob visible and remembers where its blocks are.
-fn keep_blob(
+pub(super) fn keep_blob(
     store: &Store,
     written: Option<WrittenBlob>,
+    diff_id: &DiffId,
     options: &WriteOptions,
 ) -> Result<BlobInfo, LayerError> {
     let Some(WrittenBlob { blob, rows }) = written else {
         return Err(LayerError::Invalid("a layer without its blob".into()));
     };
-    let (digest, size) = blob.finish()?;
+    let (digest, size) = match options.compression {
+        CompressionAlgorithm::Uncompressed => blob.finish_as(&diff_id.0)?,
+        _ => blob.finish()?,
+    };
     if !rows.is_empty() {
         block_cache::remember(store, &digest, &rows);
     }
@@ -417,67 +373,4 @@ pub fn load_index(store: &Store, diff_id: &DiffId) -> Result<Option<Arc<LayerInd
 /// Bytes as the entries of a layer; garbled ones are none.
 pub fn parse_index(bytes: &[u8]) -> Option<LayerIndex> {
     index::parse(bytes)
-}
-
-/// Writes a layer that is in the store in another compression.
-pub fn recompress(store: &Store, diff_id: &DiffId, options: &WriteOptions) -> Result<BlobInfo, LayerError> {
-    let record = load_layer(store, diff_id)?;
-    let record =
-        record.ok_or_else(|| LayerError::Invalid(format!("the store does not know layer {diff_id}")))?;
-    if let Some(blob) = record
-        .blobs
-        .iter()
-        .find(|blob| blob.compression == options.compression && store.has_blob(&blob.digest))
-    {
-        return Ok(blob.clone());
-    }
-    let source = record.blobs.iter().find_map(|blob| store.open_blob(&blob.digest).ok().flatten());
-    let source =
-        source.ok_or_else(|| LayerError::Invalid(format!("the store has no content for layer {diff_id}")))?;
-    let index = match load_index(store, diff_id)? {
-        Some(index) => Some(index),
-        None => rebuild_index(store, diff_id)?,
-    };
-    let (_, mut plain) = crate::compress::decompress(source).map_err(LayerError::Stream)?;
-    let method = Method::new(options.compression, options.level);
-    let (writer, cache) = (store.blob_writer()?, Cache::of(store));
-    let written = stream::write(Some(writer), &method, &cache, options.threads, |stream| {
-        copy_stream(stream, &mut plain, &index.unwrap_or_default())
-    })?;
-    if written.diff_id != *diff_id {
-        return Err(LayerError::Invalid(format!(
-            "layer {diff_id} is damaged in the store: it reads as {}",
-            written.diff_id
-        )));
-    }
-    let blob = keep_blob(store, written.blob, options)?;
-    add_blob(store, diff_id, written.size, &blob)?;
-    Ok(blob)
-}
-
-/// A whole tar stream as it is, told by the index where files are, so that it is cut as it was when
-/// it was written.
-fn copy_stream(
-    stream: &mut Stream<'_, '_>,
-    plain: &mut dyn Read,
-    index: &LayerIndex,
-) -> Result<(), LayerError> {
-    for (position, entry) in index.entries.iter().enumerate() {
-        let EntryKind::File { size, .. } = entry.kind else { continue };
-        // A damaged index is noticed by nothing but other cuts.
-        if size == 0 || entry.offset < stream.position() {
-            continue;
-        }
-        stream.raw_from(plain, entry.offset)?;
-        stream.content(Some(position), &entry.path, size, &mut plain.take(size)).map_err(
-            |error| match error {
-                LayerError::Changed { path, .. } => LayerError::Invalid(format!("it ends inside {path:?}")),
-                other => other,
-            },
-        )?;
-        let behind = stream.position() + padding(size) as u64;
-        stream.raw_from(plain, behind)?;
-        stream.end_content(&entry.path, size)?;
-    }
-    stream.raw_from(plain, u64::MAX)
 }

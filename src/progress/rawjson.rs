@@ -179,6 +179,7 @@ impl State {
             Event::Warning { message, location, rule } => self.warning(&message, location.as_deref(), rule),
             Event::Summary(summary) => json!({"rbuild.summary": {
                 "names": summary.names,
+                "id": summary.id.map(|id| id.to_string()),
                 "digest": summary.manifest.map(|digest| digest.to_string()),
                 "size": summary.size,
                 "layers": summary.layers,

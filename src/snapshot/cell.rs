@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::compress::Packing;
 use crate::digest::DiffId;
 use crate::layer::{self, BlobInfo, Layer, LayerError, LayerIndex, OnDiskIds};
 use crate::store::{SnapshotId, Store};
@@ -35,6 +36,8 @@ pub struct LayerCell {
     is_described: bool,
     /// Held while the blob of a layer that has only its directory is made.
     pub(super) packing: Mutex<()>,
+    /// How the image that it comes from wants it compressed, where that was not done yet.
+    wanted: Option<Packing>,
 }
 
 /// Brings a layer's blob into the store; asked when something needs it, possibly more than once.
@@ -98,10 +101,33 @@ impl LayerCell {
         Self::of(State { finished, ..State::default() }, Some(fetch), None)
     }
 
+    /// A layer of an image of the store, which is to be compressed as `wanted` says: as a blob of another
+    /// form, or as files.
+    pub fn stored(
+        diff_id: DiffId,
+        blob: Option<BlobInfo>,
+        files: Option<(SnapshotId, Arc<LayerIndex>)>,
+        wanted: Packing,
+    ) -> Arc<Self> {
+        let (snapshot, complete) = files.unzip();
+        let finished = Some(Ok(Finished { diff_id, blob }));
+        let state = State { finished, snapshot, complete, entries: None };
+        Arc::new(LayerCell { wanted: Some(wanted), ..Self::plain(state, None, None) })
+    }
+
     fn of(state: State, fetch: Option<Arc<dyn Fetch>>, make: Option<Make>) -> Arc<Self> {
+        Arc::new(Self::plain(state, fetch, make))
+    }
+
+    fn plain(state: State, fetch: Option<Arc<dyn Fetch>>, make: Option<Make>) -> Self {
         let (state, changed, is_described) = (Mutex::new(state), Condvar::new(), make.is_some());
         let (make, packing) = (Mutex::new(make.map_or(Making::Done, Making::Ready)), Mutex::default());
-        Arc::new(LayerCell { state, changed, fetch, make, is_described, packing })
+        LayerCell { state, changed, fetch, make, is_described, packing, wanted: None }
+    }
+
+    /// How the image that it comes from wants it compressed, where that was not done yet.
+    pub fn wanted(&self) -> Option<Packing> {
+        self.wanted
     }
 
     /// Sees to it that the layer's blob is in the store.
@@ -132,6 +158,14 @@ impl LayerCell {
             self.ensure_blob(store)?;
         }
         work(Box::new(store.open_blob(&digest)?.ok_or(SnapshotError::Missing(diff_id))?))
+    }
+
+    /// Whether its content is in the store, as a blob or as files.
+    pub(super) fn is_here(&self, store: &Store) -> bool {
+        self.finished().is_ok_and(|finished| match finished.blob {
+            Some(blob) => store.has_blob(&blob.digest),
+            None => self.snapshot().is_some(),
+        })
     }
 
     pub(super) fn has_blob(&self, store: &Store) -> Result<bool, SnapshotError> {

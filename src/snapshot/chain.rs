@@ -47,9 +47,9 @@ impl Chain {
         self.cells.iter().try_for_each(|cell| cell.ensure_blob(store))
     }
 
-    /// Whether the blobs of all layers are in the store.
+    /// Whether the content of all layers is in the store.
     pub fn is_here(&self, store: &Store) -> bool {
-        self.cells.iter().all(|cell| cell.has_blob(store).unwrap_or(false))
+        self.cells.iter().all(|cell| cell.is_here(store))
     }
 
     /// Whether its topmost layer is known and has no blob.

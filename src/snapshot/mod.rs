@@ -9,6 +9,7 @@ mod chain;
 mod error;
 mod plain;
 mod snapshots;
+mod stored;
 mod tree;
 
 pub use cell::{Fetch, Finished, LayerCell, Make};

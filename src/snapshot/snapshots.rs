@@ -4,11 +4,8 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::cancel::Cancel;
 use crate::digest::{ChainId, DiffId};
-use crate::layer::{
-    self, BlobInfo, LayerError, OnDiskIds, ParentNode, ParentView, UnpackOptions, WriteOptions,
-};
+use crate::layer::{self, LayerError, OnDiskIds, ParentNode, ParentView, UnpackOptions};
 use crate::store::{SnapshotId, Store};
 
 use super::cell::{Finished, LayerCell, Make, Making};
@@ -139,29 +136,6 @@ impl Snapshots {
         cell.lock().snapshot = Some(id);
     }
 
-    /// The blob of the layer at `position`, made now where it was not wanted before. Where it lies
-    /// elsewhere it is not fetched.
-    pub fn blob(
-        &self,
-        chain: &Chain,
-        position: usize,
-        options: &WriteOptions,
-        cancel: &Cancel,
-    ) -> Result<BlobInfo, SnapshotError> {
-        let Some(cell) = chain.cells().get(position) else {
-            return Err(SnapshotError::Missing(DiffId::empty()));
-        };
-        let _guard = cell.packing.lock().unwrap_or_else(PoisonError::into_inner);
-        let Finished { diff_id, blob } = cell.finished()?;
-        if let Some(blob) = blob {
-            return Ok(blob);
-        }
-        let (index, dir) = (cell.entries(&self.store)?, self.layer_dir(chain, position)?);
-        let blob = layer::pack_layer(&self.store, &diff_id, &index, &dir, options, cancel)?;
-        cell.lock().finished = Some(Ok(Finished { diff_id, blob: Some(blob.clone()) }));
-        Ok(blob)
-    }
-
     /// The directory of a layer that was described, made now unless it was made already.
     pub fn materialize(&self, below: &Chain, cell: &LayerCell) -> Result<PathBuf, SnapshotError> {
         let Some(id) = self.make(below, cell)? else { return Err(SnapshotError::Missing(DiffId::empty())) };
@@ -285,7 +259,7 @@ impl ParentView for Below<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer::{Entry, EntryKind, LayerIndex, Metadata, NoContent, write_layer};
+    use crate::layer::{Entry, EntryKind, LayerIndex, Metadata, NoContent, WriteOptions, write_layer};
 
     type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 

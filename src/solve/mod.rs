@@ -22,7 +22,7 @@ use crate::digest::Digest;
 use crate::dockerfile::{Source, Span};
 use crate::event::{Event, Events, Outcome, VertexId, VertexKind};
 use crate::layer::WriteOptions;
-use crate::plan::{Plan, Step, StepId};
+use crate::plan::{Plan, Step, StepId, StepKind};
 use crate::snapshot::{Chain, SnapshotError, Snapshots};
 use crate::steps::remote::Remotes;
 use crate::steps::run::RunSettings;
@@ -61,13 +61,26 @@ pub struct Solver {
     pub same_times: bool,
     /// How layers are written.
     pub write: WriteOptions,
-    /// Whether the target becomes an image. Layers of other stages are packed by nobody, nor are those
-    /// of the target where it does not.
-    pub makes_image: bool,
+    /// What becomes of the target.
+    pub result: ResultKind,
     /// Steps whose records are not looked up.
     pub no_cache: Box<dyn Fn(&Step) -> bool + Send + Sync>,
     /// Steps at work at once.
     pub jobs: usize,
+}
+
+/// What becomes of the target. Layers of other stages stay as files.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ResultKind {
+    /// Its files are wanted, or nothing: its layers stay as files.
+    Files,
+    /// An image in the store whose layers need not be compressed yet.
+    Draft {
+        /// Its files are read as well.
+        opened: bool,
+    },
+    /// An image with all its blobs.
+    Image,
 }
 
 /// What a step left.
@@ -118,6 +131,8 @@ struct Run<'a> {
     background: Background,
     /// By step: whether its layer becomes part of an image.
     exported: Vec<bool>,
+    /// By step: whether some step reads its layer's files from a directory.
+    opened: Vec<bool>,
 }
 
 impl Solver {
@@ -140,6 +155,7 @@ impl Solver {
             jobs: Slots::new(self.jobs),
             background,
             exported: self.exported(plan),
+            opened: opened(plan, self.result),
         };
         std::thread::scope(|scope| {
             let mut stages = stages(plan);
@@ -164,15 +180,36 @@ impl Solver {
 impl Solver {
     fn exported(&self, plan: &Plan) -> Vec<bool> {
         let mut exported = vec![false; plan.steps.len()];
-        let target = plan.stages.get(plan.target).filter(|_| self.makes_image);
-        let mut next = target.and_then(|stage| stage.last);
-        while let Some(id) = next {
-            let Some(mark) = exported.get_mut(id.0) else { break };
-            *mark = true;
-            next = plan.steps.get(id.0).and_then(|step| step.parent);
-        }
+        let target = plan.stages.get(plan.target).filter(|_| self.result != ResultKind::Files);
+        mark_with_ancestors(plan, target.and_then(|stage| stage.last), &mut exported);
         exported
     }
+}
+
+/// Marks a step and all below it, up to one that is marked already.
+fn mark_with_ancestors(plan: &Plan, mut next: Option<StepId>, marks: &mut [bool]) {
+    while let Some(id) = next {
+        match marks.get_mut(id.0) {
+            Some(mark) if !*mark => *mark = true,
+            _ => break,
+        }
+        next = plan.steps.get(id.0).and_then(|step| step.parent);
+    }
+}
+
+/// Steps whose layers are mounted by a RUN, or from which files are copied.
+fn opened(plan: &Plan, result: ResultKind) -> Vec<bool> {
+    let mut opened = vec![false; plan.steps.len()];
+    if result == (ResultKind::Draft { opened: true }) {
+        mark_with_ancestors(plan, plan.stages.get(plan.target).and_then(|stage| stage.last), &mut opened);
+    }
+    for step in &plan.steps {
+        if matches!(step.kind, StepKind::Run(_)) {
+            mark_with_ancestors(plan, step.parent, &mut opened);
+        }
+        step.sources().for_each(|source| mark_with_ancestors(plan, Some(source), &mut opened));
+    }
+    opened
 }
 
 /// Steps grouped by stage, in order: each group is one thread's work.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::cache::{Input, KeyInputs, Record};
+use crate::compress::CompressionAlgorithm;
 use crate::digest::{ChainId, DiffId, Digest};
 use crate::event::Event;
 use crate::layer::{self, ContentSource, Entry, LayerIndex, WriteOptions, content_size};
@@ -11,7 +12,7 @@ use crate::snapshot::{Chain, Finished, LayerCell, Make, SnapshotError, Snapshots
 use crate::steps::copy;
 
 use super::error::StepError;
-use super::{Run, StepState};
+use super::{ResultKind, Run, StepState};
 
 /// A step's key, where the layers below it are known already.
 pub(super) struct Key {
@@ -71,7 +72,7 @@ impl Run<'_> {
     /// The chain with a layer that the store has on top. Where an image needs it, it is packed.
     fn found(&self, step: &Step, parent: &Chain, cell: Arc<LayerCell>) -> Chain {
         let chain = parent.push(cell);
-        if self.is_exported(step) && chain.is_bare() {
+        if self.is_exported(step) && self.solver.result == ResultKind::Image && chain.is_bare() {
             let (snapshots, chain) = (self.solver.snapshots.clone(), chain.clone());
             let (options, cancel) = (self.solver.write.clone(), self.solver.cancel.clone());
             // Whoever makes the image asks again, and is told what failed.
@@ -89,20 +90,15 @@ impl Run<'_> {
         diff_id: &DiffId,
         parent: Option<ChainId>,
     ) -> Result<Option<Arc<LayerCell>>, StepError> {
-        let store = self.solver.snapshots.store();
-        let Some(layer) = layer::load_layer(store, diff_id)? else { return Ok(None) };
-        let wanted = self.solver.write.compression;
-        let mut blobs: Vec<_> = layer.blobs.iter().collect();
+        let snapshots = &self.solver.snapshots;
         // Whoever makes the image compresses it as it was asked to.
-        blobs.sort_by_key(|blob| blob.compression != wanted);
-        if let Some(blob) = blobs.into_iter().find(|blob| store.has_blob(&blob.digest)) {
-            return Ok(Some(LayerCell::known(*diff_id, blob.clone())));
+        if let Some(blob) = snapshots.blob_here(diff_id, self.solver.write.compression)? {
+            return Ok(Some(LayerCell::known(*diff_id, blob)));
         }
+        let Some(layer) = layer::load_layer(snapshots.store(), diff_id)? else { return Ok(None) };
         let Some(parent) = parent.filter(|_| layer.blobs.is_empty()) else { return Ok(None) };
-        let Some(snapshot) = self.solver.snapshots.known(&parent.push(*diff_id))? else { return Ok(None) };
-        // Without its list of files a directory says too little.
-        let index = layer::load_index(store, diff_id)?;
-        Ok(index.map(|index| LayerCell::unpacked(*diff_id, snapshot, index)))
+        let files = snapshots.files_here(diff_id, &parent.push(*diff_id))?;
+        Ok(files.map(|(snapshot, index)| LayerCell::unpacked(*diff_id, snapshot, index)))
     }
 
     /// Whether the step's layer becomes part of an image.
@@ -155,20 +151,37 @@ impl Run<'_> {
         let record = self.record(step, cell.clone(), key, layer.recipe);
         let (snapshots, options) = (self.solver.snapshots.clone(), self.solver.write.clone());
         let below = parent.clone();
-        let packed = self.is_exported(step)
-            || !self.solver.executor.executes()
-            || content_size(&layer.entries) < WORTH_LEAVING;
+        let form = self.form(step, &layer);
+        let plain = WriteOptions { compression: CompressionAlgorithm::Uncompressed, ..options.clone() };
         self.background.queue(move || {
-            let written = match packed {
-                true => layer::write_layer(snapshots.store(), layer.entries, &layer.content, &options)
-                    .map(Finished::of)
-                    .map_err(SnapshotError::from),
-                false => leave(&snapshots, &below, &layer, &options),
+            let write = |options| {
+                let layer =
+                    layer::write_layer(snapshots.store(), layer.entries.clone(), &layer.content, options);
+                layer.map(Finished::of).map_err(SnapshotError::from)
+            };
+            let written = match form {
+                Form::Packed => write(&options),
+                Form::Plain => write(&plain),
+                Form::Files => leave(&snapshots, &below, &layer, &options),
             };
             layer.cell.finish(written);
             record();
         });
         Ok(StepState { chain: parent.push(cell), cached: false, created: self.solver.now })
+    }
+
+    /// In which form a new layer is kept.
+    fn form<C>(&self, step: &Step, layer: &Unwritten<C>) -> Form {
+        let exported = self.is_exported(step);
+        let executes = self.solver.executor.executes();
+        let opened = self.opened.get(step.id.0).copied().unwrap_or(true) && executes;
+        match self.solver.result {
+            _ if content_size(&layer.entries) < WORTH_LEAVING => Form::Packed,
+            ResultKind::Image if exported => Form::Packed,
+            ResultKind::Draft { .. } if exported && layer.cell.is_described() && !opened => Form::Plain,
+            _ if !executes => Form::Packed,
+            _ => Form::Files,
+        }
     }
 
     /// Writes the record once the layer and all below it are in the store. Layers below were queued
@@ -211,6 +224,17 @@ pub(super) fn refuse_reserved(entries: &[Entry]) -> Result<(), StepError> {
         Some(entry) => Err(StepError::Reserved(format!("/{}", String::from_utf8_lossy(&entry.path)))),
         None => Ok(()),
     }
+}
+
+/// The forms in which new layers are kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Form {
+    /// Compressed.
+    Packed,
+    /// As a plain tar: where nothing reads the files, one large file is made faster than many small ones.
+    Plain,
+    /// As files.
+    Files,
 }
 
 /// Bytes of content from which on a layer that no image needs is left unpacked. Less is compressed

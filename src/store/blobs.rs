@@ -68,8 +68,15 @@ impl Store {
     pub fn blob_writer(&self) -> Result<BlobWriter, StoreError> {
         let path = self.temp_path();
         let file = File::create(&path).map_err(StoreError::io("create", &path))?;
-        let store = self.clone();
-        Ok(BlobWriter { store, path, file, hasher: Hasher::new(), size: 0, done: false, arrival: None })
+        let (store, hasher) = (self.clone(), Some(Hasher::new()));
+        Ok(BlobWriter { store, path, file, hasher, size: 0, done: false, arrival: None })
+    }
+
+    /// Begins a blob whose bytes somebody else digests: it must end with [`BlobWriter::finish_as`].
+    pub fn unhashed_blob_writer(&self) -> Result<BlobWriter, StoreError> {
+        let mut writer = self.blob_writer()?;
+        writer.hasher = None;
+        Ok(writer)
     }
 
     /// Begins a blob that must have this digest: [`Store::arriving`] finds it while it is written.
@@ -85,7 +92,8 @@ pub struct BlobWriter {
     store: Store,
     path: PathBuf,
     file: File,
-    hasher: Hasher,
+    /// `None` where somebody else digests the bytes.
+    hasher: Option<Hasher>,
     size: u64,
     done: bool,
     arrival: Option<Arc<Arrival>>,
@@ -99,14 +107,25 @@ impl BlobWriter {
 
     /// Makes the blob visible and gives its digest and size.
     pub fn finish(mut self) -> Result<(Digest, u64), StoreError> {
-        let digest = std::mem::take(&mut self.hasher).finish();
+        let digest = self.digest()?;
         self.keep(&digest)?;
         Ok((digest, self.size))
     }
 
+    /// As [`BlobWriter::finish`], for bytes that the caller has digested.
+    pub fn finish_as(mut self, digest: &Digest) -> Result<(Digest, u64), StoreError> {
+        self.keep(digest)?;
+        Ok((*digest, self.size))
+    }
+
+    fn digest(&mut self) -> Result<Digest, StoreError> {
+        let unhashed = || StoreError::io("digest", &self.path)(io::Error::other("nobody digested it"));
+        Ok(self.hasher.take().ok_or_else(unhashed)?.finish())
+    }
+
     /// As [`BlobWriter::finish`], but only if the bytes are those of `expected`.
     pub fn finish_verified(mut self, expected: &Digest) -> Result<u64, IngestError> {
-        let actual = std::mem::take(&mut self.hasher).finish();
+        let actual = self.digest()?;
         if actual != *expected {
             return Err(IngestError::Mismatch { expected: *expected, actual, size: self.size });
         }
@@ -136,7 +155,9 @@ impl BlobWriter {
 impl Write for BlobWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         let written = self.file.write(buf)?;
-        self.hasher.update(&buf[..written]);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&buf[..written]);
+        }
         self.size += written as u64;
         if let Some(arrival) = &self.arrival {
             arrival.advance(self.size);

@@ -173,6 +173,11 @@ impl Store {
         read(&self.blob_path(digest))
     }
 
+    /// Reads the description of a layer without counting as use; `None` where there is none.
+    pub fn peek_layer(&self, diff_id: &DiffId) -> Result<Option<Vec<u8>>, StoreError> {
+        read(&self.fan_out("layers", &diff_id.0, ".json"))
+    }
+
     /// Whether a thing is there; not a use. Of directories, whether they are whole.
     pub fn is_there(&self, room: Room, name: &str) -> Result<bool, StoreError> {
         let plain = || self.root().join(room.dir()).join(name);

@@ -36,11 +36,13 @@ pub enum RecordKind {
     Origins,
     /// The eStargz form of a layer.
     Estargz,
+    /// The manifest of an image that was named before its layers were compressed.
+    PackedImage,
 }
 
 impl RecordKind {
     /// All of them.
-    pub const ALL: [RecordKind; 8] = [
+    pub const ALL: [RecordKind; 9] = [
         RecordKind::Step,
         RecordKind::Listing,
         RecordKind::Memo,
@@ -49,6 +51,7 @@ impl RecordKind {
         RecordKind::Download,
         RecordKind::Origins,
         RecordKind::Estargz,
+        RecordKind::PackedImage,
     ];
 
     /// Its name on disk.
@@ -62,6 +65,7 @@ impl RecordKind {
             RecordKind::Download => "download",
             RecordKind::Origins => "origins",
             RecordKind::Estargz => "estargz",
+            RecordKind::PackedImage => "packed-image",
         }
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::digest::{ChainId, Digest};
+use crate::digest::{ChainId, DiffId, Digest};
 
 use super::open::{Store, StoreError};
 use super::temp::TempDir;
@@ -87,6 +87,33 @@ impl Store {
         let id =
             content.and_then(|bytes| String::from_utf8(bytes).ok()).and_then(|text| SnapshotId::parse(&text));
         Ok(id.filter(|id| self.use_now(&self.root().join("snapshots").join(id.as_str()))))
+    }
+
+    /// The snapshots of a chain, of whatever kinds. Their files may belong to others than this user's.
+    pub fn chain_snapshots(&self, chain: &ChainId) -> Result<Vec<SnapshotId>, StoreError> {
+        let mut found = Vec::new();
+        for kind in self.chain_kinds(chain)? {
+            found.extend(self.chain_snapshot(chain, &kind)?);
+        }
+        Ok(found)
+    }
+
+    fn chain_kinds(&self, chain: &ChainId) -> Result<Vec<SnapshotKind>, StoreError> {
+        let plain = self.chain_path(chain, &SnapshotKind::plain());
+        let Some(dir) = plain.parent().filter(|dir| dir.is_dir()) else { return Ok(Vec::new()) };
+        let names = super::files::entries(dir)?.into_iter();
+        let names = names.filter_map(|entry| SnapshotKind::split(entry.file_name().to_str()?));
+        Ok(names.filter(|(other, _)| *other == chain.0).map(|(_, kind)| kind).collect())
+    }
+
+    /// Marks a layer as used by this process, in every form in which it is here: its blobs are those that
+    /// its description names.
+    pub fn use_layer(&self, diff_id: &DiffId, chain: &ChainId) {
+        self.use_now(&self.fan_out("layers", &diff_id.0, ".json"));
+        self.use_now(&self.fan_out("index", &diff_id.0, ""));
+        self.use_now(&self.blob_path(&diff_id.0));
+        // What cannot be looked at counts as not there.
+        drop(self.chain_snapshots(chain));
     }
 
     /// Notes that a snapshot holds the topmost layer of a chain; from then on it outlives this process.

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::image::ResolvedImage;
+use crate::image::draft::StoredLayer;
 use crate::layer::{self, BlobInfo, Entry, EntryKind, LayerError, LayerIndex, Metadata};
 use crate::snapshot::{Chain, LayerCell, Node, NodeKind, SnapshotError, Snapshots, Tree, path_order};
 use crate::store::Store;
@@ -224,9 +225,12 @@ fn node_fields(a: &Node, b: &Node, times: bool) -> Vec<String> {
 /// The layers of an image of the store.
 pub(super) fn chain(store: &Store, image: &ResolvedImage) -> Result<Chain, SnapshotError> {
     let mut cells = Vec::new();
-    for layer in image.layer_refs() {
+    for StoredLayer { layer, packing } in image.stored_layers() {
         let blob = BlobInfo { digest: layer.digest, size: layer.size, compression: layer.compression };
-        layer::add_blob(store, &layer.diff_id, 0, &blob)?;
+        // A plain tar need not be there; the list of its files is.
+        if packing.is_none() {
+            layer::add_blob(store, &layer.diff_id, 0, &blob)?;
+        }
         cells.push(LayerCell::known(layer.diff_id, blob));
     }
     Ok(Chain::of(cells))
