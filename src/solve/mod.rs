@@ -8,6 +8,7 @@
 mod background;
 mod error;
 mod executor;
+mod known;
 mod record;
 mod step;
 

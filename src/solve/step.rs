@@ -8,11 +8,11 @@ use crate::context::{ContextError, FileInfo, FileSource, StatCache, file_digests
 use crate::digest::{Digest, Hasher};
 use crate::event::{Event, VertexId};
 use crate::layer::{self, NoContent};
-use crate::plan::{CopyOrigin, CopyStep, RunMountKind, RunStep, Step, StepKind, WorkdirStep};
+use crate::plan::{CopyOrigin, CopyStep, RunMount, RunMountKind, RunStep, Step, StepKind, WorkdirStep};
 use crate::snapshot::{Chain, LayerCell};
 use crate::steps::accounts;
 use crate::steps::copy::{self, CopyError, Inline, Selected};
-use crate::steps::identity::Accounts;
+use crate::steps::identity::{Accounts, numeric_owner};
 use crate::steps::mount::{MountInput, plain_destination};
 use crate::steps::place::{Destination, effective_owner};
 use crate::steps::remote::Found;
@@ -21,6 +21,7 @@ use crate::steps::tree_source::TreeSource;
 use crate::steps::workdir;
 
 use super::error::StepError;
+use super::known::{Taken, mount_input};
 use super::record::{Unwritten, refuse_reserved};
 use super::{Run, StepState};
 
@@ -97,6 +98,13 @@ impl Run<'_> {
         parent: &Chain,
         vertex: VertexId,
     ) -> Result<StepState, StepError> {
+        if let Some(mut inputs) = self.known_mounts(run)? {
+            inputs.extend(self.solver.run.inputs());
+            let key = self.key(step, parent, inputs)?;
+            if let Some(state) = self.look_up(step, parent, &key)? {
+                return Ok(state);
+            }
+        }
         let (mounts, mut inputs) = self.mount_inputs(run)?;
         inputs.extend(self.solver.run.inputs());
         let mut key = self.key(step, parent, inputs)?;
@@ -126,11 +134,7 @@ impl Run<'_> {
     fn mount_inputs(&self, run: &RunStep) -> Result<(Vec<MountInput>, Vec<Input>), StepError> {
         let (mut mounts, mut inputs) = (Vec::new(), Vec::new());
         for mount in &run.mounts {
-            if let RunMountKind::Secret { id, .. } = &mount.kind
-                && let Some(digest) = self.solver.deciding_secrets.get(id)
-            {
-                inputs.push(Input { name: format!("secret {id}"), digest: *digest });
-            }
+            inputs.extend(self.secret_input(mount));
             let Some((origin, source)) = mount.origin() else {
                 mounts.push(MountInput::Nothing);
                 continue;
@@ -143,8 +147,8 @@ impl Run<'_> {
                 RunMountKind::Bind { .. } => with_top(&selected, &plain_destination(keep_owner), digest)?,
                 _ => digest,
             };
-            let target = mount.target.as_deref().unwrap_or_default();
-            inputs.push(Input { name: format!("mount {target}: {origin}: {source}"), digest: shown });
+            self.remember(origin, Taken::by_mount(source, &mount.kind), shown)?;
+            inputs.push(mount_input(mount, origin, source, shown));
             mounts.push(match origin {
                 CopyOrigin::Context(_) => MountInput::Files { selected, digest },
                 CopyOrigin::Step(id, _) => {
@@ -156,6 +160,13 @@ impl Run<'_> {
             });
         }
         Ok((mounts, inputs))
+    }
+
+    /// The digest of a secret whose change executes the steps that mount it.
+    pub(super) fn secret_input(&self, mount: &RunMount) -> Option<Input> {
+        let RunMountKind::Secret { id, .. } = &mount.kind else { return None };
+        let digest = self.solver.deciding_secrets.get(id)?;
+        Some(Input { name: format!("secret {id}"), digest: *digest })
     }
 
     fn workdir(&self, step: &Step, workdir: &WorkdirStep, parent: &Chain) -> Result<StepState, StepError> {
@@ -190,6 +201,7 @@ impl Run<'_> {
         let base = if copy.link { &nothing } else { parent };
         let owner = match &copy.chown {
             None => None,
+            Some(chown) if numeric_owner(chown).is_some() => numeric_owner(chown),
             Some(chown) => {
                 let tree = snapshots.tree(base)?;
                 Some(accounts(snapshots, base, &tree)?.owner(chown)?)
@@ -203,11 +215,18 @@ impl Run<'_> {
             chmod: copy.chmod.clone(),
             made_up_time: self.solver.now,
         };
+        if let Some(inputs) = self.known_copy(copy, &dest)? {
+            let key = self.key(step, base, inputs)?;
+            if let Some(state) = self.look_up(step, parent, &key)? {
+                return Ok(state);
+            }
+        }
         let (source, read) = self.files_of(&copy.origin)?;
         let mut selected = select(copy, &source)?;
         let mut inputs = Vec::new();
         for source in &mut selected {
             let digest = self.input_digest(&copy.origin, source, &dest, &*read)?;
+            self.remember(&copy.origin, Taken::by_copy(copy, &source.pattern, &dest), digest)?;
             inputs.push(Input { name: format!("{}: {}", copy.origin, source.pattern), digest });
         }
         let remote = self.find_remote(copy, vertex)?;

@@ -47,6 +47,13 @@ pub enum IdentityError {
     OutOfRange(String),
 }
 
+/// A `--chown` value that names nobody: it needs no files of an image.
+pub fn numeric_owner(text: &str) -> Option<(u32, u32)> {
+    let (user, group) = split(text);
+    id(user)?;
+    group.is_none_or(|group| id(group).is_some()).then(|| Accounts::default().owner(text).ok())?
+}
+
 struct PasswdLine {
     name: String,
     uid: u32,
