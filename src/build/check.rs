@@ -156,7 +156,7 @@ impl Engine {
     }
 }
 
-/// A request of which nothing is run: no step needs a permission.
+/// The same request where nothing is run: no step needs a permission.
 fn looked_at(request: &BuildRequest) -> BuildRequest {
     BuildRequest { allow: Entitlements::all(), ..request.clone() }
 }

@@ -34,7 +34,7 @@ pub struct RegistryAccess {
     pub notices: Notices,
 }
 
-/// Tells each notice once. By default nobody hears of it.
+/// Reports each notice once; by default to nobody.
 #[derive(Clone, Default)]
 pub struct Notices {
     events: Option<Events>,

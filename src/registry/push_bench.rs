@@ -1,4 +1,4 @@
-//! A registry in memory for tests of pushes, which does wrong what it is told to.
+//! A registry in memory for tests of pushes, with faults on request.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
