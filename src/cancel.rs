@@ -44,6 +44,51 @@ impl Cancel {
     }
 }
 
+/// A switch that follows another one, and can be switched alone. Dropped, it follows no longer.
+#[derive(Debug)]
+pub struct Follower {
+    cancel: Cancel,
+    done: Cancel,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Cancel {
+    /// A switch for a part of the work, which may be given up while the rest goes on.
+    pub fn follower(&self) -> io::Result<Follower> {
+        let (cancel, done) = (Cancel::new()?, Cancel::new()?);
+        let (leader, own, end) = (self.clone(), cancel.clone(), done.clone());
+        let follow = move || {
+            loop {
+                let (first, second) = (leader.fd(), end.fd());
+                let mut ready = [PollFd::new(&first, PollFlags::IN), PollFd::new(&second, PollFlags::IN)];
+                match poll(&mut ready, None) {
+                    Err(Errno::INTR) => {}
+                    _ if leader.is_cancelled() => return own.cancel(),
+                    _ => return,
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("cancel".into()).spawn(follow)?;
+        Ok(Follower { cancel, done, thread: Some(thread) })
+    }
+}
+
+impl Follower {
+    /// The switch.
+    pub fn cancel(&self) -> &Cancel {
+        &self.cancel
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.done.cancel();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
 /// A file, pipe or terminal whose reader stops waiting when it is cancelled. That is an error then.
 #[derive(Debug)]
 pub struct CancelRead<F> {
@@ -91,6 +136,19 @@ impl<F: AsFd> Read for CancelRead<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_follower_is_switched_with_its_leader_and_not_the_other_way() -> io::Result<()> {
+        let leader = Cancel::new()?;
+        let (one, two) = (leader.follower()?, leader.follower()?);
+        one.cancel().cancel();
+        assert!(!leader.is_cancelled() && !two.cancel().is_cancelled());
+        leader.cancel();
+        while !two.cancel().is_cancelled() {
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
 
     #[test]
     fn a_reader_that_waits_for_a_pipe_is_woken() -> io::Result<()> {

@@ -42,6 +42,12 @@ pub(super) struct Resolved {
     origin: Origin,
 }
 
+impl Resolved {
+    pub(super) fn is_at_a_registry(&self) -> bool {
+        matches!(self.origin, Origin::Registry(..))
+    }
+}
+
 /// Resolves and fetches bases of one build.
 pub(super) struct Bases {
     snapshots: Snapshots,

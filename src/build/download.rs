@@ -80,4 +80,8 @@ impl Fetch for Download {
     fn has_ended(&self) -> bool {
         matches!(*self.phase(), Phase::Ended(_))
     }
+
+    fn is_at_a_registry(&self) -> bool {
+        self.found.is_at_a_registry()
+    }
 }

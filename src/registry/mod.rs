@@ -21,6 +21,7 @@ mod fault;
 pub mod login;
 pub mod origins;
 mod permission;
+mod parts;
 mod piece;
 mod pools;
 mod proxy;

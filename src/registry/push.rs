@@ -76,6 +76,22 @@ pub struct PushReport {
     pub uploaded: usize,
 }
 
+impl PushReport {
+    pub(super) fn of(digest: Digest) -> Self {
+        PushReport { digest, sent_bytes: 0, mounted: 0, existed: 0, uploaded: 0 }
+    }
+
+    pub(super) fn count(&mut self, states: &[BlobState]) {
+        for state in states {
+            match state {
+                BlobState::Existed => self.existed += 1,
+                BlobState::Mounted => self.mounted += 1,
+                BlobState::Uploaded | BlobState::Sending => self.uploaded += 1,
+            }
+        }
+    }
+}
+
 /// What is to be pushed, as found.
 #[derive(Default)]
 struct Work {
@@ -107,17 +123,8 @@ impl Registry {
         cancel: &Cancel,
     ) -> Result<PushReport, RegistryError> {
         check_repository(repository)?;
-        let uploads = Uploads {
-            registry: self,
-            repository,
-            content,
-            options,
-            cancel,
-            stop: AtomicBool::new(false),
-            sent: AtomicU64::new(0),
-        };
-        let mut report =
-            PushReport { digest: top.digest, sent_bytes: 0, mounted: 0, existed: 0, uploaded: 0 };
+        let uploads = Uploads::new(self, repository, content, options, cancel);
+        let mut report = PushReport::of(top.digest);
         if let Some(tag) = tag
             && uploads.manifest_digest(tag)? == Some(top.digest)
         {
@@ -128,13 +135,7 @@ impl Registry {
         }
         let mut work = Work::default();
         uploads.plan(top, &mut work, 0)?;
-        for state in uploads.blobs(&work.blobs, progress)? {
-            match state {
-                BlobState::Existed => report.existed += 1,
-                BlobState::Mounted => report.mounted += 1,
-                BlobState::Uploaded | BlobState::Sending => report.uploaded += 1,
-            }
-        }
+        report.count(&uploads.blobs(&work.blobs, progress)?);
         for (media_type, digest, bytes) in &work.manifests {
             let last = *digest == top.digest;
             let reference = tag.filter(|_| last).map_or_else(|| digest.to_string(), str::to_owned);
@@ -153,6 +154,19 @@ impl Registry {
         }
         report.sent_bytes = uploads.sent.load(Ordering::Relaxed);
         Ok(report)
+    }
+}
+
+impl<'a> Uploads<'a> {
+    pub(super) fn new(
+        registry: &'a Registry,
+        repository: &'a str,
+        content: &'a dyn Content,
+        options: &'a PushOptions,
+        cancel: &'a Cancel,
+    ) -> Self {
+        let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
+        Uploads { registry, repository, content, options, cancel, stop, sent }
     }
 }
 
@@ -224,7 +238,7 @@ impl Uploads<'_> {
     }
 
     /// All blobs, a few at a time. The first failure stops the others.
-    fn blobs(
+    pub(super) fn blobs(
         &self,
         blobs: &[Descriptor],
         progress: &(dyn Fn(PushProgress) + Sync),

@@ -229,7 +229,7 @@ fn page(
 
 /// Where a link leads from `page`: elsewhere on the same host. A registry behind a proxy that ends TLS may
 /// write another scheme or port there; the ones it was asked at are kept.
-fn next_page(page: &Uri, link: &str) -> Option<Uri> {
+pub(super) fn next_page(page: &Uri, link: &str) -> Option<Uri> {
     let (scheme, authority) = (page.scheme_str()?, page.authority()?);
     let next = resolve(page, link)?;
     if !next.host()?.eq_ignore_ascii_case(authority.host()) {
@@ -244,7 +244,7 @@ pub(super) fn is_of(entry: &Descriptor, artifact_type: Option<&str>) -> bool {
 }
 
 /// The address of the next page: `<ADDRESS>; rel="next"` (RFC 8288).
-fn next_link(header: &str) -> Option<&str> {
+pub(super) fn next_link(header: &str) -> Option<&str> {
     header.split(",<").flat_map(|part| part.split(", <")).find_map(|part| {
         let part = part.trim();
         let (address, parameters) = part.strip_prefix('<').unwrap_or(part).split_once('>')?;
@@ -257,7 +257,7 @@ fn next_link(header: &str) -> Option<&str> {
 }
 
 /// A value of a query.
-fn encoded(text: &str) -> String {
+pub(super) fn encoded(text: &str) -> String {
     let plain = |c: u8| c.is_ascii_alphanumeric() || b"-._~/".contains(&c);
     text.bytes().map(|c| if plain(c) { (c as char).to_string() } else { format!("%{c:02X}") }).collect()
 }

@@ -51,6 +51,19 @@ pub trait Fetch: Send + Sync {
 
     /// Whether it has ended, well or not.
     fn has_ended(&self) -> bool;
+
+    /// All of the blob was read, and its content has the layer's diff ID.
+    fn is_right(&self) {}
+
+    /// Whether the blob, once it is here, is known to have the layer's diff ID, or is believed to.
+    fn is_trusted(&self) -> bool {
+        true
+    }
+
+    /// Whether it comes from a registry that is known to have it, so that a push needs no copy here.
+    fn is_at_a_registry(&self) -> bool {
+        true
+    }
 }
 
 /// Puts a layer's files into an empty directory, from where they were before they became a layer.
@@ -133,13 +146,29 @@ impl LayerCell {
     /// Sees to it that the layer's blob is in the store.
     pub fn ensure_blob(&self, store: &Store) -> Result<(), SnapshotError> {
         let Some(fetch) = &self.fetch else { return Ok(()) };
-        if self.has_blob(store)? {
+        if self.has_blob(store)? && fetch.is_trusted() {
             return Ok(());
         }
         fetch.clone().wait().map_err(SnapshotError::Fetch)
     }
 
-    /// Does something with the layer's blob, while it comes where it is on its way. What fails then is
+    /// The same for a push, which takes from a registry what lies there.
+    pub fn ensure_blob_for_push(&self, store: &Store) -> Result<(), SnapshotError> {
+        if self.fetch.as_ref().is_none_or(|fetch| fetch.is_at_a_registry()) {
+            return Ok(());
+        }
+        self.ensure_blob(store)
+    }
+
+    /// Brings a layer that nobody has seen yet, to find out whether it is what it should be.
+    pub fn ensure_proved(&self, store: &Store) -> Result<(), SnapshotError> {
+        if self.fetch.as_ref().is_none_or(|fetch| fetch.is_trusted()) {
+            return Ok(());
+        }
+        self.ensure_blob(store)
+    }
+
+    /// Does something with the layer's blob, which must find out whether it has the diff ID, while it comes where it is on its way. What fails then is
     /// tried again with the whole blob: nothing says that the failure was not the network's.
     pub(super) fn with_blob<T>(
         &self,
@@ -148,11 +177,13 @@ impl LayerCell {
     ) -> Result<T, SnapshotError> {
         let Finished { diff_id, blob } = self.finished()?;
         let digest = blob.ok_or(SnapshotError::Missing(diff_id))?.digest;
-        if let Some(fetch) = self.fetch.as_ref().filter(|_| !store.has_blob(&digest)) {
+        let is_needed = |fetch: &&Arc<dyn Fetch>| !store.has_blob(&digest) || !fetch.is_trusted();
+        if let Some(fetch) = self.fetch.as_ref().filter(is_needed) {
             fetch.clone().begin();
             if let Some(coming) = store.arriving(&digest, || fetch.has_ended())
                 && let Ok(done) = work(Box::new(coming))
             {
+                fetch.is_right();
                 return Ok(done);
             }
             self.ensure_blob(store)?;

@@ -216,11 +216,13 @@ impl Snapshots {
             let dir = self.store.temp_dir()?;
             let target = dir.path().join("fs");
             std::fs::create_dir(&target).map_err(|source| LayerError::io("create", &target, source))?;
-            Ok((dir, layer::unpack(blob, &target, &view, &options)?))
+            let unpacked = layer::unpack(blob, &target, &view, &options)?;
+            if unpacked.diff_id != layer.diff_id {
+                let (expected, actual) = (layer.diff_id, unpacked.diff_id);
+                return Err(SnapshotError::WrongDiffId { expected, actual });
+            }
+            Ok((dir, unpacked))
         })?;
-        if unpacked.diff_id != layer.diff_id {
-            return Err(SnapshotError::WrongDiffId { expected: layer.diff_id, actual: unpacked.diff_id });
-        }
         layer::store_index(&self.store, &layer.diff_id, &unpacked.index)?;
         cell.lock().complete = Some(Arc::new(unpacked.index));
         Ok(self.store.freeze_snapshot(dir)?)
