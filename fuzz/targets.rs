@@ -3,7 +3,7 @@
 
 use std::io::{self, Cursor, Read, Write};
 
-use rbuild::cache::Record;
+use rbuild::cache::{Bounds, CacheDocument, Record};
 use rbuild::context::glob::{has_wildcard, match_path};
 use rbuild::context::ignore::{IgnoreRules, PatternSet};
 use rbuild::digest::Digest;
@@ -87,6 +87,21 @@ pub fn record(bytes: &[u8]) {
     let Ok(written) = serde_json::to_vec(&record) else { panic!("a record that cannot be written") };
     let again: Record = serde_json::from_slice(&written).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(again.inputs.key(), record.inputs.key());
+}
+
+/// Any bytes as the document of a cache: what is written again is the same, and merging it with itself adds
+/// nothing.
+pub fn cache(bytes: &[u8]) {
+    let Ok(document) = CacheDocument::parse("a cache", bytes) else { return };
+    let again = CacheDocument::parse("a cache", &document.to_bytes());
+    assert_eq!(again.ok().as_ref(), Some(&document));
+    let mut tidy = CacheDocument::default();
+    tidy.merge(document);
+    tidy.tidy(Bounds::default(), 0);
+    let mut twice = tidy.clone();
+    twice.merge(tidy.clone());
+    twice.tidy(Bounds::default(), 0);
+    assert_eq!(twice, tidy);
 }
 
 /// The last line as a path, the lines before it as an ignore file and as wildcards: a walk from the

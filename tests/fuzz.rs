@@ -115,6 +115,11 @@ fn records() {
 }
 
 #[test]
+fn caches() {
+    smoke("cache", CHANGES, targets::cache);
+}
+
+#[test]
 fn ignore_files() {
     smoke("ignore", CHANGES, targets::ignore);
 }
