@@ -57,6 +57,15 @@ fn build(lab: &Lab, name: &str, dockerfile: &str) {
     ok(lab.run(&args));
 }
 
+#[test]
+fn a_base_from_a_layout_is_pushed_also_where_no_step_needs_its_files() {
+    let Some(registry) = start("push of a base alone", Setup::default()) else { return };
+    let lab = Lab::new();
+    let context = lab.context(&[("Dockerfile", "FROM busybox\nLABEL a=b\n")]);
+    let name = format!("{}/team/app:1", registry.host());
+    ok(lab.build(&context, &["-t", &name, "--push"]));
+}
+
 fn skopeo(args: &[&str]) -> serde_json::Value {
     let output = Command::new("skopeo").args(args).output().expect("skopeo");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use crate::cache::Records;
+use crate::cache::{Import, Lookup, Records};
 use crate::cancel::Cancel;
 use crate::context::FileStatCache;
 use crate::event::{Event, Events, Summary};
@@ -25,6 +25,7 @@ use crate::steps::run::{DEFAULT_SHM, RunError, RunSettings};
 use crate::store::Store;
 
 use super::bases::Bases;
+use super::caching::{self, Solution};
 use super::failure::{Failure, FailureKind, full_store_help};
 use super::outputs;
 use super::permission::Asking;
@@ -73,6 +74,14 @@ pub struct EngineOptions {
     pub registries: RegistryAccess,
     /// Downloads and git repositories.
     pub remotes: RemoteOptions,
+}
+
+/// A build that is ready to be solved.
+struct Work<'a> {
+    request: &'a BuildRequest,
+    prepared: &'a Prepared,
+    stat_cache: &'a Arc<FileStatCache>,
+    mounts: &'a Arc<MountSettings>,
 }
 
 /// Builds images in one store.
@@ -162,6 +171,9 @@ impl Engine {
     ) -> Result<BuildOutcome, Failure> {
         let begun = Instant::now();
         let names = parse_tags(&request.tags)?;
+        caching::check(request)?;
+        // Caches are read while bases are looked up.
+        let import = self.import_caches(request, events, cancel)?;
         let prepared = self.prepare(request, stdin, events, cancel)?;
         let request = &BuildRequest { source_date_epoch: prepared.epoch, ..request.clone() };
         outputs::check_times(request)?;
@@ -171,43 +183,47 @@ impl Engine {
         // What only goes to registries need not be here: layers of bases go from one to the other.
         let only_pushed = !request.outputs.is_empty()
             && request.outputs.iter().all(|output| output.push || output.kind == OutputKind::CacheOnly);
-        let (makes_image, compressions) = (request.makes_image(), request.compressions());
-        let with_index = prepared.plans.len() > 1 || request.multi_platform;
-        let mut built = Vec::new();
-        let (mut cached, mut steps) = (0, 0);
+        let makes_image = request.makes_image();
         prepared.network.expect(prepared.plans.iter().flat_map(|(_, plan)| &plan.steps));
-        for (platform, plan) in &prepared.plans {
-            let solver = self.solver(request, &prepared, plan, &stat_cache, &mounts, events, cancel);
-            let solved = solver.solve(plan).map_err(|error| solve_failure(error, &self.store, cancel))?;
-            let chain = result::final_chain(plan, &solved);
-            if makes_image && !only_pushed {
-                chain.ensure_blobs(&self.store)?;
-            }
-            let epoch = epoch_of(request, plan);
-            let mut images = Vec::new();
-            for choice in compressions.iter().take_while(|_| makes_image) {
-                let whole = wants_bytes(request, prepared.plans.len());
-                let image = self.image(plan, &solved, solver.now, epoch, *choice, whole, cancel)?;
-                images.push((*choice, image));
-            }
-            let platform_given = !request.platforms.is_empty();
-            built.push(Built { images, chain, platform: platform.clone(), platform_given });
-            cached += solved.cached;
-            steps += plan.steps.iter().filter(|step| !matches!(step.kind, StepKind::From(_))).count();
-        }
+        let with_index = prepared.plans.len() > 1 || request.multi_platform;
+        let write = |built: &[Built], complete: bool, cancel: &Cancel| {
+            let all = outputs::Results { built, with_index, names: &names, complete };
+            outputs::write_all(self, request, &all, events, cancel)
+        };
+        let (built, solutions) =
+            caching::with_import(import.as_deref(), &self.store, events, cancel, |cancel| {
+                let work = Work { request, prepared: &prepared, stat_cache: &stat_cache, mounts: &mounts };
+                let (built, solutions) =
+                    self.solve_all(&work, only_pushed, import.as_ref(), events, cancel)?;
+                // A push may find that a cache has not what it promised.
+                if only_pushed {
+                    let complete = built.iter().all(|one| one.chain.is_here(&self.store));
+                    if let Err(failure) = write(&built, complete, cancel) {
+                        let cells = built.iter().flat_map(|one| one.chain.cells());
+                        cells.for_each(|cell| drop(cell.ensure_proved(&self.store)));
+                        return Err(failure);
+                    }
+                }
+                Ok((built, solutions))
+            })?;
         // A cache that cannot be written costs time in the next build and nothing else.
         let _ = self.keep_stats(&stat_cache);
         let own = request.compression();
         let package = || result::package(self, &built, own, Family::Oci, &request.annotations, with_index);
         let package = makes_image.then(package).transpose()?;
         let complete = !only_pushed || built.iter().all(|one| one.chain.is_here(&self.store));
-        let all = outputs::Results { built: &built, with_index, names: &names, complete };
-        outputs::write_all(self, request, &all, events, cancel)?;
+        if !only_pushed {
+            write(&built, complete, cancel)?;
+        }
         for name in names.iter().filter(|_| complete) {
             let Some(package) = &package else { continue };
             image::inspect::name_in_store(&self.store, name, &package.top)?;
         }
         let image = package.map(|package| package.into_image(with_index));
+        self.export_caches(request, &solutions, import.as_deref(), events, cancel)?;
+        let cached = solutions.iter().map(|one| one.solved.cached).sum();
+        let is_work = |step: &&Step| !matches!(step.kind, StepKind::From(_));
+        let steps = solutions.iter().map(|one| one.plan.steps.iter().filter(is_work).count()).sum();
         let layers = || built.iter().filter_map(|one| one.image(own)).flat_map(|image| &image.layers);
         let summary = Summary {
             names: names.iter().map(Reference::familiar).collect(),
@@ -225,22 +241,64 @@ impl Engine {
         Ok(BuildOutcome { image, names, summary, warnings: prepared.warnings, on_stdout })
     }
 
+    /// Brings all plans to results, and to images where there are to be some.
+    fn solve_all<'a>(
+        &self,
+        work: &Work<'a>,
+        only_pushed: bool,
+        import: Option<&Arc<Import>>,
+        events: &Events,
+        cancel: &Cancel,
+    ) -> Result<(Vec<Built>, Vec<Solution<'a>>), Failure> {
+        let Work { request, prepared, .. } = *work;
+        let (makes_image, compressions) = (request.makes_image(), request.compressions());
+        let (mut built, mut solutions) = (Vec::new(), Vec::new());
+        for (platform, plan) in &prepared.plans {
+            let solver = self.solver(work, plan, import, events, cancel);
+            let solved = solver.solve(plan).map_err(|error| solve_failure(error, &self.store, cancel))?;
+            let chain = result::final_chain(plan, &solved);
+            if makes_image && !only_pushed {
+                chain.ensure_blobs(&self.store)?;
+            }
+            if only_pushed {
+                chain.cells().iter().try_for_each(|cell| cell.ensure_blob_for_push(&self.store))?;
+            }
+            let epoch = epoch_of(request, plan);
+            let solution = Solution { plan, solved };
+            let mut images = Vec::new();
+            for choice in compressions.iter().take_while(|_| makes_image) {
+                let whole = wants_bytes(request, prepared.plans.len());
+                let mut image =
+                    self.image(plan, &solution.solved, solver.now, epoch, *choice, whole, cancel)?;
+                if request.has_inline_cache() {
+                    caching::add_inline(&mut image, &solution)?;
+                }
+                images.push((*choice, image));
+            }
+            let platform_given = !request.platforms.is_empty();
+            built.push(Built { images, chain, platform: platform.clone(), platform_given });
+            solutions.push(solution);
+        }
+        Ok((built, solutions))
+    }
+
     fn solver(
         &self,
-        request: &BuildRequest,
-        prepared: &Prepared,
+        work: &Work<'_>,
         plan: &Plan,
-        stat_cache: &Arc<FileStatCache>,
-        mounts: &Arc<MountSettings>,
+        import: Option<&Arc<Import>>,
         events: &Events,
         cancel: &Cancel,
     ) -> Solver {
+        let Work { request, prepared, stat_cache, mounts } = *work;
         let epoch = epoch_of(request, plan);
         let bases = prepared.bases.share();
         let write = result::write_options(request, epoch);
         Solver {
             snapshots: self.snapshots.clone(),
             records: Records::new(self.store.clone()),
+            elsewhere: import.map(|import| import.clone() as Arc<dyn Lookup>),
+            keep_keys: !request.cache_to.is_empty(),
             executor: self.executor(),
             events: events.clone(),
             cancel: cancel.clone(),
@@ -326,7 +384,7 @@ fn check_runtime(options: &EngineOptions) -> Result<(), Failure> {
     }
 }
 
-fn now_seconds() -> i64 {
+pub(super) fn now_seconds() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_secs()).unwrap_or(0)
 }

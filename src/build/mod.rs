@@ -5,6 +5,8 @@
 //! that a name points at an image only after all of it is in the store and all outputs are written.
 
 mod bases;
+mod cache_spec;
+mod caching;
 mod check;
 mod containers;
 mod contexts;
@@ -28,9 +30,11 @@ mod space;
 mod transfer;
 mod validate;
 
+pub use crate::cache::Bounds as CacheBounds;
 pub use crate::compress::CompressionAlgorithm;
 pub use crate::plan::{HOST_GATEWAY, RunNetwork};
 pub use crate::registry::RegistryAccess;
+pub use cache_spec::{CacheLocation, CacheMode, CacheTarget};
 pub use check::{Checked, FixedFile};
 pub use containers::StorageTools;
 pub use engine::{Engine, EngineOptions, Userns};

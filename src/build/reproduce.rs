@@ -55,7 +55,9 @@ impl Engine {
             return Err(Failure::new(FailureKind::Usage, message));
         }
         let second = BuildRequest { no_cache: true, wants_id: true, wants_manifest: true, ..request.clone() };
-        let mut first = BuildRequest { tags: Vec::new(), ..second.clone() };
+        let mut first = BuildRequest { tags: Vec::new(), cache_to: Vec::new(), ..second.clone() };
+        // As it is part of the image.
+        first.cache_to.extend(second.cache_to.iter().filter(|target| target.is_inline()).cloned());
         for output in &mut first.outputs {
             output.kind = OutputKind::CacheOnly;
             // As the second build's image has its layers, whatever its other outputs want.

@@ -13,6 +13,8 @@ use crate::registry::SourceNetwork;
 use crate::sandbox::Limits;
 use crate::steps::mount::{Secret, SshSource};
 
+use super::cache_spec::{CacheLocation, CacheTarget};
+
 /// A build, as data. Made by `cli/` from flags, or by a library user directly.
 #[derive(Clone, Debug)]
 pub struct BuildRequest {
@@ -41,6 +43,10 @@ pub struct BuildRequest {
     pub no_cache: bool,
     /// `--no-cache-filter`: stage names.
     pub no_cache_filter: Vec<String>,
+    /// `--cache-from`, in the order in which they are asked.
+    pub cache_from: Vec<CacheLocation>,
+    /// `--cache-to`, in order.
+    pub cache_to: Vec<CacheTarget>,
     /// `--pull`.
     pub pull: PullPolicy,
     /// `--network` for RUN.
@@ -114,6 +120,11 @@ impl BuildRequest {
     /// Whether the image's compressed layers and its manifest are wanted, and not only its name and ID.
     pub fn wants_bytes(&self) -> bool {
         self.wants_manifest || self.outputs.iter().any(OutputSpec::wants_bytes)
+    }
+
+    /// Whether the image carries the records of its layers.
+    pub fn has_inline_cache(&self) -> bool {
+        self.cache_to.iter().any(CacheTarget::is_inline)
     }
 
     /// Outputs that go to standard output.

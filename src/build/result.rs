@@ -218,6 +218,10 @@ impl Engine {
             (false, Some(wanted), _) => wanted,
             _ => compression.packing(),
         };
+        let fits = blob.as_ref().is_some_and(|blob| blob.compression == packing.compression);
+        if (compression.estargz && ours) || !fits {
+            cell.ensure_blob(&self.store)?;
+        }
         if compression.estargz && ours {
             self.snapshots.blob(chain, position, &WriteOptions::packing(packing), cancel)?;
             return Ok((self.estargz(&diff_id, compression.level)?, None));

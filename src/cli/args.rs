@@ -200,6 +200,12 @@ pub(super) struct BuildArgs {
     /// Execute the steps of these stages again
     #[arg(long = "no-cache-filter", value_name = "STAGE", value_delimiter = ',', help_heading = "Cache")]
     pub no_cache_filter: Vec<String>,
+    /// Also look steps up elsewhere: NAME, type=registry,ref=NAME or type=local,src=DIR
+    #[arg(long = "cache-from", value_name = "CACHE", help_heading = "Cache")]
+    pub cache_from: Vec<String>,
+    /// Keep results for other machines: type=registry,ref=NAME, type=local,dest=DIR or type=inline; mode=min|max
+    #[arg(long = "cache-to", value_name = "CACHE", help_heading = "Cache")]
+    pub cache_to: Vec<String>,
     /// A secret for RUN --mount=type=secret: id=NAME[,src=FILE|,env=VARIABLE]
     #[arg(long = "secret", value_name = "SECRET", help_heading = "RUN")]
     pub secrets: Vec<String>,
@@ -290,10 +296,6 @@ pub(super) struct LimitArgs {
 /// Flags of `docker buildx build` that are not there yet: they fail by name instead of doing nothing.
 #[derive(Args, Debug, Default)]
 pub(super) struct LaterArgs {
-    #[arg(long = "cache-from", hide = true)]
-    pub cache_from: Vec<String>,
-    #[arg(long = "cache-to", hide = true)]
-    pub cache_to: Vec<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub provenance: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -312,8 +314,6 @@ impl LaterArgs {
     /// The first flag that was used, and what to do without it.
     pub fn used(&self) -> Option<(&'static str, &'static str)> {
         let rows = [
-            ("--cache-from", !self.cache_from.is_empty(), "keep the store between builds, see --root"),
-            ("--cache-to", !self.cache_to.is_empty(), "keep the store between builds, see --root"),
             ("--provenance", self.provenance.as_deref().is_some_and(|value| value != "false"), ""),
             ("--sbom", self.sbom.as_deref().is_some_and(|value| value != "false"), ""),
             ("--attest", !self.attest.is_empty(), ""),

@@ -15,7 +15,7 @@ use crate::progress::{self, Mode, Renderer};
 use super::args::{BuildArgs, InputArgs, PlanArgs, PlanFormat};
 use super::environment::Environment;
 use super::results::ResultFile;
-use super::{Session, Stop, isolation, print, print_json, secret, values};
+use super::{Session, Stop, cache, isolation, print, print_json, secret, values};
 
 /// Builds, and says so in the ways asked for.
 pub(super) fn build(session: &Session, args: BuildArgs) -> Result<u8, Stop> {
@@ -187,6 +187,8 @@ pub(super) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildReques
         engines: engines(env)?,
         no_cache: args.no_cache,
         no_cache_filter: args.no_cache_filter.clone(),
+        cache_from: cache::sources(args)?,
+        cache_to: cache::targets(args)?,
         pull: pull(input.pull.as_deref())?,
         network: network(&input.network)?,
         allow: values::entitlements(&args.allow).map_err(usage)?,

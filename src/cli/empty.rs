@@ -38,6 +38,8 @@ fn build(args: &mut BuildArgs) {
         &mut args.outputs,
         &mut args.annotations,
         &mut args.no_cache_filter,
+        &mut args.cache_from,
+        &mut args.cache_to,
         &mut args.secrets,
         &mut args.ssh,
         &mut args.allow,
@@ -67,9 +69,6 @@ fn limits(args: &mut LimitArgs) {
 }
 
 fn later(args: &mut LaterArgs) {
-    for values in [&mut args.cache_from, &mut args.cache_to] {
-        values.retain(|value| !value.is_empty());
-    }
     for value in [&mut args.provenance, &mut args.sbom, &mut args.builder] {
         unset(value, String::is_empty);
     }

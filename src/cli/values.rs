@@ -311,7 +311,7 @@ pub(super) fn output(text: &str) -> Result<OutputSpec, String> {
 }
 
 /// Fields between commas; one in double quotes may hold commas itself.
-fn csv(text: &str) -> Result<Vec<String>, String> {
+pub(super) fn csv(text: &str) -> Result<Vec<String>, String> {
     let (mut fields, mut field, mut quoted) = (Vec::new(), String::new(), false);
     for c in text.chars() {
         match c {
@@ -383,7 +383,7 @@ pub(super) fn annotations(text: &str) -> Result<Vec<Annotation>, String> {
         .collect()
 }
 
-fn boolean(text: &str) -> Result<bool, String> {
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
     match text {
         "true" | "1" => Ok(true),
         "false" | "0" => Ok(false),
@@ -391,7 +391,7 @@ fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
-fn compression(text: &str) -> Result<CompressionAlgorithm, String> {
+pub(super) fn compression(text: &str) -> Result<CompressionAlgorithm, String> {
     match text {
         "gzip" => Ok(CompressionAlgorithm::Gzip),
         "zstd" => Ok(CompressionAlgorithm::Zstd),

@@ -5,6 +5,7 @@
 //! Promises that the first failure stops the rest, that it is the one reported, and that a record is
 //! written only after everything it names is in the store. Must never know flags or terminals.
 
+mod answers;
 mod background;
 mod error;
 mod executor;
@@ -16,10 +17,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::cache::Records;
+use crate::cache::{CacheKey, Lookup, Records};
 use crate::cancel::Cancel;
 use crate::context::{FileSource, FileStatCache};
-use crate::digest::Digest;
+use crate::digest::{ChainId, Digest};
 use crate::dockerfile::{Source, Span};
 use crate::event::{Event, Events, Outcome, VertexId, VertexKind};
 use crate::layer::WriteOptions;
@@ -38,6 +39,10 @@ pub struct Solver {
     pub snapshots: Snapshots,
     /// Results of earlier builds.
     pub records: Records,
+    /// Results of steps that the store does not have.
+    pub elsewhere: Option<Arc<dyn Lookup>>,
+    /// Keeps what an export of the results needs.
+    pub keep_keys: bool,
     /// Runs processes.
     pub executor: Arc<dyn Executor>,
     /// Where progress goes.
@@ -114,6 +119,28 @@ pub struct Solved {
     pub states: Vec<StepState>,
     /// Steps that came from the cache.
     pub cached: usize,
+    /// Keys of the steps that may be exported, where they were to be kept.
+    pub keys: BTreeMap<StepId, StepKey>,
+    /// What was found out about chains of layers, by the digests of the questions.
+    pub answers: BTreeMap<Digest, KnownAnswer>,
+}
+
+/// What was found out about a chain of layers.
+#[derive(Clone, Debug)]
+pub struct KnownAnswer {
+    /// The layers.
+    pub chain: ChainId,
+    /// The answer.
+    pub value: String,
+}
+
+/// What the key of a step was made of.
+#[derive(Clone, Copy, Debug)]
+pub struct StepKey {
+    /// The key.
+    pub key: CacheKey,
+    /// The layers that the step stands on.
+    pub parent: ChainId,
 }
 
 /// The place where one step's result appears.
@@ -130,6 +157,7 @@ struct Run<'a> {
     failure: Mutex<Option<SolveError>>,
     jobs: Slots,
     background: Background,
+    kept: Mutex<answers::Kept>,
     /// By step: whether its layer becomes part of an image.
     exported: Vec<bool>,
     /// By step: whether some step reads its layer's files from a directory.
@@ -155,6 +183,7 @@ impl Solver {
             failure: Mutex::default(),
             jobs: Slots::new(self.jobs),
             background,
+            kept: Mutex::default(),
             exported: self.exported(plan),
             opened: opened(plan, self.result),
         };
@@ -306,7 +335,7 @@ impl Run<'_> {
 
     /// Collects the results; waits for layers still being written.
     fn finish(self) -> Result<Solved, SolveError> {
-        let Run { slots, failure, background, .. } = self;
+        let Run { slots, failure, background, kept, .. } = self;
         drop(background);
         if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
             return Err(error);
@@ -326,6 +355,8 @@ impl Run<'_> {
                 error: error.into(),
             })?;
         }
-        Ok(Solved { states, cached })
+        let kept = kept.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let (keys, answers) = kept.finish();
+        Ok(Solved { states, cached, keys, answers })
     }
 }

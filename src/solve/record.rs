@@ -38,6 +38,9 @@ impl Run<'_> {
             }
             Some(latest) => serde_json::json!({"step": step.definition(), "clamp": latest}),
         };
+        if self.solver.keep_keys {
+            self.keep_key(step.id, &definition, &inputs, base);
+        }
         Ok(Key { definition, inputs, parent, base: base.clone(), keep: true })
     }
 
@@ -63,10 +66,15 @@ impl Run<'_> {
         }
         let inputs =
             KeyInputs { definition: key.definition.clone(), parent: parent_id, inputs: key.inputs.clone() };
-        let Some(record) = self.solver.records.get(&inputs.key())? else { return Ok(None) };
-        let Some(cell) = self.known_layer(&record.diff_id, Some(parent_id))? else { return Ok(None) };
-        let chain = self.found(step, parent, cell);
-        Ok(Some(StepState { chain, cached: true, created: record.created }))
+        if let Some(record) = self.solver.records.get(&inputs.key())?
+            && let Some(cell) = self.known_layer(&record.diff_id, Some(parent_id))?
+        {
+            let chain = self.found(step, parent, cell);
+            return Ok(Some(StepState { chain, cached: true, created: record.created }));
+        }
+        let hit =
+            self.solver.elsewhere.as_ref().and_then(|elsewhere| elsewhere.find(&inputs, &self.solver.cancel));
+        Ok(hit.map(|hit| StepState { chain: parent.push(hit.cell), cached: true, created: hit.created }))
     }
 
     /// The chain with a layer that the store has on top. Where an image needs it, it is packed.

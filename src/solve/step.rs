@@ -21,6 +21,7 @@ use crate::steps::tree_source::TreeSource;
 use crate::steps::workdir;
 
 use super::error::StepError;
+use super::answers::Question;
 use super::known::{Taken, mount_input};
 use super::record::{Unwritten, refuse_reserved};
 use super::{Run, StepState};
@@ -99,11 +100,14 @@ impl Run<'_> {
         vertex: VertexId,
     ) -> Result<StepState, StepError> {
         if let Some(mut inputs) = self.known_mounts(run)? {
+            self.keep_known_mounts(run, &inputs);
             inputs.extend(self.solver.run.inputs());
             let key = self.key(step, parent, inputs)?;
             if let Some(state) = self.look_up(step, parent, &key)? {
                 return Ok(state);
             }
+        } else if let Some(state) = self.run_by_answers(step, run, parent)? {
+            return Ok(state);
         }
         let (mounts, mut inputs) = self.mount_inputs(run)?;
         inputs.extend(self.solver.run.inputs());
@@ -117,6 +121,7 @@ impl Run<'_> {
         let ran = self.solver.executor.run(run, &mounts, parent, &self.solver.run, &report)?;
         if mounts.iter().any(changed) {
             key.keep = false;
+            self.forget_key(step.id);
             self.solver.events.warn(format!(
                 "files of the build context changed while {} was using them; its result is not kept in the cache",
                 step.name
@@ -147,6 +152,7 @@ impl Run<'_> {
                 RunMountKind::Bind { .. } => with_top(&selected, &plain_destination(keep_owner), digest)?,
                 _ => digest,
             };
+            self.keep_files(origin, &Question::of_mount(mount, source), &shown);
             self.remember(origin, Taken::by_mount(source, &mount.kind), shown)?;
             inputs.push(mount_input(mount, origin, source, shown));
             mounts.push(match origin {
@@ -202,10 +208,7 @@ impl Run<'_> {
         let owner = match &copy.chown {
             None => None,
             Some(chown) if numeric_owner(chown).is_some() => numeric_owner(chown),
-            Some(chown) => {
-                let tree = snapshots.tree(base)?;
-                Some(accounts(snapshots, base, &tree)?.owner(chown)?)
-            }
+            Some(chown) => Some(self.owner(base, chown)?),
         };
         let dest = Destination {
             path: copy.dest.clone().into_bytes(),
@@ -216,16 +219,20 @@ impl Run<'_> {
             made_up_time: self.solver.now,
         };
         if let Some(inputs) = self.known_copy(copy, &dest)? {
+            self.keep_known_copy(copy, &dest, &inputs);
             let key = self.key(step, base, inputs)?;
             if let Some(state) = self.look_up(step, parent, &key)? {
                 return Ok(state);
             }
+        } else if let Some(state) = self.copy_by_answers(step, copy, parent, base, &dest)? {
+            return Ok(state);
         }
         let (source, read) = self.files_of(&copy.origin)?;
         let mut selected = select(copy, &source)?;
         let mut inputs = Vec::new();
         for source in &mut selected {
             let digest = self.input_digest(&copy.origin, source, &dest, &*read)?;
+            self.keep_files(&copy.origin, &Question::of_copy(copy, &source.pattern, &dest), &digest);
             self.remember(&copy.origin, Taken::by_copy(copy, &source.pattern, &dest), digest)?;
             inputs.push(Input { name: format!("{}: {}", copy.origin, source.pattern), digest });
         }

@@ -1,0 +1,75 @@
+//! `--cache-from` and `--cache-to` as data.
+
+use std::path::PathBuf;
+
+use crate::cache::Bounds;
+use crate::digest::Digest;
+
+use super::request::CompressionChoice;
+
+/// Where a cache is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CacheLocation {
+    /// A tag, or the digest of a manifest, in a registry.
+    Registry {
+        /// The name as given.
+        reference: String,
+    },
+    /// An OCI layout.
+    Local {
+        /// The directory: a path relative to the request's `cwd`.
+        path: PathBuf,
+        /// The tag in the layout.
+        tag: String,
+        /// One manifest, where a cache is read.
+        digest: Option<Digest>,
+    },
+    /// The image itself. Only written: it is read as a registry is.
+    Inline,
+}
+
+/// How much of a build goes into a cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CacheMode {
+    /// The steps whose layers are in the image.
+    #[default]
+    Min,
+    /// All steps of all stages.
+    Max,
+}
+
+/// One `--cache-to`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheTarget {
+    /// Where.
+    pub location: CacheLocation,
+    /// What.
+    pub mode: CacheMode,
+    /// A failure is a warning only.
+    pub ignore_error: bool,
+    /// How layers are compressed; with `force` also those that are compressed already.
+    pub compression: Option<CompressionChoice>,
+    /// Limits of the whole cache.
+    pub bounds: Bounds,
+    /// What is there is replaced.
+    pub reset: bool,
+}
+
+impl CacheTarget {
+    /// Whether the image itself is the cache.
+    pub fn is_inline(&self) -> bool {
+        self.location == CacheLocation::Inline
+    }
+
+    /// A target with every default.
+    pub fn new(location: CacheLocation) -> Self {
+        CacheTarget {
+            location,
+            mode: CacheMode::Min,
+            ignore_error: false,
+            compression: None,
+            bounds: Bounds::default(),
+            reset: false,
+        }
+    }
+}
