@@ -211,6 +211,24 @@ impl CacheDocument {
         self.merged.extend(other.merged);
     }
 
+    /// Gives results and answers the content that `right` has for them.
+    pub(super) fn take_content_of(&mut self, right: &CacheDocument) {
+        let layers: HashMap<(Digest, DiffId), &Entry> =
+            right.entries.iter().map(|entry| ((entry.key, entry.diff_id), entry)).collect();
+        for entry in &mut self.entries {
+            if let Some(right) = layers.get(&(entry.key, entry.diff_id)) {
+                (entry.layer, entry.parent) = (right.layer.clone(), right.parent);
+            }
+        }
+        let values: HashMap<Digest, &String> =
+            right.answers.iter().map(|answer| (answer.key, &answer.value)).collect();
+        for answer in &mut self.answers {
+            if let Some(value) = values.get(&answer.key) {
+                answer.value.clone_from(value);
+            }
+        }
+    }
+
     /// Puts it in its order, without what is too old or too much. What newer entries stand on stays.
     pub fn tidy(&mut self, bounds: Bounds, now: i64) {
         self.entries.sort_by_key(|entry| (entry.key, entry.created, entry.diff_id));

@@ -80,11 +80,13 @@ pub trait CachePlace: Send + Sync {
 }
 
 impl Export<'_> {
-    /// What is there with the new results added, bounded and in order.
+    /// What is there with the new results added, bounded and in order. Where both have a result, its layer is
+    /// the one that this build has: what is there may be damaged.
     pub(super) fn merged_with(&self, found: CacheDocument) -> CacheDocument {
         let mut all = found;
         all.merged.clear();
         all.merge(self.document.clone());
+        all.take_content_of(&self.document);
         all.tidy(self.bounds, self.now);
         all
     }

@@ -27,6 +27,8 @@ use super::place::{CachePlace, Export, Exported, ReadCache};
 const PARALLEL: usize = 4;
 /// How often the list of tags is read again because something on it was gone.
 const MOST_LOOKS: usize = 5;
+/// Manifests of earlier writers, merged long ago, that one export removes.
+const MOST_LEFT: usize = 16;
 /// Tags have at most 128 characters; this many are left for the user's.
 const MOST_TAG: usize = 128 - 3 - SHORT;
 /// Hex digits of a digest in a tag.
@@ -204,10 +206,18 @@ impl RepositoryCache {
     }
 
     /// Removes what was merged, as far as the registry lets it be removed: what stays is passed over by
-    /// readers.
-    fn remove(&self, manifests: &BTreeSet<Digest>, own: &Digest, cancel: &Cancel) {
-        for digest in manifests.iter().filter(|digest| *digest != own) {
-            if self.registry.delete_manifest(self.repository(), digest, cancel).is_err() {
+    /// readers, and removed by the next who may.
+    fn remove(&self, found: &Collected, own: &Digest, cancel: &Cancel) {
+        let read: BTreeSet<String> = found.manifests.iter().map(|digest| self.writer_tag(digest)).collect();
+        let left = found
+            .tags
+            .difference(&read)
+            .take(MOST_LEFT)
+            .filter_map(|tag| self.registry.head_manifest(self.repository(), tag, cancel).ok()??.digest);
+        for digest in found.manifests.iter().copied().chain(left).filter(|digest| digest != own) {
+            let refused = |error: RegistryError| matches!(error.status(), Some(400 | 401 | 403 | 405 | 501));
+            let gone = self.registry.delete_manifest(self.repository(), &digest, cancel);
+            if gone.is_err_and(refused) || cancel.is_cancelled() {
                 return;
             }
         }
@@ -270,7 +280,7 @@ impl CachePlace for RepositoryCache {
             }
             published => published?,
         };
-        self.remove(&found.manifests, &own, export.cancel);
+        self.remove(&found, &own, export.cancel);
         Ok(Exported {
             entries: document.entries.len(),
             sent_bytes: report.sent_bytes + sent,

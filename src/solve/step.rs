@@ -20,8 +20,8 @@ use crate::steps::run::Report;
 use crate::steps::tree_source::TreeSource;
 use crate::steps::workdir;
 
-use super::error::StepError;
 use super::answers::Question;
+use super::error::StepError;
 use super::known::{Taken, mount_input};
 use super::record::{Unwritten, refuse_reserved};
 use super::{Run, StepState};
