@@ -44,6 +44,12 @@ pub trait ParentView: Sync {
     fn content(&self, _path: &[u8]) -> io::Result<Option<Box<dyn Read + '_>>> {
         Ok(None)
     }
+
+    /// When what is at a path was changed, in nanoseconds since 1970, as its file on disk says; `None` where no file
+    /// is known.
+    fn modified(&self, _path: &[u8]) -> Option<i128> {
+        None
+    }
 }
 
 /// A parent without anything.
@@ -91,7 +97,19 @@ pub fn diff_upper(
     for file in &files {
         diff_one(&root, file, parent, owners, &mut links, &mut entries)?;
     }
-    Ok((drop_untouched(entries, parent), UpperContent { root }))
+    let copied_up = |file: &&TreeEntry| {
+        let is_alone =
+            matches!(file.file_type(), FileType::RegularFile | FileType::Symlink) && file.stat.stx_nlink == 1;
+        is_alone && parent.modified(&file.path) == Some(modified(file))
+    };
+    let copied_up = files.iter().filter(copied_up).map(|file| file.path.as_slice()).collect();
+    let entries = drop_untouched(entries, &root, parent, &copied_up);
+    Ok((entries, UpperContent { root }))
+}
+
+/// When a file was changed, in nanoseconds since 1970.
+pub fn modified(file: &TreeEntry) -> i128 {
+    i128::from(file.stat.stx_mtime.tv_sec) * 1_000_000_000 + i128::from(file.stat.stx_mtime.tv_nsec)
 }
 
 type Links = HashMap<(u32, u32, u64), Vec<u8>>;
@@ -273,8 +291,14 @@ fn plain_capability(mut value: Vec<u8>) -> Vec<u8> {
     value
 }
 
-/// Leaves out directories that were only copied up: the same as below, with nothing changed in them.
-fn drop_untouched(entries: Vec<Entry>, parent: &dyn ParentView) -> Vec<Entry> {
+/// Leaves out what was only copied up: directories that are the same as below, with nothing changed in them, and of
+/// the files in `copied_up` those that a `chmod` or `chown` gave what they had.
+fn drop_untouched(
+    entries: Vec<Entry>,
+    root: &Root,
+    parent: &dyn ParentView,
+    copied_up: &HashSet<&[u8]>,
+) -> Vec<Entry> {
     let mut kept: Vec<Entry> = Vec::with_capacity(entries.len());
     let opaque: HashSet<Vec<u8>> = entries
         .iter()
@@ -295,14 +319,38 @@ fn drop_untouched(entries: Vec<Entry>, parent: &dyn ParentView) -> Vec<Entry> {
                 || (next.path == entry.path && next.kind == EntryKind::Opaque)
         });
         let same = || {
-            parent
-                .node(&entry.path)
-                .is_some_and(|node| node.kind == ParentKind::Dir && node.meta == entry.meta)
+            let below = parent.node(&entry.path).filter(|node| node.meta == entry.meta);
+            below.is_some_and(|node| match (&entry.kind, &node.kind) {
+                (EntryKind::Dir, ParentKind::Dir) => !has_changes,
+                (_, _) if !copied_up.contains(entry.path.as_slice()) => false,
+                (EntryKind::Symlink(target), ParentKind::Symlink(other)) => target == other,
+                (EntryKind::File { .. }, ParentKind::Other) => {
+                    has_content_of(root, parent, &entry.path).unwrap_or(false)
+                }
+                _ => false,
+            })
         };
-        if entry.kind != EntryKind::Dir || has_changes || is_hidden(&entry.path) || !same() {
+        if is_hidden(&entry.path) || !same() {
             kept.push(entry);
         }
     }
     kept.reverse();
     kept
+}
+
+/// Whether a file has the bytes of the one below.
+fn has_content_of(root: &Root, parent: &dyn ParentView, path: &[u8]) -> io::Result<bool> {
+    const PIECE: u64 = 64 * 1024;
+    let Some(mut below) = parent.content(path)? else { return Ok(false) };
+    let mut above = root.open_file(path)?;
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    loop {
+        left.clear();
+        right.clear();
+        above.by_ref().take(PIECE).read_to_end(&mut left)?;
+        below.by_ref().take(PIECE).read_to_end(&mut right)?;
+        if left != right || left.is_empty() {
+            return Ok(left == right);
+        }
+    }
 }

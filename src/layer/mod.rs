@@ -29,7 +29,7 @@ mod unpack_dir;
 mod unpack_entry;
 mod write;
 
-pub use diff::{NoParent, Owners, ParentKind, ParentNode, ParentView, UpperContent, diff_upper};
+pub use diff::{NoParent, Owners, ParentKind, ParentNode, ParentView, UpperContent, diff_upper, modified};
 pub use entry::{Entry, EntryKind, LayerIndex, Metadata, content_size};
 pub use error::LayerError;
 pub use estargz::{Converted, to_estargz};

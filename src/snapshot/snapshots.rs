@@ -207,9 +207,14 @@ impl Snapshots {
         Ok(id)
     }
 
+    /// The files of a chain, for a layer on top of it.
+    pub fn below<'a>(&'a self, chain: &'a Chain, tree: &'a Tree) -> Below<'a> {
+        Below { snapshots: self, chain, tree }
+    }
+
     fn unpack(&self, below: &Chain, layer: &Finished, cell: &LayerCell) -> Result<SnapshotId, SnapshotError> {
         let tree = self.tree(below)?;
-        let view = Below { snapshots: self, chain: below, tree: &tree };
+        let view = self.below(below, &tree);
         let cancel = self.store.canceled_by();
         let options = UnpackOptions { ids: self.ids, cancel, ..UnpackOptions::default() };
         let (dir, unpacked) = cell.with_blob(&self.store, |blob| {
@@ -229,8 +234,8 @@ impl Snapshots {
     }
 }
 
-/// The layers below one that is unpacked, with the content of their files.
-struct Below<'a> {
+/// The layers below another one, with the content of their files.
+pub struct Below<'a> {
     snapshots: &'a Snapshots,
     chain: &'a Chain,
     tree: &'a Tree,
@@ -255,6 +260,13 @@ impl ParentView for Below<'_> {
         let mut plain = layer::open_plain(store, &diff_id).map_err(|error| failed(error.into()))?;
         io::copy(&mut plain.by_ref().take(node.offset), &mut io::sink())?;
         Ok(Some(Box::new(plain.take(size))))
+    }
+
+    fn modified(&self, path: &[u8]) -> Option<i128> {
+        let node = self.tree.lookup(path)?;
+        let dir = self.snapshots.dir_or_blob(self.chain.cells().get(node.layer)?).ok()??;
+        let file = crate::fs::Root::open(&dir).ok()?.stat(node.place(path)).ok()??;
+        Some(layer::modified(&file))
     }
 }
 

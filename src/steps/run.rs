@@ -176,7 +176,7 @@ impl Job<'_> {
             }
         };
         let dir = self.snapshots.store().snapshot_dir(&snapshot);
-        let (entries, content) = layer::diff_upper(&dir, &*tree, owners)?;
+        let (entries, content) = layer::diff_upper(&dir, &self.snapshots.below(self.parent, &tree), owners)?;
         Ok(Ran { snapshot, entries: LayerIndex { entries }, content })
     }
 
