@@ -213,10 +213,11 @@ impl Sequence {
             "xattrs" => false,
             // A process sees the one ID that there is; the layers have the owners.
             "uid" | "gid" => !one_id,
-            // Copies part the names of a file.
-            "link" => builder.mode.name != "copies",
             _ => true,
         });
+        // A name that was copied up and did not change is not in the layer: others see one file still. Copies part
+        // all names.
+        lines.retain(|line| !line.contains(": link: ") || !line.ends_with(" and none"));
         match first {
             None => {}
             // Copies have no names of one file that was there before, and rename a directory where an overlay refuses.
