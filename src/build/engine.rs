@@ -219,6 +219,9 @@ impl Engine {
             let Some(package) = &package else { continue };
             image::inspect::name_in_store(&self.store, name, &package.top)?;
         }
+        if let (Some(package), true, true) = (&package, names.is_empty(), complete) {
+            image::ids::keep_unnamed(&self.store, &package.id(with_index), &package.top.digest)?;
+        }
         let image = package.map(|package| package.into_image(with_index));
         self.export_caches(request, &solutions, import.as_deref(), events, cancel)?;
         let cached = solutions.iter().map(|one| one.solved.cached).sum();

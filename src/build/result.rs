@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::cancel::Cancel;
 use crate::compress::{CompressionAlgorithm, Packing};
 use crate::digest::DiffId;
+use crate::digest::Digest;
 use crate::image::draft::DRAFT;
 use crate::image::manifest::{DescriptorPlatform, canonical};
 use crate::image::{
@@ -62,11 +63,18 @@ pub(super) struct Package {
 }
 
 impl Package {
+    /// Docker's image ID; over several platforms, the digest of their index.
+    pub fn id(&self, with_index: bool) -> Digest {
+        if with_index { self.top.digest } else { self.config_digest() }
+    }
+
+    fn config_digest(&self) -> Digest {
+        self.images.first().map_or(self.top.digest, |image| image.config_digest)
+    }
+
     /// What the image goes by.
     pub fn into_image(self, with_index: bool) -> BuiltImage {
-        let top = self.top.digest;
-        let config_digest = self.images.first().map_or(top, |image| image.config_digest);
-        let id = if with_index { top } else { config_digest };
+        let (id, config_digest) = (self.id(with_index), self.config_digest());
         let descriptor = Some(self.top).filter(|top| top.media_type != DRAFT);
         BuiltImage { id, config_digest, descriptor }
     }

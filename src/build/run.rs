@@ -3,7 +3,7 @@
 use crate::cancel::Cancel;
 use crate::event::Stream;
 use crate::fs::has_user_attributes;
-use crate::image::{Platform, Reference, ResolvedImage, from_store};
+use crate::image::{Platform, ResolvedImage, from_store, ids};
 use crate::layer;
 use crate::sandbox::{
     EtcFiles, Exit, Limits, OutputSink, ProcessSpec, ProcessUser, RootFs, SandboxError, Security, Stdio,
@@ -58,10 +58,11 @@ impl Engine {
             return Err(Failure::new(FailureKind::Sandbox, error.to_string()));
         }
         let usage = |text: String| Failure::new(FailureKind::Usage, text);
-        let name =
-            Reference::parse(&request.image).map_err(|error| usage(error.to_string()))?.with_default_tag();
-        let Some(image) = from_store(&self.store, &name, &Platform::host())? else {
-            return Err(usage(format!("no image {} in the store", name.familiar()))
+        let found = ids::find(&self.store, &request.image, &Platform::host());
+        let name = found.map_err(|error| usage(error.to_string()))?.into_iter().next();
+        let image = name.map(|name| from_store(&self.store, &name, &Platform::host())).transpose()?.flatten();
+        let Some(image) = image else {
+            return Err(usage(format!("no image {} in the store", request.image))
                 .help("build it with `rbuild -t NAME .`; `rbuild images` lists what is there"));
         };
         let chain = self.snapshots.stored_chain(&image.stored_layers(), cancel)?;

@@ -355,7 +355,7 @@ impl Transfer<'_> {
     }
 
     /// A config, verified. Registries have it among the blobs.
-    fn config(&self, content: &dyn Content, descriptor: &Descriptor) -> Result<Vec<u8>, Failure> {
+    pub(super) fn config(&self, content: &dyn Content, descriptor: &Descriptor) -> Result<Vec<u8>, Failure> {
         let fail = |reason: &str| {
             let message = format!("cannot read {} of {}: {reason}", descriptor.digest, content.place());
             Failure::new(FailureKind::Base, message)

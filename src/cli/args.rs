@@ -10,6 +10,8 @@ use crate::registry::SourceNetwork;
 use super::check::{CallArgs, CheckArgs};
 use super::copy::{CopyArgs, IndexCommand, LoadArgs, ReferrersArgs};
 use super::empty::path;
+use super::flags::boolean;
+use super::images::{HistoryArgs, ImagesArgs, InspectArgs, RmiArgs};
 use super::registry::{LoginArgs, PullArgs, PushArgs};
 use super::store::{DuArgs, FsckArgs, PruneArgs};
 use super::verify::{DiffArgs, ReproduceArgs, ValidateArgs};
@@ -22,7 +24,7 @@ Exit codes: 0 done, 1 a step failed, 2 wrong usage, 3 mistake in the Dockerfile,
 
 /// Builds OCI images from Dockerfiles: no daemon, no root, one binary.
 #[derive(Parser, Debug)]
-#[command(name = "rbuild", version, after_help = AFTER, disable_help_subcommand = true)]
+#[command(name = "rbuild", version, after_help = AFTER, disable_help_subcommand = true, args_override_self = true)]
 pub(super) struct Cli {
     /// Where images, layers and the cache are kept [env: RBUILD_ROOT]
     #[arg(long, global = true, value_name = "DIR", value_parser = path())]
@@ -46,34 +48,21 @@ pub(super) enum Command {
     Run(RunArgs),
     /// List the images of the store
     Images(ImagesArgs),
-    /// Show everything about an image as JSON
-    Inspect {
-        /// Name of the image
-        image: String,
-    },
+    /// Show everything about images as JSON
+    Inspect(InspectArgs),
     /// Show how an image came to be
-    History {
-        /// Name of the image
-        image: String,
-        /// Show instructions whole
-        #[arg(long)]
-        no_trunc: bool,
-    },
+    History(HistoryArgs),
     /// Write images to an archive; of an index, the image for this machine
     Save(SaveArgs),
     /// Give an image another name
     Tag {
-        /// Name it has
+        /// Name or ID it has
         source: String,
         /// Name it gets
         target: String,
     },
     /// Remove names of images
-    Rmi {
-        /// Names
-        #[arg(required = true)]
-        images: Vec<String>,
-    },
+    Rmi(RmiArgs),
     /// Send an image of the store to its registry
     Push(PushArgs),
     /// Fetch an image from its registry into the store
@@ -117,7 +106,13 @@ pub(super) enum Command {
         shell: clap_complete::Shell,
     },
     /// Print the version
-    Version,
+    Version(VersionArgs),
+    /// Explain a command, its flags, or a topic
+    Help {
+        /// A command or a topic; without, both are listed
+        #[arg(value_name = "COMMAND|TOPIC")]
+        words: Vec<String>,
+    },
 }
 
 /// What `build` and `plan` have in common.
@@ -253,6 +248,24 @@ pub(super) struct BuildArgs {
     pub call: CallArgs,
     #[command(flatten)]
     pub later: LaterArgs,
+    #[command(flatten)]
+    pub idle: IdleArgs,
+}
+
+/// Flags of `docker build` that mean nothing without a daemon, and are right as they are: no containers are left
+/// behind, and no context is sent.
+#[derive(Args, Debug, Default)]
+pub(super) struct IdleArgs {
+    #[arg(long, hide = true)]
+    pub rm: bool,
+    #[arg(long = "force-rm", hide = true)]
+    pub force_rm: bool,
+    #[arg(long, hide = true)]
+    pub compress: bool,
+    #[arg(long = "disable-content-trust", hide = true)]
+    pub disable_content_trust: bool,
+    #[arg(short = 'D', long, hide = true)]
+    pub debug: bool,
 }
 
 /// Limits of each RUN.
@@ -313,13 +326,16 @@ pub(super) struct LaterArgs {
 impl LaterArgs {
     /// The first flag that was used, and what to do without it.
     pub fn used(&self) -> Option<(&'static str, &'static str)> {
+        let on = |value: &Option<String>| value.as_deref().is_some_and(|value| boolean(value) != Some(false));
+        let is_off = |attest: &String| attest.split(',').any(|part| part == "disabled=true");
+        let other = self.builder.as_deref().is_some_and(|name| !matches!(name, "default" | "rbuild"));
         let rows = [
-            ("--provenance", self.provenance.as_deref().is_some_and(|value| value != "false"), ""),
-            ("--sbom", self.sbom.as_deref().is_some_and(|value| value != "false"), ""),
-            ("--attest", !self.attest.is_empty(), ""),
-            ("--builder", self.builder.is_some(), "rbuild has no builders: it builds by itself"),
-            ("--policy", !self.policy.is_empty(), ""),
-            ("--squash", self.squash, ""),
+            ("--provenance", on(&self.provenance), "write --provenance=false"),
+            ("--sbom", on(&self.sbom), "write --sbom=false"),
+            ("--attest", !self.attest.iter().all(is_off), "leave it out"),
+            ("--builder", other, "rbuild has no builders: it builds by itself"),
+            ("--policy", !self.policy.is_empty(), "leave it out"),
+            ("--squash", self.squash, "a last stage with COPY --from=STAGE / / has one layer"),
         ];
         rows.into_iter().find(|(_, used, _)| *used).map(|(flag, _, help)| (flag, help))
     }
@@ -391,7 +407,7 @@ pub(super) struct RunArgs {
     /// private (root is unprivileged on the host), host (none), or auto
     #[arg(long, value_name = "MODE", value_enum, default_value = "auto")]
     pub userns: Userns,
-    /// Name of the image
+    /// Name or ID of the image
     pub image: String,
     /// Command instead of the image's
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -399,20 +415,20 @@ pub(super) struct RunArgs {
 }
 
 #[derive(Args, Debug)]
+pub(super) struct VersionArgs {
+    /// json, or a Go template such as '{{.Client.Version}}'
+    #[arg(short = 'f', long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
+#[derive(Args, Debug)]
 pub(super) struct InfoArgs {
     /// Print the AppArmor profile of RUN, for apparmor_parser
     #[arg(long)]
     pub apparmor_profile: bool,
-}
-
-#[derive(Args, Debug)]
-pub(super) struct ImagesArgs {
-    /// Print image IDs only
-    #[arg(short = 'q', long)]
-    pub quiet: bool,
-    /// Print JSON, one object a line
-    #[arg(long)]
-    pub json: bool,
+    /// json, or a Go template such as '{{.Kernel}}'
+    #[arg(short = 'f', long, value_name = "FORMAT")]
+    pub format: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -423,7 +439,7 @@ pub(super) struct SaveArgs {
     /// docker (also readable as OCI) or oci
     #[arg(long, value_enum, default_value = "docker")]
     pub format: SaveFormat,
-    /// Names of images
+    /// Names or IDs of images
     #[arg(required = true)]
     pub images: Vec<String>,
 }
@@ -434,53 +450,48 @@ pub(super) enum SaveFormat {
     Oci,
 }
 
-/// `rbuild -t x .` and `rbuild buildx build .` become `rbuild build ...`; `buildx prune`, `buildx du` and
-/// `builder prune` lose their first word.
-pub(super) fn normalize(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    let mut args: Vec<OsString> = args.collect();
-    let word = |at: usize| args.get(at).and_then(|arg| arg.to_str()).unwrap_or_default();
-    if matches!((word(1), word(2)), ("buildx", "build" | "prune" | "du") | ("builder", "prune")) {
-        args.remove(1);
-        return args;
-    }
-    let mut at = 1;
-    while let Some(arg) = args.get(at).and_then(|arg| arg.to_str()) {
-        match arg {
-            "--root" | "--registries" => at += 2,
-            arg if arg.starts_with("--root=") || arg.starts_with("--registries=") => at += 1,
-            _ => break,
+/// A completion script. Flags of a build are flags of the program itself too, as `rbuild -t x .` has no command.
+pub(super) fn completion(shell: clap_complete::Shell) -> Vec<u8> {
+    let mut root = Cli::command();
+    let known: Vec<String> = root.get_arguments().map(|arg| arg.get_id().to_string()).collect();
+    let build = root.find_subcommand("build").cloned().unwrap_or_default();
+    for arg in build.get_arguments().filter(|arg| !arg.is_positional()) {
+        if !known.contains(&arg.get_id().to_string()) {
+            root = root.arg(with_values(arg.clone()));
         }
     }
-    let first = args.get(at).map(|arg| arg.to_string_lossy().into_owned());
-    let known: Vec<String> =
-        Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect();
-    let is_command = match first.as_deref() {
-        None | Some("-h" | "--help" | "-V" | "--version") => true,
-        Some("-") => false,
-        Some(word) if known.iter().any(|name| name == word) => true,
-        // A word that is no flag, no path and close to a command is a slip of the finger.
-        Some(word) if !word.starts_with('-') => {
-            args.len() == at + 1 && !args.get(at).is_some_and(|path| std::path::Path::new(path).exists())
-        }
-        Some(_) => false,
-    };
-    if !is_command {
-        args.insert(at, "build".into());
-    }
-    args
+    root = root.mut_subcommand("build", |build| build.mut_args(with_values));
+    let mut out = Vec::new();
+    clap_complete::generate(shell, &mut root, "rbuild", &mut out);
+    out
 }
 
-pub(super) fn print_completion(shell: clap_complete::Shell) {
-    clap_complete::generate(shell, &mut Cli::command(), "rbuild", &mut std::io::stdout());
+/// Names the values of flags whose values are checked elsewhere.
+fn with_values(arg: clap::Arg) -> clap::Arg {
+    let values: &[&str] = match arg.get_id().as_str() {
+        "progress" => &["auto", "plain", "tty", "quiet", "rawjson"],
+        "network" => &["default", "host", "none"],
+        "call" => &["build", "check", "outline", "targets"],
+        "isolation" => &["native", "oci"],
+        "pull" => &["always", "missing", "never", "true", "false"],
+        "allow" => &["network.host", "security.insecure", "device"],
+        _ => return arg,
+    };
+    arg.value_parser(clap::builder::PossibleValuesParser::new(values.iter().copied()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn refused(failure: crate::build::Failure) -> clap::Error {
+        clap::Error::raw(clap::error::ErrorKind::InvalidSubcommand, failure.message)
+    }
+
     fn parse(text: &str) -> Result<Cli, clap::Error> {
-        let words = std::iter::once("rbuild").chain(text.split_whitespace()).map(OsString::from);
-        Cli::try_parse_from(normalize(words))
+        let words = std::iter::once("rbuild").chain(text.split_whitespace()).map(std::ffi::OsString::from);
+        let reading = crate::cli::words::read(words).map_err(refused)?;
+        Cli::try_parse_from(crate::cli::flags::settle(reading.args).map_err(refused)?)
     }
 
     #[test]
@@ -517,7 +528,8 @@ mod tests {
             let word = text.split([' ', '=']).next().unwrap_or_default();
             assert_eq!(flag, Some(word), "{text}");
         }
-        let cli = parse("build --provenance=false --sbom=false .");
+        let cli =
+            parse("build --provenance=false --sbom=0 --attest type=sbom,disabled=true --builder default .");
         let Ok(Cli { command: Command::Build(args), .. }) = cli else { panic!("refused") };
         assert_eq!(args.later.used(), None);
     }
@@ -529,6 +541,26 @@ mod tests {
             assert!(matches!(cli.command, Command::Prune(_)), "{text}");
         }
         assert!(matches!(parse("buildx du --verbose").map(|cli| cli.command), Ok(Command::Du(_))));
+    }
+
+    #[test]
+    fn of_a_repeated_flag_the_last_counts() {
+        let cli = parse("build --network host --network none --target a --target b -t x -t y --rm -D .");
+        let Ok(Cli { command: Command::Build(args), .. }) = cli else { panic!("{cli:?}") };
+        assert_eq!((args.input.network.as_str(), args.input.target.as_deref()), ("none", Some("b")));
+        assert_eq!(args.tags, ["x", "y"]);
+    }
+
+    #[test]
+    fn completion_knows_the_flags_of_a_build_without_its_command() {
+        for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {
+            let script = String::from_utf8(completion(shell)).unwrap();
+            assert!(script.contains("no-cache-filter") && script.contains("rawjson"), "{shell}");
+        }
+        let bash = String::from_utf8(completion(clap_complete::Shell::Bash)).unwrap();
+        // The line with the commands is that of the program itself.
+        let own = bash.lines().find(|line| line.contains("opts=") && line.contains(" images "));
+        assert!(own.is_some_and(|line| line.contains("--no-cache ")), "{own:?}");
     }
 
     #[test]

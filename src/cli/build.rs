@@ -14,8 +14,9 @@ use crate::progress::{self, Mode, Renderer};
 
 use super::args::{BuildArgs, InputArgs, PlanArgs, PlanFormat};
 use super::environment::Environment;
+use super::flags;
 use super::results::ResultFile;
-use super::{Session, Stop, cache, isolation, print, print_json, secret, values};
+use super::{Session, Stop, cache, isolation, outputs, print, print_json, secret, values};
 
 /// Builds, and says so in the ways asked for.
 pub(super) fn build(session: &Session, args: BuildArgs) -> Result<u8, Stop> {
@@ -194,11 +195,7 @@ pub(super) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildReques
         allow: values::entitlements(&args.allow).map_err(usage)?,
         secrets: secret::secrets(&args.secrets, &cwd)?,
         ssh: secret::ssh(&args.ssh, env, &cwd)?,
-        add_hosts: args
-            .add_hosts
-            .iter()
-            .map(|text| values::add_host(text).map_err(usage))
-            .collect::<Result<_, _>>()?,
+        add_hosts: values::add_hosts(&args.add_hosts).map_err(usage)?,
         ulimits: args
             .ulimits
             .iter()
@@ -208,7 +205,7 @@ pub(super) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildReques
         shm_size: args.shm_size.as_deref().map(values::size).transpose().map_err(usage)?,
         insecure_registries: input.insecure_registries.clone(),
         source_network: input.source_network,
-        outputs: outputs(args)?,
+        outputs: output_specs(args)?,
         wants_manifest: false,
         wants_id: args.iidfile.is_some(),
         source_date_epoch,
@@ -245,7 +242,7 @@ fn platforms(input: &InputArgs, env: &Environment) -> Vec<String> {
 fn annotations(texts: &[String]) -> Result<Vec<Annotation>, Failure> {
     let mut all = Vec::new();
     for text in texts {
-        all.extend(values::annotations(text).map_err(usage)?);
+        all.extend(outputs::annotations(text).map_err(usage)?);
     }
     Ok(all)
 }
@@ -260,9 +257,17 @@ fn multi_platform(build_args: &[String]) -> Result<bool, Failure> {
     }
 }
 
-fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>, Failure> {
+fn refused(refused: outputs::Refused) -> Failure {
+    match refused {
+        outputs::Refused::Wrong(message) => usage(message).help("`rbuild help outputs` explains all of them"),
+        outputs::Refused::Unsupported(message) => Failure::new(FailureKind::Unsupported, message)
+            .help("leave it out; `rbuild help outputs` lists what there is"),
+    }
+}
+
+fn output_specs(args: &BuildArgs) -> Result<Vec<OutputSpec>, Failure> {
     let mut all: Vec<OutputSpec> =
-        args.outputs.iter().map(|text| values::output(text).map_err(usage)).collect::<Result<_, _>>()?;
+        args.outputs.iter().map(|text| outputs::output(text).map_err(refused)).collect::<Result<_, _>>()?;
     if args.push {
         match all.iter_mut().find(|output| output.kind == OutputKind::Image) {
             Some(output) => output.push = true,
@@ -293,16 +298,21 @@ pub(super) fn engines(env: &Environment) -> Result<Vec<EngineAddress>, Failure> 
 
 fn pull(text: Option<&str>) -> Result<PullPolicy, Failure> {
     match text {
-        None | Some("false" | "missing") => Ok(PullPolicy::Missing),
-        Some("true" | "always") => Ok(PullPolicy::Always),
+        None | Some("missing") => Ok(PullPolicy::Missing),
+        Some("always") => Ok(PullPolicy::Always),
         Some("never") => Ok(PullPolicy::Never),
-        Some(other) => Err(usage(format!("invalid pull policy {other:?}; it is always, missing or never"))),
+        Some(other) => match flags::boolean(other) {
+            Some(true) => Ok(PullPolicy::Always),
+            Some(false) => Ok(PullPolicy::Missing),
+            None => Err(usage(format!("invalid pull policy {other:?}; it is always, missing or never"))),
+        },
     }
 }
 
 pub(super) fn network(text: &str) -> Result<RunNetwork, Failure> {
     match text {
-        "default" | "" => Ok(RunNetwork::Default),
+        // Docker's name for what is the default here too: a network of its own, translated to the machine's.
+        "default" | "bridge" | "" => Ok(RunNetwork::Default),
         "host" => Ok(RunNetwork::Host),
         "none" => Ok(RunNetwork::None),
         other => Err(usage(format!("invalid network {other:?}; it is default, host or none"))),

@@ -7,7 +7,7 @@ use crate::digest::Digest;
 use crate::suggest::suggest;
 
 use super::args::BuildArgs;
-use super::values;
+use super::{outputs, values};
 
 /// Types of BuildKit that are not there yet.
 const LATER: [&str; 5] = ["gha", "s3", "azblob", "gcs", "webdav"];
@@ -65,7 +65,7 @@ pub(super) fn targets(args: &BuildArgs) -> Result<Vec<CacheTarget>, Failure> {
     let inline = match given {
         None | Some("") => false,
         Some(value) => {
-            values::boolean(value).map_err(|error| usage(format!("{INLINE_ARGUMENT}: {error}")))?
+            outputs::boolean(value).map_err(|error| usage(format!("{INLINE_ARGUMENT}: {error}")))?
         }
     };
     if inline && !all.iter().any(|target| target.location == CacheLocation::Inline) {
@@ -84,7 +84,7 @@ struct Options {
 impl Options {
     /// `type=...,key=value`, or names of caches in registries.
     fn parse(flag: &'static str, text: &str, known: &[&str]) -> Result<Vec<Self>, Failure> {
-        let parts = values::csv(text).map_err(|error| usage(format!("{flag}: {error}")))?;
+        let parts = outputs::csv(text).map_err(|error| usage(format!("{flag}: {error}")))?;
         if parts.iter().all(|part| !part.contains('=')) {
             let short = |part: &String| Options {
                 flag,
@@ -141,7 +141,7 @@ impl Options {
     }
 
     fn boolean(&self, key: &str, default: bool) -> Result<bool, Failure> {
-        let value = self.get(key).map(values::boolean).transpose();
+        let value = self.get(key).map(outputs::boolean).transpose();
         Ok(value.map_err(|error| self.bad(format!("{key}: {error}")))?.unwrap_or(default))
     }
 
@@ -213,7 +213,7 @@ impl Options {
                 );
                 return Err(Failure::new(FailureKind::Unsupported, message));
             }
-            given => given.map(values::compression).transpose().map_err(|error| self.bad(error))?,
+            given => given.map(outputs::compression).transpose().map_err(|error| self.bad(error))?,
         };
         let level = self
             .get("compression-level")

@@ -1,75 +1,180 @@
 //! Verbs about images of the store.
 
-use serde_json::json;
+use clap::Args;
+use serde_json::{Value, json};
 
-use crate::build::{Failure, FailureKind};
+use crate::build::{Failure, FailureKind, Place};
 use crate::export::{self, Dest};
-use crate::image::inspect::{history_rows, inspect_json, list_images, name_in_store, names_of, stored};
+use crate::image::ids::{self, FindError};
+use crate::image::inspect::{
+    ImageSummary, history_rows, inspect_json, list_images, name_in_store, names_of, stored, unnamed_images,
+};
 use crate::image::{Family, Platform, Reference, ResolvedImage, from_store};
 use crate::store::Store;
-use crate::visible::visible_line;
 
-use super::args::{ImagesArgs, SaveArgs, SaveFormat};
-use super::{Session, Stop, print, print_json, tell, values};
+use super::args::{SaveArgs, SaveFormat};
+use super::listing::{self, Column, Form, flexible, whole};
+use super::registry::{AccessArgs, transfer};
+use super::{Session, Stop, print, print_json, tell, template, values};
 
-fn reference(text: &str) -> Result<Reference, Failure> {
-    Reference::parse(text)
-        .map(Reference::with_default_tag)
-        .map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))
+#[derive(Args, Debug)]
+pub(super) struct ImagesArgs {
+    /// Images without a name as well
+    #[arg(short = 'a', long)]
+    all: bool,
+    /// Print image IDs only
+    #[arg(short = 'q', long)]
+    quiet: bool,
+    /// Show digests of manifests
+    #[arg(long)]
+    digests: bool,
+    /// Do not cut IDs and names
+    #[arg(long)]
+    no_trunc: bool,
+    /// Only some: reference=PATTERN, dangling=true|false, label=NAME[=VALUE], before=IMAGE, since=IMAGE
+    #[arg(short = 'f', long = "filter", value_name = "NAME=VALUE")]
+    filters: Vec<String>,
+    /// table, json, or a Go template
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<String>,
+    /// Print JSON, one object a line, with sizes in bytes
+    #[arg(long)]
+    json: bool,
+    /// Only images of this repository, or with this name; * stands for anything but /
+    #[arg(value_name = "NAME[:TAG]")]
+    name: Option<String>,
 }
 
-fn image(store: &Store, text: &str) -> Result<(Reference, ResolvedImage), Failure> {
-    let name = reference(text)?;
-    match from_store(store, &name, &Platform::host())? {
-        Some(image) => Ok((name, image)),
-        None => Err(no_image(&name)),
+#[derive(Args, Debug)]
+pub(super) struct InspectArgs {
+    /// json, or a Go template such as '{{.Config.Env}}'
+    #[arg(short = 'f', long, value_name = "FORMAT")]
+    format: Option<String>,
+    /// Print the manifest or index itself
+    #[arg(long)]
+    raw: bool,
+    /// Of an index, the image for this platform
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<String>,
+    /// What is inspected; rbuild has images only
+    #[arg(long = "type", value_name = "KIND")]
+    kind: Option<String>,
+    #[command(flatten)]
+    access: AccessArgs,
+    /// Names or IDs of images of the store, or places such as docker://NAME and oci-archive:FILE
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct HistoryArgs {
+    /// Show instructions whole
+    #[arg(long)]
+    no_trunc: bool,
+    /// Print IDs only
+    #[arg(short = 'q', long)]
+    quiet: bool,
+    /// Sizes and times for people; --human=false prints bytes and dates
+    #[arg(short = 'H', long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", hide_default_value = true, hide_possible_values = true, value_parser = clap::builder::BoolishValueParser::new())]
+    human: bool,
+    /// table, json, or a Go template
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<String>,
+    /// Name or ID of the image
+    image: String,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct RmiArgs {
+    /// Also where an ID means several names
+    #[arg(short = 'f', long)]
+    force: bool,
+    /// Keep what the image was built on (always done)
+    #[arg(long = "no-prune")]
+    no_prune: bool,
+    /// Names or IDs
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+}
+
+fn usage(message: impl Into<String>) -> Failure {
+    Failure::new(FailureKind::Usage, message)
+}
+
+/// What names and IDs mean in the store, for verbs that take one image.
+pub(super) fn find(store: &Store, text: &str) -> Result<Reference, Failure> {
+    find_all(store, text)?.into_iter().next().ok_or_else(|| no_image(text))
+}
+
+fn find_all(store: &Store, text: &str) -> Result<Vec<Reference>, Failure> {
+    let found = ids::find(store, text, &Platform::host()).map_err(|error| match error {
+        FindError::Read(error) => error.into(),
+        error @ FindError::Ambiguous { .. } => usage(error.to_string()).help("give more digits"),
+    })?;
+    // What is no name, and not the ID of an image either, says what is wrong with it as a name.
+    if found.is_empty() && !text.starts_with("sha256:") && text.len() != 64 {
+        Reference::parse(text).map_err(|error| usage(error.to_string()))?;
     }
+    Ok(found)
 }
 
-fn no_image(name: &Reference) -> Failure {
-    Failure::new(FailureKind::Usage, format!("no image {} in the store", name.familiar()))
-        .help("`rbuild images` lists what is there")
+fn image(store: &Store, text: &str, platform: &Platform) -> Result<ResolvedImage, Failure> {
+    let name = find(store, text)?;
+    from_store(store, &name, platform)?.ok_or_else(|| no_image(text))
+}
+
+fn no_image(text: &str) -> Failure {
+    usage(format!("no image {text} in the store")).help("`rbuild images -a` lists what is there")
+}
+
+const REPOSITORY: Column = flexible("REPOSITORY", "Repository");
+const TAG: Column = flexible("TAG", "Tag");
+
+/// The digest that an image is pulled by; there is none before its layers are compressed.
+fn digest_of(image: &ImageSummary) -> String {
+    image.manifest_digest.map_or_else(|| "<none>".to_owned(), |digest| digest.to_string())
 }
 
 /// `rbuild images`
 pub(super) fn images(session: &Session, args: &ImagesArgs) -> Result<u8, Stop> {
     let store = session.store()?;
-    let list = list_images(&store, &Platform::host()).map_err(Failure::from)?;
-    let mut out = String::new();
-    if !args.quiet && !args.json {
-        out.push_str(&format!(
-            "{:<40} {:<20} {:<14} {:<20} {}\n",
-            "REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"
-        ));
+    let platform = Platform::host();
+    let list = list_images(&store, &platform).map_err(Failure::from)?;
+    let filters = Filters::parse(args, &store)?;
+    let mut found: Vec<ImageSummary> = Vec::new();
+    if filters.dangling != Some(true) {
+        found.extend(list.images);
     }
-    for item in &list.images {
-        let created = visible_line(item.created.get(..19).unwrap_or(&item.created)).replace('T', " ");
-        let tag = item.name.tag.clone().unwrap_or_default();
-        if args.quiet {
-            out.push_str(&format!("{}\n", item.config_digest));
-        } else if args.json {
-            let digest =
-                item.manifest_digest.map_or_else(|| "<none>".to_owned(), |digest| digest.to_string());
-            let row = json!({
-                "Repository": item.name.familiar_repository(), "Tag": tag, "ID": item.config_digest.to_string(),
-                "Digest": digest, "CreatedAt": item.created, "Size": item.size,
-            });
-            out.push_str(&format!("{row}\n"));
-        } else {
-            out.push_str(&format!(
-                "{:<40} {:<20} {:<14} {:<20} {}\n",
-                item.name.familiar_repository(),
-                tag,
-                item.config_digest.short(),
-                created,
-                values::human(item.size)
-            ));
-        }
+    if args.all || filters.dangling == Some(true) {
+        found.extend(unnamed_images(&store, &platform).map_err(Failure::from)?);
     }
-    if args.json {
-        print_json(&out)?
+    found.retain(|image| filters.fit(&store, image));
+    // The newest first, as in docker; names decide among those of one time.
+    found.sort_by(|one, other| other.created.cmp(&one.created).then(one.name.cmp(&other.name)));
+    let id = |image: &ImageSummary| match args.no_trunc {
+        true => image.config_digest.to_string(),
+        false => image.config_digest.short(),
+    };
+    if args.quiet {
+        let mut seen = std::collections::BTreeSet::new();
+        let unique = found.iter().filter(|image| seen.insert(image.config_digest.hex()));
+        print(&unique.map(|image| format!("{}\n", id(image))).collect::<String>())?;
+    } else if args.json {
+        let rows = found.iter().map(|image| {
+            json!({
+                "Repository": image.name.familiar_repository(), "Tag": image.name.tag.clone().unwrap_or_default(),
+                "ID": image.config_digest.to_string(), "Digest": digest_of(image),
+                "CreatedAt": image.created, "Size": image.size,
+            })
+        });
+        print_json(&rows.map(|row| format!("{row}\n")).collect::<String>())?;
     } else {
-        print(&out)?
+        let now = listing::now();
+        let rows: Vec<Value> = found.iter().map(|image| row(image, id(image), now)).collect();
+        let digest = args.digests.then_some(whole("DIGEST", "Digest"));
+        let more = [whole("IMAGE ID", "ID"), whole("CREATED", "CreatedSince"), whole("SIZE", "Size")];
+        let columns: Vec<Column> = [REPOSITORY, TAG].into_iter().chain(digest).chain(more).collect();
+        listing::write(&columns, &rows, &Form::parse(args.format.as_deref())?, !args.no_trunc)?;
     }
     for (name, error) in &list.broken {
         tell(&format!("rbuild: {name}: {error}"));
@@ -77,31 +182,240 @@ pub(super) fn images(session: &Session, args: &ImagesArgs) -> Result<u8, Stop> {
     Ok(0)
 }
 
+/// A row with the fields of `docker images --format json`.
+fn row(image: &ImageSummary, id: String, now: i64) -> Value {
+    json!({
+        "Repository": image.name.familiar_repository(),
+        "Tag": image.name.tag.clone().unwrap_or_else(|| "<none>".into()),
+        "ID": id,
+        "Digest": digest_of(image),
+        "CreatedAt": listing::date(&image.created),
+        "CreatedSince": listing::ago(&image.created, now),
+        "Size": values::human(image.size),
+        "Platform": image.platform.to_string(),
+    })
+}
+
+/// What `--filter` and the name ask for.
+#[derive(Default)]
+struct Filters {
+    patterns: Vec<String>,
+    dangling: Option<bool>,
+    labels: Vec<(String, Option<String>)>,
+    before: Option<String>,
+    since: Option<String>,
+}
+
+impl Filters {
+    fn parse(args: &ImagesArgs, store: &Store) -> Result<Self, Failure> {
+        let mut filters = Filters { patterns: args.name.iter().cloned().collect(), ..Filters::default() };
+        for text in &args.filters {
+            let (name, value) = text
+                .split_once('=')
+                .ok_or_else(|| usage(format!("invalid filter {text:?}")).help("write NAME=VALUE"))?;
+            let created = || {
+                image(store, value, &Platform::host()).map(|image| image.config.created.unwrap_or_default())
+            };
+            match name {
+                "reference" => filters.patterns.push(value.to_owned()),
+                "dangling" => {
+                    let on = super::flags::boolean(value);
+                    let on = on.ok_or_else(|| {
+                        usage(format!("invalid filter {text:?}")).help("it is true or false")
+                    })?;
+                    filters.dangling = Some(on);
+                }
+                "label" => {
+                    let (name, value) =
+                        value.split_once('=').map_or((value, None), |(name, value)| (name, Some(value)));
+                    filters.labels.push((name.to_owned(), value.map(str::to_owned)));
+                }
+                "before" => filters.before = Some(created()?),
+                "since" => filters.since = Some(created()?),
+                _ => {
+                    let message = format!("unknown filter {name:?}");
+                    return Err(Failure::new(FailureKind::Unsupported, message)
+                        .help("there are reference=, dangling=, label=, before= and since="));
+                }
+            }
+        }
+        Ok(filters)
+    }
+
+    fn fit(&self, store: &Store, image: &ImageSummary) -> bool {
+        let named =
+            self.patterns.is_empty() || self.patterns.iter().any(|pattern| is_like(&image.name, pattern));
+        let old = self.before.as_ref().is_none_or(|before| image.created < *before);
+        let new = self.since.as_ref().is_none_or(|since| image.created > *since);
+        named && old && new && (self.labels.is_empty() || self.has_labels(store, image))
+    }
+
+    fn has_labels(&self, store: &Store, image: &ImageSummary) -> bool {
+        let Ok(Some(image)) = from_store(store, &image.name, &Platform::host()) else { return false };
+        let labels = serde_json::to_value(&image.config.config).unwrap_or_default();
+        self.labels.iter().all(|(name, value)| match (&labels["Labels"][name.as_str()], value) {
+            (Value::String(have), Some(want)) => have == want,
+            (have, None) => have.is_string(),
+            _ => false,
+        })
+    }
+}
+
+/// Whether a name fits `REPOSITORY[:TAG]` with wildcards.
+fn is_like(name: &Reference, pattern: &str) -> bool {
+    if name.digest.is_some() && name.tag.is_none() {
+        return false;
+    }
+    let whole = name.familiar();
+    let repository = name.familiar_repository();
+    let last = repository.rsplit('/').next().unwrap_or_default().to_owned();
+    let tag = name.tag.clone().unwrap_or_default();
+    let normal = Reference::parse(pattern).map(|pattern| match pattern.tag {
+        Some(_) => pattern.familiar(),
+        None => pattern.familiar_repository(),
+    });
+    let pattern = normal.as_deref().unwrap_or(pattern);
+    [&whole, &repository, &format!("{last}:{tag}"), &last].into_iter().any(|text| glob(pattern, text))
+}
+
+/// `*` for anything but `/`, `?` for one character.
+fn glob(pattern: &str, text: &str) -> bool {
+    match (pattern.chars().next(), text.chars().next()) {
+        (None, None) => true,
+        (Some('*'), first) => {
+            glob(&pattern[1..], text)
+                || first.is_some_and(|c| c != '/' && glob(pattern, &text[c.len_utf8()..]))
+        }
+        (Some('?'), Some(c)) if c != '/' => glob(&pattern[1..], &text[c.len_utf8()..]),
+        (Some(one), Some(other)) if one == other => glob(&pattern[one.len_utf8()..], &text[one.len_utf8()..]),
+        _ => false,
+    }
+}
+
 /// `rbuild inspect`
-pub(super) fn inspect(session: &Session, text: &str) -> Result<u8, Stop> {
-    let store = session.store()?;
-    let (_, image) = image(&store, text)?;
-    let names = names_of(&store, &image.manifest_digest).map_err(Failure::from)?;
-    print_json(&format!("{:#}\n", json!([inspect_json(&image, &names)])))?;
+pub(super) fn inspect(session: &Session, args: &InspectArgs) -> Result<u8, Stop> {
+    if let Some(kind) = args.kind.as_deref().filter(|kind| !matches!(*kind, "" | "image")) {
+        let message = format!("rbuild has no objects of the type {kind:?}");
+        return Err(Failure::new(FailureKind::Unsupported, message).help("images are all there is").into());
+    }
+    let template = match args.format.as_deref() {
+        None | Some("" | "json") => None,
+        Some(format) => Some(template::parse(format)?),
+    };
+    let platform = match &args.platform {
+        Some(text) => Platform::parse(text).map_err(|error| usage(error.to_string()))?,
+        None => Platform::host(),
+    };
+    let mut all = Vec::new();
+    let mut raw = String::new();
+    for text in &args.images {
+        let (value, document) = inspect_one(session, args, text, &platform)?;
+        all.push(value);
+        raw.push_str(&document);
+        raw.push('\n');
+    }
+    if args.raw {
+        print_json(&raw)?;
+        return Ok(0);
+    }
+    match &template {
+        Some(template) => {
+            for value in &all {
+                print(&format!("{}\n", template.render(value)?))?;
+            }
+        }
+        None if args.format.as_deref() == Some("json") => print_json(&format!("{}\n", json!(all)))?,
+        None => print_json(&format!("{:#}\n", json!(all)))?,
+    }
     Ok(0)
 }
 
-/// `rbuild history`
-pub(super) fn history(session: &Session, text: &str, whole: bool) -> Result<u8, Stop> {
-    let store = session.store()?;
-    let (_, image) = image(&store, text)?;
-    let mut out = format!("{:<20} {:<60} {:>10}  {}\n", "CREATED", "CREATED BY", "SIZE", "COMMENT");
-    for row in history_rows(&image.config, &image.layers) {
-        let created = visible_line(row.created.get(..19).unwrap_or(&row.created)).replace('T', " ");
-        // Images of others say this, and terminals obey.
-        let mut by = visible_line(&row.created_by).into_owned();
-        if !whole && by.chars().count() > 60 {
-            by = by.chars().take(59).chain(std::iter::once('…')).collect();
-        }
-        let size = row.size.map_or_else(|| "0B".to_owned(), values::human);
-        out.push_str(&format!("{created:<20} {by:<60} {size:>10}  {}\n", visible_line(&row.comment)));
+/// An image of the store by name or ID, or one at a place; with its manifest or index as text.
+fn inspect_one(
+    session: &Session,
+    args: &InspectArgs,
+    text: &str,
+    platform: &Platform,
+) -> Result<(Value, String), Stop> {
+    let elsewhere = text.split_once(':').is_some_and(|(scheme, rest)| {
+        matches!(
+            scheme,
+            "oci"
+                | "oci-layout"
+                | "oci-archive"
+                | "docker-archive"
+                | "docker-daemon"
+                | "containers-storage"
+                | "store"
+        ) || scheme == "docker" && rest.starts_with("//")
+    });
+    if elsewhere {
+        let cwd = std::env::current_dir()?;
+        let wanted = Some(platform.clone());
+        let quiet = AccessArgs { insecure_registries: args.access.insecure_registries.clone(), quiet: true };
+        let looked = transfer(session, &quiet, wanted, |transfer| transfer.look(&Place::parse(text, &cwd)?))?;
+        let mut value = inspect_json(&looked.image, &looked.name.into_iter().collect::<Vec<_>>());
+        value["Manifest"] = json!(looked.top);
+        return Ok((value, looked.document));
     }
-    print(&out)?;
+    let store = session.store()?;
+    let image = image(&store, text, platform)?;
+    let names = names_of(&store, &image.manifest_digest).map_err(Failure::from)?;
+    let document = match args.raw {
+        true => {
+            let top = stored(&store, &find(&store, text)?).map_err(Failure::from)?;
+            let bytes =
+                top.map(|top| store.read_blob(&top.digest)).transpose().map_err(Failure::from)?.flatten();
+            String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
+        }
+        false => String::new(),
+    };
+    Ok((inspect_json(&image, &names), document))
+}
+
+/// `rbuild history`
+pub(super) fn history(session: &Session, args: &HistoryArgs) -> Result<u8, Stop> {
+    let store = session.store()?;
+    let image = image(&store, &args.image, &Platform::host())?;
+    let now = listing::now();
+    let digest = image.manifest.config.digest;
+    let id = if args.no_trunc { digest.to_string() } else { digest.short() };
+    let rows: Vec<Value> = history_rows(&image.config, &image.layers)
+        .into_iter()
+        .enumerate()
+        .map(|(at, row)| {
+            let size = row.size.unwrap_or_default();
+            let mut by = row.created_by;
+            if args.format.is_some() && !args.no_trunc && by.chars().count() > 45 {
+                by = by.chars().take(44).chain(std::iter::once('…')).collect();
+            }
+            json!({
+                "ID": if at == 0 { id.as_str() } else { "<missing>" },
+                "CreatedAt": listing::date(&row.created),
+                "CreatedSince": if args.human { listing::ago(&row.created, now) } else { row.created },
+                "CreatedBy": by,
+                "Size": if args.human { values::human(size) } else { size.to_string() },
+                "Comment": row.comment,
+            })
+        })
+        .collect();
+    if args.quiet {
+        print(
+            &rows
+                .iter()
+                .map(|row| format!("{}\n", row["ID"].as_str().unwrap_or_default()))
+                .collect::<String>(),
+        )?;
+        return Ok(0);
+    }
+    let columns = [
+        whole("IMAGE", "ID"),
+        whole("CREATED", "CreatedSince"),
+        flexible("CREATED BY", "CreatedBy"),
+        whole("SIZE", "Size"),
+        flexible("COMMENT", "Comment"),
+    ];
+    listing::write(&columns, &rows, &Form::parse(args.format.as_deref())?, !args.no_trunc)?;
     Ok(0)
 }
 
@@ -109,11 +423,7 @@ pub(super) fn history(session: &Session, text: &str, whole: bool) -> Result<u8, 
 pub(super) fn save(session: &Session, args: &SaveArgs) -> Result<u8, Stop> {
     session.watch_signals()?;
     let store = session.store()?;
-    let names = args
-        .images
-        .iter()
-        .map(|text| image(&store, text).map(|(name, _)| name))
-        .collect::<Result<Vec<_>, _>>()?;
+    let names = args.images.iter().map(|text| find(&store, text)).collect::<Result<Vec<_>, _>>()?;
     let cwd = std::env::current_dir()?;
     let family = if args.format == SaveFormat::Docker { Family::Docker } else { Family::Oci };
     let dest = Dest::parse(&args.output, &cwd);
@@ -124,28 +434,81 @@ pub(super) fn save(session: &Session, args: &SaveArgs) -> Result<u8, Stop> {
 /// `rbuild tag`
 pub(super) fn tag(session: &Session, source: &str, target: &str) -> Result<u8, Stop> {
     let store = session.store()?;
-    let name = reference(source)?;
-    let descriptor = stored(&store, &name).map_err(Failure::from)?.ok_or_else(|| no_image(&name))?;
-    let target = Reference::parse_new_name(target)
-        .map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))?;
+    let name = find(&store, source)?;
+    let descriptor = stored(&store, &name).map_err(Failure::from)?.ok_or_else(|| no_image(source))?;
+    let target = Reference::parse_new_name(target).map_err(|error| usage(error.to_string()))?;
     name_in_store(&store, &target, &descriptor).map_err(Failure::from)?;
     Ok(0)
 }
 
 /// `rbuild rmi`
-pub(super) fn rmi(session: &Session, texts: &[String]) -> Result<u8, Stop> {
+pub(super) fn rmi(session: &Session, args: &RmiArgs) -> Result<u8, Stop> {
     let store = session.store()?;
     let mut missing = Vec::new();
-    for text in texts {
-        let name = reference(text)?;
-        if store.remove_reference(&name.to_string()).map_err(Failure::from)? {
-            print(&format!("Untagged: {}\n", name.familiar()))?;
-        } else {
-            missing.push(name.familiar());
+    for text in &args.images {
+        let names = find_all(&store, text)?;
+        if names.is_empty() {
+            missing.push(text.as_str());
+        }
+        if names.len() > 1 && !args.force {
+            let list = names.iter().map(Reference::familiar).collect::<Vec<_>>().join(", ");
+            return Err(usage(format!("{text} has several names: {list}"))
+                .help("name the one to remove, or remove all with --force")
+                .into());
+        }
+        for name in names {
+            remove(&store, &name)?;
         }
     }
-    if missing.is_empty() {
-        return Ok(0);
+    match missing.as_slice() {
+        [] => Ok(0),
+        _ if args.force => {
+            tell(&format!("rbuild: no image {} in the store", missing.join(", ")));
+            Ok(0)
+        }
+        _ => Err(no_image(&missing.join(", ")).into()),
     }
-    Err(Failure::new(FailureKind::Usage, format!("no image {} in the store", missing.join(", "))).into())
+}
+
+fn remove(store: &Store, name: &Reference) -> Result<(), Stop> {
+    match name.digest {
+        None => {
+            store.remove_reference(&name.to_string()).map_err(Failure::from)?;
+            print(&format!("Untagged: {}\n", name.familiar()))
+        }
+        // By its digest it is one without a name, or an image below one that has a name.
+        Some(manifest) => {
+            let unnamed = ids::unnamed(store).map_err(Failure::from)?;
+            let Some(image) = unnamed.iter().find(|image| image.manifest == manifest) else {
+                let name = name.familiar();
+                return Err(usage(format!("{name} has other names"))
+                    .help("`rbuild images --digests` lists them")
+                    .into());
+            };
+            ids::forget_unnamed(store, &image.id).map_err(Failure::from)?;
+            print(&format!("Deleted: {}\n", image.id))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_filtered_as_docker_does() {
+        let name = |text: &str| Reference::parse(text).unwrap();
+        for (text, pattern, fits) in [
+            ("app:1", "app", true),
+            ("app:1", "app:1", true),
+            ("app:1", "app:2", false),
+            ("app:1", "ap*", true),
+            ("registry.example.com/team/app:1", "registry.example.com/team/app", true),
+            ("registry.example.com/team/app:1", "registry.example.com/*/app", true),
+            ("app:1", "other", false),
+            ("docker.io/library/app:1", "docker.io/library/app", true),
+        ] {
+            assert_eq!(is_like(&name(text), pattern), fits, "{text} {pattern}");
+        }
+    }
 }

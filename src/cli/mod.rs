@@ -11,21 +11,30 @@ mod check;
 mod copy;
 mod empty;
 mod environment;
+mod flags;
+mod help;
 mod images;
 mod isolation;
+mod listing;
+mod mistakes;
+mod outputs;
 mod registry;
 mod render;
 mod results;
 mod run;
 mod secret;
 mod store;
+mod template;
 mod values;
 mod verify;
+mod version;
+mod words;
 
 use std::io::{self, Write as _};
 use std::sync::Arc;
 
 use clap::Parser as _;
+use clap::error::ErrorKind;
 
 use crate::build::{Engine, EngineOptions, Failure, FailureKind, RegistryAccess};
 use crate::cancel::Cancel;
@@ -56,29 +65,47 @@ struct Session {
 /// The program.
 pub fn main() -> u8 {
     let env = Environment::read();
-    let mut cli = match Cli::try_parse_from(args::normalize(std::env::args_os())) {
-        Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { 2 } else { 0 };
-        }
-    };
-    empty::drop_empty(&mut cli);
-    if let Command::Completion { shell } = cli.command {
-        args::print_completion(shell);
-        return 0;
-    }
-    if let Command::Version = cli.command {
-        println!("rbuild {}", env!("CARGO_PKG_VERSION"));
-        return 0;
-    }
-    match start(&cli, &env).and_then(|started| dispatch(cli, env.clone(), started)) {
+    let done = command_line().and_then(|cli| match cli.command {
+        Command::Completion { shell } => write_out_bytes(&args::completion(shell)).map(|()| 0),
+        Command::Version(args) => version::version(&args),
+        Command::Help { words } => help::help(&words),
+        _ => start(&cli, &env).and_then(|started| dispatch(cli, env.clone(), started)),
+    });
+    match done {
         Ok(code) | Err(Stop::Outer(code)) => code,
         Err(Stop::Failed(failure)) => {
             render::failure(&failure, &env);
             exit_code(failure.kind)
         }
     }
+}
+
+/// What is asked for, or the end: an answer that needs nothing else, or a mistake.
+fn command_line() -> Result<Cli, Stop> {
+    let reading = words::read(std::env::args_os())?;
+    if let Some(note) = &reading.note {
+        tell(&format!("rbuild: {note}"));
+    }
+    if let Some(answer) = &reading.answer {
+        print(answer)?;
+        return Err(Stop::Outer(0));
+    }
+    let args = flags::settle(reading.args)?;
+    let mut cli = Cli::try_parse_from(&args).map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => answer(&error, 0),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand if words::command(&args).is_empty() => {
+            answer(&error, 2)
+        }
+        _ => Stop::Failed(mistakes::failure(&error, words::command(&args))),
+    })?;
+    empty::drop_empty(&mut cli);
+    Ok(cli)
+}
+
+/// Prints help. A reader that has gone away is no error.
+fn answer(error: &clap::Error, code: u8) -> Stop {
+    let _ = error.print();
+    Stop::Outer(code)
 }
 
 /// Why the program ends early.
@@ -169,11 +196,11 @@ fn perform(command: Command, session: &Session) -> Result<u8, Stop> {
         Command::Plan(args) => build::plan(session, *args),
         Command::Run(args) => run::run(session, args),
         Command::Images(args) => images::images(session, &args),
-        Command::Inspect { image } => images::inspect(session, &image),
-        Command::History { image, no_trunc } => images::history(session, &image, no_trunc),
+        Command::Inspect(args) => images::inspect(session, &args),
+        Command::History(args) => images::history(session, &args),
         Command::Save(args) => images::save(session, &args),
         Command::Tag { source, target } => images::tag(session, &source, &target),
-        Command::Rmi { images } => images::rmi(session, &images),
+        Command::Rmi(args) => images::rmi(session, &args),
         Command::Push(args) => registry::push(session, &args),
         Command::Pull(args) => registry::pull(session, &args),
         Command::Load(args) => copy::load(session, &args),
@@ -189,7 +216,7 @@ fn perform(command: Command, session: &Session) -> Result<u8, Stop> {
         Command::Du(args) => store::du(session, &args),
         Command::Fsck(args) => store::fsck(session, &args),
         Command::Info(args) => run::info(session, &args),
-        Command::Completion { .. } | Command::Version => Ok(0),
+        Command::Completion { .. } | Command::Version(_) | Command::Help { .. } => Ok(0),
     }
 }
 
@@ -302,7 +329,6 @@ fn tell_narrowed(store: &Store) {
     );
 }
 
-/// Prints a line; a reader that has gone away is no error.
 /// Prints text for people, in which nothing drives the terminal; a reader that has gone away is no error.
 fn print(text: &str) -> Result<(), Stop> {
     write_out(&visible(text))
@@ -314,8 +340,12 @@ fn print_json(text: &str) -> Result<(), Stop> {
 }
 
 fn write_out(text: &str) -> Result<(), Stop> {
+    write_out_bytes(text.as_bytes())
+}
+
+fn write_out_bytes(bytes: &[u8]) -> Result<(), Stop> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => Ok(other?),
     }

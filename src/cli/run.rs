@@ -12,7 +12,7 @@ use crate::sandbox::{
 };
 
 use super::args::{InfoArgs, RunArgs};
-use super::{Session, Stop, build, isolation, print, tell, values};
+use super::{Session, Stop, build, isolation, print, print_json, tell, template, values};
 
 /// Runs a command in an image; gives its exit code.
 pub(super) fn run(session: &Session, args: RunArgs) -> Result<u8, Stop> {
@@ -147,18 +147,37 @@ pub(super) fn info(session: &Session, args: &InfoArgs) -> Result<u8, Stop> {
         Err(error) => format!("copies: every RUN copies its root file system ({error})"),
     };
     let yes_no = |yes: bool| if yes { "yes" } else { "no" };
-    print(&format!(
-        "Version:    {}\nStore:      {}\nIDs:        {ids}\nSnapshots:  {overlay}\nSandbox:    native\n\
-         Runtimes:   {}\nSeccomp:    {}\nLSM:        {}\nLandlock:   {}\nCgroups:    {}\nKernel:     {}\nNetwork:    {}\n",
-        env!("CARGO_PKG_VERSION"),
-        engine.store().root().display(),
-        runtimes(&OciRuntime::find(session.env.path.as_deref())),
-        yes_no(facts.seccomp),
-        security_modules(Path::new("/sys")),
-        landlock(landlock_abi()),
-        facts.cgroups,
-        facts.kernel,
-        network(&NetworkHelper::find(session.env.path.as_deref())),
-    ))?;
+    let rows = [
+        ("Version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("Store", engine.store().root().display().to_string()),
+        ("IDs", ids),
+        ("Snapshots", overlay),
+        ("Sandbox", "native".to_owned()),
+        ("Runtimes", runtimes(&OciRuntime::find(session.env.path.as_deref()))),
+        ("Seccomp", yes_no(facts.seccomp).to_owned()),
+        ("LSM", security_modules(Path::new("/sys"))),
+        ("Landlock", landlock(landlock_abi())),
+        ("Cgroups", facts.cgroups.to_string()),
+        ("Kernel", facts.kernel.to_string()),
+        ("Network", network(&NetworkHelper::find(session.env.path.as_deref()))),
+    ];
+    match args.format.as_deref().unwrap_or_default() {
+        "" => {
+            let lines = rows.iter().map(|(name, value)| format!("{:<11} {value}\n", format!("{name}:")));
+            print(&lines.collect::<String>())?;
+        }
+        format => {
+            let mut all: serde_json::Map<String, serde_json::Value> =
+                rows.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+            all.insert("OSType".into(), std::env::consts::OS.into());
+            all.insert("Architecture".into(), std::env::consts::ARCH.into());
+            all.insert("ServerVersion".into(), env!("CARGO_PKG_VERSION").into());
+            let all = serde_json::Value::Object(all);
+            match format {
+                "json" => print_json(&format!("{all}\n"))?,
+                format => print(&format!("{}\n", template::parse(format)?.render(&all)?))?,
+            }
+        }
+    }
     Ok(0)
 }

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::time::{Duration, SystemTime};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::json;
 
 use crate::build::{Failure, FailureKind};
@@ -14,6 +14,7 @@ use crate::gc::{
 use crate::store::{Room, Store, StoreError};
 use crate::visible::visible_line;
 
+use super::listing::{self, Form};
 use super::{Session, Stop, print, print_json, values};
 
 /// How long a collection or check waits for another one.
@@ -54,18 +55,12 @@ pub(super) struct PruneArgs {
 
 #[derive(Args, Debug)]
 pub(super) struct DuArgs {
-    /// How it is written
-    #[arg(long, value_enum, default_value = "table")]
-    format: DuFormat,
+    /// table, json, or a Go template for each row
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<String>,
     /// Show each thing
-    #[arg(long)]
+    #[arg(short = 'v', long)]
     verbose: bool,
-}
-
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum DuFormat {
-    Table,
-    Json,
 }
 
 #[derive(Args, Debug)]
@@ -207,9 +202,15 @@ fn summary(collected: &Collected, dry_run: bool) -> String {
 pub(super) fn du(session: &Session, args: &DuArgs) -> Result<u8, Stop> {
     let store = session.store_to_clean()?;
     let usage = gc::usage(&store).map_err(Failure::from)?;
-    match args.format {
-        DuFormat::Json => print_json(&format!("{:#}\n", usage_json(&usage, args.verbose)))?,
-        DuFormat::Table => print(&usage_table(&usage, args.verbose))?,
+    match args.format.as_deref().unwrap_or_default() {
+        "" | "table" => print(&usage_table(&usage, args.verbose))?,
+        "json" => print_json(&format!("{:#}\n", usage_json(&usage, args.verbose)))?,
+        format => {
+            let form = Form::parse(Some(format))?;
+            let json = usage_json(&usage, args.verbose);
+            let rows = json[if args.verbose { "Things" } else { "Types" }].as_array().cloned();
+            listing::write(&[], &rows.unwrap_or_default(), &form, false)?;
+        }
     }
     Ok(0)
 }

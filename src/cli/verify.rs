@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use crate::build::{Failure, FailureKind, Place, Reproduced};
-use crate::image::{Platform, Reference, ResolvedImage, from_store};
+use crate::image::{Platform, ResolvedImage, from_store};
 use crate::layer::OnDiskIds;
 use crate::snapshot::Snapshots;
 use crate::verify::{
@@ -105,7 +105,7 @@ pub(super) fn diff(session: &Session, args: &DiffArgs) -> Result<u8, Stop> {
     session.watch_signals()?;
     let store = session.store()?;
     let find = |text: &str| -> Result<ResolvedImage, Failure> {
-        let name = Reference::parse(text).map_err(|error| usage(error.to_string()))?.with_default_tag();
+        let name = super::images::find(&store, text)?;
         from_store(&store, &name, &platform)?.ok_or_else(|| {
             usage(format!("no image {} in the store", name.familiar()))
                 .help("`rbuild images` lists what is there")

@@ -104,6 +104,25 @@ pub fn list_images(store: &Store, platform: &Platform) -> Result<ImageList, Read
     Ok(list)
 }
 
+/// The images of the store that have no name and are for `platform`, as [`list_images`] lists the others.
+pub fn unnamed_images(store: &Store, platform: &Platform) -> Result<Vec<ImageSummary>, ReadError> {
+    let mut all = Vec::new();
+    for image in super::ids::unnamed(store)? {
+        let name = Reference::of_digest(image.manifest);
+        if let Ok(Some(found)) = from_store(store, &name, platform) {
+            all.push(ImageSummary {
+                name,
+                manifest_digest: (!found.is_draft()).then_some(found.manifest_digest),
+                config_digest: image.id,
+                created: found.config.created.clone().unwrap_or_default(),
+                size: layer_bytes(&found),
+                platform: found.platform,
+            });
+        }
+    }
+    Ok(all)
+}
+
 fn names_artifact(store: &Store, name: &Reference) -> bool {
     let named = named(store, name).ok().flatten();
     named.is_some_and(|named| is_artifact(store, &named.digest, MAX_INDEX_DEPTH))

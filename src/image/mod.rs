@@ -8,6 +8,7 @@ pub mod build;
 pub mod choose;
 pub mod config;
 pub mod draft;
+pub mod ids;
 pub mod inspect;
 pub mod manifest;
 pub mod media_type;

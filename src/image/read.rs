@@ -14,7 +14,7 @@ use crate::store::{IngestError, Store, StoreError};
 use super::build::LayerRef;
 use super::choose::{ChooseError, Part, choose};
 use super::config::ImageConfig;
-use super::draft::{self, DRAFT, StoredLayer};
+use super::draft::{self, DRAFT, Draft, StoredLayer};
 use super::manifest::{
     Descriptor, Document, Index, MAX_CONFIG_SIZE, MAX_MANIFEST_SIZE, Manifest, ManifestError,
 };
@@ -264,7 +264,9 @@ fn referred_to(
     reference: &Reference,
 ) -> Result<Option<(Digest, Option<u64>, bool)>, ReadError> {
     if let Some(digest) = reference.digest {
-        return Ok(store.has_blob(&digest).then_some((digest, None, false)));
+        // Only an image without a name is known by the digest of its draft, which is no image of anybody else.
+        let is_draft = reference.stands_for_digest() && Draft::read(store, &digest)?.is_some();
+        return Ok(store.has_blob(&digest).then_some((digest, None, is_draft)));
     }
     let name = reference.clone().with_default_tag().to_string();
     let Some(bytes) = store.reference(&name)? else { return Ok(None) };

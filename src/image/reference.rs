@@ -169,6 +169,16 @@ impl Reference {
         self
     }
 
+    /// Stands for an image that has a digest and no name.
+    pub fn of_digest(digest: Digest) -> Self {
+        Reference { domain: String::new(), path: String::new(), tag: None, digest: Some(digest) }
+    }
+
+    /// Whether it is one of [`Reference::of_digest`].
+    pub fn stands_for_digest(&self) -> bool {
+        self.path.is_empty()
+    }
+
     /// Domain and path without tag and digest, normalised.
     pub fn repository(&self) -> String {
         format!("{}/{}", self.domain, self.path)
@@ -176,6 +186,9 @@ impl Reference {
 
     /// Domain and path as users write them: `app` for `docker.io/library/app`.
     pub fn familiar_repository(&self) -> String {
+        if self.path.is_empty() {
+            return "<none>".to_owned();
+        }
         if self.domain != DEFAULT_DOMAIN {
             return self.repository();
         }
@@ -192,7 +205,10 @@ impl Reference {
 
     /// The whole name as users write it: `app:1` for `docker.io/library/app:1`.
     pub fn familiar(&self) -> String {
-        self.familiar_repository() + &self.suffix()
+        match self.digest {
+            Some(digest) if self.path.is_empty() => digest.to_string(),
+            _ => self.familiar_repository() + &self.suffix(),
+        }
     }
 
     fn suffix(&self) -> String {

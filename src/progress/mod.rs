@@ -12,7 +12,7 @@ mod rawjson;
 mod screen;
 mod text;
 mod tty;
-mod width;
+pub(crate) mod width;
 mod window;
 
 use std::io::{self, Write as _};

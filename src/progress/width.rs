@@ -9,7 +9,7 @@ use unicode_width::UnicodeWidthChar as _;
 const EMOJI_STYLE: char = '\u{fe0f}';
 
 /// Columns that a text without line ends takes. Sequences for colours take none.
-pub(super) fn columns(text: &str) -> usize {
+pub fn columns(text: &str) -> usize {
     let mut rest = text.chars().peekable();
     let mut all = 0;
     while let Some(c) = rest.next() {
@@ -24,7 +24,7 @@ pub(super) fn columns(text: &str) -> usize {
 
 /// As much of a line as fits into `width` columns, with an ellipsis where something is missing. Colours stay, and
 /// end with the line.
-pub(super) fn cut(line: &str, width: usize) -> String {
+pub fn cut(line: &str, width: usize) -> String {
     if columns(line) <= width && !line.contains(EMOJI_STYLE) {
         return line.to_owned();
     }

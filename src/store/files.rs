@@ -12,6 +12,15 @@ use crate::fs::make_private_dir;
 use super::open::{Store, StoreError};
 use super::private::{failed, open_file};
 
+/// Removes a file; `false` where there is none.
+fn remove(path: &Path) -> Result<bool, StoreError> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(StoreError::io("remove", path)(error)),
+    }
+}
+
 impl Store {
     /// Reads a whole record, head and content; `None` where there is none.
     pub(crate) fn record_bytes(&self, key: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
@@ -21,6 +30,11 @@ impl Store {
     /// Writes a whole record, replacing an earlier one.
     pub(crate) fn put_record_bytes(&self, key: &Digest, content: &[u8]) -> Result<(), StoreError> {
         self.write_atomically(&self.record_path(key), content)
+    }
+
+    /// Removes a record; `false` where there is none.
+    pub fn remove_record(&self, key: &Digest) -> Result<bool, StoreError> {
+        remove(&self.record_path(key))
     }
 
     /// Notes that a record was used now (collection goes by last use).
@@ -77,12 +91,7 @@ impl Store {
 
     /// Removes an image name; `false` where it did not exist.
     pub fn remove_reference(&self, name: &str) -> Result<bool, StoreError> {
-        let path = self.reference_path(name);
-        match fs::remove_file(&path) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(StoreError::io("remove", &path)(error)),
-        }
+        remove(&self.reference_path(name))
     }
 
     /// All image names, sorted, each with the time it was last set.

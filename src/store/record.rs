@@ -38,11 +38,13 @@ pub enum RecordKind {
     Estargz,
     /// The manifest of an image that was named before its layers were compressed.
     PackedImage,
+    /// An image without a name, by its ID.
+    Image,
 }
 
 impl RecordKind {
     /// All of them.
-    pub const ALL: [RecordKind; 9] = [
+    pub const ALL: [RecordKind; 10] = [
         RecordKind::Step,
         RecordKind::Listing,
         RecordKind::Memo,
@@ -52,6 +54,7 @@ impl RecordKind {
         RecordKind::Origins,
         RecordKind::Estargz,
         RecordKind::PackedImage,
+        RecordKind::Image,
     ];
 
     /// Its name on disk.
@@ -66,6 +69,7 @@ impl RecordKind {
             RecordKind::Origins => "origins",
             RecordKind::Estargz => "estargz",
             RecordKind::PackedImage => "packed-image",
+            RecordKind::Image => "image",
         }
     }
 

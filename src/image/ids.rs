@@ -1,0 +1,220 @@
+//! Images by their IDs, and images that have nothing else.
+//!
+//! An image that was built without a name has a record under its ID: it is found and listed like others until the
+//! record is collected, as results that nobody uses are.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{Digest, Hasher};
+use crate::store::{Edge, ParsedRecord, RecordKind, Recorded, Room, Store, StoreError, parse_record};
+
+use super::manifest::Descriptor;
+use super::platform::Platform;
+use super::read::{ReadError, from_store, named};
+use super::reference::Reference;
+
+/// The fewest digits that are taken for an ID.
+const FEWEST: usize = 4;
+
+/// An image of the store without a name.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Unnamed {
+    /// The digest of its config, or of its index if it is for several platforms.
+    pub id: Digest,
+    /// Its manifest or index.
+    pub manifest: Digest,
+}
+
+impl Recorded for Unnamed {
+    const KIND: RecordKind = RecordKind::Image;
+
+    fn edges(&self) -> Vec<Edge> {
+        vec![Edge::Document(self.manifest)]
+    }
+
+    fn note(&self) -> String {
+        format!("image {} without a name", self.id.short())
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+}
+
+fn key(id: &Digest) -> Digest {
+    let mut hasher = Hasher::new();
+    hasher.field(b"image without a name");
+    hasher.field(id.raw());
+    hasher.finish()
+}
+
+/// Why a text means no image.
+#[derive(Debug, thiserror::Error)]
+pub enum FindError {
+    /// The store or an image cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Several images have IDs that begin so.
+    #[error("several images have an ID that begins with {digits}: {}", ids.join(", "))]
+    Ambiguous {
+        /// What was given.
+        digits: String,
+        /// Their IDs.
+        ids: Vec<String>,
+    },
+}
+
+impl From<StoreError> for FindError {
+    fn from(error: StoreError) -> Self {
+        FindError::Read(error.into())
+    }
+}
+
+/// Keeps an image that has no name. Costs one read where it is kept already.
+pub fn keep_unnamed(store: &Store, id: &Digest, manifest: &Digest) -> Result<(), StoreError> {
+    let image = Unnamed { id: *id, manifest: *manifest };
+    if store.record::<Unnamed>(&key(id))?.as_ref() == Some(&image) {
+        return Ok(());
+    }
+    store.put_record(&key(id), &image)
+}
+
+/// Forgets an image that has no name; `false` where there is none with this ID.
+pub fn forget_unnamed(store: &Store, id: &Digest) -> Result<bool, StoreError> {
+    store.remove_record(&key(id))
+}
+
+/// All images without a name that are whole. One that got a name later is none of them.
+pub fn unnamed(store: &Store) -> Result<Vec<Unnamed>, StoreError> {
+    let mut named = BTreeSet::new();
+    for (name, _) in store.references()? {
+        let descriptor =
+            store.reference(&name)?.and_then(|bytes| serde_json::from_slice::<Descriptor>(&bytes).ok());
+        named.extend(descriptor.map(|descriptor| descriptor.digest));
+    }
+    let mut all = Vec::new();
+    for item in store.list(Room::Records)?.items {
+        let bytes = item.read()?.unwrap_or_default();
+        let ParsedRecord::Whole(head, content) = parse_record(&bytes) else { continue };
+        if head.kind != Some(RecordKind::Image) || head.version != RecordKind::Image.version() {
+            continue;
+        }
+        all.extend(Unnamed::from_bytes(content).filter(|image| !named.contains(&image.manifest)));
+    }
+    all.retain(|image| store.peek_blob(&image.manifest).is_ok_and(|bytes| bytes.is_some()));
+    all.sort_by_key(|image| image.id.hex());
+    Ok(all)
+}
+
+/// The digits of a text that may be an ID, short or long, with or without `sha256:`.
+fn digits(text: &str) -> Option<&str> {
+    let digits = text.strip_prefix("sha256:").unwrap_or(text);
+    let is_hex = digits.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c));
+    (is_hex && (FEWEST..=64).contains(&digits.len())).then_some(digits)
+}
+
+/// All names that a text means in the store: the name it is, else every name of the image whose ID it is or begins.
+/// An image without a name is one by its digest. Names come first, as in docker.
+pub fn find(store: &Store, text: &str, platform: &Platform) -> Result<Vec<Reference>, FindError> {
+    if let Ok(name) = Reference::parse(text) {
+        let name = name.with_default_tag();
+        if named(store, &name)?.is_some() {
+            return Ok(vec![name]);
+        }
+    }
+    let Some(digits) = digits(text) else { return Ok(Vec::new()) };
+    let mut found: Vec<(Digest, Reference)> = Vec::new();
+    for (name, _) in store.references()? {
+        let Ok(name) = Reference::parse(&name) else { continue };
+        let Some(top) = named(store, &name).ok().flatten() else { continue };
+        let config = from_store(store, &name, platform).ok().flatten();
+        let config = config.map(|image| (image.manifest.config.digest, image.manifest_digest));
+        let manifest = config.map(|(_, manifest)| manifest);
+        let ids = config.map(|(config, _)| config).into_iter().chain(manifest).chain([top.digest]);
+        if let Some(id) = ids.into_iter().find(|id| id.hex().starts_with(digits)) {
+            found.push((id, name));
+        }
+    }
+    for image in unnamed(store)? {
+        if let Some(id) = [image.id, image.manifest].into_iter().find(|id| id.hex().starts_with(digits)) {
+            found.push((id, Reference::of_digest(image.manifest)));
+        }
+    }
+    let ids: BTreeSet<String> = found.iter().map(|(id, _)| id.to_string()).collect();
+    if ids.len() > 1 {
+        return Err(FindError::Ambiguous { digits: digits.to_owned(), ids: ids.into_iter().collect() });
+    }
+    Ok(found.into_iter().map(|(_, name)| name).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::{Family, Image, LayerRef, assemble, inspect::name_in_store};
+
+    type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+    fn image(store: &Store, env: &str) -> Result<(Digest, Descriptor), Box<dyn std::error::Error>> {
+        let tar = [0u8; 1024];
+        let layer = LayerRef {
+            diff_id: crate::digest::DiffId::empty(),
+            digest: store.put_blob(&tar)?,
+            size: 1024,
+            compression: crate::build::CompressionAlgorithm::Uncompressed,
+            annotations: Default::default(),
+        };
+        let mut image = Image { layers: vec![layer], ..Image::default() };
+        (image.config.os, image.config.architecture) = ("linux".into(), "amd64".into());
+        image.config.config.env = vec![env.into()];
+        let assembled = assemble(store, &image, Family::Oci)?;
+        Ok((assembled.config_digest, assembled.descriptor))
+    }
+
+    #[test]
+    fn images_are_found_by_name_and_by_id_long_and_short() -> Outcome {
+        let dir = tempfile::tempdir()?;
+        let store = Store::open(dir.path())?;
+        let platform = Platform::new("linux", "amd64", "");
+        let (id, descriptor) = image(&store, "A=1")?;
+        let (other, unnamed_descriptor) = image(&store, "A=2")?;
+        let name = Reference::parse("app:1")?;
+        name_in_store(&store, &name, &descriptor)?;
+        keep_unnamed(&store, &other, &unnamed_descriptor.digest)?;
+        let hex = id.hex();
+        for text in ["app:1", &hex, &hex[..12], &format!("sha256:{hex}"), &format!("sha256:{}", &hex[..6])] {
+            assert_eq!(find(&store, text, &platform)?, std::slice::from_ref(&name), "{text}");
+        }
+        let found = find(&store, &other.hex()[..10], &platform)?;
+        assert_eq!(found, [Reference::of_digest(unnamed_descriptor.digest)]);
+        assert_eq!(found[0].familiar(), unnamed_descriptor.digest.to_string());
+        assert!(from_store(&store, &found[0], &platform)?.is_some());
+        for text in ["nothing", "abc", "sha256:", &"0".repeat(64)] {
+            assert_eq!(find(&store, text, &platform)?, [], "{text}");
+        }
+        assert_eq!(unnamed(&store)?.len(), 1);
+        // With a name it is one of the others.
+        name_in_store(&store, &Reference::parse("late:1")?, &unnamed_descriptor)?;
+        assert_eq!(unnamed(&store)?, []);
+        assert!(forget_unnamed(&store, &other)? && !forget_unnamed(&store, &other)?);
+        Ok(())
+    }
+
+    #[test]
+    fn an_id_that_several_images_begin_with_is_refused() -> Outcome {
+        let dir = tempfile::tempdir()?;
+        let store = Store::open(dir.path())?;
+        let platform = Platform::new("linux", "amd64", "");
+        let (_, descriptor) = image(&store, "A=1")?;
+        let hex = |tail: &str| Digest::from_hex(&format!("{}{tail}", "ab".repeat(31))).unwrap();
+        keep_unnamed(&store, &hex("01"), &descriptor.digest)?;
+        keep_unnamed(&store, &hex("02"), &descriptor.digest)?;
+        assert!(matches!(find(&store, &"ab".repeat(31), &platform), Err(FindError::Ambiguous { .. })));
+        Ok(())
+    }
+}

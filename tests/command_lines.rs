@@ -1,0 +1,143 @@
+//! Command lines as users of docker, buildx, podman, buildah and kaniko type them, in `command_lines.txt`: each works,
+//! works with another meaning and says so, or is refused by a sentence that says what to do.
+
+mod support;
+
+use std::fs;
+
+use support::{Lab, base, bases_or_skip};
+
+const TABLE: &str = include_str!("command_lines.txt");
+
+/// Words of a line; single quotes keep blanks.
+fn words(line: &str) -> Vec<String> {
+    let (mut all, mut word, mut quoted) = (Vec::new(), String::new(), false);
+    for c in line.chars() {
+        match c {
+            '\'' => quoted = !quoted,
+            ' ' if !quoted => {
+                all.extend((!word.is_empty()).then(|| std::mem::take(&mut word)));
+            }
+            c => word.push(c),
+        }
+    }
+    all.extend((!word.is_empty()).then_some(word));
+    all
+}
+
+/// A store with images and a directory to build.
+fn scene() -> Lab {
+    let lab = Lab::new();
+    fs::create_dir(lab.path().join("other")).expect("other");
+    fs::write(lab.path().join("Dockerfile"), "FROM scratch AS last\nCOPY Dockerfile /\nCMD [\"x\"]\n")
+        .expect("file");
+    fs::write(lab.path().join("other/Dockerfile"), "FROM scratch\nCOPY Dockerfile /\n").expect("file");
+    fs::write(lab.path().join("env"), "A=1\n").expect("file");
+    for tag in ["app:1", "app:3", "app:9", "app:gone"] {
+        assert_eq!(lab.run(["build", "-q", "-t", tag, "."]).code, 0);
+    }
+    let context = lab.context(&[("Dockerfile", "FROM busybox\n")]);
+    assert_eq!(lab.build(&context, &["-t", "app:2"]).code, 0);
+    assert_eq!(lab.run(["save", "-o", "saved.tar", "app:1"]).code, 0);
+    lab
+}
+
+#[test]
+fn what_users_of_other_tools_type_works_or_says_what_to_do() {
+    if !bases_or_skip("what_users_of_other_tools_type_works_or_says_what_to_do") {
+        return;
+    }
+    assert!(base("busybox").is_some());
+    let lab = scene();
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for row in TABLE.lines().filter(|row| !row.is_empty() && !row.starts_with('#')) {
+        let mut fields = row.split(" | ");
+        let code: i32 = fields.next().and_then(|code| code.trim().parse().ok()).expect("exit code");
+        let line = fields.next().expect("command line");
+        let done = lab.run(words(line));
+        count += 1;
+        let shown = format!("{}{}", done.out, done.err);
+        if done.code != code {
+            wrong.push(format!("{line}: {} instead of {code}\n{shown}", done.code));
+        }
+        if let Some(missing) = fields.find(|words| !shown.contains(words.trim())) {
+            wrong.push(format!("{line}: does not say {missing:?}\n{shown}"));
+        }
+        // The program's own exit code says nothing about rbuild.
+        if code != 0
+            && !line.starts_with("run ")
+            && (shown.contains("Usage:") || !done.err.contains("error: "))
+        {
+            wrong.push(format!("{line}: is no explanation\n{shown}"));
+        }
+    }
+    assert!(count >= 250, "{count} command lines");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn images_are_named_by_their_ids() {
+    if !bases_or_skip("images_are_named_by_their_ids") {
+        return;
+    }
+    let lab = Lab::new();
+    let context = lab.context(&[("Dockerfile", "FROM busybox\nCMD echo hello\n")]);
+    let built = lab.build(&context, &["-q"]);
+    let id = built.out.trim();
+    assert!(built.code == 0 && id.len() == 71, "{}", built.err);
+    // `docker run $(docker build -q .)`.
+    let ran = lab.run(["run", "--rm", id]);
+    assert_eq!((ran.code, ran.out.as_str()), (0, "hello\n"), "{}", ran.err);
+    let short = &id[7..19];
+    assert!(!lab.run(["images"]).out.contains(short));
+    let listed = lab.run(["images", "-a"]).out;
+    assert!(listed.lines().any(|line| line.starts_with("<none>") && line.contains(short)), "{listed}");
+    assert_eq!(lab.run(["images", "-q", "-f", "dangling=true"]).out.trim(), short);
+    for name in [id, &id[7..], short, &format!("sha256:{}", &id[7..15])] {
+        let inspected = lab.run(["inspect", "-f", "{{.Id}}", name]);
+        assert_eq!((inspected.code, inspected.out.trim()), (0, id), "{name}: {}", inspected.err);
+        assert_eq!(lab.run(["history", "-q", name]).code, 0);
+    }
+    assert_eq!(lab.run(["save", "-o", "id.tar", short]).code, 0);
+    assert_eq!(lab.run(["tag", short, "app:1"]).code, 0);
+    assert_eq!(lab.run(["run", "app:1"]).out, "hello\n");
+    // With a name it is dangling no more.
+    assert_eq!(lab.run(["images", "-q", "-f", "dangling=true"]).out, "");
+    assert_eq!(lab.run(["rmi", short]).out, "Untagged: app:1\n");
+    let again = lab.run(["images", "-q", "-f", "dangling=true"]);
+    assert_eq!(again.out.trim(), short);
+    assert_eq!(lab.run(["rmi", short]).out, format!("Deleted: {id}\n"));
+    assert_eq!(lab.run(["images", "-aq"]).out, "");
+    assert_eq!(lab.run(["inspect", short]).code, 2);
+}
+
+#[test]
+fn images_without_a_name_are_pruned_and_others_stay() {
+    if !bases_or_skip("images_without_a_name_are_pruned_and_others_stay") {
+        return;
+    }
+    let lab = Lab::new();
+    let named = lab.context(&[("Dockerfile", "FROM busybox\nENV A=1\n")]);
+    let unnamed = lab.context(&[("Dockerfile", "FROM busybox\nENV A=2\n")]);
+    assert_eq!(lab.build(&named, &["-t", "app:1"]).code, 0);
+    assert_eq!(lab.build(&unnamed, &[]).code, 0);
+    assert_eq!(lab.run(["images", "-aq"]).out.lines().count(), 2);
+    assert_eq!(lab.run(["prune", "-a"]).code, 0);
+    assert_eq!(lab.run(["images", "-aq"]).out.lines().count(), 1);
+    assert_eq!(lab.run(["fsck"]).code, 0);
+}
+
+#[test]
+fn a_closed_pipe_is_no_reason_to_panic() {
+    let lab = Lab::new();
+    for args in [&["completion", "bash"][..], &["completion", "elvish"], &["help", "build"], &["--help"]] {
+        let mut command = lab.rbuild();
+        command.args(args).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let mut child = command.spawn().expect("rbuild");
+        drop(child.stdout.take());
+        let done = support::done(child.wait_with_output().expect("end"));
+        assert!(!done.err.contains("panicked"), "{args:?}: {}", done.err);
+        assert_ne!(done.code, 101, "{args:?}");
+    }
+}
