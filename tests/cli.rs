@@ -540,7 +540,7 @@ fn results_go_where_they_were_asked_to() {
     assert!(lab.run(["history", "app:1"]).out.contains("RUN /bin/sh -c cat /a > /b"));
     assert_eq!(lab.run(["tag", "app:1", "copy:2"]).code, 0);
     assert_eq!(lab.run(["rmi", "app:1", "other/app"]).code, 0);
-    assert_eq!(lab.run(["run", "app:1", "true"]).code, 2);
+    assert_eq!(lab.run(["run", "--pull=never", "app:1", "true"]).code, 125);
     assert_eq!(lab.run(["run", "copy:2", "cat", "/a"]).out, "one\n");
     let info = lab.run(["info"]).out;
     assert!(info.contains("Snapshots:  overlayfs") && info.contains("Seccomp:    yes"), "{info}");

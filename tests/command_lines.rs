@@ -141,3 +141,63 @@ fn a_closed_pipe_is_no_reason_to_panic() {
         assert_ne!(done.code, 101, "{args:?}");
     }
 }
+
+#[test]
+fn run_mounts_limits_and_names_as_docker_does() {
+    if !bases_or_skip("run_mounts_limits_and_names_as_docker_does") {
+        return;
+    }
+    let lab = Lab::new();
+    let context = lab.context(&[("Dockerfile", "FROM busybox\nENV A=image\nVOLUME /data/deep\nUSER 0\n")]);
+    assert_eq!(lab.build(&context, &["-t", "app:1"]).code, 0);
+    let shared = lab.path().join("shared");
+    fs::create_dir(&shared).expect("shared");
+    fs::write(shared.join("f"), "from outside\n").expect("file");
+    fs::write(lab.path().join("vars"), "# comment\nB=file\nC=file\nFROM_ENV\n").expect("file");
+    let run = |flags: &[&str], command: &str| {
+        let mut call = lab.rbuild();
+        call.arg("run").args(["--network", "none", "--rm"]).args(flags).args(["app:1", "sh", "-c", command]);
+        support::done(call.env("FROM_ENV", "environment").env("OTHER", "other").output().expect("rbuild"))
+    };
+    let rows: &[(&[&str], &str, i32, &str)] = &[
+        (&["-v", "./shared:/m/x"], "cat /m/x/f; echo new > /m/x/g", 0, "from outside\n"),
+        (&["-v", "./shared:/m:ro"], "echo no > /m/f || echo refused", 0, "refused\n"),
+        (
+            &["--mount", "type=bind,src=./shared/f,dst=/deep/er/f,readonly"],
+            "cat /deep/er/f",
+            0,
+            "from outside\n",
+        ),
+        (&["--mount", "type=tmpfs,target=/t,tmpfs-size=1m"], "grep -c ' /t tmpfs' /proc/mounts", 0, "1\n"),
+        (&["--tmpfs", "/t:size=1m"], "touch /t/a && ls /t", 0, "a\n"),
+        (
+            &["--env-file", "vars", "-e", "C=flag", "-e", "OTHER"],
+            "echo $A $B $C $FROM_ENV $OTHER",
+            0,
+            "image file flag environment other\n",
+        ),
+        (&["-h", "box"], "hostname", 0, "box\n"),
+        (&["--hostname=box2", "--name", "ignored"], "cat /etc/hostname", 0, "box2\n"),
+        (&["--add-host", "db:192.0.2.7,web:192.0.2.8"], "grep -cE '192.0.2.(7|8)' /etc/hosts", 0, "2\n"),
+        (&["--ulimit", "nofile=99:99"], "ulimit -n", 0, "99\n"),
+        (&["--shm-size", "1m"], "df -k /dev/shm | tail -1 | awk '{print $2}'", 0, "1024\n"),
+        (&[], "ls -d /data/deep && touch /data/deep/a", 0, "/data/deep\n"),
+        (&["--platform", "linux/amd64", "--pull", "never"], "exit 7", 7, ""),
+    ];
+    for (flags, command, code, out) in rows {
+        let done = run(flags, command);
+        assert_eq!((done.code, done.out.as_str()), (*code, *out), "{flags:?}: {}", done.err);
+    }
+    assert_eq!(fs::read_to_string(shared.join("g")).ok().as_deref(), Some("new\n"));
+    for (args, code) in [
+        (&["run", "app:1", "no-such-program"][..], 127),
+        (&["run", "app:1", "/etc"], 126),
+        (&["run", "--no-such-flag", "app:1"], 125),
+        (&["run", "--pull=never", "nothing:1"], 125),
+        (&["run", "-d", "app:1"], 125),
+        (&["run", "-v", "data:/x", "app:1"], 125),
+    ] {
+        let done = lab.run(args);
+        assert_eq!(done.code, code, "{args:?}: {}", done.err);
+    }
+}

@@ -164,3 +164,51 @@ fn warnings_and_graphs_in_rawjson_are_buildkits() {
     }
     assert!(warnings > 0 && inputs > 0, "{}", done.err);
 }
+
+#[test]
+fn a_misspelt_stage_comes_before_anything_about_networks() {
+    let Some(lab) = lab("a_misspelt_stage_comes_before_anything_about_networks") else { return };
+    for dockerfile in [
+        "FROM busybox AS builder\nFROM busybox\nCOPY --from=bulder / /x\n",
+        "FROM busybox AS builder\nFROM bulider\n",
+        "FROM busybox AS builder\nFROM busybox\nRUN --mount=from=buidler,target=/x true\n",
+    ] {
+        let done = plain(&lab, dockerfile);
+        assert_eq!(done.code, 5, "{}", done.err);
+        let error = done.err.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
+        assert!(error.starts_with("error: there is no stage "), "{}", done.err);
+        assert!(done.err.contains("did you mean the stage \"builder\"?"), "{}", done.err);
+    }
+}
+
+#[test]
+fn what_could_not_be_executed_is_looked_up_in_the_image() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let Some(lab) = lab("what_could_not_be_executed_is_looked_up_in_the_image") else { return };
+    let mut foreign = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x16\0".to_vec();
+    foreign.resize(120, 0);
+    let context = lab.context(&[
+        ("crlf", "#!/bin/sh\r\necho hi\r\n"),
+        ("plain", "#!/bin/sh\n"),
+        ("script", "#!/usr/bin/pyhton\n"),
+    ]);
+    std::fs::write(context.join("foreign"), foreign).expect("file");
+    for name in ["crlf", "script", "foreign"] {
+        std::fs::set_permissions(context.join(name), std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    }
+    for (run, words) in [
+        ("/x/crlf", "Windows line ends"),
+        ("/x/plain", "--chmod=755"),
+        ("/x/script", "script for /usr/bin/pyhton, which is not in the image"),
+        ("[\"/x/foreign\"]", "program for s390x"),
+        ("[\"/x/crlf\"]", "Windows line ends"),
+        ("grpe a /etc/passwd", "did you mean grep?"),
+        ("no-such-program", "there is no program no-such-program in the image"),
+        ("cd /x && ./plain", "--chmod=755"),
+    ] {
+        let dockerfile = format!("FROM busybox\nCOPY . /x\nWORKDIR /x\nRUN {run}\n");
+        std::fs::write(context.join("Dockerfile"), dockerfile).expect("Dockerfile");
+        let done = lab.build(&context, &[]);
+        assert!(done.code == 1 && done.err.contains(words), "{run}: {}", done.err);
+    }
+}

@@ -184,7 +184,7 @@ fn a_run_says_why_it_cannot_be_executed_and_what_to_do() {
         let context = container.lab.context(&[("Dockerfile", "FROM busybox\nCMD true\n")]);
         assert_eq!(container.build(&context, &["-t", "app:1"]).code, 0);
         let ended = container.run(&["run", "app:1"]);
-        assert_eq!(ended.code, 9, "{}", ended.err);
+        assert_eq!(ended.code, 125, "{}", ended.err);
         assert!(ended.err.contains("RUN cannot be executed on this machine"), "{}", ended.err);
     }
 }

@@ -22,6 +22,7 @@ use crate::registry::{Content as _, Registry, RegistryAccess, RegistryContent, R
 use crate::snapshot::{Chain, Fetch, LayerCell, Snapshots};
 use crate::store::{Edge, RecordKind, Recorded, Store};
 
+use super::base_help;
 use super::download::Download;
 use super::failure::{Failure, FailureKind};
 use super::request::PullPolicy;
@@ -139,8 +140,20 @@ impl Bases {
     }
 
     /// Finds images side by side, and gives their configs to the plan.
-    pub fn resolve_all(&self, requests: &[ImageRequest], configs: &mut BaseConfigs) -> Result<(), Failure> {
-        self.resolve_each(requests, configs).into_iter().next().map_or(Ok(()), |(_, failure)| Err(failure))
+    /// Finds all of them. `stages` are the names that a base may be a misspelling of.
+    pub fn resolve_all(
+        &self,
+        requests: &[ImageRequest],
+        configs: &mut BaseConfigs,
+        stages: &[&str],
+    ) -> Result<(), Failure> {
+        let Some((name, failure)) = self.resolve_each(requests, configs).into_iter().next() else {
+            return Ok(());
+        };
+        Err(match requests.iter().find(|request| request.name == name) {
+            Some(request) => base_help::explained(failure, request, stages),
+            None => failure,
+        })
     }
 
     /// As [`Bases::resolve_all`], with the names and failures of all that were not found.

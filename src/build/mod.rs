@@ -4,6 +4,7 @@
 //! Owns the order of things: context, Dockerfile, plan, bases, solve, image, outputs, names. Promises
 //! that a name points at an image only after all of it is in the store and all outputs are written.
 
+mod base_help;
 mod bases;
 mod cache_spec;
 mod caching;
@@ -49,7 +50,7 @@ pub use request::{
     Annotation, AnnotationKind, BuildOutcome, BuildRequest, BuiltImage, CompressionChoice, EngineAddress,
     OutputKind, OutputSpec, PullPolicy,
 };
-pub use run::RunRequest;
+pub use run::{RunMount, RunRequest};
 
 pub use crate::sandbox::Limits;
 pub use crate::steps::mount::{Secret, SshSource};

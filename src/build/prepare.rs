@@ -358,7 +358,10 @@ pub(super) fn plan_with_bases(
         }
         match plan::plan(dockerfile, input, configs)? {
             Planned::Ready(plan) => return Ok(*plan),
-            Planned::NeedsImages(requests) => bases.resolve_all(&requests, configs)?,
+            Planned::NeedsImages(requests) => {
+                let stages: Vec<&str> = dockerfile.stages.iter().filter_map(|stage| stage.name()).collect();
+                bases.resolve_all(&requests, configs, &stages)?;
+            }
         }
     }
 }

@@ -1,16 +1,20 @@
 //! `rbuild run`: a process on an image of the store, in the sandbox that builds use.
 
+use std::path::PathBuf;
+
 use crate::cancel::Cancel;
 use crate::event::Stream;
 use crate::fs::has_user_attributes;
 use crate::image::{Platform, ResolvedImage, from_store, ids};
 use crate::layer;
 use crate::sandbox::{
-    EtcFiles, Exit, Limits, OutputSink, ProcessSpec, ProcessUser, RootFs, SandboxError, Security, Stdio,
+    EtcFiles, Exit, Limits, Mount, MountKind, OutputSink, ProcessSpec, ProcessUser, RootFs, SandboxError,
+    Security, Stdio, Ulimit,
 };
-use crate::snapshot::{Chain, PlainRoot};
+use crate::snapshot::{Chain, PlainRoot, Tree};
 use crate::steps::accounts;
 use crate::steps::network::Connection;
+use crate::steps::run::mount_points;
 
 use super::engine::Engine;
 use super::failure::{Failure, FailureKind};
@@ -35,6 +39,76 @@ pub struct RunRequest {
     pub network: RunNetwork,
     /// Give the process a terminal.
     pub terminal: bool,
+    /// Replaces the image's ID as host name.
+    pub hostname: Option<String>,
+    /// More mounts.
+    pub mounts: Vec<RunMount>,
+    /// Lines for `/etc/hosts`.
+    pub extra_hosts: Vec<(String, String)>,
+    /// Limits by control groups.
+    pub limits: Limits,
+    /// Resource limits: name, soft and hard.
+    pub ulimits: Vec<(String, u64, u64)>,
+    /// Bytes of `/dev/shm`.
+    pub shm_size: Option<u64>,
+    /// Which image of an index; that of this machine by default.
+    pub platform: Option<Platform>,
+}
+
+/// A mount that is asked for. Targets are absolute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RunMount {
+    /// A file or directory of this machine.
+    Bind {
+        /// Its path, absolute.
+        source: PathBuf,
+        /// Where it is mounted.
+        target: Vec<u8>,
+        /// Whether writing is refused.
+        readonly: bool,
+    },
+    /// An empty file system in memory.
+    Tmpfs {
+        /// Where it is mounted.
+        target: Vec<u8>,
+        /// Most bytes.
+        size: Option<u64>,
+    },
+}
+
+impl RunMount {
+    fn target(&self) -> &[u8] {
+        match self {
+            RunMount::Bind { target, .. } | RunMount::Tmpfs { target, .. } => target,
+        }
+    }
+
+    /// Whether it is mounted on a file.
+    fn is_file(&self) -> bool {
+        matches!(self, RunMount::Bind { source, .. } if !source.is_dir())
+    }
+
+    fn to_mount(&self) -> Mount {
+        let kind = match self {
+            RunMount::Bind { source, readonly, .. } => {
+                MountKind::Bind { source: source.clone(), inside: Vec::new(), readonly: *readonly }
+            }
+            RunMount::Tmpfs { size, .. } => MountKind::Tmpfs { size: *size, mode: 0o1777 },
+        };
+        Mount::new(self.target().to_vec(), kind)
+    }
+}
+
+/// What has to be there before anything is mounted, as far as the image lacks it: mount points, and the
+/// directories that VOLUME names.
+fn missing_points(tree: &Tree, request: &RunRequest, image: &ResolvedImage) -> Vec<(Vec<u8>, bool)> {
+    let volumes = image.config.config.volumes.keys().map(|path| (path.as_bytes(), false));
+    let mounts = request.mounts.iter().map(|mount| (mount.target(), mount.is_file()));
+    let all = volumes.chain(mounts).filter_map(|(path, is_file)| {
+        let real = tree.resolve(path).ok().filter(|real| !real.is_empty() && tree.lookup(real).is_none())?;
+        Some((real, is_file))
+    });
+    all.collect()
 }
 
 /// Output goes straight to this process's streams, so nothing arrives here.
@@ -58,9 +132,10 @@ impl Engine {
             return Err(Failure::new(FailureKind::Sandbox, error.to_string()));
         }
         let usage = |text: String| Failure::new(FailureKind::Usage, text);
-        let found = ids::find(&self.store, &request.image, &Platform::host());
+        let platform = request.platform.clone().unwrap_or_else(Platform::host);
+        let found = ids::find(&self.store, &request.image, &platform);
         let name = found.map_err(|error| usage(error.to_string()))?.into_iter().next();
-        let image = name.map(|name| from_store(&self.store, &name, &Platform::host())).transpose()?.flatten();
+        let image = name.map(|name| from_store(&self.store, &name, &platform)).transpose()?.flatten();
         let Some(image) = image else {
             return Err(usage(format!("no image {} in the store", request.image))
                 .help("build it with `rbuild -t NAME .`; `rbuild images` lists what is there"));
@@ -68,21 +143,29 @@ impl Engine {
         let chain = self.snapshots.stored_chain(&image.stored_layers(), cancel)?;
         let network = self.network();
         network.begin(request.network);
-        let connect = || network.connect(request.network, &self.options.resolv_conf, &[], notice);
+        let connect =
+            || network.connect(request.network, &self.options.resolv_conf, &request.extra_hosts, notice);
         let dir = self.store.temp_dir()?;
         let scratch = self.store.temp_dir()?;
         let (upper, work) = (dir.path().join("fs"), dir.path().join("work"));
         for path in [&upper, &work] {
             std::fs::create_dir(path).map_err(|source| layer::LayerError::io("create", path, source))?;
         }
-        let root = RootFs::Overlay { lowers: self.snapshots.lowers(&chain)?, upper, work };
+        let tree = self.snapshots.tree(&chain)?;
+        let missing = missing_points(&tree, request, &image);
+        let mut lowers = self.snapshots.lowers(&chain)?;
+        if !missing.is_empty() {
+            let points = mount_points(&tree, &missing, scratch.path(), self.snapshots.ids());
+            lowers.insert(0, points.map_err(|error| Failure::new(FailureKind::Store, error.to_string()))?);
+        }
+        let root = RootFs::Overlay { lowers, upper, work };
         let spec = self.process(request, &image, &chain, connect(), root, scratch.path())?;
         let overlays = has_user_attributes(scratch.path()).unwrap_or(false);
         let tried = overlays.then(|| self.sandbox.run(&spec, &Unused, cancel));
         let ended = match tried {
             Some(ended) if !ended.as_ref().is_err_and(SandboxError::is_no_overlay) => ended,
             _ => {
-                let points = [(b"etc/hostname".to_vec(), true)];
+                let points = [&[(b"etc/hostname".to_vec(), true)], missing.as_slice()].concat();
                 let plain = PlainRoot::make(&self.snapshots, &chain, &points)?;
                 let again = self.store.temp_dir()?;
                 let root = RootFs::Directory(plain.path());
@@ -100,10 +183,10 @@ impl Engine {
             Ok(Exit::Canceled | Exit::TimedOut) => Ok(130),
             Err(SandboxError::Exec { source }) => {
                 let program = spec.argv.first().map(|name| String::from_utf8_lossy(name).into_owned());
-                Err(Failure::new(
-                    FailureKind::Build,
-                    format!("exec {}: {source}", program.unwrap_or_default()),
-                ))
+                // As a shell has it, and docker.
+                let code = if source.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
+                notice(format!("cannot run {}: {source}", program.unwrap_or_default()));
+                Ok(code)
             }
             Err(error) => Err(Failure::new(FailureKind::Sandbox, error.to_string())),
         }
@@ -165,17 +248,21 @@ impl Engine {
             env,
             cwd: cwd.as_bytes().to_vec(),
             user: ProcessUser { uid: user.uid, gid: user.gid, groups: user.groups },
-            hostname: image.manifest_digest.short(),
+            hostname: request.hostname.clone().unwrap_or_else(|| image.manifest_digest.short()),
             root,
-            mounts: Vec::new(),
+            mounts: request.mounts.iter().map(RunMount::to_mount).collect(),
             network: connection.network,
             security: Security::Sandbox,
             extra_hosts: connection.extra_hosts,
             resolv_conf: connection.resolv_conf,
             etc: EtcFiles::Own,
-            shm_size: 64 << 20,
-            ulimits: Vec::new(),
-            limits: Limits::default(),
+            shm_size: request.shm_size.unwrap_or(64 << 20),
+            ulimits: request
+                .ulimits
+                .iter()
+                .map(|(name, soft, hard)| Ulimit { name: name.clone(), soft: *soft, hard: *hard })
+                .collect(),
+            limits: request.limits.clone(),
             timeout: None,
             scratch: scratch.to_owned(),
             stdio: if request.terminal { Stdio::Terminal } else { Stdio::Inherit },

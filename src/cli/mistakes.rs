@@ -131,6 +131,46 @@ const FOREIGN: &[(&[&str], &str)] = &[
 
 /// Flags of docker's other commands, and what there is instead.
 const ELSEWHERE: &[(&str, &[&str], &str)] = &[
+    ("run", &["-d", "--detach"], "rbuild keeps no containers: run it in the background of your shell with &"),
+    (
+        "run",
+        &["-p", "--publish", "-P", "--publish-all", "--expose"],
+        "with --network host the program listens on this machine's own ports",
+    ),
+    (
+        "run",
+        &["--privileged", "--cap-add", "--cap-drop", "--device", "--gpus"],
+        "the command has Docker's default rights",
+    ),
+    ("run", &["--read-only"], "nothing that the command writes is kept in any case"),
+    (
+        "run",
+        &["--init"],
+        "let the command be a small init itself, such as tini, if it starts others and leaves them",
+    ),
+    (
+        "run",
+        &[
+            "--restart",
+            "--health-cmd",
+            "--stop-signal",
+            "--stop-timeout",
+            "--cidfile",
+            "--log-driver",
+            "--log-opt",
+        ],
+        "rbuild keeps no containers: it runs one in the foreground and forgets it",
+    ),
+    (
+        "run",
+        &["--link", "--volumes-from", "--network-alias", "--ip", "--mac-address", "--dns", "-l", "--label"],
+        "a container of rbuild has no neighbours; --add-host names other machines",
+    ),
+    (
+        "run",
+        &["--pid", "--ipc", "--uts", "--cgroupns", "--volume-driver", "--runtime", "--gidmap", "--uidmap"],
+        "rbuild has one kind of container; --userns is about its users",
+    ),
     (
         "push",
         &["--platform"],

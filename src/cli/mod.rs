@@ -17,6 +17,7 @@ mod images;
 mod isolation;
 mod listing;
 mod mistakes;
+mod mounts;
 mod outputs;
 mod registry;
 mod render;
@@ -32,6 +33,7 @@ mod words;
 
 use std::io::{self, Write as _};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser as _;
 use clap::error::ErrorKind;
@@ -60,6 +62,8 @@ struct Session {
     cancel: Cancel,
     root: std::path::PathBuf,
     registries: Option<std::path::PathBuf>,
+    /// Signals are taken care of.
+    watching: AtomicBool,
 }
 
 /// The program.
@@ -75,7 +79,12 @@ pub fn main() -> u8 {
         Ok(code) | Err(Stop::Outer(code)) => code,
         Err(Stop::Failed(failure)) => {
             render::failure(&failure, &env);
-            exit_code(failure.kind)
+            // Lower ones may be those of the command.
+            let args: Vec<_> = std::env::args_os().collect();
+            match words::command(&args) {
+                "run" if failure.kind != FailureKind::Interrupted => run::FAILED,
+                _ => exit_code(failure.kind),
+            }
         }
     }
 }
@@ -182,7 +191,8 @@ fn dispatch(cli: Cli, env: Environment, started: Started) -> Result<u8, Stop> {
     let cancel = Cancel::new()?;
     let root = env.store_root(cli.root.as_deref(), user.uid)?;
     let registries = cli.registries;
-    let session = Session { env, mode, user, no_sandbox, cancel, root, registries };
+    let session =
+        Session { env, mode, user, no_sandbox, cancel, root, registries, watching: AtomicBool::new(false) };
     perform(cli.command, &session).map_err(|stop| match stop {
         Stop::Failed(failure) => Stop::Failed(failure.explain_full_disk(&session.root)),
         outer => outer,
@@ -194,7 +204,7 @@ fn perform(command: Command, session: &Session) -> Result<u8, Stop> {
         Command::Build(args) => build::build(session, *args),
         Command::Check(args) => check::check(session, *args),
         Command::Plan(args) => build::plan(session, *args),
-        Command::Run(args) => run::run(session, args),
+        Command::Run(args) => run::run(session, *args),
         Command::Images(args) => images::images(session, &args),
         Command::Inspect(args) => images::inspect(session, &args),
         Command::History(args) => images::history(session, &args),
@@ -302,6 +312,9 @@ impl Session {
     /// The first Ctrl-C stops in order, the second at once. What the caller ignores (nohup does SIGHUP, a shell
     /// without job control SIGINT for a command in the background) stays ignored.
     fn watch_signals(&self) -> Result<(), Stop> {
+        if self.watching.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
         use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
         let wanted = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !is_ignored(*signal));
         let mut signals = signal_hook::iterator::Signals::new(wanted)?;

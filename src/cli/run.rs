@@ -3,8 +3,9 @@
 use std::io::IsTerminal as _;
 use std::path::Path;
 
-use crate::build::{Engine, RunRequest};
+use crate::build::{Engine, Failure, FailureKind, RunRequest};
 use crate::fs::{IdMap, file_system_name, has_user_attributes};
+use crate::image::{Platform, Reference, ids};
 use crate::sandbox::userns::IdMode;
 use crate::sandbox::{
     NetworkHelper, OciRuntime, SandboxError, UserNetwork, apparmor, landlock_abi, overlay_works,
@@ -12,36 +13,110 @@ use crate::sandbox::{
 };
 
 use super::args::{InfoArgs, RunArgs};
-use super::{Session, Stop, build, isolation, print, print_json, tell, template, values};
+use super::environment::Environment;
+use super::registry::{AccessArgs, transfer};
+use super::{Session, Stop, build, isolation, mounts, print, print_json, tell, template, values};
+
+/// Docker's exit code for failures that are not the command's own.
+pub(super) const FAILED: u8 = 125;
+
+fn usage(message: impl Into<String>) -> Failure {
+    Failure::new(FailureKind::Usage, message)
+}
 
 /// Runs a command in an image; gives its exit code.
 pub(super) fn run(session: &Session, args: RunArgs) -> Result<u8, Stop> {
-    use crate::build::{Failure, FailureKind};
     let both = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     if args.tty && !std::io::stdin().is_terminal() {
-        return Err(Failure::new(FailureKind::Usage, "the input device is not a TTY").into());
+        return Err(usage("the input device is not a TTY").help("leave -t out").into());
     }
-    let env = args
-        .env
-        .iter()
-        .map(|text| values::pair(text, "--env").map_err(|error| Failure::new(FailureKind::Usage, error)))
-        .collect::<Result<_, _>>()?;
+    let platform = args.platform.as_deref().map(Platform::parse).transpose();
     let request = RunRequest {
+        env: environment(&args)?,
+        network: build::network(&args.network)?,
+        terminal: args.tty || both,
+        hostname: args.hostname.filter(|name| !name.is_empty()),
+        mounts: mounts::all(&args.volumes, &args.mounts, &args.tmpfs)?,
+        extra_hosts: values::add_hosts(&args.add_hosts).map_err(usage)?,
+        limits: values::limits(&args.limits).map_err(usage)?,
+        ulimits: args
+            .ulimits
+            .iter()
+            .map(|text| values::ulimit(text))
+            .collect::<Result<_, _>>()
+            .map_err(usage)?,
+        shm_size: args.shm_size.as_deref().map(values::size).transpose().map_err(usage)?,
+        platform: platform.map_err(|error| usage(error.to_string()))?,
         image: args.image,
         command: args.command,
         entrypoint: args.entrypoint,
-        env,
         workdir: args.workdir,
         user: args.user,
-        network: build::network(&args.network)?,
-        terminal: args.tty || both,
     };
+    fetch(session, &request, &args.pull)?;
     if !request.terminal {
         session.watch_signals()?;
     }
     let engine = session.engine_with(args.userns, None, isolation::apparmor(&args.security_opts)?)?;
     let code = engine.run(&request, &|text| tell(&format!("rbuild: {text}")), &session.cancel)?;
     Ok(u8::try_from(code & 0xff).unwrap_or(1))
+}
+
+/// Brings an image that is not in the store.
+fn fetch(session: &Session, request: &RunRequest, policy: &str) -> Result<(), Stop> {
+    let always = match policy {
+        "always" => true,
+        "missing" | "" => false,
+        "never" => return Ok(()),
+        other => {
+            let message = format!("invalid pull policy {other:?}; it is always, missing or never");
+            return Err(usage(message).into());
+        }
+    };
+    let platform = request.platform.clone().unwrap_or_else(Platform::host);
+    let store = session.store()?;
+    let known = ids::find(&store, &request.image, &platform).is_ok_and(|found| !found.is_empty());
+    drop(store);
+    if known && !always {
+        return Ok(());
+    }
+    let name = Reference::parse(&request.image).map_err(|error| usage(error.to_string()))?.with_default_tag();
+    tell(&format!(
+        "rbuild: {} is {}",
+        name.familiar(),
+        if known { "looked up again" } else { "not in the store: pulling it" }
+    ));
+    let access = AccessArgs::default();
+    transfer(session, &access, Some(platform), |transfer| transfer.pull(&name))?;
+    Ok(())
+}
+
+/// The variables of files, then those of flags.
+fn environment(args: &RunArgs) -> Result<Vec<(String, String)>, Failure> {
+    let mut all = Vec::new();
+    for path in &args.env_files {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| usage(format!("cannot read the variables of {}: {error}", path.display())))?;
+        for line in
+            text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'))
+        {
+            all.extend(variable(line, "--env-file")?);
+        }
+    }
+    for text in &args.env {
+        all.extend(variable(text, "--env")?);
+    }
+    Ok(all)
+}
+
+/// `NAME=VALUE`, or `NAME` of this program's own environment if it is there.
+fn variable(text: &str, flag: &str) -> Result<Option<(String, String)>, Failure> {
+    match text.split_once('=') {
+        Some(("", _)) => Err(usage(format!("{flag} needs NAME=VALUE, got {text:?}"))),
+        Some((name, value)) => Ok(Some((name.to_owned(), value.to_owned()))),
+        None if text.is_empty() => Err(usage(format!("{flag} is empty")).help("write NAME=VALUE")),
+        None => Ok(Environment::variable(text).map(|value| (text.to_owned(), value))),
+    }
 }
 
 /// What the default network of RUN is. Asking is starting: what a helper needs shows no other way.

@@ -155,7 +155,18 @@ pub(super) fn execute(
     let result = running.watch(spec, output, cancel);
     let exit = running.reap(result)?;
     Ok(match cgroup {
-        Some(cgroup) => blame_limits(exit, cgroup.hits(), &spec.limits),
+        Some(cgroup) => {
+            let hits = cgroup.hits();
+            if let (Exit::Code(0), true, Some(limit)) = (exit, hits.memory, spec.limits.memory) {
+                // A pipeline ends as its last program does.
+                output.warn(format!(
+                    "a process was killed at the limit of memory ({}, --memory), though the command ended well: what it \
+                     made may be incomplete",
+                    crate::fs::shown_size(limit)
+                ));
+            }
+            blame_limits(exit, hits, &spec.limits)
+        }
         None => exit,
     })
 }

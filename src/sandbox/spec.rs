@@ -283,6 +283,9 @@ pub trait OutputSink: Send + Sync {
         self.line(stream, part);
     }
 
+    /// What the user should know of how the process ran.
+    fn warn(&self, _text: String) {}
+
     /// What there is of a line that has not ended; it comes again with the rest.
     fn unfinished(&self, _stream: Stream, _line: &[u8]) {}
 }

@@ -21,6 +21,7 @@ pub mod run;
 mod settings;
 pub mod ssh;
 pub mod tree_source;
+mod why;
 pub mod workdir;
 
 use crate::snapshot::{Chain, NodeKind, SnapshotError, Snapshots, Tree};

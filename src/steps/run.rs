@@ -21,6 +21,7 @@ use super::identity::IdentityError;
 use super::log::StepLog;
 use super::mount::{Maker, MountError, MountInput, Mounted, Secret};
 use super::redact::Forms;
+use super::why::Scene;
 
 pub use super::settings::{DEFAULT_SHM, RunSettings};
 
@@ -229,7 +230,25 @@ impl Job<'_> {
         self.report.hide(self.settings.mounts.secrets.values());
         let ended = run_process(&spec, self.sandbox, self.report);
         let ended = ended.and_then(|exit| check_exit(exit, self.settings, self.report));
-        ended.map_err(|error| self.blame_disk(named(error, &self.step.user)))
+        ended.map_err(|error| self.blame_disk(named(self.explained(error), &self.step.user)))
+    }
+
+    /// With what the root file system says about a program that could not be found or executed.
+    fn explained(&self, mut error: RunError) -> RunError {
+        if let RunError::Exit { code: 126 | 127, tail, hint: hint @ None, .. } = &mut error
+            && let Ok(tree) = self.snapshots.tree(self.parent)
+        {
+            let search = self.step.env.iter().rev().find(|(name, _)| name == "PATH");
+            let scene = Scene {
+                tree: &tree,
+                chain: self.parent,
+                snapshots: self.snapshots,
+                search: search.map_or("", |(_, value)| value),
+                cwd: &self.step.cwd,
+            };
+            *hint = scene.explain(tail);
+        }
+        error
     }
 
     /// Programs have many ways to fail on a full disk, and few say so. To be called while their files are
@@ -266,7 +285,12 @@ impl Job<'_> {
             let kind = MountKind::File { content, mode: 0o755, uid: 0, gid: 0 };
             Mount::new(script.path.clone().into_bytes(), kind)
         });
-        let notice = |text: String| self.report.events.warn(text);
+        // That a network helper is missing stays so for days.
+        let notice = |text: String| {
+            if self.snapshots.store().first_today(&text) {
+                self.report.events.warn(text);
+            }
+        };
         let (resolv_conf, extra_hosts) = (&settings.resolv_conf, &settings.extra_hosts);
         let connection = settings.network.connect(step.network, resolv_conf, extra_hosts, &notice);
         Ok(ProcessSpec {
@@ -304,7 +328,7 @@ fn name_service_points(tree: &Tree) -> impl Iterator<Item = (Vec<u8>, bool)> {
 
 /// A layer with mount points that the root file system lacks, to be put on top of it: whatever was
 /// deleted below cannot hide them, and directories above them look as they do without it.
-fn mount_points(
+pub(crate) fn mount_points(
     tree: &Tree,
     missing: &[(Vec<u8>, bool)],
     scratch: &Path,
@@ -505,6 +529,10 @@ impl OutputSink for Report {
         *hidden.held(stream) = held;
         drop(hidden);
         self.show(stream, shown);
+    }
+
+    fn warn(&self, text: String) {
+        self.events.warn(text);
     }
 
     fn unfinished(&self, stream: Stream, line: &[u8]) {

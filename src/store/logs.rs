@@ -1,10 +1,11 @@
-//! Logs of failed steps: plain text for people, the newest few.
+//! What is kept for people: logs of failed steps, the newest few, and what they were told today.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use crate::digest::Digest;
 use crate::fs::{make_private_dir, new_file_beside};
 
 use super::files::entries;
@@ -12,6 +13,7 @@ use super::open::{Store, StoreError};
 
 /// So many are kept.
 const KEPT: usize = 20;
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 impl Store {
     /// Keeps what `write` writes as a log and gives its path; the oldest logs go.
@@ -39,6 +41,21 @@ impl Store {
         Ok(path)
     }
 
+    /// Whether nobody was told this in the last 24 hours; from now on somebody was. Where that cannot be noted, it is
+    /// told again.
+    pub fn first_today(&self, text: &str) -> bool {
+        let dir = self.root().join("told");
+        let path = dir.join(Digest::of(text.as_bytes()).hex());
+        let told = fs::metadata(&path).and_then(|meta| meta.modified()).ok();
+        let age = told.and_then(|told| SystemTime::now().duration_since(told).ok());
+        if age.is_some_and(|age| age < DAY) {
+            return false;
+        }
+        let _ = make_private_dir(&dir);
+        let _ = fs::write(&path, "");
+        true
+    }
+
     fn forget_logs(&self, dir: &std::path::Path) {
         let mut logs: Vec<PathBuf> =
             entries(dir).unwrap_or_default().into_iter().map(|entry| entry.path()).collect();
@@ -56,6 +73,18 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+
+    #[test]
+    fn what_was_told_today_is_not_told_again() -> Result<(), Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        let store = Store::open(dir.path())?;
+        assert!(store.first_today("a") && !store.first_today("a") && store.first_today("b"));
+        let path = dir.path().join("told").join(Digest::of(b"a").hex());
+        let old = SystemTime::now() - DAY - Duration::from_secs(1);
+        fs::File::options().write(true).open(&path)?.set_modified(old)?;
+        assert!(store.first_today("a") && !store.first_today("a"));
+        Ok(())
+    }
 
     #[test]
     fn the_newest_logs_are_kept() -> Result<(), Box<dyn std::error::Error>> {

@@ -20,6 +20,7 @@
 //!   stat/HEX             stat caches of build contexts
 //!   git/HEX/             copies of git repositories, each with a locked file
 //!   logs/TIME.log        what failed steps printed; the newest few
+//!   told/HEX             empty; its time: when people were told the text with this digest
 //!   tmp/ID/              private directories of running processes, each with a locked file
 //! ```
 //!
