@@ -551,8 +551,6 @@ mod tests {
     #[test]
     fn every_later_flag_fails_by_name() {
         for text in [
-            "--cache-from x",
-            "--cache-to x",
             "--provenance",
             "--provenance=true",
             "--sbom",
