@@ -1,6 +1,7 @@
 //! From the new process to the program: namespaces are there, now the file system, the identity and
 //! the restrictions. Nothing in here allocates, locks or unwinds.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode};
@@ -330,10 +331,7 @@ fn make_cwd(plan: &Plan) -> Result<(), Failure> {
     match rustix::process::chdir(plan.cwd.as_c_str()) {
         Err(Errno::NOENT) => {
             for part in &plan.cwd_parts {
-                match rustix::fs::mkdirat(CWD, part.as_c_str(), Mode::from_raw_mode(0o755)) {
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(errno) => return Err((Stage::Cwd, errno)),
-                }
+                make_dir(part.as_c_str(), MOST_DANGLING_LINKS).at(Stage::Cwd)?;
             }
             rustix::process::chdir(plan.cwd.as_c_str()).at(Stage::Cwd)?;
         }
@@ -344,6 +342,42 @@ fn make_cwd(plan: &Plan) -> Result<(), Failure> {
     let length = unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) };
     if length <= 0 || buffer[0] != b'/' {
         return Err((Stage::CwdOutside, Errno::NOENT));
+    }
+    Ok(())
+}
+
+/// How many links that lead nowhere may follow one another in a working directory.
+const MOST_DANGLING_LINKS: u32 = 4;
+
+/// Makes an absolute path's last directory. Where a link of its name leads nowhere, what it names is made, as
+/// OCI runtimes do. Links cannot lead out: the root has been changed.
+fn make_dir(path: &CStr, links: u32) -> Result<(), Errno> {
+    match rustix::fs::mkdirat(CWD, path, Mode::from_raw_mode(0o755)) {
+        Err(Errno::EXIST) => {}
+        other => return other,
+    }
+    match rustix::fs::stat(path) {
+        Err(Errno::NOENT) if links > 0 => {}
+        other => return other.map(drop),
+    }
+    let mut way = [0u8; 4096];
+    let parent = path.to_bytes().iter().rposition(|c| *c == b'/').map_or(0, |at| at + 1);
+    way.get_mut(..parent).ok_or(Errno::NAMETOOLONG)?.copy_from_slice(&path.to_bytes()[..parent]);
+    let space = &mut way[parent..];
+    // SAFETY: both pointers are valid for the call, and the size is the buffer's without its last byte.
+    let length =
+        unsafe { libc::readlink(path.as_ptr(), space.as_mut_ptr().cast(), space.len().saturating_sub(1)) };
+    let Ok(length) = usize::try_from(length) else { return Err(Errno::NOENT) };
+    let is_absolute = space.first() == Some(&b'/');
+    let (from, end) = (if is_absolute { parent } else { 0 }, parent + length);
+    for at in from + 1..=end {
+        if at < end && way[at] != b'/' {
+            continue;
+        }
+        let kept = std::mem::replace(&mut way[at], 0);
+        let part = CStr::from_bytes_until_nul(&way[from..]).map_err(|_| Errno::NAMETOOLONG)?;
+        make_dir(part, links - 1)?;
+        way[at] = kept;
     }
     Ok(())
 }
