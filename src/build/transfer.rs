@@ -315,15 +315,19 @@ impl Transfer<'_> {
 
     /// What a name means in the store. Layers that are not compressed yet are compressed now.
     pub fn stored(&self, name: &Reference) -> Result<Descriptor, Failure> {
-        if export::is_draft(self.store, name)? {
+        let pack = || Ok(export::pack(self.store, name, self.cancel)?);
+        let digest = if export::is_draft(self.store, name)? {
             let title = format!("compressing the layers of {}", name.familiar());
-            self.vertex(VertexKind::Transfer, title, |_| Ok(export::pack(self.store, name, self.cancel)?))?;
-        }
+            self.vertex(VertexKind::Transfer, title, |_| pack())?
+        } else {
+            pack()?
+        };
         let missing = || {
             Failure::new(FailureKind::Usage, format!("no image {} in the store", name.familiar()))
                 .help("`rbuild images` lists what is there")
         };
-        stored(self.store, name)?.ok_or_else(missing)
+        let digest = digest.ok_or_else(missing)?;
+        stored(self.store, &Reference::of_digest(digest))?.ok_or_else(missing)
     }
 
     pub(super) fn select(&self, source: &Source) -> Result<Descriptor, Failure> {

@@ -1,10 +1,9 @@
 //! `rbuild save`: named images of the store in one archive.
 
 use crate::cancel::Cancel;
+use crate::digest::Digest;
 use crate::image::manifest::{DescriptorPlatform, canonical};
-use crate::image::{
-    Descriptor, Document, Family, Platform, ReadError, Reference, ResolvedImage, from_store, read,
-};
+use crate::image::{Descriptor, Document, Family, Platform, ReadError, Reference, ResolvedImage, from_store};
 use crate::store::Store;
 
 use super::dest::Dest;
@@ -27,8 +26,9 @@ pub fn save(
 ) -> Result<(), ExportError> {
     let mut images: Vec<ExportImage> = Vec::new();
     for name in names {
-        super::pack(store, name, cancel)?;
-        let image = find(store, name, family, platform)?;
+        let missing = || ExportError::NoImage { name: name.clone().with_default_tag().familiar() };
+        let digest = super::pack(store, name, cancel)?.ok_or_else(missing)?;
+        let image = find(store, name, &digest, family, platform)?;
         let known = images.iter_mut().find(|known| known.descriptor.digest == image.descriptor.digest);
         let Some(known) = known else {
             images.push(image);
@@ -49,19 +49,19 @@ pub fn save(
 fn find(
     store: &Store,
     name: &Reference,
+    digest: &Digest,
     family: Family,
     platform: &Platform,
 ) -> Result<ExportImage, ExportError> {
     let name = name.clone().with_default_tag();
     let missing = || ExportError::NoImage { name: name.familiar() };
-    let digest = read::named(store, &name)?.ok_or_else(missing)?.digest;
     let names = if name.tag.is_some() { vec![name.clone()] } else { Vec::new() };
     if family == Family::Oci
-        && let Some(descriptor) = whole_index(store, &digest)?
+        && let Some(descriptor) = whole_index(store, digest)?
     {
         return Ok(ExportImage { descriptor, names, created: None });
     }
-    let image = match from_store(store, &name, platform) {
+    let image = match from_store(store, &Reference::of_digest(*digest), platform) {
         Err(source @ ReadError::Platform { .. }) => {
             return Err(ExportError::Platform { name: name.familiar(), source: Box::new(source) });
         }

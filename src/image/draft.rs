@@ -131,6 +131,10 @@ pub fn packed(store: &Store, draft: &Digest) -> Result<Option<Descriptor>, Store
     let Some(found) = store.record::<PackedImage>(&packed_key(draft))? else { return Ok(None) };
     let manifest = store.read_blob(&found.manifest.digest)?.and_then(|bytes| Manifest::parse(&bytes).ok());
     let (Some(manifest), Some(draft)) = (manifest, Draft::read(store, draft)?) else { return Ok(None) };
+    if manifest.config.digest != draft.manifest.config.digest || manifest.layers.len() != draft.packing.len()
+    {
+        return Ok(None);
+    }
     let mut made = draft.plain_layers().filter_map(|(at, _)| manifest.layers.get(at));
     Ok(made.all(|layer| store.has_blob(&layer.digest)).then_some(found.manifest))
 }
@@ -141,7 +145,7 @@ pub fn note_packed(store: &Store, draft: &Digest, manifest: &Descriptor) -> Resu
 }
 
 /// The image of a draft; `None` where this is none.
-pub(super) fn resolve(store: &Store, digest: &Digest) -> Result<Option<ResolvedImage>, ReadError> {
+pub(crate) fn resolve(store: &Store, digest: &Digest) -> Result<Option<ResolvedImage>, ReadError> {
     let Some(draft) = Draft::read(store, digest)? else { return Ok(None) };
     use super::read::BlobSource as _;
     let blobs = StoreBlobs(store);

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::digest::{Digest, Hasher};
 use crate::store::{Edge, ParsedRecord, RecordKind, Recorded, Room, Store, StoreError, parse_record};
 
-use super::manifest::Descriptor;
+use super::draft::Draft;
+use super::manifest::{Descriptor, Document};
 use super::platform::Platform;
 use super::read::{ReadError, from_store, named};
 use super::reference::Reference;
@@ -90,14 +91,52 @@ pub fn forget_unnamed(store: &Store, id: &Digest) -> Result<bool, StoreError> {
     store.remove_record(&key(id))
 }
 
-/// All images without a name that are whole. One that got a name later is none of them.
-pub fn unnamed(store: &Store) -> Result<Vec<Unnamed>, StoreError> {
-    let mut named = BTreeSet::new();
-    for (name, _) in store.references()? {
+/// Docker's ID of what the store has under a digest: that of the config, or of an index itself. `None` where this
+/// is no image. Marks nothing as used.
+fn id_of(store: &Store, digest: &Digest) -> Result<Option<Digest>, StoreError> {
+    let bytes = store.peek_blob(digest)?.unwrap_or_default();
+    if let Some(draft) = Draft::parse(&bytes) {
+        return Ok(Some(draft.config().digest));
+    }
+    Ok(match Document::parse(&bytes) {
+        Ok(Document::Manifest(manifest)) => Some(manifest.config.digest),
+        Ok(Document::Index(_)) => Some(*digest),
+        Err(_) => None,
+    })
+}
+
+/// The IDs of all images that have a name, other than `but`.
+fn named_ids(store: &Store, but: Option<&str>) -> Result<BTreeSet<String>, StoreError> {
+    let mut ids = BTreeSet::new();
+    for (name, _) in store.references()?.into_iter().filter(|(name, _)| Some(name.as_str()) != but) {
         let descriptor =
             store.reference(&name)?.and_then(|bytes| serde_json::from_slice::<Descriptor>(&bytes).ok());
-        named.extend(descriptor.map(|descriptor| descriptor.digest));
+        let id = descriptor.map(|descriptor| id_of(store, &descriptor.digest)).transpose()?.flatten();
+        ids.extend(id.map(|id| id.hex()));
     }
+    Ok(ids)
+}
+
+/// Keeps the image that `name` means, which will mean the image of `next`, unless it has another name: as in
+/// Docker it stays, without a name. The other is no longer one without.
+pub(super) fn name_moves(store: &Store, name: &str, next: &Digest) -> Result<(), StoreError> {
+    let next_id = id_of(store, next)?;
+    if let Some(id) = next_id {
+        forget_unnamed(store, &id)?;
+    }
+    let old = store.reference(name)?.and_then(|bytes| serde_json::from_slice::<Descriptor>(&bytes).ok());
+    let Some(old) = old.filter(|old| old.digest != *next) else { return Ok(()) };
+    match id_of(store, &old.digest)? {
+        Some(id) if Some(id) != next_id && !named_ids(store, Some(name))?.contains(&id.hex()) => {
+            keep_unnamed(store, &id, &old.digest)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// All images without a name that are whole. One that got a name later is none of them.
+pub fn unnamed(store: &Store) -> Result<Vec<Unnamed>, StoreError> {
+    let named = named_ids(store, None)?;
     let mut all = Vec::new();
     for item in store.list(Room::Records)?.items {
         let bytes = item.read()?.unwrap_or_default();
@@ -105,7 +144,7 @@ pub fn unnamed(store: &Store) -> Result<Vec<Unnamed>, StoreError> {
         if head.kind != Some(RecordKind::Image) || head.version != RecordKind::Image.version() {
             continue;
         }
-        all.extend(Unnamed::from_bytes(content).filter(|image| !named.contains(&image.manifest)));
+        all.extend(Unnamed::from_bytes(content).filter(|image| !named.contains(&image.id.hex())));
     }
     all.retain(|image| store.peek_blob(&image.manifest).is_ok_and(|bytes| bytes.is_some()));
     all.sort_by_key(|image| image.id.hex());
@@ -117,6 +156,11 @@ fn digits(text: &str) -> Option<&str> {
     let digits = text.strip_prefix("sha256:").unwrap_or(text);
     let is_hex = digits.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c));
     (is_hex && (FEWEST..=64).contains(&digits.len())).then_some(digits)
+}
+
+/// Whether digits mean an image: its ID may be cut short, other digests of it may not.
+fn means(id: &Digest, others: impl IntoIterator<Item = Digest>, digits: &str) -> bool {
+    id.hex().starts_with(digits) || others.into_iter().any(|other| other.hex() == digits)
 }
 
 /// All names that a text means in the store: the name it is, else every name of the image whose ID it is or begins.
@@ -136,14 +180,19 @@ pub fn find(store: &Store, text: &str, platform: &Platform) -> Result<Vec<Refere
         let config = from_store(store, &name, platform).ok().flatten();
         let config = config.map(|image| (image.manifest.config.digest, image.manifest_digest));
         let manifest = config.map(|(_, manifest)| manifest);
-        let ids = config.map(|(config, _)| config).into_iter().chain(manifest).chain([top.digest]);
-        if let Some(id) = ids.into_iter().find(|id| id.hex().starts_with(digits)) {
+        let id = config.map_or(top.digest, |(config, _)| config);
+        let others = manifest.into_iter().chain([top.digest]);
+        if means(&id, others, digits) {
             found.push((id, name));
         }
     }
     for image in unnamed(store)? {
-        if let Some(id) = [image.id, image.manifest].into_iter().find(|id| id.hex().starts_with(digits)) {
-            found.push((id, Reference::of_digest(image.manifest)));
+        let name = Reference::of_digest(image.manifest);
+        let packed = named(store, &name).ok().flatten().map(|named| named.digest);
+        if means(&image.id, packed.into_iter().chain([image.manifest]), digits) {
+            // Reading the record marks it as used.
+            store.record::<Unnamed>(&key(&image.id))?;
+            found.push((image.id, name));
         }
     }
     let ids: BTreeSet<String> = found.iter().map(|(id, _)| id.to_string()).collect();
@@ -201,7 +250,13 @@ mod tests {
         // With a name it is one of the others.
         name_in_store(&store, &Reference::parse("late:1")?, &unnamed_descriptor)?;
         assert_eq!(unnamed(&store)?, []);
-        assert!(forget_unnamed(&store, &other)? && !forget_unnamed(&store, &other)?);
+        assert!(!forget_unnamed(&store, &other)?);
+        // Once its name means another image, it has none again; not so an image with two names.
+        name_in_store(&store, &Reference::parse("late:1")?, &descriptor)?;
+        assert_eq!(unnamed(&store)?.iter().map(|image| image.id).collect::<Vec<_>>(), [other]);
+        name_in_store(&store, &Reference::parse("late:1")?, &unnamed_descriptor)?;
+        assert_eq!(unnamed(&store)?, []);
+        assert!(!forget_unnamed(&store, &id)?);
         Ok(())
     }
 

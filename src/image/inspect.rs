@@ -217,7 +217,9 @@ pub fn name_in_store(store: &Store, name: &Reference, descriptor: &Descriptor) -
         source,
     })?;
     use_all(store, &descriptor.digest, MAX_INDEX_DEPTH);
-    Ok(store.put_reference(&name.clone().with_default_tag().to_string(), &bytes)?)
+    let name = name.clone().with_default_tag().to_string();
+    super::ids::name_moves(store, &name, &descriptor.digest)?;
+    Ok(store.put_reference(&name, &bytes)?)
 }
 
 /// Marks all of an image as used, so that a collection which looked at the names before does not take
