@@ -7,12 +7,8 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-use clap::CommandFactory as _;
-
 use crate::build::{Failure, FailureKind};
 use crate::suggest::suggest;
-
-use super::args::Cli;
 
 /// The command line in rbuild's own words.
 #[derive(Debug, Default)]
@@ -447,17 +443,47 @@ fn names_context(word: &str) -> bool {
         || word.is_empty()
 }
 
+/// The commands, which every line is compared with: making the list from all their flags is not cheap.
+const COMMANDS: [&str; 28] = [
+    "build",
+    "plan",
+    "check",
+    "run",
+    "images",
+    "inspect",
+    "history",
+    "save",
+    "tag",
+    "rmi",
+    "push",
+    "pull",
+    "load",
+    "copy",
+    "referrers",
+    "index",
+    "login",
+    "logout",
+    "validate",
+    "diff",
+    "verify-reproducible",
+    "prune",
+    "du",
+    "fsck",
+    "info",
+    "completion",
+    "version",
+    "help",
+];
+
 fn is_command(word: &str) -> bool {
-    Cli::command().get_subcommands().any(|command| command.get_name() == word)
+    COMMANDS.contains(&word)
 }
 
 fn unknown(word: &str) -> Failure {
-    let names: Vec<String> =
-        Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect();
     let shown = crate::visible::visible_line(word);
     let near = NEAR.iter().find(|(name, _)| *name == word).map(|(_, command)| *command);
     let others = ["image", "builder", "buildx", "system", "compose", "bake"];
-    let near = near.or_else(|| suggest(word, names.iter().map(String::as_str).chain(others)));
+    let near = near.or_else(|| suggest(word, COMMANDS.into_iter().chain(others)));
     let message = format!("there is no command `{shown}`, and no directory of that name to build");
     match near {
         Some(near) => usage(message).help(format!("did you mean `rbuild {near}`?")),
@@ -487,6 +513,14 @@ mod tests {
         let reading = read(words)?;
         let words: Vec<_> = reading.args[1..].iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
         Ok(words.join(" "))
+    }
+
+    #[test]
+    fn the_list_of_commands_is_that_of_the_parser() {
+        use clap::CommandFactory as _;
+        let all = crate::cli::args::Cli::command();
+        let names: Vec<&str> = all.get_subcommands().map(clap::Command::get_name).collect();
+        assert_eq!(names, COMMANDS);
     }
 
     #[test]
