@@ -263,7 +263,8 @@ fn cve_2026_33748_cve_2026_44517_a_repository_is_all_there_is() {
     assert_eq!(done.code, 0, "{}", done.err);
     range.safe("sub", &done, &[&out]);
     assert!(fs::symlink_metadata(out.join("secret")).expect("the link").is_symlink());
-    for name in ["../outside/Dockerfile", "../link/Dockerfile", "@/Dockerfile", "secret"] {
+    // An absolute path is a file of the caller's choice; these are of the repository.
+    for name in ["../outside/Dockerfile", "../link/Dockerfile", "secret"] {
         let done = range.build(Path::new(&url), &["-f", &range.fill(name)]);
         range.safe(name, &done, &[]);
         assert_ne!(done.code, 0, "-f {name}");
