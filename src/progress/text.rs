@@ -38,7 +38,7 @@ pub(super) fn warning(message: &str, location: Option<&str>, rule: Option<&str>,
 pub(super) fn summary(summary: &Summary, colour: bool) -> String {
     let (bold, green, off) = if colour { ("\x1b[1m", "\x1b[32m", "\x1b[0m") } else { ("", "", "") };
     let steps = format!("{} of {} steps cached, {}", summary.cached, summary.steps, precise(summary.elapsed));
-    let Some(id) = summary.id else { return format!("{green}built{off}  {steps}") };
+    let Some(id) = summary.id else { return format!("{green}built{off} {bold}no image{off}  {steps}") };
     let name = match summary.names.as_slice() {
         [] => "image".to_owned(),
         names => visible_line(&names.join(", ")).into_owned(),
