@@ -16,6 +16,20 @@ fn call(lab: &Lab, dockerfile: &str, args: &[&str]) -> Done {
 }
 
 #[test]
+fn a_check_that_fails_does_not_call_itself_complete() {
+    let lab = Lab::new();
+    for (dockerfile, code) in [("FROM scratch\nFOO\n", 3), ("FROM scratch\nADD a.txt /\nFOO\n", 3)] {
+        let done = call(&lab, dockerfile, &["check"]);
+        assert_eq!(done.code, code, "{}", done.err);
+        assert!(
+            !done.out.contains("Check complete") && done.err.contains("unknown instruction"),
+            "{}",
+            done.out
+        );
+    }
+}
+
+#[test]
 fn findings_of_buildkits_rules_are_failures_and_hints_are_not() {
     let lab = Lab::new();
     for (dockerfile, args, code, words) in [

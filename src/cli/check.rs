@@ -220,7 +220,11 @@ fn report(session: &Session, checked: Checked, call: Call) -> Result<u8, Stop> {
     let source = &dockerfile.source;
     let violation = report.fails.then(|| lint::BuildError { message: report.violation(), span: None });
     let error = failure.as_ref().map(|failure| build_error(failure, source)).or(violation);
-    write(call, || lint::text(&report, source), || lint::json(&report, source, error.as_ref()))?;
+    write(
+        call,
+        || lint::text(&report, source, failure.is_some()),
+        || lint::json(&report, source, error.as_ref()),
+    )?;
     note_bases(&out_of_reach);
     if let Some(failure) = failure {
         render::failure(&failure, &session.env);

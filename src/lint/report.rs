@@ -84,10 +84,12 @@ fn entry(source: &Source, finding: &Finding) -> Value {
     entry
 }
 
-/// The text form: a summary line, then every finding with the lines it is about.
-pub fn text(report: &Report, source: &Source) -> String {
+/// The text form: a summary line, then every finding with the lines it is about. A check that ended at a mistake,
+/// `failed`, does not claim to be complete without warnings.
+pub fn text(report: &Report, source: &Source, failed: bool) -> String {
     let warnings = report.warnings().count();
     let mut out = match warnings {
+        0 if failed => String::new(),
         0 => "Check complete, no warnings found.\n".to_owned(),
         1 => "Check complete, 1 warning has been found!\n".to_owned(),
         count => format!("Check complete, {count} warnings have been found!\n"),

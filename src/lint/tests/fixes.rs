@@ -124,7 +124,7 @@ proptest! {
             let setup = Setup::hints();
             let report = check(&dockerfile, &setup.input());
             if let Ok(report) = report {
-                let _ = super::text(&report, &dockerfile.source);
+                let _ = super::text(&report, &dockerfile.source, false);
                 let _ = json(&report, &dockerfile.source, None);
             }
             let _ = outline(&dockerfile, &setup.input()).text();

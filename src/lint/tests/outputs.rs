@@ -9,7 +9,7 @@ use crate::dockerfile::Span;
 fn a_check_without_findings_says_so() {
     let source = file("FROM x\n").source;
     let report = Setup::new().check("FROM x\n");
-    assert_eq!(text(&report, &source), "Check complete, no warnings found.\n");
+    assert_eq!(text(&report, &source, false), "Check complete, no warnings found.\n");
     let expected = json!({
         "warnings": [],
         "sources": [{"filename": "Dockerfile", "data": "RlJPTSB4Cg==", "language": "Dockerfile"}],
@@ -35,14 +35,14 @@ dir/Dockerfile:3
    5 |     
 --------------------
 ";
-    assert_eq!(text(&report, &file(dockerfile).source), expected);
+    assert_eq!(text(&report, &file(dockerfile).source, false), expected);
 }
 
 #[test]
 fn instructions_of_several_lines_are_marked_whole() {
     let dockerfile = "FROM x\nENV a \\\n  b\nRUN x <<E\nsd\nE\n";
     let report = Setup::new().check(dockerfile);
-    let shown = text(&report, &file(dockerfile).source);
+    let shown = text(&report, &file(dockerfile).source, false);
     let expected = "   1 |     FROM x\n   2 | >>> ENV a \\\n   3 | >>>   b\n   4 |     RUN x <<E\n-";
     assert!(shown.contains(expected), "{shown}");
 }
@@ -76,7 +76,7 @@ fn our_own_findings_stand_apart() {
     assert_eq!(json["hints"][0]["ruleName"], "SudoInRun");
     assert_eq!(json["hints"][0]["explain"], "rbuild check --explain SudoInRun");
     assert_eq!(json["hints"][1]["level"], "info");
-    let shown = text(&report, &source);
+    let shown = text(&report, &source, false);
     assert!(shown.starts_with("Check complete, no warnings found.\n\nHINT: SudoInRun - "), "{shown}");
     assert!(shown.contains("\nINFO: CacheMountMissing - "), "{shown}");
 }
