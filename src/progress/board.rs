@@ -17,6 +17,7 @@ pub(super) struct Board {
     running: BTreeMap<VertexId, Vertex>,
     steps: usize,
     ended: usize,
+    failed: bool,
 }
 
 /// A vertex that waits or works.
@@ -70,6 +71,7 @@ impl Board {
             Event::Finished { vertex, outcome, elapsed } => {
                 let vertex = self.running.remove(&vertex)?;
                 self.ended += usize::from(vertex.kind == VertexKind::Step);
+                self.failed |= matches!(outcome, Outcome::Failed(_));
                 return Some((vertex, outcome, elapsed));
             }
             Event::Executing { .. } | Event::Warning { .. } | Event::Summary(_) => {}
@@ -86,6 +88,11 @@ impl Board {
             .collect();
         all.sort_by_key(|vertex| vertex.begun);
         all
+    }
+
+    /// Whether a vertex has failed, which stops the others.
+    pub fn failed(&self) -> bool {
+        self.failed
     }
 
     /// Steps that have ended, and steps in all.

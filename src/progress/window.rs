@@ -167,6 +167,9 @@ fn output(vertex: &Vertex, count: usize, width: usize, look: Look) -> Vec<String
 fn status(board: &Board, working: usize, now: Duration, stopping: bool) -> String {
     let (ended, steps) = board.counts();
     let time = text::elapsed(now);
+    if stopping && board.failed() {
+        return format!("a step failed, stopping ({working} running)");
+    }
     if stopping {
         return format!("interrupted, stopping ({working} running); Ctrl-C again stops at once");
     }

@@ -217,6 +217,18 @@ fn a_failure_leaves_its_line_and_nothing_else() {
 }
 
 #[test]
+fn a_failed_step_is_not_shown_as_an_interruption() {
+    let mut bench = Bench::new(80, 24);
+    stages(&mut bench, 2);
+    bench.at(2_000);
+    bench.ends(1, Outcome::Failed("RUN failed: exit code: 2".into()));
+    bench.stopping = true;
+    let screen = bench.at(2_080).screen();
+    assert!(screen.contains("a step failed, stopping (1 running)"), "{screen}");
+    assert!(!screen.contains("interrupted"), "{screen}");
+}
+
+#[test]
 fn an_interrupted_build_says_so_and_leaves_nothing() {
     at_all_widths("interrupted", 24, |bench| {
         stages(bench, 2);
