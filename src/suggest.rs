@@ -6,13 +6,22 @@ const LONGEST: usize = 64;
 /// The known word nearest to `word`, if it is near enough to be what was meant. Case is ignored, and
 /// of equally near words the first wins. Distance is Levenshtein's with swapped neighbours as one edit.
 pub fn suggest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let wanted = folded(word)?;
-    let allowed = match wanted.len() {
+    let allowed = match word.chars().count() {
         0 => return None,
         1..=3 => 1,
         4..=6 => 2,
         _ => 3,
     };
+    within(allowed, word, known)
+}
+
+/// The same for words among many others, of which some are near by chance: one edit away at most.
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    within(1, word, known)
+}
+
+fn within<'a>(allowed: usize, word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let wanted = folded(word)?;
     known
         .into_iter()
         .filter_map(|candidate| Some((distance(&wanted, &folded(candidate)?), candidate)))

@@ -202,7 +202,8 @@ fn what_could_not_be_executed_is_looked_up_in_the_image() {
         ("/x/script", "script for /usr/bin/pyhton, which is not in the image"),
         ("[\"/x/foreign\"]", "program for s390x"),
         ("[\"/x/crlf\"]", "Windows line ends"),
-        ("grpe a /etc/passwd", "did you mean grep?"),
+        ("slepe 1", "did you mean sleep?"),
+        ("apt-get update", "the image is not based on Debian"),
         ("no-such-program", "there is no program no-such-program in the image"),
         ("cd /x && ./plain", "--chmod=755"),
     ] {

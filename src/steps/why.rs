@@ -1,7 +1,7 @@
 //! Why a program could not be found or executed: what the root file system says about it.
 
 use crate::snapshot::{Chain, NodeKind, Snapshots, Tree};
-use crate::suggest::suggest;
+use crate::suggest::nearest;
 
 /// How much of a program is read: its first line, or its ELF headers.
 const HEAD: usize = 4096;
@@ -60,12 +60,8 @@ impl Scene<'_> {
             });
             names.extend(below);
         }
-        let near = suggest(program, names.iter().map(String::as_str));
-        let near = near.map_or_else(
-            || "install it in an earlier step, or build on an image that has it".to_owned(),
-            |near| format!("did you mean {near}?"),
-        );
-        format!("there is no program {program} in the image (PATH={}): {near}", self.search)
+        let advice = advice(program, names.iter().map(String::as_str));
+        format!("there is no program {program} in the image (PATH={}): {advice}", self.search)
     }
 
     fn explain_path(&self, path: &str) -> Option<String> {
@@ -132,6 +128,28 @@ impl Scene<'_> {
     fn is_missing(&self, path: &str) -> bool {
         self.tree.resolve(path.as_bytes()).is_ok_and(|real| self.tree.lookup(&real).is_none())
     }
+}
+
+/// What to do about a program that is in none of the directories of `PATH`; `names` are those that are.
+fn advice<'a>(program: &str, names: impl IntoIterator<Item = &'a str>) -> String {
+    /// Shorter names are one edit from many others.
+    const SHORTEST: usize = 5;
+    let base = match program {
+        "apt-get" | "apt" | "dpkg" => "Debian",
+        "apk" => "Alpine",
+        "dnf" | "yum" | "microdnf" => "Fedora",
+        "bash" => return "use sh, or install bash in an earlier step".to_owned(),
+        _ => {
+            let install = "install it in an earlier step, or build on an image that has it";
+            return match nearest(program, names).filter(|_| program.chars().count() >= SHORTEST) {
+                Some(near) => format!("{install}; did you mean {near}?"),
+                None => install.to_owned(),
+            };
+        }
+    };
+    format!(
+        "the image is not based on {base}: use its own package manager, or build on an image that has {program}"
+    )
 }
 
 /// The program that a line of a shell, or of rbuild, is about.
@@ -201,6 +219,31 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(blamed(line), wanted, "{line}");
+        }
+    }
+
+    #[test]
+    fn advice_about_a_missing_program_names_no_other_by_chance() {
+        let names = ["ftpget", "cal", "sleep", "ash", "grep"];
+        let install = "install it in an earlier step, or build on an image that has it";
+        for (program, wanted) in [
+            ("curl", install.to_owned()),
+            ("npm", install.to_owned()),
+            ("grpe", install.to_owned()),
+            ("ftp-get", format!("{install}; did you mean ftpget?")),
+            ("slepe", format!("{install}; did you mean sleep?")),
+            ("slepes", install.to_owned()),
+        ] {
+            assert_eq!(advice(program, names), wanted, "{program}");
+        }
+        for (program, part) in [
+            ("apt-get", "not based on Debian"),
+            ("apk", "not based on Alpine"),
+            ("yum", "not based on Fedora"),
+            ("bash", "use sh"),
+        ] {
+            let said = advice(program, names);
+            assert!(said.contains(part) && !said.contains("did you mean"), "{program}: {said}");
         }
     }
 
