@@ -435,9 +435,9 @@ fn solve_failure(error: SolveError, store: &Store, cancel: &Cancel) -> Failure {
         StepError::Run(RunError::Sandbox(
             SandboxError::Setup { .. } | SandboxError::Runtime { .. } | SandboxError::Unavailable(_),
         )) => (FailureKind::Sandbox, None),
-        StepError::Run(RunError::Exit { code, tail, hint, .. }) => {
+        StepError::Run(RunError::Exit { how, code, tail, hint, .. }) => {
             let says_full = tail.iter().any(|line| names_full_disk(line));
-            let hint = hint.clone().or_else(|| exit_help(*code));
+            let hint = hint.clone().or_else(|| exit_help(how, *code));
             (FailureKind::Build, if says_full { Some(program_full_help(store)) } else { hint })
         }
         StepError::Run(RunError::Store(_)) => (FailureKind::Store, None),
@@ -471,8 +471,11 @@ fn program_full_help(store: &Store) -> String {
     )
 }
 
-/// What usual codes usually mean.
-fn exit_help(code: i32) -> Option<String> {
+/// What usual codes usually mean, where `how` does not name a limit that was hit.
+fn exit_help(how: &str, code: i32) -> Option<String> {
+    if ["(--memory)", "(--pids-limit)"].iter().any(|limit| how.ends_with(limit)) {
+        return None;
+    }
     let text = match code {
         126 => "126: the command was found but could not be executed",
         127 => "127: the command was not found in the image",
