@@ -11,6 +11,7 @@ use crate::gc::{
     self, CheckOptions, CheckReport, Collected, Filter, Kind, KindUsage, Policy, Space, Survey, ThingUsage,
     Usage,
 };
+use crate::image::ids;
 use crate::store::{Room, Store, StoreError};
 use crate::visible::visible_line;
 
@@ -45,6 +46,9 @@ pub(super) struct PruneArgs {
     /// Do not ask (nothing is ever asked)
     #[arg(short = 'f', long)]
     force: bool,
+    /// Only images without a name, and nothing of the cache
+    #[arg(long, hide = true)]
+    images: bool,
     /// Show each thing that goes
     #[arg(long)]
     verbose: bool,
@@ -79,9 +83,16 @@ fn usage(message: impl Into<String>) -> Failure {
 
 /// `rbuild prune`
 pub(super) fn prune(session: &Session, args: &PruneArgs) -> Result<u8, Stop> {
-    let policy = policy(args)?;
+    let mut policy = policy(args)?;
     session.watch_signals()?;
     let store = session.store_to_clean()?;
+    if args.images {
+        policy.filters = unnamed_only(&store, &policy)?;
+        if policy.filters.is_empty() {
+            print(&summary(&Collected::default(), args.dry_run))?;
+            return Ok(0);
+        }
+    }
     let done = gc::collect(&store, &policy, args.dry_run, WAIT, &session.cancel);
     let (survey, collected) = done.map_err(Failure::from)?;
     if args.verbose {
@@ -95,6 +106,18 @@ pub(super) fn prune(session: &Session, args: &PruneArgs) -> Result<u8, Stop> {
         Some(failure) => Err(failure.into()),
         None => Ok(0),
     }
+}
+
+/// The filters of `image prune`: what keeps images without a name. What only they lead to goes along, and what the
+/// cache leads to stays.
+fn unnamed_only(store: &Store, policy: &Policy) -> Result<Vec<Filter>, Failure> {
+    if !policy.filters.is_empty() || policy.space != Space::default() {
+        let message = "`image prune` has no other filter than until=, and no limits of space";
+        return Err(Failure::new(FailureKind::Unsupported, message)
+            .help("`rbuild builder prune` has them, for the build cache"));
+    }
+    let images = ids::unnamed(store)?;
+    Ok(images.iter().map(|image| Filter::Id(ids::key(&image.id).hex())).collect())
 }
 
 /// What could not be removed and why; `None` where there is no such thing.

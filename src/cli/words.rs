@@ -35,7 +35,7 @@ const TWO: &[(&str, &str, &[&str])] = &[
     ("image", "pull", &["pull"]),
     ("image", "save", &["save"]),
     ("image", "load", &["load"]),
-    ("image", "prune", &["prune"]),
+    ("image", "prune", &["prune", "--images"]),
     ("image", "diff", &["diff"]),
     ("builder", "build", &["build"]),
     ("builder", "prune", &["prune"]),
@@ -109,6 +109,15 @@ const NOT_HERE: &[(&[&str], &str)] = &[
         "to get at the files of an image, write them to a directory: `rbuild build -o DIR .`",
     ),
     (&["rm"], "rbuild keeps no containers; `rbuild rmi NAME` removes an image's name"),
+    (
+        &["volume"],
+        "rbuild keeps no volumes: `rbuild run -v DIR:/PATH` mounts a directory, and RUN --mount=type=cache keeps files \
+         between builds",
+    ),
+    (
+        &["network"],
+        "rbuild makes no networks: `--network` of `rbuild run` and `rbuild build` is default, host or none",
+    ),
     (&["commit"], "rbuild makes images from Dockerfiles only: write the change as a RUN or COPY"),
     (
         &["import"],
@@ -123,8 +132,8 @@ const NOT_HERE: &[(&[&str], &str)] = &[
     ),
     (
         &[
-            "from", "unshare", "generate", "pod", "machine", "quadlet", "farm", "volume", "network", "swarm",
-            "node", "service", "secret", "plugin", "trust",
+            "from", "unshare", "generate", "pod", "machine", "quadlet", "farm", "swarm", "node", "service",
+            "secret", "plugin", "trust",
         ],
         "rbuild builds images and does nothing else",
     ),
@@ -410,10 +419,15 @@ impl Reading {
 fn note(word: &str, second: &str, args: &[OsString]) -> Option<String> {
     let all = args.iter().any(|arg| arg.to_str().is_some_and(|arg| arg == "--all" || is_short(arg, 'a')));
     match (word, second) {
-        ("image" | "system", "prune") if all => {
+        ("image", "prune") => Some(
+            "images with a name and the build cache stay (`rbuild builder prune -a` removes the cache); images without \
+             a name go"
+                .into(),
+        ),
+        ("system", "prune") if all => {
             Some("images with a name stay (`rbuild rmi NAME` removes names); everything else goes".into())
         }
-        ("image" | "system", "prune") => Some(
+        ("system", "prune") => Some(
             "images with a name stay; what was not used for a while goes, see `rbuild help the-store`".into(),
         ),
         _ => None,
@@ -539,6 +553,7 @@ mod tests {
             ("image ls -a", "images -a"),
             ("image rm x", "rmi x"),
             ("builder prune -f", "prune -f"),
+            ("image prune -a", "prune --images -a"),
             ("system df -v", "du -v"),
             ("manifest inspect app:1", "inspect --raw docker://app:1"),
             ("buildx imagetools inspect --raw app:1", "inspect --raw docker://app:1"),

@@ -48,7 +48,8 @@ impl Recorded for Unnamed {
     }
 }
 
-fn key(id: &Digest) -> Digest {
+/// The record that keeps an image without a name.
+pub fn key(id: &Digest) -> Digest {
     let mut hasher = Hasher::new();
     hasher.field(b"image without a name");
     hasher.field(id.raw());
