@@ -119,8 +119,24 @@ fn images_without_a_name_are_pruned_and_others_stay() {
     }
     let lab = Lab::new();
     let named = lab.context(&[("Dockerfile", "FROM busybox\nENV A=1\n")]);
-    let unnamed = lab.context(&[("Dockerfile", "FROM busybox\nENV A=2\n")]);
+    let unnamed = lab.context(&[("Dockerfile", "FROM busybox\nCOPY Dockerfile /\n")]);
     assert_eq!(lab.build(&named, &["-t", "app:1"]).code, 0);
+    assert_eq!(lab.build(&unnamed, &[]).code, 0);
+    assert_eq!(lab.run(["images", "-aq"]).out.lines().count(), 2);
+    let records = || lab.run(["du", "-v"]).out.lines().take_while(|line| !line.is_empty()).count();
+    let before = records();
+    for words in [&["image", "prune", "-a", "--filter", "until=1h"][..], &["image", "prune", "--dry-run"]] {
+        assert_eq!(lab.run(words).code, 0, "{words:?}");
+        assert_eq!(lab.run(["images", "-aq"]).out.lines().count(), 2, "{words:?}");
+    }
+    assert_eq!(lab.run(["image", "prune", "-a", "--filter", "type=regular"]).code, 8);
+    // The note that keeps the image, its manifest and its config go. The second time there is no such image, and
+    // the cache stays all the same.
+    for _ in 0..2 {
+        assert_eq!(lab.run(["image", "prune", "-af"]).code, 0);
+        assert_eq!(lab.run(["images", "-aq"]).out.lines().count(), 1);
+        assert_eq!(records(), before - 3);
+    }
     assert_eq!(lab.build(&unnamed, &[]).code, 0);
     assert_eq!(lab.run(["images", "-aq"]).out.lines().count(), 2);
     assert_eq!(lab.run(["prune", "-a"]).code, 0);
@@ -196,8 +212,20 @@ fn run_mounts_limits_and_names_as_docker_does() {
         (&["run", "--pull=never", "nothing:1"], 125),
         (&["run", "-d", "app:1"], 125),
         (&["run", "-v", "data:/x", "app:1"], 125),
+        (&["run", "-w", "rel", "app:1", "true"], 125),
+        (&["run", "--entrypoint", "", "app:1", "sh", "-c", "exit 7"], 7),
+        (&["run", "--entrypoint", "", "app:1"], 125),
+        (&["run", "--entrypoint", "sh", "app:1", "-c", "exit 8"], 8),
+        (&["run", "--entrypoint=sh", "app:1", "-ec", "exit 9; --help"], 9),
+        (&["run", "--net", "none", "app:1", "test", "-n", "-w"], 0),
     ] {
         let done = lab.run(args);
         assert_eq!(done.code, code, "{args:?}: {}", done.err);
+    }
+    // What follows the image is the container's, also where rbuild has such flags.
+    for flags in [["-e", "X=1"], ["--help", "--root"], ["--", "--tty=false"]] {
+        let words = ["run", "--network=none", "--entrypoint=echo", "app:1", "-"];
+        let done = lab.run(words.iter().chain(&flags));
+        assert_eq!(done.out, format!("- {}\n", flags.join(" ")), "{}", done.err);
     }
 }

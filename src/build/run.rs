@@ -27,7 +27,7 @@ pub struct RunRequest {
     pub image: String,
     /// Replaces CMD.
     pub command: Vec<String>,
-    /// Replaces ENTRYPOINT.
+    /// Replaces ENTRYPOINT, and leaves CMD out; an empty one stands for none.
     pub entrypoint: Option<String>,
     /// More environment.
     pub env: Vec<(String, String)>,
@@ -203,7 +203,9 @@ impl Engine {
     ) -> Result<ProcessSpec, Failure> {
         let config = &image.config.config;
         let mut argv = match &request.entrypoint {
-            Some(program) => vec![program.clone()],
+            Some(program) => {
+                Some(program.clone()).filter(|program| !program.is_empty()).into_iter().collect()
+            }
             None => config.entrypoint.clone().unwrap_or_default(),
         };
         if request.command.is_empty() && request.entrypoint.is_none() {
@@ -211,10 +213,11 @@ impl Engine {
         }
         argv.extend(request.command.iter().cloned());
         if argv.is_empty() {
-            return Err(Failure::new(
-                FailureKind::Usage,
-                "the image has no CMD or ENTRYPOINT: name a command",
-            ));
+            let why = match &request.entrypoint {
+                Some(_) => "an empty --entrypoint leaves the image's CMD out too: name a command",
+                None => "the image has no CMD or ENTRYPOINT: name a command",
+            };
+            return Err(Failure::new(FailureKind::Usage, why));
         }
         let tree = self.snapshots.tree(chain)?;
         let user = request.user.as_deref().unwrap_or(&config.user);

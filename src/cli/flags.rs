@@ -17,11 +17,12 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-/// Rewrites switches with values to switches that are there or not; of several, the last counts.
+/// Rewrites switches with values to switches that are there or not; of several, the last counts. What follows the
+/// image of `run` is the container's: `--` before the image keeps it from being read as flags.
 pub(super) fn settle(args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
     // Most lines have nothing of the kind, and a list of all flags is not cheap.
     let may_have = |arg: &OsString| arg.to_str().is_some_and(|arg| arg.starts_with('-') && arg.contains('='));
-    if !args.iter().any(may_have) {
+    if !args.iter().any(may_have) && super::words::command(&args) != "run" {
         return Ok(args);
     }
     Line { root: Cli::command(), args, at: 1, out: Vec::new() }.settle()
@@ -46,13 +47,14 @@ impl Line {
                 break;
             }
             if text.len() < 2 || !text.starts_with('-') {
-                self.out.push(arg.clone());
-                match command.find_subcommand(text) {
-                    Some(found) => command = found.clone(),
-                    // What follows the image is the command's own.
-                    None if command.get_name() == "run" => break,
-                    None => {}
+                if command.get_name() == "run" {
+                    self.out.extend(["--".into(), arg]);
+                    break;
                 }
+                if let Some(found) = command.find_subcommand(text) {
+                    command = found.clone();
+                }
+                self.out.push(arg);
                 continue;
             }
             self.flag(&command, arg)?;
@@ -78,7 +80,7 @@ impl Line {
             }
             return Ok(());
         }
-        let Some(value) = value else {
+        let Some(value) = value.filter(|_| self.is_whole(command, name)) else {
             self.out.push(arg);
             return Ok(());
         };
@@ -109,9 +111,10 @@ impl Line {
         let all = command.get_arguments().chain(self.root.get_arguments());
         let mut all = all.filter(|arg| !arg.is_positional());
         match name.strip_prefix("--") {
-            Some(long) => {
-                all.find(|arg| arg.get_long_and_visible_aliases().is_some_and(|names| names.contains(&long)))
-            }
+            Some(long) => all.find(|arg| {
+                arg.get_long() == Some(long)
+                    || arg.get_all_aliases().is_some_and(|names| names.contains(&long))
+            }),
             None => {
                 let short = name.chars().last()?;
                 all.find(|arg| arg.get_short() == Some(short))
@@ -153,8 +156,16 @@ mod tests {
             ("build -t x=true --label a=true .", "build -t x=true --label a=true ."),
             ("build --build-arg --push=true .", "build --build-arg --push=true ."),
             ("--root /x build --load=f .", "--root /x build ."),
-            ("run --rm=true app tool --push=true", "run --rm app tool --push=true"),
-            ("run -e A=1 --tty=false app x", "run -e A=1 app x"),
+            ("run --rm=true app tool --push=true", "run --rm -- app tool --push=true"),
+            ("run -e A=1 --tty=false app x", "run -e A=1 -- app x"),
+            ("run app -e A=1", "run -- app -e A=1"),
+            ("run app --help", "run -- app --help"),
+            ("run app -- x", "run -- app -- x"),
+            ("run -- app -t=1", "run -- app -t=1"),
+            ("--root run run app --root x", "--root run run -- app --root x"),
+            ("run --net host -it -w/at=1 -eAt=b app", "run --net host -it -w/at=1 -eAt=b -- app"),
+            ("run --root /x run run", "run --root /x -- run run"),
+            ("help run", "help run"),
             ("build . -- --push=true", "build . -- --push=true"),
             ("images -q=true", "images -q"),
         ] {

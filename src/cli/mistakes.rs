@@ -139,8 +139,23 @@ const ELSEWHERE: &[(&str, &[&str], &str)] = &[
     ),
     (
         "run",
-        &["--privileged", "--cap-add", "--cap-drop", "--device", "--gpus"],
+        &["--privileged", "--cap-add", "--cap-drop", "--device"],
         "the command has Docker's default rights",
+    ),
+    (
+        "run",
+        &["--gpus"],
+        "rbuild gives containers no devices: in builds, RUN --device=NAME uses a GPU that a CDI file describes",
+    ),
+    (
+        "run",
+        &["--dns", "--dns-option", "--dns-search"],
+        "the command uses this machine's resolver; --add-host NAME:IP adds single names",
+    ),
+    (
+        "run",
+        &["-l", "--label", "--label-file"],
+        "rbuild keeps no containers that a label could mark: leave it out",
     ),
     ("run", &["--read-only"], "nothing that the command writes is kept in any case"),
     (
@@ -163,7 +178,7 @@ const ELSEWHERE: &[(&str, &[&str], &str)] = &[
     ),
     (
         "run",
-        &["--link", "--volumes-from", "--network-alias", "--ip", "--mac-address", "--dns", "-l", "--label"],
+        &["--link", "--volumes-from", "--network-alias", "--ip", "--mac-address"],
         "a container of rbuild has no neighbours; --add-host names other machines",
     ),
     (

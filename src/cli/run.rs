@@ -12,6 +12,8 @@ use crate::sandbox::{
     private_ids_work, probe,
 };
 
+use crate::visible::visible_line;
+
 use super::args::{InfoArgs, RunArgs};
 use super::environment::Environment;
 use super::registry::{AccessArgs, transfer};
@@ -29,6 +31,12 @@ pub(super) fn run(session: &Session, args: RunArgs) -> Result<u8, Stop> {
     let both = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     if args.tty && !std::io::stdin().is_terminal() {
         return Err(usage("the input device is not a TTY").help("leave -t out").into());
+    }
+    let workdir = args.workdir.clone().filter(|dir| !dir.is_empty());
+    if let Some(dir) = workdir.as_deref().filter(|dir| !dir.starts_with('/')) {
+        let dir = visible_line(dir);
+        let message = format!("the working directory '{dir}' is invalid, it needs to be an absolute path");
+        return Err(usage(message).into());
     }
     let platform = args.platform.as_deref().map(Platform::parse).transpose();
     let request = RunRequest {
@@ -50,7 +58,7 @@ pub(super) fn run(session: &Session, args: RunArgs) -> Result<u8, Stop> {
         image: args.image,
         command: args.command,
         entrypoint: args.entrypoint,
-        workdir: args.workdir,
+        workdir,
         user: args.user,
     };
     fetch(session, &request, &args.pull)?;
