@@ -1,7 +1,7 @@
 //! Images whose layers are not compressed yet.
 
 use crate::compress::{CompressionAlgorithm, Packing};
-use crate::image::draft::{draft, note_packed};
+use crate::image::draft::{draft, note_packed, packed};
 
 use super::*;
 
@@ -95,5 +95,16 @@ fn a_named_image_without_the_files_of_a_layer_is_damage() -> Result {
     }
     let problems = bench.problems()?;
     assert!(problems.iter().any(|problem| problem.contains("app:1")), "{problems:?}");
+    Ok(())
+}
+
+#[test]
+fn a_record_that_leads_from_a_draft_to_another_image_counts_as_none() -> Result {
+    let bench = Bench::new()?;
+    let (layer, _) = bench.files_only("own")?;
+    let named = bench.draft("app:1", &[layer])?;
+    let other = bench.image("other:1", &[bench.layer("blob")?])?;
+    note_packed(&bench.store()?, &named.digest, &other)?;
+    assert_eq!(packed(&bench.store()?, &named.digest)?, None);
     Ok(())
 }
