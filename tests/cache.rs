@@ -649,6 +649,43 @@ fn four_who_write_to_a_directory_at_once_lose_nothing_and_leave_no_waste() -> Ou
 }
 
 #[test]
+fn layers_that_were_damaged_or_lost_are_written_again_though_the_records_are_the_same() -> Outcome {
+    let (dir, cache, cancel) = (tempfile::tempdir()?, tempfile::tempdir()?, Cancel::new()?);
+    let (store, access) = (Store::open(dir.path())?, RegistryAccess::default());
+    let path = cache.path().join("cache");
+    let place = DirectoryCache::new("cache".into(), path.clone(), "latest", None, &store);
+    let document = CacheDocument::new(vec![entry(&store, "one")], Vec::new());
+    let write = |bad: &BTreeSet<Digest>| {
+        let content = StoreContent::new(&store, &access);
+        let (document, bounds) = (document.clone(), Bounds::default());
+        let progress = &|_: &Digest, _, _| {};
+        place.write(&Export {
+            document,
+            content: &content,
+            bounds,
+            reset: false,
+            bad,
+            now: 5,
+            progress,
+            cancel: &cancel,
+        })
+    };
+    let none = BTreeSet::new();
+    assert_eq!(write(&none)?.sent, 1);
+    assert!(write(&none)?.unchanged);
+    let layer = read_layout(&path).layers[0];
+    let blob = path.join("blobs/sha256").join(layer.hex());
+    let right = fs::read(&blob)?;
+    damage(&blob);
+    assert_eq!(write(&BTreeSet::from([layer]))?.sent, 1);
+    assert_eq!(fs::read(&blob)?, right);
+    fs::remove_file(&blob)?;
+    assert_eq!(write(&none)?.sent, 1);
+    assert_eq!(fs::read(&blob)?, right);
+    Ok(())
+}
+
+#[test]
 fn old_and_large_entries_are_dropped_where_that_is_asked_for() {
     if !bases_or_skip("bounded caches") {
         return;

@@ -107,12 +107,16 @@ impl DirectoryCache {
         Ok(lock)
     }
 
+    fn has_layer(&self, layer: &LayerBlob) -> bool {
+        let path = self.blob_path(&layer.digest);
+        fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() == layer.size)
+    }
+
     /// Writes a layer unless it is there. A file of the right size is believed to be what it should be, unless
     /// something turned out to be wrong here: then all are read.
     fn put_layer(&self, layer: &LayerBlob, export: &Export<'_>) -> Result<u64, CacheError> {
         let path = self.blob_path(&layer.digest);
-        let there = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file() && meta.len() == layer.size);
-        if there && (export.bad.is_empty() || is_blob(&path, &layer.digest)) {
+        if self.has_layer(layer) && (export.bad.is_empty() || is_blob(&path, &layer.digest)) {
             return Ok(0);
         }
         let mut content = export.content.open(&layer.descriptor(), 0, export.cancel)?;
@@ -232,7 +236,9 @@ impl CachePlace for DirectoryCache {
         let document = export.merged_with(export.without_bad(known.clone()));
         let entries = document.entries.len();
         let same = document.entries == known.entries && document.answers == known.answers;
-        if document.entries.is_empty() || (found.is_some() && same) {
+        // The same records say nothing of layers that were damaged or lost since they were written.
+        let whole = export.bad.is_empty() && document.layers().iter().all(|layer| self.has_layer(layer));
+        if document.entries.is_empty() || (found.is_some() && same && whole) {
             return Ok(Exported { entries, unchanged: true, ..Exported::default() });
         }
         let (mut sent, mut sent_bytes) = (0, 0);

@@ -259,10 +259,12 @@ impl CachePlace for RepositoryCache {
             true => Collected::default(),
             false => self.collect_for_writing(export.cancel)?,
         };
-        let there: BTreeSet<Digest> = found.document.layers().into_iter().map(|layer| layer.digest).collect();
-        let mut document = export.merged_with(export.without_bad(found.document.clone()));
+        let good = export.without_bad(found.document.clone());
+        let there: BTreeSet<Digest> = good.layers().into_iter().map(|layer| layer.digest).collect();
+        let mut document = export.merged_with(good);
         let entries = document.entries.len();
-        if document.entries.is_empty() || self.is_unchanged(&document, &found) {
+        let unchanged = export.bad.is_empty() && self.is_unchanged(&document, &found);
+        if document.entries.is_empty() || unchanged {
             return Ok(Exported { entries, unchanged: true, ..Exported::default() });
         }
         let layers = document.layers().into_iter();
