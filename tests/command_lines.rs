@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use support::{Lab, base, bases_or_skip};
 
@@ -231,5 +232,128 @@ fn run_mounts_limits_and_names_as_docker_does() {
         let words = ["run", "--network=none", "--entrypoint=echo", "app:1", "-"];
         let done = lab.run(words.iter().chain(&flags));
         assert_eq!(done.out, format!("- {}\n", flags.join(" ")), "{}", done.err);
+    }
+}
+
+/// The file of the store that has this name.
+fn file_in(dir: &Path, name: &str) -> Option<PathBuf> {
+    for entry in fs::read_dir(dir).ok()?.flatten() {
+        let path = entry.path();
+        if path.is_dir() && !path.is_symlink() {
+            if let Some(found) = file_in(&path, name) {
+                return Some(found);
+            }
+        } else if path.file_name().is_some_and(|found| found.to_string_lossy().contains(name)) {
+            return Some(path);
+        }
+    }
+    None
+}
+
+#[test]
+fn an_id_means_an_image_of_the_store_wherever_an_image_is_named() {
+    if !bases_or_skip("an_id_means_an_image_of_the_store_wherever_an_image_is_named") {
+        return;
+    }
+    let lab = Lab::new();
+    let ok = |args: &[&str]| {
+        let done = lab.run(args);
+        assert_eq!(done.code, 0, "{args:?}: {}", done.err);
+        done.out
+    };
+    let base = lab.context(&[("Dockerfile", "FROM busybox\nCOPY hello /\n"), ("hello", "hello\n")]);
+    let built = lab.build(&base, &["-q"]).out;
+    let id = built.trim();
+    let short = &id[7..19];
+    for name in [id, &id[7..], short, &format!("sha256:{short}")] {
+        let text = format!(
+            "FROM {name} AS base\nFROM base\nCOPY --from={name} /hello /copied\n\
+             RUN --mount=from={name},target=/m cat /m/hello /hello /copied > /all\nCMD cat /all\n"
+        );
+        let context = lab.context(&[("Dockerfile", &text)]);
+        let built = ok(&["build", "-q", "--pull", &context.display().to_string()]);
+        assert_eq!(ok(&["run", "--pull=always", built.trim()]), "hello\nhello\nhello\n", "{name}");
+        ok(&["validate", name]);
+        ok(&["inspect", &format!("store:{name}")]);
+        let layout = lab.out(&format!("layout-{}", name.len()));
+        ok(&["copy", &format!("store:{name}"), &format!("oci:{}", layout.display())]);
+        let index = fs::read_to_string(layout.join("index.json")).expect("index");
+        assert!(!index.contains("ref.name"), "{index}");
+        let pushed = lab.run(["push", name]);
+        assert_eq!(pushed.code, 2, "{}", pushed.err);
+        assert!(pushed.err.contains("rbuild tag"), "{}", pushed.err);
+    }
+    // What can only be an ID does not go to a registry, whatever the store has.
+    let none = format!("sha256:{}", "0".repeat(64));
+    let context = lab.context(&[("Dockerfile", &format!("FROM {none}\n"))]);
+    let context = context.display().to_string();
+    for args in [
+        &["build", context.as_str()][..],
+        &["run", &none],
+        &["run", &none[7..]],
+        &["validate", &none],
+        &["push", &none],
+        &["inspect", &format!("store:{none}")],
+        &["copy", &format!("store:{none}"), "oci:none"],
+    ] {
+        let done = lab.run(args);
+        assert!(done.code != 0 && done.err.contains("in the store"), "{args:?}: {}", done.err);
+    }
+    assert!(lab.run(["pull", short]).code != 0);
+    assert!(lab.run(["pull", &none]).err.contains("is an image ID"));
+    assert!(lab.run(["tag", short, "sha256:1"]).err.contains("beginning of an image ID"));
+    // Its names say what to push.
+    ok(&["tag", short, "app:1"]);
+    assert!(lab.run(["push", short]).err.contains("app:1"));
+    // An archive that was saved by an ID has no name, and what has no name is kept without one.
+    ok(&["save", "-o", "id.tar", short]);
+    let other = Lab::new();
+    let archive = lab.path().join("id.tar").display().to_string();
+    for again in [false, true] {
+        let loaded = other.run(["load", "-i", &archive]);
+        assert_eq!(loaded.out, format!("Loaded image ID: {id}\n"), "{again}: {}", loaded.err);
+        assert_eq!(other.run(["images", "-aq", "--no-trunc"]).out.trim(), id);
+    }
+    assert_eq!(other.run(["load", "-q", "-i", &archive]).out.trim(), id);
+    assert_eq!(other.run(["run", short, "cat", "/hello"]).out, "hello\n");
+    // It is checked as images with a name are.
+    assert_eq!(other.run(["fsck"]).code, 0);
+    fs::remove_file(file_in(&other.store(), &id[7..]).expect("its config")).expect("removed");
+    let checked = other.run(["fsck"]);
+    assert_eq!(checked.code, 7);
+    let found = format!("{}{}", checked.out, checked.err);
+    assert!(found.contains("without a name"), "{found}");
+    assert_eq!(other.run(["fsck", "--repair"]).code, 0);
+    assert_eq!(other.run(["images", "-aq"]).out, "");
+}
+
+#[test]
+fn images_for_other_platforms_are_listed_and_named_by_their_ids() {
+    let lab = Lab::new();
+    let context = lab.context(&[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    let context = context.display().to_string();
+    for (platforms, name) in [
+        ("linux/s390x", None),
+        ("linux/s390x,linux/riscv64", None),
+        ("linux/s390x,linux/ppc64le", Some("app:1")),
+    ] {
+        let mut args = vec!["build", "-q", "--platform", platforms, context.as_str()];
+        args.extend(name.iter().flat_map(|name| ["-t", *name]));
+        let built = lab.run(&args);
+        assert_eq!(built.code, 0, "{}", built.err);
+        let listed = lab.run(["images", "-a", "--no-trunc", "--format", "{{.ID}} {{.Platform}}"]);
+        let line = listed.out.lines().find(|line| name.is_some() || line.contains(built.out.trim()));
+        assert!(
+            line.is_some_and(|line| line.contains("linux/s390x")),
+            "{platforms}: {}{}",
+            listed.out,
+            listed.err
+        );
+        assert_eq!(listed.err, "");
+        for id in listed.out.lines().filter_map(|line| line.split(' ').next()) {
+            let tagged = lab.run(["tag", id, "other:1"]);
+            assert_eq!(tagged.code, 0, "{id}: {}", tagged.err);
+            assert_eq!(lab.run(["rmi", "other:1"]).code, 0);
+        }
     }
 }

@@ -25,6 +25,7 @@ use crate::store::{Edge, RecordKind, Recorded, Store};
 use super::base_help;
 use super::download::Download;
 use super::failure::{Failure, FailureKind};
+use super::meant::{Meant, meant, no_image};
 use super::request::PullPolicy;
 
 /// Blobs of one image fetched at the same time.
@@ -222,15 +223,24 @@ impl Bases {
     }
 
     fn find_reference(&self, name: &str, platform: &Platform) -> Result<Resolved, Failure> {
-        let reference = Reference::parse(name)
-            .map_err(|error| Failure::new(FailureKind::Base, error.to_string()))?
-            .with_default_tag();
-        // What was built or tagged here is meant, unless a fresh look was asked for.
-        if self.policy != PullPolicy::Always
-            && let Some(image) = from_store(&self.store, &reference, platform)?
-        {
-            return Ok(Resolved { image, origin: Origin::Store });
-        }
+        let in_store = |reference: &Reference| -> Result<Option<Resolved>, Failure> {
+            let image = from_store(&self.store, reference, platform)?;
+            Ok(image.map(|image| Resolved { image, origin: Origin::Store }))
+        };
+        let base = |failure: Failure| Failure { kind: FailureKind::Base, ..failure };
+        let reference = match meant(&self.store, name, platform).map_err(base)? {
+            // What was built or tagged here is meant, unless a fresh look was asked for.
+            Meant::Named(reference) if self.policy != PullPolicy::Always => match in_store(&reference)? {
+                Some(found) => return Ok(found),
+                None => reference,
+            },
+            Meant::Named(reference) | Meant::Elsewhere(reference) => reference,
+            Meant::Id(names) => {
+                let found = names.first().map(in_store).transpose()?.flatten();
+                return found.ok_or_else(|| base(no_image(name)));
+            }
+            Meant::NoSuchId => return Err(base(no_image(name))),
+        };
         let known = self.pulled(&reference, platform)?;
         if self.policy == PullPolicy::Never {
             let image = known.map(|(_, image)| image).ok_or_else(|| {

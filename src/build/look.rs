@@ -36,7 +36,7 @@ impl Transfer<'_> {
         let config = self.config(&*source.content, &parsed.config)?;
         let image = ResolvedImage::new(&source.content.place(), manifest, config)?;
         let name = match place {
-            Place::Registry(name) | Place::Store(name) => Some(name.clone()),
+            Place::Registry(_) | Place::Store(_) => place.name(),
             _ => None,
         };
         Ok(Looked {

@@ -85,13 +85,8 @@ impl Place {
         })
     }
 
-    /// As [`Place::parse`], where a text without transport is an image name: of the store, or, where
-    /// `in_store` says that it is not there, of its registry.
-    pub fn parse_name(
-        text: &str,
-        cwd: &Path,
-        in_store: impl FnOnce(&Reference) -> bool,
-    ) -> Result<Self, Failure> {
+    /// Whether a text names a place, and not only an image.
+    pub(super) fn has_transport(text: &str) -> bool {
         let transport = text.split(':').next().unwrap_or_default();
         let known = ["docker", "store", "oci", "oci-layout", "oci-archive", "docker-archive"];
         let foreign = FOREIGN.contains(&transport) && text.contains(':');
@@ -99,14 +94,12 @@ impl Place {
         let clear = ["oci-layout", "oci-archive", "docker-archive", "docker-daemon", "containers-storage"]
             .contains(&transport)
             && text.contains(':');
-        let placed =
-            text.contains("://") || (known.contains(&transport) && text.contains('/')) || foreign || clear;
         // `store:app` could be the image `store` with the tag `app`; the transport is meant.
-        if placed || text.starts_with("store:") {
-            return Self::parse(text, cwd);
-        }
-        let name = reference(text)?;
-        Ok(if in_store(&name) { Place::Store(name) } else { Place::Registry(name) })
+        text.starts_with("store:")
+            || text.contains("://")
+            || (known.contains(&transport) && text.contains('/'))
+            || foreign
+            || clear
     }
 
     /// The word before the colon, for messages.
@@ -125,6 +118,7 @@ impl Place {
     /// The place of another manifest beside this one, as users may write it: `docker://REPOSITORY@DIGEST`.
     pub fn beside(&self, digest: &Digest) -> String {
         match self {
+            Place::Store(name) if name.stands_for_digest() => format!("store:{digest}"),
             Place::Registry(name) | Place::Store(name) | Place::Engine(name) | Place::Containers(name) => {
                 let slashes = if matches!(self, Place::Registry(_)) { "//" } else { "" };
                 format!("{}:{slashes}{}@{digest}", self.transport(), name.familiar_repository())
@@ -139,7 +133,7 @@ impl Place {
     pub(super) fn name(&self) -> Option<Reference> {
         match self {
             Place::Registry(name) | Place::Store(name) | Place::Engine(name) | Place::Containers(name) => {
-                Some(name.clone())
+                Some(name.clone()).filter(|name| !name.stands_for_digest())
             }
             Place::Layout(_, name) | Place::OciArchive(_, name) | Place::DockerArchive(_, name) => {
                 let name = name.as_ref().filter(|name| name.contains([':', '/']))?;
@@ -211,11 +205,17 @@ mod tests {
         ] {
             assert_eq!(parse(text).err().map(|failure| failure.kind), Some(kind), "{text}");
         }
-        let loose = |text: &str| Place::parse_name(text, dir.path(), |name| name.path == "library/here");
-        assert_eq!(loose("here:1")?, Place::Store(name("here:1")?));
-        assert_eq!(loose("gone:1")?, Place::Registry(name("gone:1")?));
-        assert_eq!(loose("oci:./d:1")?, Place::Layout(at("./d"), Some("1".into())));
-        assert_eq!(loose("oci-archive:f.tar")?, Place::OciArchive(at("f.tar"), None));
+        for (text, has) in [
+            ("here:1", false),
+            ("oci:1", false),
+            ("localhost:5000/app", false),
+            ("oci:./d:1", true),
+            ("oci-archive:f.tar", true),
+            ("store:app", true),
+            ("containerd:app", true),
+        ] {
+            assert_eq!(Place::has_transport(text), has, "{text}");
+        }
         Ok(())
     }
 }

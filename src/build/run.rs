@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::cancel::Cancel;
 use crate::event::Stream;
 use crate::fs::has_user_attributes;
-use crate::image::{Platform, ResolvedImage, from_store, ids};
+use crate::image::{Platform, ResolvedImage, from_store};
 use crate::layer;
 use crate::sandbox::{
     EtcFiles, Exit, Limits, Mount, MountKind, OutputSink, ProcessSpec, ProcessUser, RootFs, SandboxError,
@@ -18,6 +18,7 @@ use crate::steps::run::mount_points;
 
 use super::engine::Engine;
 use super::failure::{Failure, FailureKind};
+use super::meant::{Meant, meant};
 use crate::plan::RunNetwork;
 
 /// What `rbuild run` is asked for.
@@ -133,8 +134,11 @@ impl Engine {
         }
         let usage = |text: String| Failure::new(FailureKind::Usage, text);
         let platform = request.platform.clone().unwrap_or_else(Platform::host);
-        let found = ids::find(&self.store, &request.image, &platform);
-        let name = found.map_err(|error| usage(error.to_string()))?.into_iter().next();
+        let name = match meant(&self.store, &request.image, &platform)? {
+            Meant::Named(name) => Some(name),
+            Meant::Id(names) => names.into_iter().next(),
+            Meant::Elsewhere(_) | Meant::NoSuchId => None,
+        };
         let image = name.map(|name| from_store(&self.store, &name, &platform)).transpose()?.flatten();
         let Some(image) = image else {
             return Err(usage(format!("no image {} in the store", request.image))

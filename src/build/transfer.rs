@@ -14,7 +14,7 @@ use crate::export::{self, Dest, ExportImage};
 use crate::image::choose::{Part, choose};
 use crate::image::inspect::{name_in_store, stored};
 use crate::image::manifest::{MAX_CONFIG_SIZE, MAX_INDEX_DEPTH};
-use crate::image::read::{IMAGE_NAME, REF_NAME};
+use crate::image::read::REF_NAME;
 use crate::image::{Descriptor, Document, Family, Platform, Reference, open_layout, read};
 use crate::registry::origins::{self, Origin};
 use crate::registry::{
@@ -216,51 +216,6 @@ impl Transfer<'_> {
         Ok(Descriptor { platform: top.platform.clone(), ..Descriptor::of(family.manifest(), &bytes) })
     }
 
-    /// Loads all images of an archive or layout into the store. What it holds of an index is kept
-    /// whole, or else the image for the platform asked for. Gives the names, and the digests of images
-    /// without one.
-    pub fn load(&self, path: &Path) -> Result<Vec<Result<Reference, Descriptor>>, Failure> {
-        let source = open_layout(path, self.store)
-            .map_err(|error| Failure::new(FailureKind::Base, error.to_string()))?;
-        let entries = source.entries().to_vec();
-        let content = LayoutContent::new(source);
-        let mut loaded = Vec::new();
-        for entry in entries.iter().filter(|entry| !entry.is_companion()) {
-            let top = if self.is_whole(&content, entry, 0) {
-                entry.clone()
-            } else {
-                self.choose(&content, entry, &Platform::host())?
-            };
-            self.fetch(&content, &top, format!("loading {}", top.digest.short()))?;
-            match name_of(entry) {
-                Some(name) => {
-                    name_in_store(self.store, &name, &bare(&top))?;
-                    loaded.push(Ok(name));
-                }
-                None => loaded.push(Err(bare(&top))),
-            }
-        }
-        Ok(loaded)
-    }
-
-    /// Whether nothing below a descriptor is missing.
-    fn is_whole(&self, content: &dyn Content, descriptor: &Descriptor, depth: u32) -> bool {
-        if depth > MAX_INDEX_DEPTH {
-            return false;
-        }
-        let Ok(bytes) = content.document(descriptor, self.cancel) else { return false };
-        match Document::parse(&bytes) {
-            Ok(Document::Index(index)) => {
-                index.manifests.iter().all(|child| self.is_whole(content, child, depth + 1))
-            }
-            Ok(Document::Manifest(manifest)) => {
-                let mut blobs = manifest.layers.iter().chain([&manifest.config]);
-                blobs.all(|blob| content.open(blob, 0, self.cancel).is_ok())
-            }
-            Err(_) => false,
-        }
-    }
-
     /// Finds an image without fetching more than its manifest.
     pub(super) fn open(&self, place: &Place) -> Result<Source, Failure> {
         let archive = |path: &Path, name: Option<&String>| {
@@ -308,11 +263,6 @@ impl Transfer<'_> {
         }
     }
 
-    /// Whether the store has an image of that name.
-    pub fn has(&self, name: &Reference) -> bool {
-        stored(self.store, name).is_ok_and(|found| found.is_some())
-    }
-
     /// What a name means in the store. Layers that are not compressed yet are compressed now.
     pub fn stored(&self, name: &Reference) -> Result<Descriptor, Failure> {
         let pack = || Ok(export::pack(self.store, name, self.cancel)?);
@@ -338,7 +288,7 @@ impl Transfer<'_> {
     }
 
     /// The image for a platform, where the descriptor is that of an index.
-    fn choose(
+    pub(super) fn choose(
         &self,
         content: &dyn Content,
         top: &Descriptor,
@@ -500,11 +450,4 @@ pub(super) fn bare(descriptor: &Descriptor) -> Descriptor {
 
 pub(super) fn parse(place: &str, bytes: &[u8]) -> Result<Document, Failure> {
     Document::parse(bytes).map_err(|error| Failure::new(FailureKind::Base, format!("{place}: {error}")))
-}
-
-/// The whole name an archive gives an image.
-fn name_of(entry: &Descriptor) -> Option<Reference> {
-    let whole = |name: &&String| name.contains([':', '/']);
-    let name = entry.annotations.get(IMAGE_NAME).or_else(|| entry.annotations.get(REF_NAME).filter(whole))?;
-    Reference::parse_new_name(name).ok()
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
-use crate::build::{Failure, FailureKind, IndexChange, Place, ReferrerList, Transfer};
+use crate::build::{Failure, FailureKind, IndexChange, Loaded, Place, ReferrerList, Transfer};
 use crate::image::{Descriptor, Platform, Reference};
 use crate::visible::visible_line;
 
@@ -140,22 +140,18 @@ pub(super) fn load(session: &Session, args: &LoadArgs) -> Result<u8, Stop> {
     })?;
     for image in loaded {
         match image {
-            Ok(name) if args.quiet => print(&format!("{}\n", name.familiar()))?,
-            Ok(name) => print(&format!("Loaded image: {}\n", name.familiar()))?,
-            Err(descriptor) => {
-                print(&format!("Loaded image without name: {}\n", descriptor.digest))?;
-                let file = if args.input == "-" { "FILE" } else { &args.input };
-                let place = if path.is_dir() { "oci" } else { "oci-archive" };
-                let digest = descriptor.digest;
-                tell(&format!("rbuild: name it with `rbuild copy --all {place}:{file}@{digest} store:NAME`"));
-            }
+            Loaded::Named(name) if args.quiet => print(&format!("{}\n", name.familiar()))?,
+            Loaded::Image(digest) | Loaded::Artifact(digest) if args.quiet => print(&format!("{digest}\n"))?,
+            Loaded::Named(name) => print(&format!("Loaded image: {}\n", name.familiar()))?,
+            Loaded::Image(id) => print(&format!("Loaded image ID: {id}\n"))?,
+            Loaded::Artifact(digest) => print(&format!("Loaded artifact: {digest}\n"))?,
         }
     }
     Ok(0)
 }
 
 /// Archives are read by position, so standard input goes into a file first.
-fn load_stdin(transfer: &Transfer<'_>) -> Result<Vec<Result<Reference, Descriptor>>, Failure> {
+fn load_stdin(transfer: &Transfer<'_>) -> Result<Vec<Loaded>, Failure> {
     if rustix::termios::isatty(std::io::stdin()) {
         return Err(usage("there is no archive on standard input").help("give one with -i FILE"));
     }
@@ -172,7 +168,7 @@ fn load_stdin(transfer: &Transfer<'_>) -> Result<Vec<Result<Reference, Descripto
 /// `rbuild copy`
 pub(super) fn copy(session: &Session, args: &CopyArgs) -> Result<u8, Stop> {
     let cwd = std::env::current_dir()?;
-    let (from, to) = (Place::parse(&args.source, &cwd)?, Place::parse(&args.target, &cwd)?);
+    let to = Place::parse(&args.target, &cwd)?;
     if let Place::Registry(name) | Place::Store(name) | Place::Engine(name) | Place::Containers(name) = &to
         && name.digest.is_some()
     {
@@ -184,6 +180,7 @@ pub(super) fn copy(session: &Session, args: &CopyArgs) -> Result<u8, Stop> {
     }
     let wanted = if args.all { None } else { Some(platform(args.platform.as_deref(), session)?) };
     let (descriptor, referrers) = transfer(session, &args.access, wanted, |transfer| {
+        let from = transfer.source(&args.source, &cwd)?;
         if args.referrers {
             return transfer.copy_with_referrers(&from, &to);
         }
@@ -201,12 +198,16 @@ pub(super) fn copy(session: &Session, args: &CopyArgs) -> Result<u8, Stop> {
 
 /// `rbuild referrers`
 pub(super) fn referrers(session: &Session, args: &ReferrersArgs) -> Result<u8, Stop> {
-    // Referrers are in registries, so a bare name means its registry even where the store knows it.
-    let place = Place::parse_name(&args.image, &std::env::current_dir()?, |_| false)?;
     let wanted = args.platform.as_deref().map(Platform::parse).transpose();
     let wanted = wanted.map_err(|error| usage(error.to_string()))?;
     let kind = args.artifact_type.as_deref();
-    let list = transfer(session, &args.access, wanted, |transfer| transfer.referrers(&place, kind))?;
+    let cwd = std::env::current_dir()?;
+    let (place, list) = transfer(session, &args.access, wanted, |transfer| {
+        // Referrers are in registries, so a bare name means its registry even where the store knows it.
+        let place = transfer.source_or_name(&args.image, &cwd, true)?;
+        let list = transfer.referrers(&place, kind)?;
+        Ok((place, list))
+    })?;
     match args.format {
         ListFormat::Json => print_json(&format!("{:#}\n", referrers_json(&place, &list)))?,
         ListFormat::Table => print(&referrers_table(&place, &list))?,
@@ -290,7 +291,7 @@ fn create(session: &Session, args: &CreateArgs) -> Result<crate::digest::Digest,
 }
 
 fn source(transfer: &Transfer<'_>, text: &str, cwd: &Path) -> Result<Place, Failure> {
-    Place::parse_name(text, cwd, |name| transfer.has(name))
+    transfer.source_or_name(text, cwd, false)
 }
 
 fn annotate(session: &Session, args: &AnnotateArgs) -> Result<crate::digest::Digest, Stop> {

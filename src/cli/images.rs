@@ -3,9 +3,9 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::build::{Failure, FailureKind, Place};
+use crate::build::{Failure, FailureKind, Meant, meant, no_image, without_name};
 use crate::export::{self, Dest};
-use crate::image::ids::{self, FindError};
+use crate::image::ids;
 use crate::image::inspect::{
     ImageSummary, history_rows, inspect_json, list_images, name_in_store, names_of, stored, unnamed_images,
 };
@@ -13,6 +13,7 @@ use crate::image::{Family, Platform, Reference, ResolvedImage, from_store};
 use crate::store::Store;
 
 use super::args::{SaveArgs, SaveFormat};
+use super::image_filters::Filters;
 use super::listing::{self, Column, Form, flexible, whole};
 use super::registry::{AccessArgs, transfer};
 use super::{Session, Stop, print, print_json, tell, template, values};
@@ -33,7 +34,7 @@ pub(super) struct ImagesArgs {
     no_trunc: bool,
     /// Only some: reference=PATTERN, dangling=true|false, label=NAME[=VALUE], before=IMAGE, since=IMAGE
     #[arg(short = 'f', long = "filter", value_name = "NAME=VALUE")]
-    filters: Vec<String>,
+    pub filters: Vec<String>,
     /// table, json, or a Go template
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
@@ -42,7 +43,7 @@ pub(super) struct ImagesArgs {
     json: bool,
     /// Only images of this repository, or with this name; * stands for anything but /
     #[arg(value_name = "NAME[:TAG]")]
-    name: Option<String>,
+    pub name: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -107,24 +108,16 @@ pub(super) fn find(store: &Store, text: &str) -> Result<Reference, Failure> {
 }
 
 fn find_all(store: &Store, text: &str) -> Result<Vec<Reference>, Failure> {
-    let found = ids::find(store, text, &Platform::host()).map_err(|error| match error {
-        FindError::Read(error) => error.into(),
-        error @ FindError::Ambiguous { .. } => usage(error.to_string()).help("give more digits"),
-    })?;
-    // What is no name, and not the ID of an image either, says what is wrong with it as a name.
-    if found.is_empty() && !text.starts_with("sha256:") && text.len() != 64 {
-        Reference::parse(text).map_err(|error| usage(error.to_string()))?;
-    }
-    Ok(found)
+    Ok(match meant(store, text, &Platform::host())? {
+        Meant::Named(name) => vec![name],
+        Meant::Id(names) => names,
+        Meant::Elsewhere(_) | Meant::NoSuchId => Vec::new(),
+    })
 }
 
-fn image(store: &Store, text: &str, platform: &Platform) -> Result<ResolvedImage, Failure> {
+pub(super) fn image(store: &Store, text: &str, platform: &Platform) -> Result<ResolvedImage, Failure> {
     let name = find(store, text)?;
     from_store(store, &name, platform)?.ok_or_else(|| no_image(text))
-}
-
-fn no_image(text: &str) -> Failure {
-    usage(format!("no image {text} in the store")).help("`rbuild images -a` lists what is there")
 }
 
 const REPOSITORY: Column = flexible("REPOSITORY", "Repository");
@@ -196,102 +189,6 @@ fn row(image: &ImageSummary, id: String, now: i64) -> Value {
     })
 }
 
-/// What `--filter` and the name ask for.
-#[derive(Default)]
-struct Filters {
-    patterns: Vec<String>,
-    dangling: Option<bool>,
-    labels: Vec<(String, Option<String>)>,
-    before: Option<String>,
-    since: Option<String>,
-}
-
-impl Filters {
-    fn parse(args: &ImagesArgs, store: &Store) -> Result<Self, Failure> {
-        let mut filters = Filters { patterns: args.name.iter().cloned().collect(), ..Filters::default() };
-        for text in &args.filters {
-            let (name, value) = text
-                .split_once('=')
-                .ok_or_else(|| usage(format!("invalid filter {text:?}")).help("write NAME=VALUE"))?;
-            let created = || {
-                image(store, value, &Platform::host()).map(|image| image.config.created.unwrap_or_default())
-            };
-            match name {
-                "reference" => filters.patterns.push(value.to_owned()),
-                "dangling" => {
-                    let on = super::flags::boolean(value);
-                    let on = on.ok_or_else(|| {
-                        usage(format!("invalid filter {text:?}")).help("it is true or false")
-                    })?;
-                    filters.dangling = Some(on);
-                }
-                "label" => {
-                    let (name, value) =
-                        value.split_once('=').map_or((value, None), |(name, value)| (name, Some(value)));
-                    filters.labels.push((name.to_owned(), value.map(str::to_owned)));
-                }
-                "before" => filters.before = Some(created()?),
-                "since" => filters.since = Some(created()?),
-                _ => {
-                    let message = format!("unknown filter {name:?}");
-                    return Err(Failure::new(FailureKind::Unsupported, message)
-                        .help("there are reference=, dangling=, label=, before= and since="));
-                }
-            }
-        }
-        Ok(filters)
-    }
-
-    fn fit(&self, store: &Store, image: &ImageSummary) -> bool {
-        let named =
-            self.patterns.is_empty() || self.patterns.iter().any(|pattern| is_like(&image.name, pattern));
-        let old = self.before.as_ref().is_none_or(|before| image.created < *before);
-        let new = self.since.as_ref().is_none_or(|since| image.created > *since);
-        named && old && new && (self.labels.is_empty() || self.has_labels(store, image))
-    }
-
-    fn has_labels(&self, store: &Store, image: &ImageSummary) -> bool {
-        let Ok(Some(image)) = from_store(store, &image.name, &Platform::host()) else { return false };
-        let labels = serde_json::to_value(&image.config.config).unwrap_or_default();
-        self.labels.iter().all(|(name, value)| match (&labels["Labels"][name.as_str()], value) {
-            (Value::String(have), Some(want)) => have == want,
-            (have, None) => have.is_string(),
-            _ => false,
-        })
-    }
-}
-
-/// Whether a name fits `REPOSITORY[:TAG]` with wildcards.
-fn is_like(name: &Reference, pattern: &str) -> bool {
-    if name.digest.is_some() && name.tag.is_none() {
-        return false;
-    }
-    let whole = name.familiar();
-    let repository = name.familiar_repository();
-    let last = repository.rsplit('/').next().unwrap_or_default().to_owned();
-    let tag = name.tag.clone().unwrap_or_default();
-    let normal = Reference::parse(pattern).map(|pattern| match pattern.tag {
-        Some(_) => pattern.familiar(),
-        None => pattern.familiar_repository(),
-    });
-    let pattern = normal.as_deref().unwrap_or(pattern);
-    [&whole, &repository, &format!("{last}:{tag}"), &last].into_iter().any(|text| glob(pattern, text))
-}
-
-/// `*` for anything but `/`, `?` for one character.
-fn glob(pattern: &str, text: &str) -> bool {
-    match (pattern.chars().next(), text.chars().next()) {
-        (None, None) => true,
-        (Some('*'), first) => {
-            glob(&pattern[1..], text)
-                || first.is_some_and(|c| c != '/' && glob(pattern, &text[c.len_utf8()..]))
-        }
-        (Some('?'), Some(c)) if c != '/' => glob(&pattern[1..], &text[c.len_utf8()..]),
-        (Some(one), Some(other)) if one == other => glob(&pattern[one.len_utf8()..], &text[one.len_utf8()..]),
-        _ => false,
-    }
-}
-
 /// `rbuild inspect`
 pub(super) fn inspect(session: &Session, args: &InspectArgs) -> Result<u8, Stop> {
     if let Some(kind) = args.kind.as_deref().filter(|kind| !matches!(*kind, "" | "image")) {
@@ -353,8 +250,16 @@ fn inspect_one(
         let cwd = std::env::current_dir()?;
         let wanted = Some(platform.clone());
         let quiet = AccessArgs { insecure_registries: args.access.insecure_registries.clone(), quiet: true };
-        let looked = transfer(session, &quiet, wanted, |transfer| transfer.look(&Place::parse(text, &cwd)?))?;
-        let mut value = inspect_json(&looked.image, &looked.name.into_iter().collect::<Vec<_>>());
+        let (looked, names) = transfer(session, &quiet, wanted, |transfer| {
+            let looked = transfer.look(&transfer.source(text, &cwd)?)?;
+            // An image of the store by its ID has the names that the store has for it.
+            let names = match (&looked.name, text.starts_with("store:")) {
+                (None, true) => names_of(transfer.store, &looked.top.digest)?,
+                (name, _) => name.iter().cloned().collect(),
+            };
+            Ok((looked, names))
+        })?;
+        let mut value = inspect_json(&looked.image, &names);
         value["Manifest"] = json!(looked.top);
         return Ok((value, looked.document));
     }
@@ -423,7 +328,13 @@ pub(super) fn history(session: &Session, args: &HistoryArgs) -> Result<u8, Stop>
 pub(super) fn save(session: &Session, args: &SaveArgs) -> Result<u8, Stop> {
     session.watch_signals()?;
     let store = session.store()?;
-    let names = args.images.iter().map(|text| find(&store, text)).collect::<Result<Vec<_>, _>>()?;
+    let name = |text: &String| match meant(&store, text, &Platform::host())? {
+        Meant::Named(name) => Ok(name),
+        // As in docker, an image that is saved by its ID has no name in the archive.
+        Meant::Id(names) => without_name(&store, &names),
+        Meant::Elsewhere(_) | Meant::NoSuchId => Err(no_image(text)),
+    };
+    let names = args.images.iter().map(name).collect::<Result<Vec<_>, Failure>>()?;
     let cwd = std::env::current_dir()?;
     let family = if args.format == SaveFormat::Docker { Family::Docker } else { Family::Oci };
     let dest = Dest::parse(&args.output, &cwd);
@@ -487,28 +398,6 @@ fn remove(store: &Store, name: &Reference) -> Result<(), Stop> {
             };
             ids::forget_unnamed(store, &image.id).map_err(Failure::from)?;
             print(&format!("Deleted: {}\n", image.id))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_filtered_as_docker_does() {
-        let name = |text: &str| Reference::parse(text).unwrap();
-        for (text, pattern, fits) in [
-            ("app:1", "app", true),
-            ("app:1", "app:1", true),
-            ("app:1", "app:2", false),
-            ("app:1", "ap*", true),
-            ("registry.example.com/team/app:1", "registry.example.com/team/app", true),
-            ("registry.example.com/team/app:1", "registry.example.com/*/app", true),
-            ("app:1", "other", false),
-            ("docker.io/library/app:1", "docker.io/library/app", true),
-        ] {
-            assert_eq!(is_like(&name(text), pattern), fits, "{text} {pattern}");
         }
     }
 }

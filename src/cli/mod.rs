@@ -13,6 +13,7 @@ mod empty;
 mod environment;
 mod flags;
 mod help;
+mod image_filters;
 mod images;
 mod isolation;
 mod listing;

@@ -16,7 +16,7 @@ use super::build::progress_mode;
 use super::{Session, Stop, print, tell};
 
 /// The registry that names without one belong to.
-use crate::image::reference::DEFAULT_DOMAIN;
+use crate::image::reference::{DEFAULT_DOMAIN, is_id_only};
 
 /// What all verbs that may speak to a registry have in common.
 #[derive(Args, Debug, Default)]
@@ -77,6 +77,12 @@ fn usage(message: impl Into<String>) -> Failure {
 }
 
 pub(super) fn named(text: &str) -> Result<Reference, Failure> {
+    if is_id_only(text) {
+        let message = format!("{text} is an image ID, which registries do not know");
+        return Err(
+            usage(message).help("pull by a name, NAME:TAG, or the digest of a manifest, NAME@sha256:...")
+        );
+    }
     let parsed = Reference::parse(text).map_err(|error| usage(error.to_string()))?;
     Ok(parsed.with_default_tag())
 }
@@ -128,11 +134,11 @@ pub(super) fn transfer<T>(
 
 /// `rbuild push`
 pub(super) fn push(session: &Session, args: &PushArgs) -> Result<u8, Stop> {
-    let name = named(&args.image)?;
-    if name.digest.is_some() || (args.all_tags && args.image.ends_with(&format!(":{}", tag_of(&name)))) {
-        return Err(usage("give a name and a tag, or --all-tags and a name without tag").into());
-    }
     let lines = transfer(session, &args.access, None, |transfer| {
+        let name = transfer.name_to_push(&args.image)?;
+        if name.digest.is_some() || (args.all_tags && args.image.ends_with(&format!(":{}", tag_of(&name)))) {
+            return Err(usage("give a name and a tag, or --all-tags and a name without tag"));
+        }
         let mut names = Vec::new();
         if args.all_tags {
             for (known, _) in transfer.store.references()? {

@@ -3,9 +3,9 @@
 use std::io::IsTerminal as _;
 use std::path::Path;
 
-use crate::build::{Engine, Failure, FailureKind, RunRequest};
+use crate::build::{Engine, Failure, FailureKind, Meant, RunRequest, meant, no_image};
 use crate::fs::{IdMap, file_system_name, has_user_attributes};
-use crate::image::{Platform, Reference, ids};
+use crate::image::Platform;
 use crate::sandbox::userns::IdMode;
 use crate::sandbox::{
     NetworkHelper, OciRuntime, SandboxError, UserNetwork, apparmor, landlock_abi, overlay_works,
@@ -83,12 +83,16 @@ fn fetch(session: &Session, request: &RunRequest, policy: &str) -> Result<(), St
     };
     let platform = request.platform.clone().unwrap_or_else(Platform::host);
     let store = session.store()?;
-    let known = ids::find(&store, &request.image, &platform).is_ok_and(|found| !found.is_empty());
+    let meaning = meant(&store, &request.image, &platform)?;
     drop(store);
-    if known && !always {
-        return Ok(());
-    }
-    let name = Reference::parse(&request.image).map_err(|error| usage(error.to_string()))?.with_default_tag();
+    let (name, known) = match meaning {
+        // There is nothing to look up again.
+        Meant::Id(_) => return Ok(()),
+        Meant::NoSuchId => return Err(no_image(&request.image).into()),
+        Meant::Named(_) if !always => return Ok(()),
+        Meant::Named(name) => (name, true),
+        Meant::Elsewhere(name) => (name, false),
+    };
     tell(&format!(
         "rbuild: {} is {}",
         name.familiar(),

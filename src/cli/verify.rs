@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use crate::build::{Failure, FailureKind, Place, Reproduced};
+use crate::build::{Failure, FailureKind, Reproduced};
 use crate::image::{Platform, ResolvedImage, from_store};
 use crate::layer::OnDiskIds;
 use crate::snapshot::Snapshots;
@@ -41,7 +41,7 @@ pub(super) struct ValidateArgs {
 pub(super) fn validate(session: &Session, args: &ValidateArgs) -> Result<u8, Stop> {
     let cwd = std::env::current_dir()?;
     let report = transfer(session, &args.access, None, |transfer| {
-        let place = Place::parse_name(&args.source, &cwd, |name| transfer.has(name))?;
+        let place = transfer.source_or_name(&args.source, &cwd, false)?;
         transfer.validate(&place)
     })?;
     let count = report.problems.len() + report.more;

@@ -359,6 +359,13 @@ impl Check<'_> {
     fn records(&mut self) -> Result<(), StoreError> {
         for item in self.take(Room::Records) {
             let Some(bytes) = item.read()? else { continue };
+            // An image without a name is one all the same, and is needed whole.
+            if let Some(image) = content::unnamed(&bytes) {
+                if let Some(reason) = self.lack(&image.manifest, 0)? {
+                    self.wrong(item.path, format!("the image {} without a name: {reason}", image.id));
+                }
+                continue;
+            }
             let reason = match References::of(&bytes) {
                 None => Some("cannot be read".to_owned()),
                 Some(record) => self.lacks_any(&record.edges)?,

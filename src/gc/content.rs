@@ -3,9 +3,10 @@
 use crate::cache::Record;
 use crate::digest::{ChainId, DiffId, Digest};
 use crate::image::draft::{Draft, packed_key};
+use crate::image::ids::Unnamed;
 use crate::image::{Document, ImageConfig};
 use crate::layer::LayerRecord;
-use crate::store::{Edge, ParsedRecord, Recorded as _, Store, StoreError, parse_record};
+use crate::store::{Edge, ParsedRecord, RecordKind, Recorded as _, Store, StoreError, parse_record};
 
 /// What a record is for collection and checks.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -50,6 +51,16 @@ impl References {
 
     fn one(note: &str, edge: Edge) -> Self {
         References { note: note.to_owned(), edges: vec![edge] }
+    }
+}
+
+/// The image that a record keeps; `None` where it is a record of something else.
+pub(super) fn unnamed(bytes: &[u8]) -> Option<Unnamed> {
+    match parse_record(bytes) {
+        ParsedRecord::Whole(head, content) if head.kind == Some(RecordKind::Image) => {
+            Unnamed::from_bytes(content)
+        }
+        _ => None,
     }
 }
 

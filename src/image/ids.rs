@@ -13,7 +13,7 @@ use crate::store::{Edge, ParsedRecord, RecordKind, Recorded, Room, Store, StoreE
 use super::draft::Draft;
 use super::manifest::{Descriptor, Document};
 use super::platform::Platform;
-use super::read::{ReadError, from_store, named};
+use super::read::{ReadError, ResolvedImage, from_store, named};
 use super::reference::Reference;
 
 /// The fewest digits that are taken for an ID.
@@ -87,6 +87,31 @@ pub fn keep_unnamed(store: &Store, id: &Digest, manifest: &Digest) -> Result<(),
     store.put_record(&key(id), &image)
 }
 
+/// As [`keep_unnamed`], unless a name means this image already: then it is kept as long as that.
+pub fn keep_unless_named(store: &Store, id: &Digest, manifest: &Digest) -> Result<(), StoreError> {
+    if named_ids(store, None)?.contains(&id.hex()) {
+        return Ok(());
+    }
+    keep_unnamed(store, id, manifest)
+}
+
+/// The image that stands for a name in lists: the one for `platform`, or else the first of its index.
+pub fn shown(
+    store: &Store,
+    name: &Reference,
+    platform: &Platform,
+) -> Result<Option<ResolvedImage>, ReadError> {
+    let error = match from_store(store, name, platform) {
+        Err(error @ ReadError::Platform { .. }) => error,
+        other => return other,
+    };
+    let bytes = named(store, name)?.map(|top| store.peek_blob(&top.digest)).transpose()?.flatten();
+    let Ok(Document::Index(index)) = Document::parse(&bytes.unwrap_or_default()) else { return Err(error) };
+    let images = index.manifests.iter().filter(|image| !image.is_companion());
+    let mut found = images.map(|image| Reference::of_digest(image.digest));
+    found.find_map(|image| from_store(store, &image, platform).ok().flatten()).map(Some).ok_or(error)
+}
+
 /// Forgets an image that has no name; `false` where there is none with this ID.
 pub fn forget_unnamed(store: &Store, id: &Digest) -> Result<bool, StoreError> {
     store.remove_record(&key(id))
@@ -94,7 +119,7 @@ pub fn forget_unnamed(store: &Store, id: &Digest) -> Result<bool, StoreError> {
 
 /// Docker's ID of what the store has under a digest: that of the config, or of an index itself. `None` where this
 /// is no image. Marks nothing as used.
-fn id_of(store: &Store, digest: &Digest) -> Result<Option<Digest>, StoreError> {
+pub fn id_of(store: &Store, digest: &Digest) -> Result<Option<Digest>, StoreError> {
     let bytes = store.peek_blob(digest)?.unwrap_or_default();
     if let Some(draft) = Draft::parse(&bytes) {
         return Ok(Some(draft.config().digest));
@@ -178,7 +203,7 @@ pub fn find(store: &Store, text: &str, platform: &Platform) -> Result<Vec<Refere
     for (name, _) in store.references()? {
         let Ok(name) = Reference::parse(&name) else { continue };
         let Some(top) = named(store, &name).ok().flatten() else { continue };
-        let config = from_store(store, &name, platform).ok().flatten();
+        let config = shown(store, &name, platform).ok().flatten();
         let config = config.map(|image| (image.manifest.config.digest, image.manifest_digest));
         let manifest = config.map(|(_, manifest)| manifest);
         let id = config.map_or(top.digest, |(config, _)| config);

@@ -9,7 +9,7 @@ use super::config::ImageConfig;
 use super::draft::{self, DRAFT, Draft};
 use super::manifest::{Descriptor, Document, MAX_INDEX_DEPTH, MAX_MANIFEST_SIZE};
 use super::platform::Platform;
-use super::read::{ReadError, ResolvedImage, StoreBlobs, from_store, named, read_document};
+use super::read::{ReadError, ResolvedImage, StoreBlobs, named, read_document};
 use super::reference::Reference;
 
 /// One line of `history`, newest first.
@@ -78,16 +78,16 @@ pub struct ImageSummary {
 pub struct ImageList {
     /// Those that are complete.
     pub images: Vec<ImageSummary>,
-    /// Names whose image is damaged or has nothing for the platform asked for, with the reason.
+    /// Names whose image is damaged, with the reason.
     pub broken: Vec<(String, ReadError)>,
 }
 
-/// Lists the named images of the store, as seen from `platform`. Names of artifacts are passed over.
+/// Lists the named images of the store. Of an index, the image for `platform` is shown, or else its first. Names of artifacts are passed over.
 pub fn list_images(store: &Store, platform: &Platform) -> Result<ImageList, ReadError> {
     let mut list = ImageList::default();
     for (name, _) in store.references()? {
         let Ok(reference) = Reference::parse(&name) else { continue };
-        match from_store(store, &reference, platform) {
+        match super::ids::shown(store, &reference, platform) {
             Ok(Some(image)) => list.images.push(ImageSummary {
                 name: reference,
                 manifest_digest: (!image.is_draft()).then_some(image.manifest_digest),
@@ -104,12 +104,12 @@ pub fn list_images(store: &Store, platform: &Platform) -> Result<ImageList, Read
     Ok(list)
 }
 
-/// The images of the store that have no name and are for `platform`, as [`list_images`] lists the others.
+/// The images of the store that have no name, as [`list_images`] lists the others.
 pub fn unnamed_images(store: &Store, platform: &Platform) -> Result<Vec<ImageSummary>, ReadError> {
     let mut all = Vec::new();
     for image in super::ids::unnamed(store)? {
         let name = Reference::of_digest(image.manifest);
-        if let Ok(Some(found)) = from_store(store, &name, platform) {
+        if let Ok(Some(found)) = super::ids::shown(store, &name, platform) {
             all.push(ImageSummary {
                 name,
                 manifest_digest: (!found.is_draft()).then_some(found.manifest_digest),
@@ -253,7 +253,7 @@ fn layer_bytes(image: &ResolvedImage) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::{Family, History, Image, LayerRef, assemble};
+    use crate::image::{Family, History, Image, LayerRef, assemble, from_store};
 
     type Result<T = (), E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 

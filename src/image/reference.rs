@@ -16,6 +16,8 @@ pub const DEFAULT_DOMAIN: &str = "docker.io";
 pub const DEFAULT_TAG: &str = "latest";
 
 const LEGACY_DEFAULT_DOMAIN: &str = "index.docker.io";
+/// How image IDs begin where they are written whole.
+const ALGORITHM: &str = "sha256";
 const OFFICIAL_PREFIX: &str = "library/";
 const MAX_NAME_LENGTH: usize = 255;
 const MAX_TAG_LENGTH: usize = 128;
@@ -99,6 +101,9 @@ pub enum ReferenceError {
         /// The part that is wrong.
         digest: String,
     },
+    /// A repository called like the algorithm of a digest, which would be taken for an image ID.
+    #[error("invalid image name {0:?}: sha256 is the beginning of an image ID, not the name of a repository")]
+    Algorithm(String),
     /// A digest where a new name is given.
     #[error(
         "invalid image name {0:?}: the digest is known only after the build, so a name for the result \
@@ -157,6 +162,9 @@ impl Reference {
         let parsed = Self::parse(text)?;
         if parsed.digest.is_some() {
             return Err(ReferenceError::DigestInName(text.to_owned()));
+        }
+        if parsed.domain == DEFAULT_DOMAIN && parsed.path == format!("{OFFICIAL_PREFIX}{ALGORITHM}") {
+            return Err(ReferenceError::Algorithm(text.to_owned()));
         }
         Ok(parsed.with_default_tag())
     }
@@ -238,6 +246,20 @@ impl FromStr for Reference {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::parse(text)
     }
+}
+
+/// Whether a text can be an image ID and nothing else: digits after `sha256:`, or 64 of them.
+pub fn is_id_only(text: &str) -> bool {
+    let is_hex = |text: &str| text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
+    match text.strip_prefix(ALGORITHM).and_then(|rest| rest.strip_prefix(':')) {
+        Some(digits) => is_hex(digits),
+        None => text.len() == 64 && is_hex(text),
+    }
+}
+
+/// Whether a text can mean an image: a name or an image ID.
+pub fn check_image(text: &str) -> Result<(), ReferenceError> {
+    if is_id_only(text) { Ok(()) } else { Reference::parse(text).map(drop) }
 }
 
 /// A colon begins a tag only after the last slash; before it, a port.

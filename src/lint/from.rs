@@ -1,7 +1,8 @@
 //! Rules about `FROM`: its arguments and its platform.
 
 use crate::dockerfile::From;
-use crate::image::{Platform, Reference};
+use crate::image::Platform;
+use crate::image::reference::check_image;
 
 use super::finding::{Edit, Findings, Place};
 use super::near::near;
@@ -29,7 +30,7 @@ fn invalid_defaults(stages: &Stages<'_>, findings: &mut Findings<'_>) {
     for stage in &stages.dockerfile.stages {
         let written = &stage.from.image.text;
         let Ok(read) = scope::read(stages.expander(), written, &defaults) else { return };
-        if Reference::parse(&read.text).is_err() && read.text != "scratch" {
+        if check_image(&read.text).is_err() && read.text != "scratch" {
             let detail =
                 format!("Default value for ARG {written} results in empty or invalid base image name");
             findings.add(&rules::INVALID_DEFAULT_ARG_IN_FROM, Place::from(&stage.from), detail);

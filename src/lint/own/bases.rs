@@ -1,6 +1,7 @@
 //! Bases and stages as a whole.
 
 use crate::image::Reference;
+use crate::image::reference::is_id_only;
 use crate::lint::finding::{Findings, Place};
 use crate::lint::rule as rules;
 use crate::lint::stages::{Base, Stages, same};
@@ -21,7 +22,8 @@ fn unpinned(stages: &Stages<'_>, name: &str, place: Place<'_>, findings: &mut Fi
     let canonical = reference.to_string();
     let last = canonical.rsplit('/').next().unwrap_or("");
     let floating = !last.contains('@') && (!last.contains(':') || last.ends_with(":latest"));
-    if floating && !context {
+    // An ID never means another image.
+    if floating && !context && !is_id_only(name) {
         let detail = format!("{name:?} is not pinned and can change at any time; name a version or a digest");
         findings.add(&rules::UNPINNED_BASE, place, detail);
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::dockerfile::{Source, Word};
+use crate::image::reference::check_image;
 use crate::image::{Platform, Reference};
 use crate::suggest::suggest;
 
@@ -43,9 +44,9 @@ impl Builder<'_> {
             None => self.outside(&name),
         };
         if let Origin::Image(name) = &origin {
-            let valid = self.input.contexts.contains_key(name) || Reference::parse(name).is_ok();
+            let valid = self.input.contexts.contains_key(name) || check_image(name).is_ok();
             if !valid {
-                let error = Reference::parse(name).err().map_or_else(String::new, |error| error.to_string());
+                let error = check_image(name).err().map_or_else(String::new, |error| error.to_string());
                 return Err(PlanError::at(source, from.image.span, error));
             }
         }
@@ -144,7 +145,7 @@ impl Builder<'_> {
             };
         }
         match self.outside(name) {
-            Origin::Image(image) => match Reference::parse(&image) {
+            Origin::Image(image) => match check_image(&image) {
                 Err(error) if !self.input.contexts.contains_key(&image) => {
                     let names = stages[..index].iter().filter_map(|stage| stage.name());
                     let error = PlanError::at(source, from.span, error.to_string());
