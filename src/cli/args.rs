@@ -9,6 +9,7 @@ use crate::registry::SourceNetwork;
 
 use super::check::{CallArgs, CheckArgs};
 use super::copy::{CopyArgs, IndexCommand, LoadArgs, ReferrersArgs};
+use super::deferred::Deferred;
 use super::empty::path;
 use super::flags::boolean;
 use super::images::{HistoryArgs, ImagesArgs, InspectArgs, RmiArgs};
@@ -39,22 +40,22 @@ pub(super) struct Cli {
 #[derive(Subcommand, Debug)]
 pub(super) enum Command {
     /// Build an image from a Dockerfile
-    Build(Box<BuildArgs>),
+    Build(Deferred<BuildArgs>),
     /// Show what a build would do, as text, dot or JSON
-    Plan(Box<PlanArgs>),
+    Plan(Deferred<PlanArgs>),
     /// Check a Dockerfile, and set right what can be
-    Check(Box<CheckArgs>),
+    Check(Deferred<CheckArgs>),
     /// Run a command in an image, in the foreground
     #[command(disable_help_flag = true)]
-    Run(Box<RunArgs>),
+    Run(Deferred<RunArgs>),
     /// List the images of the store
-    Images(ImagesArgs),
+    Images(Deferred<ImagesArgs>),
     /// Show everything about images as JSON
-    Inspect(InspectArgs),
+    Inspect(Deferred<InspectArgs>),
     /// Show how an image came to be
-    History(HistoryArgs),
+    History(Deferred<HistoryArgs>),
     /// Write images to an archive; of an index, the image for this machine
-    Save(SaveArgs),
+    Save(Deferred<SaveArgs>),
     /// Give an image another name
     Tag {
         /// Name or ID it has
@@ -63,24 +64,24 @@ pub(super) enum Command {
         target: String,
     },
     /// Remove names of images
-    Rmi(RmiArgs),
+    Rmi(Deferred<RmiArgs>),
     /// Send an image of the store to its registry
-    Push(PushArgs),
+    Push(Deferred<PushArgs>),
     /// Fetch an image from its registry into the store
-    Pull(PullArgs),
+    Pull(Deferred<PullArgs>),
     /// Read the images of an archive into the store
-    Load(LoadArgs),
+    Load(Deferred<LoadArgs>),
     /// Copy an image between registries, layouts, archives and the store
-    Copy(CopyArgs),
+    Copy(Deferred<CopyArgs>),
     /// List what refers to an image: signatures, bills of materials, attestations
-    Referrers(ReferrersArgs),
+    Referrers(Deferred<ReferrersArgs>),
     /// Make and change indexes: several images under one name
     Index {
         #[command(subcommand)]
         command: IndexCommand,
     },
     /// Keep credentials for a registry
-    Login(LoginArgs),
+    Login(Deferred<LoginArgs>),
     /// Forget the credentials for a registry
     Logout {
         /// The registry
@@ -88,26 +89,26 @@ pub(super) enum Command {
         registry: Option<String>,
     },
     /// Check every rule of an image's formats, down to the bytes of its layers
-    Validate(ValidateArgs),
+    Validate(Deferred<ValidateArgs>),
     /// List the files in which two images of the store differ
-    Diff(DiffArgs),
+    Diff(Deferred<DiffArgs>),
     /// Build twice without the cache and explain every difference
-    VerifyReproducible(Box<ReproduceArgs>),
+    VerifyReproducible(Deferred<ReproduceArgs>),
     /// Remove from the store what is not needed
-    Prune(PruneArgs),
+    Prune(Deferred<PruneArgs>),
     /// Show what the store takes
-    Du(DuArgs),
+    Du(Deferred<DuArgs>),
     /// Check the store for damage
-    Fsck(FsckArgs),
+    Fsck(Deferred<FsckArgs>),
     /// Show what this machine allows and how rbuild uses it
-    Info(InfoArgs),
+    Info(Deferred<InfoArgs>),
     /// Print a completion script
     Completion {
         /// The shell
         shell: clap_complete::Shell,
     },
     /// Print the version
-    Version(VersionArgs),
+    Version(Deferred<VersionArgs>),
     /// Explain a command, its flags, or a topic
     Help {
         /// A command or a topic; without, both are listed
@@ -493,13 +494,16 @@ pub(super) enum SaveFormat {
 pub(super) fn completion(shell: clap_complete::Shell) -> Vec<u8> {
     let mut root = Cli::command();
     let known: Vec<String> = root.get_arguments().map(|arg| arg.get_id().to_string()).collect();
-    let build = root.find_subcommand("build").cloned().unwrap_or_default();
+    let build = BuildArgs::augment_args(clap::Command::new("build"));
     for arg in build.get_arguments().filter(|arg| !arg.is_positional()) {
         if !known.contains(&arg.get_id().to_string()) {
             root = root.arg(with_values(arg.clone()));
         }
     }
-    root = root.mut_subcommand("build", |build| build.mut_args(with_values));
+    root = root.mut_subcommand("build", |known| {
+        let about = known.get_about().cloned().unwrap_or_default();
+        build.about(about).mut_args(with_values)
+    });
     let mut out = Vec::new();
     clap_complete::generate(shell, &mut root, "rbuild", &mut out);
     out
@@ -542,7 +546,7 @@ mod tests {
     fn build_is_what_is_meant_without_a_command() {
         for text in ["-t a:1 .", "build -t a:1 .", "buildx build -t a:1 .", "--root /x -t a:1 ."] {
             let cli = parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
-            let Command::Build(args) = cli.command else { panic!("{text}") };
+            let Command::Build(Deferred(args)) = cli.command else { panic!("{text}") };
             assert_eq!((args.tags, args.input.context), (vec!["a:1".to_owned()], ".".into()));
         }
         assert!(matches!(parse("-").map(|cli| cli.command), Ok(Command::Build(_))));

@@ -53,6 +53,8 @@ impl Line {
                 }
                 if let Some(found) = command.find_subcommand(text) {
                     command = found.clone();
+                    // Its flags are defined by this.
+                    command.build();
                 }
                 self.out.push(arg);
                 continue;

@@ -9,6 +9,7 @@ mod build;
 mod cache;
 mod check;
 mod copy;
+mod deferred;
 mod empty;
 mod environment;
 mod flags;
@@ -202,10 +203,10 @@ fn dispatch(cli: Cli, env: Environment, started: Started) -> Result<u8, Stop> {
 
 fn perform(command: Command, session: &Session) -> Result<u8, Stop> {
     match command {
-        Command::Build(args) => build::build(session, *args),
-        Command::Check(args) => check::check(session, *args),
-        Command::Plan(args) => build::plan(session, *args),
-        Command::Run(args) => run::run(session, *args),
+        Command::Build(args) => build::build(session, *args.0),
+        Command::Check(args) => check::check(session, *args.0),
+        Command::Plan(args) => build::plan(session, *args.0),
+        Command::Run(args) => run::run(session, *args.0),
         Command::Images(args) => images::images(session, &args),
         Command::Inspect(args) => images::inspect(session, &args),
         Command::History(args) => images::history(session, &args),
