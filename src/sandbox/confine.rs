@@ -6,15 +6,17 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::OnceLock;
 use std::thread;
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, BitFlags, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _,
-    Scope, path_beneath_rules,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, PathBeneath, Ruleset, RulesetAttr as _,
+    RulesetCreatedAttr as _, Scope,
 };
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{prepare, seccomp, syscalls};
@@ -168,10 +170,13 @@ impl Confinement {
         if landlock_abi().is_none() {
             return Ok(());
         }
-        self.landlock(is_program).map_err(|error| io::Error::other(format!("Landlock: {error}")))
+        self.landlock(is_program).map_err(|error| match error.downcast::<io::Error>() {
+            Ok(error) => *error,
+            Err(error) => io::Error::other(format!("Landlock: {error}")),
+        })
     }
 
-    fn landlock(&self, is_program: bool) -> Result<(), landlock::RulesetError> {
+    fn landlock(&self, is_program: bool) -> Result<(), AnyError> {
         let read = AccessFs::ReadFile | AccessFs::ReadDir;
         let mut write = read | AccessFs::from_write(NEWEST);
         let mut ruleset = Ruleset::default().handle_access(AccessFs::from_all(NEWEST))?;
@@ -183,18 +188,36 @@ impl Confinement {
                 ruleset = ruleset.handle_access(AccessNet::ConnectTcp)?;
             }
         }
-        let rules = |paths: &[PathBuf], access: BitFlags<AccessFs>| {
-            // Paths that do not exist are left out.
-            path_beneath_rules(paths, access).collect::<Vec<_>>()
-        };
-        ruleset
+        let ruleset = ruleset
             .create()?
             .add_rules(rules(&self.execute, AccessFs::from_read(NEWEST)))?
             .add_rules(rules(&self.read, read))?
-            .add_rules(rules(&self.write, write))?
-            .restrict_self()
-            .map(drop)
+            .add_rules(rules(&self.write, write))?;
+        Ok(ruleset.restrict_self().map(drop)?)
     }
+}
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Rules for the paths that are there and can be reached. One that cannot be opened for lack of descriptors or
+/// memory is an error: without its rule the work would fail later, as if the file were missing.
+fn rules(
+    paths: &[PathBuf],
+    access: BitFlags<AccessFs>,
+) -> impl Iterator<Item = Result<PathBeneath<OwnedFd>, AnyError>> {
+    paths.iter().filter_map(move |path| {
+        let opened = match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(opened) => opened,
+            Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => {
+                return Some(Err(io::Error::from(errno).into()));
+            }
+            Err(_) => return None,
+        };
+        let stat = rustix::fs::fstat(&opened);
+        let is_directory = stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir());
+        let fitting = if is_directory { access } else { access & AccessFs::from_file(NEWEST) };
+        Some(Ok(PathBeneath::new(opened, fitting)))
+    })
 }
 
 /// Where a program's libraries and helpers lie.
