@@ -197,7 +197,31 @@ fn run_mounts_limits_and_names_as_docker_does() {
             0,
             "image file flag environment other\n",
         ),
-        (&["-h", "box"], "hostname", 0, "box\n"),
+        (&["-h", "box"], "hostname; echo $HOSTNAME", 0, "box\nbox\n"),
+        (&["-h", "box", "-e", "HOSTNAME=other"], "echo $HOSTNAME", 0, "other\n"),
+        (
+            &["--cap-drop=ALL", "--cap-add=chown"],
+            "grep CapEff /proc/self/status",
+            0,
+            "CapEff:\t0000000000000001\n",
+        ),
+        (&["--cap-drop=CAP_CHOWN"], "touch /f; chown 1 /f || echo refused", 0, "refused\n"),
+        (
+            &["--read-only", "-w", "/new/dir", "--tmpfs", "/t"],
+            "pwd; touch /t/a /f || echo refused",
+            0,
+            "/new/dir\nrefused\n",
+        ),
+        (&["--init"], "[ $$ != 1 ] && exit 7", 7, ""),
+        (&["--init"], "kill -9 $$", 137, ""),
+        // What has lost its parent is collected.
+        (
+            &["--init"],
+            "(sleep 0 &); i=0; while grep -q '^State:.Z' /proc/[0-9]*/status && [ $i -lt 600 ]; do sleep 0.1; i=$((i+1)); done; \
+             [ $i -lt 600 ]",
+            0,
+            "",
+        ),
         (&["--hostname=box2", "--name", "ignored"], "cat /etc/hostname", 0, "box2\n"),
         (&["--add-host", "db:192.0.2.7,web:192.0.2.8"], "grep -cE '192.0.2.(7|8)' /etc/hosts", 0, "2\n"),
         (&["--ulimit", "nofile=99:99"], "ulimit -n", 0, "99\n"),
@@ -212,6 +236,7 @@ fn run_mounts_limits_and_names_as_docker_does() {
     assert_eq!(fs::read_to_string(shared.join("g")).ok().as_deref(), Some("new\n"));
     for (args, code) in [
         (&["run", "app:1", "no-such-program"][..], 127),
+        (&["run", "--init", "app:1", "no-such-program"], 127),
         (&["run", "app:1", "/etc"], 126),
         (&["run", "--no-such-flag", "app:1"], 125),
         (&["run", "--pull=never", "nothing:1"], 125),

@@ -15,7 +15,7 @@ use crate::image::{self, Family, Platform, Reference};
 use crate::layer::OnDiskIds;
 use crate::plan::{Base, Entitlements, Plan, Step, StepKind};
 use crate::registry::RegistryAccess;
-use crate::sandbox::{AppArmor, Native, OciRuntime, PrivateIds, Sandbox, SandboxError, Ulimit};
+use crate::sandbox::{AppArmor, Forward, Native, OciRuntime, PrivateIds, Sandbox, SandboxError, Ulimit};
 use crate::snapshot::{Chain, SnapshotError, Snapshots};
 use crate::solve::{Executor, LocalExecutor, NoExecutor, ResultKind, SolveError, Solver, StepError};
 use crate::steps::mount::MountSettings;
@@ -340,6 +340,12 @@ impl Engine {
     /// A network that costs nothing until a process needs it.
     pub(super) fn network(&self) -> Arc<BuildNetwork> {
         Arc::new(BuildNetwork::new(self.options.network_helpers.clone(), self.ids.clone()))
+    }
+
+    /// A network with ports of this machine that lead inside; why there is none.
+    pub(super) fn network_with(&self, ports: Vec<Forward>) -> Result<Arc<BuildNetwork>, String> {
+        let (search_path, ids) = (self.options.network_helpers.clone(), self.ids.clone());
+        BuildNetwork::forwarding(search_path, ids, ports).map(Arc::new)
     }
 
     fn run_settings(&self, request: &BuildRequest, plan: &Plan) -> RunSettings {

@@ -56,6 +56,6 @@ pub use request::{
 };
 pub use run::{RunMount, RunRequest};
 
-pub use crate::sandbox::Limits;
+pub use crate::sandbox::{Forward, Limits, Signals};
 pub use crate::steps::mount::{Secret, SshSource};
 pub use transfer::Transfer;

@@ -1,6 +1,7 @@
 //! `rbuild run`: a process on an image of the store, in the sandbox that builds use.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::cancel::Cancel;
 use crate::event::Stream;
@@ -8,8 +9,8 @@ use crate::fs::has_user_attributes;
 use crate::image::{Platform, ResolvedImage, from_store};
 use crate::layer;
 use crate::sandbox::{
-    EtcFiles, Exit, Limits, Mount, MountKind, OutputSink, ProcessSpec, ProcessUser, RootFs, SandboxError,
-    Security, Stdio, Ulimit,
+    Container, EtcFiles, Exit, Forward, Limits, Mount, MountKind, OutputSink, ProcessSpec, ProcessUser,
+    RootFs, SandboxError, Security, Signals, Stdio, Ulimit,
 };
 use crate::snapshot::{Chain, PlainRoot, Tree};
 use crate::steps::accounts;
@@ -54,6 +55,16 @@ pub struct RunRequest {
     pub shm_size: Option<u64>,
     /// Which image of an index; that of this machine by default.
     pub platform: Option<Platform>,
+    /// Ports of this machine that lead to the process. Only on the default network.
+    pub ports: Vec<Forward>,
+    /// Capabilities as a set of bits; Docker's where none is given.
+    pub capabilities: Option<u64>,
+    /// The root file system cannot be written to.
+    pub read_only: bool,
+    /// A small init is the first process.
+    pub init: bool,
+    /// Signals for the process.
+    pub signals: Option<Arc<Signals>>,
 }
 
 /// A mount that is asked for. Targets are absolute.
@@ -105,7 +116,10 @@ impl RunMount {
 fn missing_points(tree: &Tree, request: &RunRequest, image: &ResolvedImage) -> Vec<(Vec<u8>, bool)> {
     let volumes = image.config.config.volumes.keys().map(|path| (path.as_bytes(), false));
     let mounts = request.mounts.iter().map(|mount| (mount.target(), mount.is_file()));
-    let all = volumes.chain(mounts).filter_map(|(path, is_file)| {
+    // Elsewhere it is made when the process starts.
+    let workdir = request.workdir.as_ref().unwrap_or(&image.config.config.working_dir);
+    let workdir = (request.read_only && workdir.starts_with('/')).then_some((workdir.as_bytes(), false));
+    let all = volumes.chain(mounts).chain(workdir).filter_map(|(path, is_file)| {
         let real = tree.resolve(path).ok().filter(|real| !real.is_empty() && tree.lookup(real).is_none())?;
         Some((real, is_file))
     });
@@ -145,7 +159,13 @@ impl Engine {
                 .help("build it with `rbuild -t NAME .`; `rbuild images` lists what is there"));
         };
         let chain = self.snapshots.stored_chain(&image.stored_layers(), cancel)?;
-        let network = self.network();
+        let network = match request.ports.as_slice() {
+            [] => self.network(),
+            ports => self.network_with(ports.to_vec()).map_err(|why| {
+                Failure::new(FailureKind::Sandbox, format!("cannot publish ports: {why}"))
+                    .help("with --network host the program listens on this machine's own ports")
+            })?,
+        };
         network.begin(request.network);
         let connect =
             || network.connect(request.network, &self.options.resolv_conf, &request.extra_hosts, notice);
@@ -228,6 +248,7 @@ impl Engine {
         let user = accounts(&self.snapshots, chain, &tree)?
             .run_user(user)
             .map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))?;
+        let hostname = request.hostname.clone().unwrap_or_else(|| image.manifest_digest.short());
         let split = |pair: &String| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             (name.as_bytes().to_vec(), value.as_bytes().to_vec())
@@ -242,6 +263,7 @@ impl Engine {
                 env.push((name.to_vec(), value.as_bytes().to_vec()));
             }
         };
+        default(b"HOSTNAME", &hostname);
         default(b"HOME", &user.home);
         if request.terminal {
             default(b"TERM", "xterm");
@@ -255,7 +277,7 @@ impl Engine {
             env,
             cwd: cwd.as_bytes().to_vec(),
             user: ProcessUser { uid: user.uid, gid: user.gid, groups: user.groups },
-            hostname: request.hostname.clone().unwrap_or_else(|| image.manifest_digest.short()),
+            hostname,
             root,
             mounts: request.mounts.iter().map(RunMount::to_mount).collect(),
             network: connection.network,
@@ -273,6 +295,12 @@ impl Engine {
             timeout: None,
             scratch: scratch.to_owned(),
             stdio: if request.terminal { Stdio::Terminal } else { Stdio::Inherit },
+            container: Container {
+                capabilities: request.capabilities,
+                read_only: request.read_only,
+                init: request.init,
+                signals: request.signals.clone(),
+            },
         })
     }
 }

@@ -134,13 +134,13 @@ const ELSEWHERE: &[(&str, &[&str], &str)] = &[
     ("run", &["-d", "--detach"], "rbuild keeps no containers: run it in the background of your shell with &"),
     (
         "run",
-        &["-p", "--publish", "-P", "--publish-all", "--expose"],
-        "with --network host the program listens on this machine's own ports",
+        &["-P", "--publish-all", "--expose"],
+        "-p PORT publishes a port at a free one of this machine, -p PORT:PORT at one you choose",
     ),
     (
         "run",
-        &["--privileged", "--cap-add", "--cap-drop", "--device"],
-        "the command has Docker's default rights",
+        &["--privileged", "--device"],
+        "the command has Docker's default rights; --cap-add adds single capabilities",
     ),
     (
         "run",
@@ -156,12 +156,6 @@ const ELSEWHERE: &[(&str, &[&str], &str)] = &[
         "run",
         &["-l", "--label", "--label-file"],
         "rbuild keeps no containers that a label could mark: leave it out",
-    ),
-    ("run", &["--read-only"], "nothing that the command writes is kept in any case"),
-    (
-        "run",
-        &["--init"],
-        "let the command be a small init itself, such as tini, if it starts others and leaves them",
     ),
     (
         "run",

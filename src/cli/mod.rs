@@ -7,6 +7,7 @@
 mod args;
 mod build;
 mod cache;
+mod capabilities;
 mod check;
 mod copy;
 mod deferred;
@@ -21,10 +22,12 @@ mod listing;
 mod mistakes;
 mod mounts;
 mod outputs;
+mod ports;
 mod registry;
 mod render;
 mod results;
 mod run;
+mod run_args;
 mod secret;
 mod store;
 mod template;
@@ -35,7 +38,7 @@ mod words;
 
 use std::io::{self, Write as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use clap::Parser as _;
 use clap::error::ErrorKind;
@@ -46,7 +49,7 @@ use crate::fs::IdMap;
 use crate::progress::{self, Mode, Renderer};
 use crate::registry::{Notices, Settings, SourceNetwork};
 use crate::sandbox::userns::{EnterRequest, Entered, IdMode, RealUser, enter};
-use crate::sandbox::{AppArmor, OciRuntime, is_ignored};
+use crate::sandbox::{AppArmor, OciRuntime, Signals, is_ignored};
 use crate::steps::remote::RemoteOptions;
 use crate::store::Store;
 use crate::visible::{visible, visible_json};
@@ -150,7 +153,18 @@ fn exit_code(kind: FailureKind) -> u8 {
         FailureKind::Store => 7,
         FailureKind::Unsupported => 8,
         FailureKind::Sandbox => 9,
-        FailureKind::Interrupted => 130,
+        FailureKind::Interrupted => interrupted(),
+    }
+}
+
+/// The signal that asked the program to end.
+static ENDED_BY: AtomicI32 = AtomicI32::new(0);
+
+/// The exit code of what was interrupted: 128 and the number of the signal, as shells have it.
+fn interrupted() -> u8 {
+    match ENDED_BY.load(Ordering::Relaxed) {
+        0 => 130,
+        signal => u8::try_from(128 + signal).unwrap_or(130),
     }
 }
 
@@ -314,15 +328,26 @@ impl Session {
     /// The first Ctrl-C stops in order, the second at once. What the caller ignores (nohup does SIGHUP, a shell
     /// without job control SIGINT for a command in the background) stays ignored.
     fn watch_signals(&self) -> Result<(), Stop> {
+        self.watch_signals_for(None)
+    }
+
+    /// As [`Session::watch_signals`]; as long as a process runs that takes signals, it gets them instead.
+    fn watch_signals_for(&self, process: Option<Arc<Signals>>) -> Result<(), Stop> {
         if self.watching.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
-        use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-        let wanted = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !is_ignored(*signal));
+        use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+        let own = [SIGINT, SIGTERM, SIGHUP];
+        let more: &[i32] = if process.is_some() { &[SIGQUIT, SIGUSR1, SIGUSR2] } else { &[] };
+        let wanted = own.iter().chain(more).copied().filter(|signal| !is_ignored(*signal));
         let mut signals = signal_hook::iterator::Signals::new(wanted)?;
         let cancel = self.cancel.clone();
         let watch = move || {
             for signal in signals.forever() {
+                if process.as_ref().is_some_and(|process| process.send(signal)) || !own.contains(&signal) {
+                    continue;
+                }
+                ENDED_BY.store(signal, Ordering::Relaxed);
                 if cancel.is_cancelled() {
                     std::process::exit(128 + signal);
                 }

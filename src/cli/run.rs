@@ -2,8 +2,9 @@
 
 use std::io::IsTerminal as _;
 use std::path::Path;
+use std::sync::Arc;
 
-use crate::build::{Engine, Failure, FailureKind, Meant, RunRequest, meant, no_image};
+use crate::build::{Engine, Failure, FailureKind, Meant, RunNetwork, RunRequest, Signals, meant, no_image};
 use crate::fs::{IdMap, file_system_name, has_user_attributes};
 use crate::image::Platform;
 use crate::sandbox::userns::IdMode;
@@ -14,10 +15,14 @@ use crate::sandbox::{
 
 use crate::visible::visible_line;
 
-use super::args::{InfoArgs, RunArgs};
+use super::args::InfoArgs;
 use super::environment::Environment;
 use super::registry::{AccessArgs, transfer};
-use super::{Session, Stop, build, isolation, mounts, print, print_json, tell, template, values};
+use super::run_args::RunArgs;
+use super::{
+    Session, Stop, build, capabilities, interrupted, isolation, mounts, ports, print, print_json, tell,
+    template, values,
+};
 
 /// Docker's exit code for failures that are not the command's own.
 pub(super) const FAILED: u8 = 125;
@@ -39,9 +44,20 @@ pub(super) fn run(session: &Session, args: RunArgs) -> Result<u8, Stop> {
         return Err(usage(message).into());
     }
     let platform = args.platform.as_deref().map(Platform::parse).transpose();
+    let network = build::network(&args.network)?;
+    if !args.publish.is_empty() && network != RunNetwork::Default {
+        let message = format!("-p has no effect with --network {}", args.network);
+        return Err(usage(message).help("leave one of them out").into());
+    }
+    let signals = Arc::new(Signals::new()?);
     let request = RunRequest {
         env: environment(&args)?,
-        network: build::network(&args.network)?,
+        network,
+        ports: ports::all(&args.publish, |text| tell(&format!("rbuild: {text}")))?,
+        capabilities: capabilities::set(&args.cap_add, &args.cap_drop)?,
+        read_only: args.read_only,
+        init: args.init,
+        signals: Some(signals.clone()),
         terminal: args.tty || both,
         hostname: args.hostname.filter(|name| !name.is_empty()),
         mounts: mounts::all(&args.volumes, &args.mounts, &args.tmpfs)?,
@@ -61,12 +77,13 @@ pub(super) fn run(session: &Session, args: RunArgs) -> Result<u8, Stop> {
         workdir,
         user: args.user,
     };
+    session.watch_signals_for(Some(signals))?;
     fetch(session, &request, &args.pull)?;
-    if !request.terminal {
-        session.watch_signals()?;
-    }
     let engine = session.engine_with(args.userns, None, isolation::apparmor(&args.security_opts)?)?;
     let code = engine.run(&request, &|text| tell(&format!("rbuild: {text}")), &session.cancel)?;
+    if session.cancel.is_cancelled() {
+        return Ok(interrupted());
+    }
     Ok(u8::try_from(code & 0xff).unwrap_or(1))
 }
 

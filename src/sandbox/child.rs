@@ -4,7 +4,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{CWD, Mode};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -55,11 +55,13 @@ pub(super) enum Stage {
     RuntimeEnded,
     /// A signal ended the runtime's container; its number stands in for the errno.
     Signalled,
+    ReadOnly,
+    Init,
     Exec,
 }
 
 /// Words for the stages, in order.
-pub(super) const STAGES: [&str; 29] = [
+pub(super) const STAGES: [&str; 31] = [
     "start the process",
     "enter the network namespace",
     "make the mount namespace private",
@@ -88,6 +90,8 @@ pub(super) const STAGES: [&str; 29] = [
     "start the OCI runtime",
     "run the OCI runtime",
     "wait for the OCI runtime",
+    "make the root file system read-only (Linux 5.12 or newer is needed)",
+    "start an init",
     "exec",
 ];
 
@@ -210,6 +214,11 @@ fn set_up(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
     rustix::process::pivot_root(c".", c".").at(Stage::Pivot)?;
     rustix::mount::unmount(c".", UnmountFlags::DETACH).at(Stage::Pivot)?;
     rustix::process::chdir(c"/").at(Stage::Pivot)?;
+    if plan.read_only {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::openat(CWD, c"/", flags, Mode::empty()).at(Stage::ReadOnly)?;
+        syscalls::mount_setattr(root.as_fd(), syscalls::MOUNT_ATTR_RDONLY, false).at(Stage::ReadOnly)?;
+    }
     rustix::system::sethostname(&plan.hostname).at(Stage::Hostname)?;
     if plan.loopback {
         syscalls::loopback_up().at(Stage::Loopback)?;
@@ -274,7 +283,33 @@ fn enter(
     if let (Some(proc), Some(profile)) = (proc, &plan.profile) {
         confine_next_program(proc, profile).at(Stage::Confinement)?;
     }
+    if plan.init {
+        become_init(plan, streams).at(Stage::Init)?;
+    }
     Ok(start_program(plan))
+}
+
+/// Leaves an init behind and goes on as its child, in a process group that has the terminal.
+fn become_init(plan: &Plan, streams: &Streams<'_>) -> Result<(), Errno> {
+    syscalls::set_signal_mask(u64::MAX);
+    // SAFETY: there is one thread here, and neither side allocates or unwinds before it executes a program or exits.
+    match unsafe { super::clone::fork_here() }? {
+        Some(program) => {
+            // The program tells how it starts; its end of the pipe is the last one.
+            syscalls::close(std::os::fd::AsRawFd::as_raw_fd(&streams.error));
+            super::signals::init(program)
+        }
+        None => {
+            rustix::process::setpgid(None, None)?;
+            if plan.terminal {
+                // Until it is in front, the terminal would stop it for trying.
+                let own = rustix::process::getpgrp();
+                rustix::termios::tcsetpgrp(rustix::stdio::stdin(), own)?;
+            }
+            syscalls::set_signal_mask(0);
+            syscalls::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong).map(drop)
+        }
+    }
 }
 
 /// Drops capabilities for good and installs the filter of system calls.

@@ -14,6 +14,7 @@ mod emulation;
 mod fallback;
 mod identity;
 mod lifeline;
+mod lines;
 mod mounts;
 mod native;
 mod network;
@@ -24,6 +25,7 @@ mod probe;
 mod program;
 mod request;
 mod seccomp;
+mod signals;
 mod spec;
 mod streams;
 mod supervisor;
@@ -36,14 +38,16 @@ pub use apparmor::AppArmor;
 pub use confine::{Confinement, landlock_abi};
 pub use emulation::obstacle;
 pub use native::Native;
-pub use network::{NetworkHelper, UserNetwork, outward_address};
+pub use network::{Forward, NetworkHelper, UserNetwork, outward_address};
 pub use oci::OciRuntime;
+pub use prepare::DEFAULT_CAPABILITIES;
 pub use private::PrivateIds;
 pub use probe::{Facts, overlay_works, private_ids_work, probe};
 pub use request::{Memory, Place, Request};
+pub use signals::Signals;
 pub use spec::{
-    EtcFiles, Exit, Limits, Mount, MountKind, Network, OutputSink, ProcessSpec, ProcessUser, RootFs, Sandbox,
-    SandboxError, Security, Stdio, Ulimit, Whose,
+    Container, EtcFiles, Exit, Limits, Mount, MountKind, Network, OutputSink, ProcessSpec, ProcessUser,
+    RootFs, Sandbox, SandboxError, Security, Stdio, Ulimit, Whose,
 };
 pub use syscalls::{is_ignored, leave};
 

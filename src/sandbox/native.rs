@@ -18,9 +18,11 @@ use super::cgroup::{Cgroup, Hits};
 use super::child::{self, Listening, STAGES, Stage, Streams};
 use super::fallback::Fallback;
 use super::lifeline;
+use super::lines::Lines;
 use super::prepare::{self, Plan};
 use super::private::PrivateIds;
 use super::probe;
+use super::signals::{Delivery, Signals};
 use super::spec::{
     Exit, Limits, MountKind, Network, OutputSink, ProcessSpec, Sandbox, SandboxError, Security,
 };
@@ -28,10 +30,6 @@ use super::streams::{Relay, Wiring, pipe};
 use super::supervisor::{self, Duty, NodeMounts};
 use super::syscalls;
 use super::terminal::Terminal;
-
-/// Longest piece of output handed on as one line.
-const LINE_LIMIT: usize = 64 * 1024;
-const READ_BUFFER: usize = 64 * 1024;
 
 /// rbuild's own sandbox: namespaces, overlayfs, capabilities and a system call filter, without help
 /// from any other program.
@@ -303,6 +301,8 @@ impl Running {
         let mut lines: Vec<Lines> = self.output.iter().map(|(stream, _)| Lines::new(*stream)).collect();
         let mut open: Vec<bool> = vec![true; self.output.len()];
         let mut given_up = None;
+        let (signals, mut delivery) = (spec.container.signals.as_deref(), Delivery::new(spec.container.init));
+        let _taken = signals.map(Taken::begin);
         loop {
             let mut fds = vec![PollFd::new(&self.pidfd, PollFlags::IN)];
             let watch_cancel = given_up.is_none();
@@ -315,6 +315,8 @@ impl Running {
             for at in &which {
                 fds.push(PollFd::new(&self.output[*at].1, PollFlags::IN));
             }
+            let signals_at = fds.len();
+            fds.extend(signals.map(|signals| PollFd::from_borrowed_fd(signals.fd(), PollFlags::IN)));
             let terminal_at = fds.len();
             if let Some(terminal) = &self.terminal {
                 fds.extend(terminal.poll_fds());
@@ -331,8 +333,20 @@ impl Running {
                     open[*at] = false;
                 }
             }
-            if let Some(terminal) = &mut self.terminal {
-                terminal.relay(ready.get(terminal_at..).unwrap_or_default());
+            let mut ends = None;
+            if let Some(terminal) = &mut self.terminal
+                && terminal.relay(ready.get(terminal_at..).unwrap_or_default())
+                && delivery.typed(self.pidfd.as_fd())
+            {
+                ends = Some(libc::SIGINT);
+            }
+            if terminal_at > signals_at && ready[signals_at] {
+                let mut all = std::iter::from_fn(|| signals?.take());
+                ends = ends.or(all.find(|signal| delivery.deliver(self.pidfd.as_fd(), *signal)));
+            }
+            if let Some(signal) = ends.filter(|_| given_up.is_none()) {
+                given_up = Some(Exit::Signal(signal));
+                self.kill();
             }
             let ended = ready[0];
             if watch_cancel && ready[1] {
@@ -394,6 +408,22 @@ impl Running {
     }
 }
 
+/// Signals go to a process as long as this lives.
+struct Taken<'a>(&'a Signals);
+
+impl<'a> Taken<'a> {
+    fn begin(signals: &'a Signals) -> Self {
+        signals.set_open(true);
+        Taken(signals)
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.0.set_open(false);
+    }
+}
+
 fn remaining(deadline: Option<Instant>) -> Option<Timespec> {
     let left = deadline?.saturating_duration_since(Instant::now());
     Some(Timespec {
@@ -450,57 +480,4 @@ fn failure(message: &[u8; 5]) -> SandboxError {
         _ => "",
     };
     SandboxError::Setup { stage: name.to_owned(), source, hint: hint.to_owned() }
-}
-
-/// Cuts a stream into lines.
-struct Lines {
-    stream: Stream,
-    pending: Vec<u8>,
-    /// Parts of the line were handed on already.
-    cut: bool,
-    buffer: Vec<u8>,
-}
-
-impl Lines {
-    fn new(stream: Stream) -> Self {
-        Lines { stream, pending: Vec::new(), cut: false, buffer: vec![0; READ_BUFFER] }
-    }
-
-    /// Reads once; `false` at the end.
-    fn read(&mut self, fd: &OwnedFd, output: &dyn OutputSink) -> bool {
-        let count = match rustix::io::read(fd, &mut self.buffer[..]) {
-            Ok(0) => return false,
-            Ok(count) => count,
-            Err(Errno::INTR) => return true,
-            Err(_) => return false,
-        };
-        for piece in self.buffer[..count].split_inclusive(|byte| *byte == b'\n') {
-            self.pending.extend_from_slice(piece);
-            if piece.ends_with(b"\n") {
-                self.pending.pop();
-                if self.pending.last() == Some(&b'\r') {
-                    self.pending.pop();
-                }
-                output.line(self.stream, &self.pending);
-                self.pending.clear();
-                self.cut = false;
-            } else if self.pending.len() >= LINE_LIMIT {
-                output.part(self.stream, &self.pending);
-                self.pending.clear();
-                self.cut = true;
-            }
-        }
-        if !self.pending.is_empty() {
-            output.unfinished(self.stream, &self.pending);
-        }
-        true
-    }
-
-    fn flush(&mut self, output: &dyn OutputSink) {
-        if !self.pending.is_empty() || self.cut {
-            output.line(self.stream, &self.pending);
-            self.pending.clear();
-            self.cut = false;
-        }
-    }
 }

@@ -36,6 +36,27 @@ const NAME_SERVER: &str = "10.0.2.3";
 /// An address that belongs to nobody (RFC 5737): asking for the route to it sends nothing.
 const ANYWHERE: &str = "198.51.100.1:9";
 
+/// A port of this machine that leads to one of a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// Address of this machine; all of them where none is given.
+    pub address: Option<IpAddr>,
+    /// Port of this machine.
+    pub outside: u16,
+    /// Port of the namespace.
+    pub inside: u16,
+    /// UDP instead of TCP.
+    pub udp: bool,
+}
+
+impl Forward {
+    /// As pasta takes it: `[ADDRESS/]PORT:PORT`.
+    fn of_pasta(&self) -> String {
+        let address = self.address.map(|address| format!("{address}/")).unwrap_or_default();
+        format!("{address}{}:{}", self.outside, self.inside)
+    }
+}
+
 /// A program that connects a network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkHelper {
@@ -63,15 +84,22 @@ impl NetworkHelper {
             .collect()
     }
 
-    fn command(&self, namespace: &Path) -> Command {
+    fn command(&self, namespace: &Path, forwards: &[Forward]) -> Command {
         let mut command = Command::new(&self.program);
         match self.kind {
             Kind::Pasta => {
                 command.args(["--foreground", "--quiet", "--config-net", "--no-map-gw"]);
-                // Nothing is forwarded, neither from outside nor to this machine's loopback.
-                for direction in ["-t", "-u", "-T", "-U"] {
-                    command.args([direction, "none"]);
+                // Nothing else is forwarded, neither from outside nor to this machine's loopback.
+                for (direction, udp) in [("-t", false), ("-u", true)] {
+                    let mut ports = forwards.iter().filter(|forward| forward.udp == udp).peekable();
+                    if ports.peek().is_none() {
+                        command.args([direction, "none"]);
+                    }
+                    for port in ports {
+                        command.args([direction, &port.of_pasta()]);
+                    }
                 }
+                command.args(["-T", "none", "-U", "none"]);
                 command.args(["-a", ADDRESS, "-n", NETMASK, "-g", GATEWAY, "--dns-forward", NAME_SERVER]);
                 if is_initial_user_namespace() {
                     // As anybody else it could not enter the namespace; it drops its capabilities itself.
@@ -109,9 +137,22 @@ impl UserNetwork {
     /// Makes a namespace and connects it with the first helper that works. The error is that of the
     /// last one. Processes with other IDs than this machine's need to say which.
     pub fn start(helpers: &[NetworkHelper], ids: Option<&PrivateIds>) -> Result<Self, String> {
-        let mut last = "neither pasta nor slirp4netns is installed".to_owned();
-        for helper in helpers {
-            match Self::start_with(helper, ids) {
+        Self::forwarding(helpers, ids, &[])
+    }
+
+    /// As [`UserNetwork::start`], with ports of this machine that lead inside. Only pasta does that.
+    pub fn forwarding(
+        helpers: &[NetworkHelper],
+        ids: Option<&PrivateIds>,
+        forwards: &[Forward],
+    ) -> Result<Self, String> {
+        let mut last = match forwards {
+            [] => "neither pasta nor slirp4netns is installed".to_owned(),
+            _ => "pasta (package passt) is not installed".to_owned(),
+        };
+        let able = |helper: &&NetworkHelper| forwards.is_empty() || helper.kind == Kind::Pasta;
+        for helper in helpers.iter().filter(able) {
+            match Self::start_with(helper, ids, forwards) {
                 Ok(network) => return Ok(network),
                 Err(error) => last = format!("{}: {error}", helper.program.display()),
             }
@@ -119,12 +160,16 @@ impl UserNetwork {
         Err(last)
     }
 
-    fn start_with(helper: &NetworkHelper, ids: Option<&PrivateIds>) -> io::Result<Self> {
+    fn start_with(
+        helper: &NetworkHelper,
+        ids: Option<&PrivateIds>,
+        forwards: &[Forward],
+    ) -> io::Result<Self> {
         let keeper = Keeper::start(ids.map(PrivateIds::network).transpose()?)?;
         let path = PathBuf::from(format!("/proc/{}/ns/net", keeper.pid));
         let namespace = Arc::new(OwnedFd::from(File::open(&path)?));
         let mut log = File::from(rustix::fs::memfd_create("network", rustix::fs::MemfdFlags::CLOEXEC)?);
-        let mut command = helper.command(&path);
+        let mut command = helper.command(&path, forwards);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?);
         let child = keeper.spawn(command)?;
         let program = helper.program.clone();

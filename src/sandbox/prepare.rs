@@ -29,7 +29,7 @@ pub(super) use self::overlay::Overlay;
 
 /// Docker's default capabilities: chown, dac_override, fowner, fsetid, kill, setgid, setuid,
 /// setpcap, net_bind_service, net_raw, sys_chroot, mknod, audit_write, setfcap.
-pub(super) const DEFAULT_CAPABILITIES: u64 = 0xa804_25fb;
+pub const DEFAULT_CAPABILITIES: u64 = 0xa804_25fb;
 /// Highest capability number that exists today, and room for more: dropping unknown ones is an error
 /// that is ignored.
 pub(super) const LAST_CAPABILITY: u32 = 63;
@@ -69,6 +69,10 @@ pub(super) struct Plan {
     pub groups: Vec<u32>,
     pub set_groups: bool,
     pub capabilities: Option<u64>,
+    /// The root file system is mounted read-only before the program starts.
+    pub read_only: bool,
+    /// The program is a child of the first process, which collects others.
+    pub init: bool,
     pub filter: Option<Vec<sock_filter>>,
     /// What the filter asks the parent about.
     pub asks: Option<Duty>,
@@ -144,6 +148,12 @@ pub(super) fn plan(
         (_, Some(_)) if sandboxed => Some(Duty::Devices),
         _ => None,
     };
+    let wanted = spec.container.capabilities.unwrap_or(DEFAULT_CAPABILITIES);
+    if sandboxed && private_ids.is_none() && wanted & !DEFAULT_CAPABILITIES & !permitted != 0 {
+        return Err(SandboxError::Invalid(
+            "rbuild does not have the capabilities that are to be added".into(),
+        ));
+    }
     let mut namespaces = libc::CLONE_NEWNS
         | libc::CLONE_NEWPID
         | libc::CLONE_NEWUTS
@@ -172,7 +182,9 @@ pub(super) fn plan(
         gid: spec.user.gid,
         groups: spec.user.groups.clone(),
         set_groups: !single_id,
-        capabilities: sandboxed.then_some(DEFAULT_CAPABILITIES & permitted),
+        capabilities: sandboxed.then_some(wanted & permitted),
+        read_only: spec.container.read_only,
+        init: spec.container.init,
         filter: match (sandboxed, asks) {
             (_, Some(Duty::OneId)) => Some(seccomp::single_id_filter(!sandboxed)),
             (_, Some(Duty::Groups)) => Some(seccomp::groups_filter(!sandboxed)),

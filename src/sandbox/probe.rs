@@ -107,5 +107,6 @@ fn nothing(root: RootFs, scratch: PathBuf) -> ProcessSpec {
         timeout: None,
         scratch,
         stdio: Stdio::Lines,
+        container: Default::default(),
     }
 }

@@ -48,6 +48,21 @@ pub struct ProcessSpec {
     pub scratch: PathBuf,
     /// Standard streams.
     pub stdio: Stdio,
+    /// What a container has that a step of a build has not.
+    pub container: Container,
+}
+
+/// What may be arranged for a container besides.
+#[derive(Clone, Debug, Default)]
+pub struct Container {
+    /// Its capabilities as a set of bits; `None` stands for [`super::DEFAULT_CAPABILITIES`].
+    pub capabilities: Option<u64>,
+    /// The root file system cannot be written to; what is mounted there can.
+    pub read_only: bool,
+    /// A small init is its first process: it passes signals on and collects processes that lost their parents.
+    pub init: bool,
+    /// Signals for its first process.
+    pub signals: Option<Arc<super::Signals>>,
 }
 
 /// Files of `/etc` that are mounted and never become part of an image.

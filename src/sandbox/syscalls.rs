@@ -415,6 +415,31 @@ pub(super) fn reset_signal(signal: libc::c_int) {
     unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, SIGNAL_SET_SIZE) };
 }
 
+/// Waits for any signal, all of which are blocked; `None` where the wait was interrupted.
+pub(super) fn wait_for_signal() -> Option<i32> {
+    let all = u64::MAX;
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: the kernel reads a set of the size that is given, and stores nothing.
+    let signal = unsafe {
+        libc::syscall(libc::SYS_rt_sigtimedwait, std::ptr::from_ref(&all), none, none, SIGNAL_SET_SIZE)
+    };
+    i32::try_from(signal).ok().filter(|signal| *signal > 0)
+}
+
+/// Collects a child that has ended, whichever it is: its number and its status.
+pub(super) fn collect_any() -> Option<(i32, i32)> {
+    let mut status = 0;
+    // SAFETY: the kernel stores a number in `status`.
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+    (pid > 0).then_some((pid, status))
+}
+
+/// Sends a signal to a child that was not collected yet.
+pub(super) fn send_signal(pid: i32, signal: i32) {
+    // SAFETY: no memory is involved.
+    unsafe { libc::kill(pid, signal) };
+}
+
 /// Bytes of the kernel's set of signals.
 const SIGNAL_SET_SIZE: usize = 8;
 

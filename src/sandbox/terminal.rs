@@ -15,7 +15,10 @@ use rustix::net::{
     SendFlags,
 };
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
-use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+use rustix::termios::{
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr,
+    tcsetwinsize,
+};
 
 const BUFFER: usize = 16 * 1024;
 
@@ -83,20 +86,29 @@ impl Terminal {
         fds
     }
 
-    /// Carries what is ready.
-    pub fn relay(&mut self, ready: &[bool]) {
+    /// Carries what is ready. Whether the user typed nothing but the key that the terminal turns into an interrupt.
+    pub fn relay(&mut self, ready: &[bool]) -> bool {
         self.copy_size();
         if ready.first() == Some(&true) {
-            copy(self.master.as_fd(), rustix::stdio::stdout());
+            copy(self.master.as_fd(), rustix::stdio::stdout(), |_| {});
         }
-        if ready.get(1) == Some(&true) && !copy(rustix::stdio::stdin(), self.master.as_fd()) {
-            self.input_open = false;
+        if ready.get(1) != Some(&true) {
+            return false;
         }
+        // As the process has set it: a program that reads keys by itself gets this one too.
+        let settings = tcgetattr(&self.master).ok();
+        let key = settings.filter(|settings| settings.local_modes.contains(LocalModes::ISIG));
+        let key = key.map(|settings| settings.special_codes[SpecialCodeIndex::VINTR]);
+        let mut interrupts = false;
+        let look =
+            |typed: &[u8]| interrupts = !typed.is_empty() && typed.iter().all(|byte| Some(*byte) == key);
+        self.input_open = copy(rustix::stdio::stdin(), self.master.as_fd(), look);
+        interrupts
     }
 
     /// Carries what is left when the process has ended.
     pub fn drain(&mut self) {
-        while copy(self.master.as_fd(), rustix::stdio::stdout()) {}
+        while copy(self.master.as_fd(), rustix::stdio::stdout(), |_| {}) {}
     }
 }
 
@@ -123,11 +135,12 @@ pub(super) fn make(pts: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> Result<OwnedF
     Ok(own)
 }
 
-/// Copies once; `false` when there is nothing more.
-fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> bool {
+/// Copies once, and shows what it copies; `false` when there is nothing more.
+fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, mut look: impl FnMut(&[u8])) -> bool {
     let mut buffer = [0u8; BUFFER];
     let Ok(count) = rustix::io::read(from, &mut buffer) else { return false };
     let mut rest = &buffer[..count];
+    look(rest);
     while !rest.is_empty() {
         match rustix::io::write(to, rest) {
             Ok(written) => rest = &rest[written..],

@@ -81,6 +81,7 @@ impl Lab {
             timeout: Some(Duration::from_secs(60)),
             scratch,
             stdio: Stdio::Lines,
+            container: Default::default(),
         }
     }
 

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 
 use crate::plan::{HOST_GATEWAY, RunNetwork};
 use crate::plan::{Step, StepKind};
-use crate::sandbox::{Network, NetworkHelper, PrivateIds, UserNetwork, outward_address};
+use crate::sandbox::{Forward, Network, NetworkHelper, PrivateIds, UserNetwork, outward_address};
 
 type Starting = JoinHandle<Result<UserNetwork, String>>;
 
@@ -19,6 +19,8 @@ pub struct BuildNetwork {
     search_path: Option<OsString>,
     helpers: OnceLock<Vec<NetworkHelper>>,
     ids: Option<PrivateIds>,
+    /// Ports of this machine that lead inside.
+    forwards: Vec<Forward>,
     /// A step of the build is going to use it.
     expected: AtomicBool,
     starting: Mutex<Option<Starting>>,
@@ -41,6 +43,18 @@ impl BuildNetwork {
     /// `ids` are those that the processes have, where they are not this machine's.
     pub fn new(search_path: Option<OsString>, ids: Option<PrivateIds>) -> Self {
         BuildNetwork { search_path, ids, ..Self::default() }
+    }
+
+    /// As [`BuildNetwork::new`], with ports of this machine that lead inside. There is no other network then: fails
+    /// where it cannot be made, with why.
+    pub fn forwarding(
+        search_path: Option<OsString>,
+        ids: Option<PrivateIds>,
+        forwards: Vec<Forward>,
+    ) -> Result<Self, String> {
+        let network = BuildNetwork { search_path, ids, forwards, ..Self::default() };
+        network.started(&|_| {}).map_err(String::clone)?;
+        Ok(network)
     }
 
     /// Says which steps the build has. Where one of them needs it, it is there before the first step of all
@@ -126,7 +140,7 @@ impl BuildNetwork {
             let thread = self.starting.lock().unwrap_or_else(PoisonError::into_inner).take();
             let started = match thread.map(JoinHandle::join) {
                 Some(Ok(started)) => started,
-                _ => UserNetwork::start(self.helpers(), self.ids()),
+                _ => UserNetwork::forwarding(self.helpers(), self.ids(), &self.forwards),
             };
             started.inspect_err(|why| {
                 notice(format!(

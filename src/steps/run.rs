@@ -312,6 +312,7 @@ impl Job<'_> {
             timeout: settings.timeout,
             scratch: scratch.to_owned(),
             stdio: if self.report.events.separates_streams() { Stdio::Lines } else { Stdio::Merged },
+            container: Default::default(),
         })
     }
 }
