@@ -63,6 +63,8 @@ mod tests {
     #[test]
     fn every_topic_that_messages_name_exists() {
         let names: Vec<String> = topics().map(|(name, _)| name).collect();
+        let unique: std::collections::BTreeSet<&String> = names.iter().collect();
+        assert_eq!(unique.len(), names.len(), "{names:?}");
         for name in ["exit-codes", "outputs", "the-store", "environment", "registries.toml", "docker"] {
             assert!(names.iter().any(|known| known == name), "{name}: {names:?}");
         }

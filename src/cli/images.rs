@@ -14,6 +14,7 @@ use crate::store::Store;
 
 use super::args::{SaveArgs, SaveFormat};
 use super::image_filters::Filters;
+use super::inspect_fields;
 use super::listing::{self, Column, Form, flexible, whole};
 use super::registry::{AccessArgs, transfer};
 use super::{Session, Stop, print, print_json, tell, template, values};
@@ -218,7 +219,7 @@ pub(super) fn inspect(session: &Session, args: &InspectArgs) -> Result<u8, Stop>
     match &template {
         Some(template) => {
             for value in &all {
-                print(&format!("{}\n", template.render(value)?))?;
+                print(&format!("{}\n", template.render(&inspect_fields::complete(value))?))?;
             }
         }
         None if args.format.as_deref() == Some("json") => print_json(&format!("{}\n", json!(all)))?,

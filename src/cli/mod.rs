@@ -17,6 +17,7 @@ mod flags;
 mod help;
 mod image_filters;
 mod images;
+mod inspect_fields;
 mod isolation;
 mod listing;
 mod mistakes;

@@ -5,7 +5,7 @@ use std::str::Chars;
 
 use serde_json::Value;
 
-use super::{Failure, Node, Pipe, Template, Term, wrong};
+use super::{Failure, Node, Pipe, Range, Template, Term, wrong};
 
 /// Blocks inside blocks.
 const DEPTH: usize = 64;
@@ -18,6 +18,11 @@ enum Token {
     Pipe,
     Open,
     Close,
+    /// `:=`
+    Declare,
+    /// `=`
+    Assign,
+    Comma,
 }
 
 enum Piece {
@@ -108,7 +113,10 @@ fn tokens(action: &str) -> Result<Vec<Token>, Failure> {
             '(' => all.push(Token::Open),
             ')' => all.push(Token::Close),
             '"' | '`' => all.push(Token::Text(quoted(&mut rest, c)?)),
-            ':' | '=' | ',' => return Err(wrong("variables are not supported")),
+            ':' if rest.next_if_eq(&'=').is_some() => all.push(Token::Declare),
+            ':' => return Err(wrong("a : alone means nothing")),
+            '=' => all.push(Token::Assign),
+            ',' => all.push(Token::Comma),
             first => {
                 let mut word = String::from(first);
                 while let Some(c) =
@@ -167,7 +175,10 @@ fn nodes(pieces: &mut std::vec::IntoIter<Piece>, depth: usize) -> Result<(Vec<No
             "template" | "define" | "block" | "break" | "continue" => {
                 return Err(wrong(format!("{word} is not supported")));
             }
-            _ => all.push(Node::Print(pipe(&tokens)?)),
+            _ => match variable(&tokens)? {
+                Some((name, declared, rest)) => all.push(Node::Set(name, pipe(rest)?, declared)),
+                None => all.push(Node::Print(pipe(&tokens)?)),
+            },
         }
     }
     Ok((all, End::File))
@@ -180,7 +191,21 @@ fn block(
     depth: usize,
 ) -> Result<Node, Failure> {
     let missing = || wrong(format!("{{{{{word}}}}} without {{{{end}}}}"));
-    let condition = pipe(condition)?;
+    let mut head = Head::default();
+    let condition = match word {
+        "range" => {
+            let (names, rest) = range_variables(condition)?;
+            head.range = names;
+            pipe(rest)?
+        }
+        _ => match variable(condition)? {
+            Some((name, true, rest)) => {
+                head.variable = Some(name);
+                pipe(rest)?
+            }
+            _ => pipe(condition)?,
+        },
+    };
     let (yes, end) = nodes(pieces, depth + 1)?;
     let no = match end {
         End::File => return Err(missing()),
@@ -196,11 +221,70 @@ fn block(
             Some(_) => return Err(wrong("{{else}} is followed by something else than if")),
         },
     };
-    Ok(match word {
-        "if" => Node::If(condition, yes, no),
-        "with" => Node::With(condition, yes, no),
-        _ => Node::Range(condition, yes, no),
-    })
+    Ok(head.node(word, condition, yes, no))
+}
+
+/// The variables that a block declares in its head.
+#[derive(Default)]
+struct Head {
+    variable: Option<String>,
+    range: Vec<String>,
+}
+
+impl Head {
+    fn node(self, word: &str, condition: Pipe, yes: Vec<Node>, no: Vec<Node>) -> Node {
+        let condition_of = |name: &Option<String>, condition: Pipe| match name {
+            Some(name) => vec![vec![Term::Variable(name.clone(), Vec::new())]],
+            None => condition,
+        };
+        let (mut names, declared) = (self.range.into_iter(), self.variable.clone());
+        let inner = match word {
+            "range" => {
+                let (first, second) = (names.next(), names.next());
+                let (key, value) = if second.is_some() { (first, second) } else { (None, first) };
+                return Node::Range(Range { key, value, over: condition }, yes, no);
+            }
+            "if" => Node::If(condition_of(&self.variable, condition.clone()), yes, no),
+            _ => Node::With(condition_of(&self.variable, condition.clone()), yes, no),
+        };
+        match declared {
+            // The variable ends with the block: that of an outer block, which is always true, stands around it.
+            Some(name) => {
+                let always = vec![vec![Term::Literal(true.into())]];
+                Node::If(always, vec![Node::Set(name, condition, true), inner], Vec::new())
+            }
+            None => inner,
+        }
+    }
+}
+
+/// `$x := ...` and `$x = ...`: the name, whether it is declared, and what follows.
+fn variable(tokens: &[Token]) -> Result<Option<(String, bool, &[Token])>, Failure> {
+    match tokens {
+        [Token::Word(name), how @ (Token::Declare | Token::Assign), rest @ ..] => {
+            Ok(Some((variable_name(name)?, *how == Token::Declare, rest)))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// `$x := ...` and `$i, $x := ...` of a range.
+fn range_variables(tokens: &[Token]) -> Result<(Vec<String>, &[Token]), Failure> {
+    match tokens {
+        [Token::Word(one), Token::Declare, rest @ ..] => Ok((vec![variable_name(one)?], rest)),
+        [Token::Word(one), Token::Comma, Token::Word(other), Token::Declare, rest @ ..] => {
+            Ok((vec![variable_name(one)?, variable_name(other)?], rest))
+        }
+        all if all.contains(&Token::Declare) => {
+            Err(wrong("range takes one variable, or two: {{range $i, $x := ...}}"))
+        }
+        all => Ok((Vec::new(), all)),
+    }
+}
+
+fn variable_name(word: &str) -> Result<String, Failure> {
+    let name = word.strip_prefix('$').filter(|name| !name.is_empty() && !name.contains('.'));
+    name.map(str::to_owned).ok_or_else(|| wrong(format!("{word} is no name of a variable")))
 }
 
 fn pipe(tokens: &[Token]) -> Result<Pipe, Failure> {
@@ -237,6 +321,9 @@ fn calls(rest: &mut std::slice::Iter<'_, Token>, depth: usize) -> Result<Pipe, F
             }
             Token::Text(text) => Term::Literal(Value::String(text.clone())),
             Token::Word(word) => term(word)?,
+            Token::Declare | Token::Assign | Token::Comma => {
+                return Err(wrong("a := , = or comma out of place"));
+            }
             Token::Close => break,
         };
         if let Some(call) = all.last_mut() {
@@ -255,13 +342,21 @@ fn term(word: &str) -> Result<Term, Failure> {
         return match rest {
             "" => Ok(Term::Root(Vec::new())),
             rest if rest.starts_with('.') => Ok(Term::Root(path(rest))),
-            _ => Err(wrong("variables are not supported")),
+            rest => {
+                let (name, fields) = rest.split_once('.').unwrap_or((rest, ""));
+                Ok(Term::Variable(name.to_owned(), path(fields)))
+            }
         };
     }
     if word.starts_with('.') {
         return Ok(Term::Field(path(word)));
     }
     if let Ok(number) = word.parse::<i64>() {
+        return Ok(Term::Literal(number.into()));
+    }
+    if word.starts_with(|c: char| c.is_ascii_digit() || c == '-')
+        && let Ok(number) = word.parse::<f64>()
+    {
         return Ok(Term::Literal(number.into()));
     }
     Ok(Term::Function(word.to_owned()))
