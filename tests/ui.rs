@@ -213,3 +213,20 @@ fn what_could_not_be_executed_is_looked_up_in_the_image() {
         assert!(done.code == 1 && done.err.contains(words), "{run}: {}", done.err);
     }
 }
+
+#[test]
+fn stages_with_the_same_base_share_its_download() {
+    if !bases_or_skip("stages_with_the_same_base_share_its_download") {
+        return;
+    }
+    let lab = Lab::new();
+    let context = lab.context(&[(
+        "Dockerfile",
+        "FROM busybox AS one\nRUN echo 1 > /1\nFROM busybox AS two\nRUN echo 2 > /2\nFROM busybox\nCOPY --from=one /1 /\n\
+         COPY --from=two /2 /\nRUN cat /1 /2\n",
+    )]);
+    let built = lab.build(&context, &[]);
+    assert_eq!(built.code, 0, "{}", built.err);
+    let pulls = built.err.lines().filter(|line| line.ends_with(" pull busybox")).count();
+    assert_eq!(pulls, 1, "{}", built.err);
+}

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use serde::{Deserialize, Serialize};
 
 use crate::cancel::Cancel;
-use crate::context::UserPath;
 use crate::digest::{Digest, Hasher};
 use crate::event::{Event, Events, Outcome, VertexId, VertexKind};
 use crate::image::choose::{Part, choose};
@@ -65,6 +64,8 @@ pub(super) struct Bases {
     resolved: Mutex<Vec<Arc<Resolved>>>,
     registries: Mutex<BTreeMap<String, Registry>>,
     pub(super) downloads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    /// By manifest, as long as a stage needs them: stages with the same base wait for the same download.
+    shared: Mutex<BTreeMap<Digest, Weak<Download>>>,
 }
 
 /// The bases of a build: when it ends, no download of theirs goes on.
@@ -137,6 +138,7 @@ impl Bases {
             resolved: Mutex::default(),
             registries: Mutex::default(),
             downloads: Mutex::default(),
+            shared: Mutex::default(),
         }
     }
 
@@ -387,8 +389,15 @@ impl Bases {
 
     /// All layers are fetched together when one is asked for: who needs one usually needs all.
     fn fetch_later(self: &Arc<Self>, name: &str, found: &Arc<Resolved>) -> Arc<dyn Fetch> {
-        let (bases, found, name) = (self.clone(), found.clone(), name.to_owned());
-        Arc::new(Download::new(bases, found, name))
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = shared.entry(found.image.manifest_digest).or_default();
+        // One that failed is done again for who asks next.
+        if let Some(known) = place.upgrade().filter(|known| !known.has_failed()) {
+            return known;
+        }
+        let download = Arc::new(Download::new(self.clone(), found.clone(), name.to_owned()));
+        *place = Arc::downgrade(&download);
+        download
     }
 
     /// Waits for downloads that nobody waited for.
@@ -453,66 +462,3 @@ fn pulled_key(reference: &Reference, platform: &Platform) -> Digest {
     hasher.field(platform.to_string().as_bytes());
     hasher.finish()
 }
-
-/// Tells directories of files from images among `--build-context` values.
-pub(super) enum NamedContext {
-    Files(PathBuf),
-    /// Files from elsewhere: nothing was sent, so ignore files count for nothing.
-    Fetched(PathBuf),
-    Image(String),
-    Scratch,
-}
-
-/// Classifies a `--build-context` value.
-pub(super) fn classify(value: &UserPath, cwd: &Path) -> Result<NamedContext, Failure> {
-    let lower = value.to_ascii_lowercase();
-    if lower == "docker-image://scratch" {
-        return Ok(NamedContext::Scratch);
-    }
-    if lower.starts_with("docker-image://") || lower.starts_with("oci-layout://") {
-        return Ok(NamedContext::Image(value.to_string()));
-    }
-    for (prefix, kind) in [
-        ("http://", "http"),
-        ("https://", "http"),
-        ("git@", "git"),
-        ("git://", "git"),
-        ("ssh://", "git"),
-        ("target:", "bake target"),
-        ("input:", "bake input"),
-    ] {
-        if lower.starts_with(prefix) {
-            let message = format!("{kind} build contexts are not supported yet");
-            return Err(Failure::new(FailureKind::Unsupported, message));
-        }
-    }
-    let path = cwd.join(value);
-    if path.is_file() {
-        return Ok(NamedContext::Image(value.to_string()));
-    }
-    if path.is_dir() {
-        return Ok(NamedContext::Files(path));
-    }
-    Err(Failure::new(
-        FailureKind::Context,
-        format!("build context {:?}: no such directory or archive", &**value),
-    ))
-}
-
-/// The kinds of named contexts, as the plan wants them.
-pub(super) fn plan_kinds(contexts: &BTreeMap<String, NamedContext>) -> PlanContexts {
-    contexts
-        .iter()
-        .map(|(name, context)| {
-            let kind = match context {
-                NamedContext::Files(_) | NamedContext::Fetched(_) => crate::plan::ContextKind::Files,
-                NamedContext::Image(_) => crate::plan::ContextKind::Image,
-                NamedContext::Scratch => crate::plan::ContextKind::Scratch,
-            };
-            (name.clone(), kind)
-        })
-        .collect()
-}
-
-/// As the plan's input holds them.
-type PlanContexts = BTreeMap<String, crate::plan::ContextKind>;

@@ -14,8 +14,8 @@ use crate::remote::{self, GitUrl, HttpFile, HttpUrl, RemoteError, SourceKind};
 use crate::steps::remote::{Found, Remotes};
 use crate::store::{Store, TempDir};
 
-use super::bases::{self, NamedContext};
 use super::failure::{Failure, FailureKind};
+use super::named_context::{self, NamedContext};
 use super::request::BuildRequest;
 
 /// Opens contexts, bringing them here first where need be.
@@ -107,10 +107,10 @@ impl<'a> Fetcher<'a> {
     /// newest file of a downloaded archive. A downloaded archive is unpacked; any other download is a directory with that one file.
     pub fn named(&mut self, value: &UserPath, cwd: &Path) -> Result<(NamedContext, Option<i64>), Failure> {
         if cwd.join(value).exists() {
-            return Ok((bases::classify(value, cwd)?, None));
+            return Ok((named_context::classify(value, cwd)?, None));
         }
         match context_source(value)? {
-            SourceKind::None => Ok((bases::classify(value, cwd)?, None)),
+            SourceKind::None => Ok((named_context::classify(value, cwd)?, None)),
             SourceKind::Git(url) => {
                 let scratch = self.directory()?;
                 let (tree, time) = self.checkout(url, false, &scratch)?;

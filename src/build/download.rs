@@ -29,6 +29,11 @@ impl Download {
         Download { bases, found, name, phase: Mutex::default(), changed: Condvar::new() }
     }
 
+    /// Whether it has ended and not brought the image.
+    pub fn has_failed(&self) -> bool {
+        matches!(*self.phase(), Phase::Ended(Err(_)))
+    }
+
     fn phase(&self) -> MutexGuard<'_, Phase> {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -21,6 +21,7 @@ mod load;
 mod loading;
 mod look;
 mod meant;
+mod named_context;
 mod outputs;
 mod permission;
 mod place;

@@ -19,12 +19,13 @@ use crate::steps::network::BuildNetwork;
 use crate::steps::remote::{RemoteOptions, Remotes};
 use crate::store::{StoreError, TempDir};
 
-use super::bases::{self, Bases, BuildBases, NamedContext};
+use super::bases::{Bases, BuildBases};
 use super::check;
 use super::contexts::Fetcher;
 use super::engine::Engine;
 use super::epoch::{self, Times};
 use super::failure::{Failure, FailureKind};
+use super::named_context::{self, NamedContext};
 use super::request::{BuildRequest, PullPolicy};
 
 /// A request with its contexts open and its plans made.
@@ -334,7 +335,7 @@ fn plan_input(
         build_args: build_args.to_vec(),
         epoch: None,
         labels: request.labels.clone(),
-        contexts: bases::plan_kinds(named),
+        contexts: named_context::plan_kinds(named),
         platform: platform.clone(),
         platform_given: !request.platforms.is_empty(),
         several_platforms: several,
