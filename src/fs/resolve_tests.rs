@@ -96,7 +96,13 @@ fn by_kernel(
     mode: Mode,
     resolve: ResolveFlags,
 ) -> Result<OwnedFd, Errno> {
-    rustix::fs::openat2(dir, path, flags | OFlags::CLOEXEC, mode, resolve)
+    loop {
+        match rustix::fs::openat2(dir, path, flags | OFlags::CLOEXEC, mode, resolve) {
+            // Other programs rename and mount meanwhile (openat2(2)).
+            Err(Errno::AGAIN) => {}
+            outcome => return outcome,
+        }
+    }
 }
 
 fn names(root: &Path) -> Vec<OsString> {
