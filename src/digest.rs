@@ -63,11 +63,15 @@ impl Digest {
 
     /// The 64 hex digits without the algorithm.
     pub fn hex(&self) -> String {
+        String::from_utf8_lossy(&self.digits()).into_owned()
+    }
+
+    fn digits(&self) -> [u8; 64] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut out = String::with_capacity(64);
-        for byte in self.0 {
-            out.push(DIGITS[usize::from(byte >> 4)] as char);
-            out.push(DIGITS[usize::from(byte & 15)] as char);
+        let mut out = [0; 64];
+        for (pair, byte) in out.chunks_exact_mut(2).zip(self.0) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
         }
         out
     }
@@ -80,13 +84,14 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sha256:{}", self.hex())
+        f.write_str("sha256:")?;
+        f.write_str(&String::from_utf8_lossy(&self.digits()))
     }
 }
 
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sha256:{}", self.hex())
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -98,8 +103,22 @@ impl Serialize for Digest {
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Digest::parse(&text).map_err(serde::de::Error::custom)
+        deserializer.deserialize_str(Text)
+    }
+}
+
+/// Reads a digest where it stands in the text of a document.
+struct Text;
+
+impl serde::de::Visitor<'_> for Text {
+    type Value = Digest;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a digest such as sha256:<64 lower-case hex digits>")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Digest, E> {
+        Digest::parse(text).map_err(E::custom)
     }
 }
 
@@ -126,11 +145,17 @@ impl fmt::Display for DiffId {
 #[serde(transparent)]
 pub struct ChainId(pub Digest);
 
+/// The digest of the empty string.
+const EMPTY: Digest = Digest([
+    0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24, 0x27,
+    0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
+]);
+
 impl ChainId {
     /// The chain of no layers: `FROM scratch`. The specification leaves it undefined; rbuild uses
     /// the digest of the empty string.
     pub fn scratch() -> Self {
-        ChainId(Digest::of(b""))
+        ChainId(EMPTY)
     }
 
     /// The chain made by putting `diff` on top of this one.
@@ -211,6 +236,11 @@ mod tests {
         let (a, b) = (DiffId(Digest::of(b"a")), DiffId(Digest::of(b"b")));
         assert_eq!(ChainId::of(&[a]).0, a.0);
         assert_eq!(ChainId::of(&[a, b]).0, Digest::of(format!("{} {}", a.0, b.0).as_bytes()));
+    }
+
+    #[test]
+    fn the_empty_chain_is_the_digest_of_nothing() {
+        assert_eq!(ChainId::scratch().0, Digest::of(b""));
     }
 
     #[test]
