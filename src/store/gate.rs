@@ -7,10 +7,12 @@
 //! long as that process lives, and nobody waits for longer than a rename takes.
 
 use std::fs::{self, File};
-use std::io;
 use std::path::Path;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::SystemTime;
+
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT};
+use rustix::io::Errno;
 
 use super::open::{Store, StoreError};
 
@@ -48,13 +50,22 @@ impl Store {
             return true;
         }
         let Ok(_gate) = self.enter() else { return false };
-        match File::open(path).and_then(|file| file.set_modified(SystemTime::now())) {
+        match rustix::fs::utimensat(CWD, path, &used_now(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(()) => true,
             // Who may not set the time of a file cannot remove it either.
-            Err(error) => {
-                matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
-                    && path.exists()
-            }
+            Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => path.exists(),
+            Err(_) => false,
         }
+    }
+}
+
+/// This moment, by the clock that processes note their beginning by: the kernel's own `UTIME_NOW` is up to a tick
+/// behind it.
+fn used_now() -> Timestamps {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec: seconds, tv_nsec: now.subsec_nanos().into() },
     }
 }
