@@ -1,5 +1,8 @@
 //! `printf` as Go has it: `%[flags][width][.precision]verb`.
 
+use std::iter::Peekable;
+use std::str::Chars;
+
 use serde_json::Value;
 
 use super::{Failure, text, truth, wrong};
@@ -38,20 +41,9 @@ pub(super) fn printf(form: &str, values: &[Value]) -> Result<String, Failure> {
                 _ => {}
             }
         }
-        let mut number = || {
-            let mut digits = String::new();
-            while let Some(digit) = letters.next_if(char::is_ascii_digit) {
-                digits.push(digit);
-            }
-            width(digits.parse().ok())
-        };
-        form.width = number();
+        form.width = number(&mut letters);
         if letters.next_if_eq(&'.').is_some() {
-            let mut digits = String::new();
-            while let Some(digit) = letters.next_if(char::is_ascii_digit) {
-                digits.push(digit);
-            }
-            form.precision = Some(width(digits.parse().ok()));
+            form.precision = Some(number(&mut letters));
         }
         match letters.next() {
             Some('%') => out.push('%'),
@@ -60,6 +52,14 @@ pub(super) fn printf(form: &str, values: &[Value]) -> Result<String, Failure> {
         }
     }
     Ok(out)
+}
+
+fn number(letters: &mut Peekable<Chars<'_>>) -> usize {
+    let mut digits = String::new();
+    while let Some(digit) = letters.next_if(char::is_ascii_digit) {
+        digits.push(digit);
+    }
+    width(digits.parse().ok())
 }
 
 impl Form {
