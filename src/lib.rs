@@ -8,6 +8,7 @@
 //!
 //! `ARCHITECTURE.md` in the repository lists the tiers and says which module may import which.
 
+pub mod attest;
 pub mod build;
 pub mod cache;
 pub mod cancel;

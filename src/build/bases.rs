@@ -40,6 +40,8 @@ enum Origin {
 
 pub(super) struct Resolved {
     image: ResolvedImage,
+    /// What the name means: an index, or else the manifest; of an image without one yet, its config.
+    top: Digest,
     origin: Origin,
 }
 
@@ -221,13 +223,17 @@ impl Bases {
         };
         let source: Arc<dyn ImageSource> = Arc::from(open_layout(&path, &self.store)?);
         let image = source.resolve(&selector, platform)?;
-        Ok(Resolved { image, origin: Origin::Layout(source) })
+        let top = source.find(&selector).map_or(image.manifest_digest, |found| found.digest);
+        Ok(Resolved { image, top, origin: Origin::Layout(source) })
     }
 
     fn find_reference(&self, name: &str, platform: &Platform) -> Result<Resolved, Failure> {
         let in_store = |reference: &Reference| -> Result<Option<Resolved>, Failure> {
-            let image = from_store(&self.store, reference, platform)?;
-            Ok(image.map(|image| Resolved { image, origin: Origin::Store }))
+            let Some(image) = from_store(&self.store, reference, platform)? else { return Ok(None) };
+            let named = crate::image::read::named(&self.store, reference)?;
+            let top = named.filter(|named| !named.is_draft).map(|named| named.digest);
+            let top = top.unwrap_or(image.manifest.config.digest);
+            Ok(Some(Resolved { image, top, origin: Origin::Store }))
         };
         let base = |failure: Failure| Failure { kind: FailureKind::Base, ..failure };
         let reference = match meant(&self.store, name, platform).map_err(base)? {
@@ -245,29 +251,33 @@ impl Bases {
         };
         let known = self.pulled(&reference, platform)?;
         if self.policy == PullPolicy::Never {
-            let image = known.map(|(_, image)| image).ok_or_else(|| {
+            let found = known.map(|(pulled, image)| (pulled.top, image)).ok_or_else(|| {
                 Failure::new(FailureKind::OutOfReach, format!("{} is not in the store", reference.familiar()))
                     .help("build without --pull=never to fetch it")
             })?;
-            return self.in_registry(&reference, image);
+            return self.in_registry(&reference, found);
         }
         match self.look_up(&reference, platform, known.as_ref()) {
-            Ok(image) => self.in_registry(&reference, image),
+            Ok(found) => self.in_registry(&reference, found),
             Err(error) if self.cancel.is_cancelled() => {
                 Err(Failure::new(FailureKind::Interrupted, error.message))
             }
             Err(error) => match known.filter(|_| self.policy == PullPolicy::Missing) {
-                Some((_, image)) => {
+                Some((pulled, image)) => {
                     let name = reference.familiar();
                     self.events.warn(format!("using the copy of {name} in the store: {}", error.message));
-                    self.in_registry(&reference, image)
+                    self.in_registry(&reference, (pulled.top, image))
                 }
                 None => Err(error),
             },
         }
     }
 
-    fn in_registry(&self, reference: &Reference, image: ResolvedImage) -> Result<Resolved, Failure> {
+    fn in_registry(
+        &self,
+        reference: &Reference,
+        (top, image): (Digest, ResolvedImage),
+    ) -> Result<Resolved, Failure> {
         let complete = image.layers.iter().all(|layer| self.store.has_blob(&layer.digest));
         let origin = if complete {
             Origin::Store
@@ -275,7 +285,7 @@ impl Bases {
             let registry = self.registry(&reference.domain, &reference.path)?;
             Origin::Registry(registry, reference.path.clone(), reference.domain.clone())
         };
-        Ok(Resolved { image, origin })
+        Ok(Resolved { image, top, origin })
     }
 
     /// One HEAD request where the name was pulled before and still means the same.
@@ -284,7 +294,7 @@ impl Bases {
         reference: &Reference,
         platform: &Platform,
         known: Option<&(Pulled, ResolvedImage)>,
-    ) -> Result<ResolvedImage, Failure> {
+    ) -> Result<(Digest, ResolvedImage), Failure> {
         let registry = self.registry(&reference.domain, &reference.path)?;
         let repository = reference.path.as_str();
         let wanted = match (&reference.digest, &reference.tag) {
@@ -296,7 +306,7 @@ impl Bases {
         if let Some((pulled, image)) = known {
             let head = registry.head_manifest(repository, &wanted, &self.cancel).map_err(fail)?;
             if head.is_some_and(|head| head.digest == Some(pulled.top)) {
-                return Ok(image.clone());
+                return Ok((pulled.top, image.clone()));
             }
         }
         let top = registry.manifest(repository, &wanted, &self.cancel).map_err(fail)?;
@@ -325,7 +335,7 @@ impl Bases {
         let image = ResolvedImage::new(&reference.familiar(), manifest_bytes, config_bytes)?;
         let pulled = Pulled { top: top.digest, manifest: image.manifest_digest };
         self.store.put_record(&pulled_key(reference, platform), &pulled)?;
-        Ok(image)
+        Ok((pulled.top, image))
     }
 
     fn registry_failure(&self, reference: &Reference, error: &RegistryError) -> Failure {
@@ -362,6 +372,17 @@ impl Bases {
             .map_err(|error| Failure::new(FailureKind::OutOfReach, error.to_string()))?;
         registries.insert(key, registry.clone());
         Ok(registry)
+    }
+
+    /// What a resolved image was found under: the digest that its name means.
+    pub fn meaning(&self, id: BaseId) -> Option<Digest> {
+        let resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+        resolved.get(id.0).map(|found| found.top)
+    }
+
+    /// The location of a named context that is an image.
+    pub fn named(&self, name: &str) -> Option<&str> {
+        self.contexts.get(name).map(String::as_str)
     }
 
     /// The layers of a resolved image; their blobs are fetched when the first of them is needed.

@@ -24,12 +24,14 @@ use crate::steps::remote::RemoteOptions;
 use crate::steps::run::{DEFAULT_SHM, RunError, RunSettings};
 use crate::store::Store;
 
+use super::attestations;
 use super::bases::Bases;
 use super::caching::{self, Solution};
 use super::failure::{Failure, FailureKind, full_store_help};
 use super::outputs;
 use super::permission::Asking;
 use super::prepare::{Prepared, epoch_of};
+use super::provenance;
 use super::request::{BuildOutcome, BuildRequest, OutputKind, OutputSpec};
 use super::result::{self, Built};
 
@@ -82,6 +84,7 @@ struct Work<'a> {
     prepared: &'a Prepared,
     stat_cache: &'a Arc<FileStatCache>,
     mounts: &'a Arc<MountSettings>,
+    begun: SystemTime,
 }
 
 /// Builds images in one store.
@@ -169,7 +172,7 @@ impl Engine {
         events: &Events,
         cancel: &Cancel,
     ) -> Result<BuildOutcome, Failure> {
-        let begun = Instant::now();
+        let (begun, begun_at) = (Instant::now(), SystemTime::now());
         let names = parse_tags(&request.tags)?;
         caching::check(request)?;
         // Caches are read while bases are looked up.
@@ -192,7 +195,8 @@ impl Engine {
         };
         let (built, solutions) =
             caching::with_import(import.as_deref(), &self.store, events, cancel, |cancel| {
-                let work = Work { request, prepared: &prepared, stat_cache: &stat_cache, mounts: &mounts };
+                let (prepared, stat_cache, mounts) = (&prepared, &stat_cache, &mounts);
+                let work = Work { request, prepared, stat_cache, mounts, begun: begun_at };
                 let (built, solutions) =
                     self.solve_all(&work, only_pushed, import.as_ref(), events, cancel)?;
                 // A push may find that a cache has not what it promised.
@@ -209,7 +213,11 @@ impl Engine {
         // A cache that cannot be written costs time in the next build and nothing else.
         let _ = self.keep_stats(&stat_cache);
         let own = request.compression();
-        let package = || result::package(self, &built, own, Family::Oci, &request.annotations, with_index);
+        let attaching = attestations::of_store(request, &names);
+        let package = || {
+            let (all, attaching) = (&request.annotations, attaching.as_ref());
+            result::package(self, &built, own, Family::Oci, all, with_index, attaching)
+        };
         let package = makes_image.then(package).transpose()?;
         let complete = !only_pushed || built.iter().all(|one| one.chain.is_here(&self.store));
         if !only_pushed {
@@ -279,7 +287,17 @@ impl Engine {
                 images.push((*choice, image));
             }
             let platform_given = !request.platforms.is_empty();
-            built.push(Built { images, chain, platform: platform.clone(), platform_given });
+            let finished = provenance::Finished {
+                request,
+                prepared,
+                plan,
+                solved: &solution.solved,
+                image: images.first().map(|(_, image)| image),
+                begun: work.begun,
+                epoch,
+            };
+            let statements = finished.statements()?;
+            built.push(Built { images, chain, platform: platform.clone(), platform_given, statements });
             solutions.push(solution);
         }
         Ok((built, solutions))
@@ -293,7 +311,7 @@ impl Engine {
         events: &Events,
         cancel: &Cancel,
     ) -> Solver {
-        let Work { request, prepared, stat_cache, mounts } = *work;
+        let Work { request, prepared, stat_cache, mounts, .. } = *work;
         let epoch = epoch_of(request, plan);
         let bases = prepared.bases.share();
         let write = result::write_options(request, epoch);

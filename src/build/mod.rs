@@ -4,6 +4,8 @@
 //! Owns the order of things: context, Dockerfile, plan, bases, solve, image, outputs, names. Promises
 //! that a name points at an image only after all of it is in the store and all outputs are written.
 
+mod attestations;
+mod attested;
 mod base_help;
 mod bases;
 mod cache_spec;
@@ -26,6 +28,7 @@ mod outputs;
 mod permission;
 mod place;
 mod prepare;
+mod provenance;
 mod referrers;
 mod reproduce;
 mod request;
@@ -35,10 +38,12 @@ mod space;
 mod transfer;
 mod validate;
 
+pub use crate::attest::{AttachAs, AttestOptions, ProvenanceOptions};
 pub use crate::cache::Bounds as CacheBounds;
 pub use crate::compress::CompressionAlgorithm;
 pub use crate::plan::{HOST_GATEWAY, RunNetwork};
 pub use crate::registry::RegistryAccess;
+pub use attested::Attested;
 pub use cache_spec::{CacheLocation, CacheMode, CacheTarget};
 pub use check::{Checked, FixedFile};
 pub use containers::StorageTools;

@@ -14,6 +14,7 @@ use crate::image::{Family, Platform, Reference};
 use crate::layer::{Entry, EntryKind};
 use crate::snapshot::{Chain, NodeKind, Snapshots, Tree, path_order};
 
+use super::attestations::{self, WithFiles};
 use super::engine::{Engine, parse_tags};
 use super::failure::{Failure, FailureKind};
 use super::request::{BuildRequest, OutputKind, OutputSpec};
@@ -30,6 +31,7 @@ pub(super) fn check(request: &BuildRequest) -> Result<(), Failure> {
     if request.outputs_on_stdout() > 1 {
         return Err(Failure::new(FailureKind::Usage, "only one output can go to standard output"));
     }
+    attestations::check(request)?;
     for output in &request.outputs {
         let directory = matches!(output.kind, OutputKind::Local | OutputKind::OciDir);
         if directory && output.dest == "-" {
@@ -148,7 +150,9 @@ impl Output<'_> {
         let images = self.results.built.iter().filter_map(|one| one.image(compression));
         let annotated = images.flat_map(|image| &image.layers);
         let annotated = annotated.map(|layer| &layer.annotations).any(|all| !all.is_empty());
-        let default = if annotated { Family::Oci } else { default };
+        let names = self.names()?;
+        let attaching = attestations::attaching(self.request, self.spec, self.results.built, &names);
+        let default = if annotated || attaching.is_some() { Family::Oci } else { default };
         let family = match self.spec.oci_types {
             Some(true) => Family::Oci,
             Some(false) => Family::Docker,
@@ -161,7 +165,25 @@ impl Output<'_> {
             annotations.clear();
         }
         let Results { built, with_index, .. } = *self.results;
-        result::package(self.engine, built, compression, family, &annotations, with_index)
+        let attaching = attaching.as_ref().filter(|_| family == Family::Oci);
+        result::package(self.engine, built, compression, family, &annotations, with_index, attaching)
+    }
+
+    /// The files of an image, and what is claimed about them.
+    fn tree(&self, one: &Built) -> Result<WithFiles, Failure> {
+        let files = ImageFiles::new(&self.engine.snapshots, &one.chain)?;
+        let several = self.results.with_index && self.spec.split == Some(false);
+        let extra = attestations::files(self.spec, one, several, &files)?;
+        let mtime = self.request.source_date_epoch.unwrap_or_else(super::engine::now_seconds);
+        Ok(WithFiles { files: Box::new(files), extra, mtime })
+    }
+
+    /// The image as a layout has it: attestations that are referrers come along without names.
+    fn exports(&self) -> Result<Vec<ExportImage>, Failure> {
+        let package = self.package(Family::Oci)?;
+        let more = package.referrers.iter().cloned();
+        let more = more.map(|descriptor| ExportImage { descriptor, names: Vec::new(), created: None });
+        Ok(std::iter::once(self.export(&package)?).chain(more).collect())
     }
 
     fn created(&self) -> Option<String> {
@@ -178,12 +200,10 @@ impl Output<'_> {
         let path = self.request.cwd.join(&self.spec.dest);
         match self.spec.kind {
             OutputKind::Oci => {
-                let image = self.export(&self.package(Family::Oci)?)?;
-                export::oci::write_archive(store, &[image], &dest, self.cancel)?;
+                export::oci::write_archive(store, &self.exports()?, &dest, self.cancel)?;
             }
             OutputKind::OciDir => {
-                let image = self.export(&self.package(Family::Oci)?)?;
-                export::oci::write_directory(store, &[image], &path, self.cancel)?;
+                export::oci::write_directory(store, &self.exports()?, &path, self.cancel)?;
             }
             OutputKind::Docker => self.docker_archive(&dest)?,
             OutputKind::Load => self.load()?,
@@ -197,7 +217,7 @@ impl Output<'_> {
                 let files = self.files()?;
                 let mut trees = Vec::new();
                 for (one, below) in &files {
-                    trees.push((below.clone(), ImageFiles::new(&self.engine.snapshots, &one.chain)?));
+                    trees.push((below.clone(), self.tree(one)?));
                 }
                 let all = Platforms { trees };
                 export::tar::write(&all, &dest, self.request.source_date_epoch, self.cancel)?;
@@ -260,6 +280,9 @@ impl Output<'_> {
             );
             let line = line.into_bytes();
             self.events.send(Event::Log { vertex: self.vertex, stream: Stream::Stdout, line });
+            for referrer in &package.referrers {
+                transfer.publish(name, referrer, true)?;
+            }
         }
         Ok(())
     }
@@ -301,7 +324,7 @@ impl Output<'_> {
         let mut shown = PathBuf::from(&self.spec.dest);
         shown.extend(Some(below).filter(|below| !below.is_empty()));
         let path = &self.request.cwd.join(&shown);
-        let files = ImageFiles::new(&self.engine.snapshots, &one.chain)?;
+        let files = self.tree(one)?;
         if let Some(parent) = path.parent().filter(|_| !below.is_empty()) {
             std::fs::create_dir_all(parent).map_err(|error| {
                 Failure::new(FailureKind::Output, format!("cannot create {}: {error}", parent.display()))
@@ -364,7 +387,7 @@ fn left_out(path: &Path, report: &LocalReport, asked_for: bool) -> Option<String
 
 /// Files of several images, each below a directory of its own.
 struct Platforms {
-    trees: Vec<(String, ImageFiles)>,
+    trees: Vec<(String, WithFiles)>,
 }
 
 impl RootTree for Platforms {

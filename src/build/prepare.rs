@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::cancel::Cancel;
 use crate::context::{self, ContextKind, FileSource, FileStatCache, MainContext};
 use crate::digest::Digest;
-use crate::dockerfile::{self, Dockerfile, InstructionKind};
+use crate::dockerfile::{self, Dockerfile, InstructionKind, Source};
 use crate::event::Events;
 use crate::image::Platform;
 use crate::plan::{self, Plan, PlanInput, Planned};
@@ -30,6 +30,10 @@ use super::request::{BuildRequest, PullPolicy};
 
 /// A request with its contexts open and its plans made.
 pub(super) struct Prepared {
+    /// The Dockerfile as it was read.
+    pub dockerfile: Arc<Source>,
+    /// What named contexts are, by name.
+    pub named: BTreeMap<String, NamedContext>,
     pub contexts: BTreeMap<String, Arc<dyn FileSource>>,
     /// For the stat cache.
     pub context_root: PathBuf,
@@ -122,6 +126,8 @@ impl Engine {
         let bases = BuildBases::new(bases);
         let epoch = plans.iter().find_map(|(_, plan)| plan.source_date_epoch).or(epoch);
         Ok(Prepared {
+            dockerfile: dockerfile.source.clone(),
+            named,
             contexts,
             context_root,
             plans,

@@ -14,6 +14,7 @@ use crate::sandbox::Limits;
 use crate::steps::mount::{Secret, SshSource};
 
 use super::cache_spec::{CacheLocation, CacheTarget};
+use crate::attest::AttestOptions;
 
 /// A build, as data. Made by `cli/` from flags, or by a library user directly.
 #[derive(Clone, Debug)]
@@ -84,6 +85,8 @@ pub struct BuildRequest {
     pub multi_platform: bool,
     /// Where engines listen that `--load` may speak to, in order of preference.
     pub engines: Vec<EngineAddress>,
+    /// Which attestations the result carries.
+    pub attest: AttestOptions,
     /// How many steps may run at once; `None` is the number of processors.
     pub jobs: Option<usize>,
     /// Limit for the whole of one RUN; `None` is no limit.
@@ -119,7 +122,15 @@ impl BuildRequest {
 
     /// Whether the image's compressed layers and its manifest are wanted, and not only its name and ID.
     pub fn wants_bytes(&self) -> bool {
-        self.wants_manifest || self.outputs.iter().any(OutputSpec::wants_bytes)
+        let attested = self.attest.is_asked_for() && self.makes_image();
+        self.wants_manifest || attested || self.outputs.iter().any(OutputSpec::wants_bytes)
+    }
+
+    /// Whether images in the store and in registries carry attestations: they were asked for, or something is
+    /// pushed that has them without being asked.
+    pub fn attests_images(&self) -> bool {
+        self.attest.is_asked_for()
+            || self.attest.provenance.is_some() && self.outputs.iter().any(|one| one.push)
     }
 
     /// Whether the image carries the records of its layers.
@@ -206,6 +217,12 @@ pub struct OutputSpec {
     pub by_digest: bool,
     /// `rewrite-timestamp=`: file times later than the epoch become the epoch.
     pub rewrite_timestamp: Option<bool>,
+    /// `oci-artifact=false`: attestations in the form that BuildKit wrote before 2026.
+    pub legacy_attestations: bool,
+    /// `attestation-inline=true`: an image carries also what was not asked for.
+    pub attestation_inline: bool,
+    /// `attestation-prefix=`: before the names of files with attestations.
+    pub attestation_prefix: String,
 }
 
 impl OutputSpec {
@@ -223,6 +240,9 @@ impl OutputSpec {
             push: false,
             by_digest: false,
             rewrite_timestamp: None,
+            legacy_attestations: false,
+            attestation_inline: false,
+            attestation_prefix: String::new(),
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::attest::attach::Form;
+use crate::attest::{self, Statement, Subject};
 use crate::cancel::Cancel;
 use crate::compress::{CompressionAlgorithm, Packing};
 use crate::digest::DiffId;
@@ -9,7 +11,7 @@ use crate::digest::Digest;
 use crate::image::draft::DRAFT;
 use crate::image::manifest::{DescriptorPlatform, canonical};
 use crate::image::{
-    self, Assembled, Descriptor, Family, History, Image, ImageConfig, Index, LayerRef, Platform,
+    self, Assembled, Descriptor, Family, History, Image, ImageConfig, Index, LayerRef, Platform, Reference,
 };
 use crate::layer::{self, BlobInfo, WriteOptions};
 use crate::plan::{Plan, StepId};
@@ -34,6 +36,18 @@ pub(super) struct Built {
     pub platform: Platform,
     /// That platform was asked for: the image is listed under it, whatever its config has beyond it.
     pub platform_given: bool,
+    /// What is claimed about it; each output writes them in its way.
+    pub statements: Vec<Statement>,
+}
+
+/// How an output attaches statements to its images.
+pub(super) struct Attaching<'a> {
+    /// Names of the image, which the statements are about.
+    pub names: &'a [Reference],
+    /// How.
+    pub form: Form,
+    /// Also those that nobody asked for.
+    pub inline_only: bool,
 }
 
 impl Built {
@@ -60,6 +74,8 @@ pub(super) struct Package {
     pub images: Vec<Assembled>,
     /// The index over them, or the only manifest.
     pub top: Descriptor,
+    /// Manifests that refer to one of the images and are in no index.
+    pub referrers: Vec<Descriptor>,
 }
 
 impl Package {
@@ -88,9 +104,10 @@ pub(super) fn package(
     family: Family,
     annotations: &[Annotation],
     with_index: bool,
+    attaching: Option<&Attaching<'_>>,
 ) -> Result<Package, Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::new(FailureKind::Output, error.to_string());
-    let mut images = Vec::new();
+    let (mut images, mut attested) = (Vec::new(), Vec::new());
     for one in built {
         let Some(image) = one.image(compression) else { continue };
         let fitting = |kind| matching(annotations, kind, Some(&one.platform));
@@ -104,8 +121,13 @@ pub(super) fn package(
             assembled.descriptor.platform = Some(listed);
         }
         assembled.descriptor.annotations.extend(fitting(AnnotationKind::ManifestDescriptor));
+        if let Some(attaching) = attaching {
+            attested.extend(attach(engine, one, &assembled.descriptor, attaching)?);
+        }
         images.push(assembled);
     }
+    let (entries, referrers): (Vec<_>, Vec<_>) = attested.into_iter().partition(Descriptor::is_companion);
+    let with_index = with_index || !entries.is_empty();
     let of_index = |kind| matching(annotations, kind, None);
     if !with_index {
         let Some(only) = images.first() else { return Err(failed(&"there is no image")) };
@@ -117,16 +139,39 @@ pub(super) fn package(
             ));
         }
         let top = only.descriptor.clone();
-        return Ok(Package { images, top });
+        return Ok(Package { images, top, referrers });
     }
-    let mut index = Index::new(images.iter().map(|image| image.descriptor.clone()).collect());
+    let listed = images.iter().map(|image| image.descriptor.clone());
+    let mut index = Index::new(listed.chain(entries).collect());
     family.index().clone_into(&mut index.media_type);
     index.annotations = of_index(AnnotationKind::Index);
     let bytes = canonical(&index).map_err(|error| failed(&error))?;
     engine.store.put_blob(&bytes)?;
     let mut top = Descriptor::of(family.index(), &bytes);
     top.annotations = of_index(AnnotationKind::IndexDescriptor);
-    Ok(Package { images, top })
+    Ok(Package { images, top, referrers })
+}
+
+/// Writes the statements about one image; `None` where there are none.
+fn attach(
+    engine: &Engine,
+    one: &Built,
+    image: &Descriptor,
+    attaching: &Attaching<'_>,
+) -> Result<Option<Descriptor>, Failure> {
+    let wanted = |statement: &&Statement| attaching.inline_only || !statement.inline_only;
+    let statements: Vec<Statement> = one.statements.iter().filter(wanted).cloned().collect();
+    if statements.is_empty() {
+        return Ok(None);
+    }
+    let subject = |name| Subject { name, digest: image.digest };
+    let named = |name: &Reference| subject(attest::image_purl("docker", name, Some(&one.platform)));
+    let mut subjects: Vec<Subject> = attaching.names.iter().map(named).collect();
+    if subjects.is_empty() {
+        subjects.push(subject("_".to_owned()));
+    }
+    let attached = attest::attach::attach(&engine.store, image, &statements, &subjects, attaching.form);
+    attached.map(Some).map_err(|error| Failure::new(FailureKind::Output, error.to_string()))
 }
 
 fn matching(

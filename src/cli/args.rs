@@ -7,11 +7,11 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::registry::SourceNetwork;
 
+use super::attest::AttestArgs;
 use super::check::{CallArgs, CheckArgs};
 use super::copy::{CopyArgs, IndexCommand, LoadArgs, ReferrersArgs};
 use super::deferred::Deferred;
 use super::empty::path;
-use super::flags::boolean;
 use super::images::{HistoryArgs, ImagesArgs, InspectArgs, RmiArgs};
 use super::registry::{LoginArgs, PullArgs, PushArgs};
 use super::run_args::RunArgs;
@@ -248,6 +248,8 @@ pub(super) struct BuildArgs {
     #[command(flatten)]
     pub limits: LimitArgs,
     #[command(flatten)]
+    pub attest: AttestArgs,
+    #[command(flatten)]
     pub call: CallArgs,
     #[command(flatten)]
     pub later: LaterArgs,
@@ -312,12 +314,6 @@ pub(super) struct LimitArgs {
 /// Flags of `docker buildx build` that are not there yet: they fail by name instead of doing nothing.
 #[derive(Args, Debug, Default)]
 pub(super) struct LaterArgs {
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub provenance: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub sbom: Option<String>,
-    #[arg(long, hide = true)]
-    pub attest: Vec<String>,
     #[arg(long, hide = true)]
     pub builder: Option<String>,
     #[arg(long, hide = true)]
@@ -329,13 +325,8 @@ pub(super) struct LaterArgs {
 impl LaterArgs {
     /// The first flag that was used, and what to do without it.
     pub fn used(&self) -> Option<(&'static str, &'static str)> {
-        let on = |value: &Option<String>| value.as_deref().is_some_and(|value| boolean(value) != Some(false));
-        let is_off = |attest: &String| attest.split(',').any(|part| part == "disabled=true");
         let other = self.builder.as_deref().is_some_and(|name| !matches!(name, "default" | "rbuild"));
         let rows = [
-            ("--provenance", on(&self.provenance), "write --provenance=false"),
-            ("--sbom", on(&self.sbom), "write --sbom=false"),
-            ("--attest", !self.attest.iter().all(is_off), "leave it out"),
             ("--builder", other, "rbuild has no builders: it builds by itself"),
             ("--policy", !self.policy.is_empty(), "leave it out"),
             ("--squash", self.squash, "a last stage with COPY --from=STAGE / / has one layer"),
@@ -478,15 +469,7 @@ mod tests {
 
     #[test]
     fn every_later_flag_fails_by_name() {
-        for text in [
-            "--provenance",
-            "--provenance=true",
-            "--sbom",
-            "--attest x",
-            "--builder b",
-            "--policy p",
-            "--squash",
-        ] {
+        for text in ["--builder b", "--policy p", "--squash"] {
             let cli = parse(&format!("build {text} .")).unwrap_or_else(|error| panic!("{text}: {error}"));
             let Command::Build(args) = cli.command else { panic!("{text}") };
             let flag = args.later.used().map(|(flag, _)| flag);

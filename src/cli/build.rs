@@ -210,6 +210,7 @@ pub(super) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildReques
         wants_id: args.iidfile.is_some(),
         source_date_epoch,
         reproducible: args.reproducible,
+        attest: super::attest::options(&args.attest, env)?,
         jobs: jobs(args.jobs)?,
         step_timeout: args.timeout.as_deref().map(values::duration).transpose().map_err(usage)?,
     })

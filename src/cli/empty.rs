@@ -34,6 +34,8 @@ fn build(args: &mut BuildArgs) {
     input(&mut args.input);
     limits(&mut args.limits);
     later(&mut args.later);
+    unset(&mut args.attest.provenance, String::is_empty);
+    unset(&mut args.attest.sbom, String::is_empty);
     for values in [
         &mut args.outputs,
         &mut args.annotations,
@@ -69,7 +71,7 @@ fn limits(args: &mut LimitArgs) {
 }
 
 fn later(args: &mut LaterArgs) {
-    for value in [&mut args.provenance, &mut args.sbom, &mut args.builder] {
+    for value in [&mut args.builder] {
         unset(value, String::is_empty);
     }
 }

@@ -30,6 +30,8 @@ pub(super) struct Environment {
     pub ssh_auth_sock: Option<PathBuf>,
     pub docker_host: Option<String>,
     pub metadata_warnings: bool,
+    /// `BUILDX_NO_DEFAULT_ATTESTATIONS`: nothing is attested that was not asked for.
+    pub no_default_attestations: Option<String>,
     pub runtime_dir: Option<PathBuf>,
     pub colour: bool,
     pub stderr_is_terminal: bool,
@@ -75,6 +77,7 @@ impl Environment {
             docker_host: text("DOCKER_HOST"),
             metadata_warnings: text("BUILDX_METADATA_WARNINGS")
                 .is_some_and(|value| matches!(value.as_str(), "1" | "true")),
+            no_default_attestations: text("BUILDX_NO_DEFAULT_ATTESTATIONS"),
             runtime_dir: path("XDG_RUNTIME_DIR"),
             colour: text("NO_COLOR").is_none() && (forced || terminal && !dumb),
             stderr_is_terminal: terminal,

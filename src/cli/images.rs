@@ -62,7 +62,7 @@ pub(super) struct InspectArgs {
     #[arg(long = "type", value_name = "KIND")]
     kind: Option<String>,
     #[command(flatten)]
-    access: AccessArgs,
+    pub(super) access: AccessArgs,
     /// Names or IDs of images of the store, or places such as docker://NAME and oci-archive:FILE
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
@@ -207,7 +207,10 @@ pub(super) fn inspect(session: &Session, args: &InspectArgs) -> Result<u8, Stop>
     let mut all = Vec::new();
     let mut raw = String::new();
     for text in &args.images {
-        let (value, document) = inspect_one(session, args, text, &platform)?;
+        let (mut value, document) = inspect_one(session, args, text, &platform)?;
+        if args.format.as_deref().is_some_and(super::attest::is_shown) {
+            super::attest::add(session, args, text, &platform, &mut value)?;
+        }
         all.push(value);
         raw.push_str(&document);
         raw.push('\n');
@@ -228,14 +231,9 @@ pub(super) fn inspect(session: &Session, args: &InspectArgs) -> Result<u8, Stop>
     Ok(0)
 }
 
-/// An image of the store by name or ID, or one at a place; with its manifest or index as text.
-fn inspect_one(
-    session: &Session,
-    args: &InspectArgs,
-    text: &str,
-    platform: &Platform,
-) -> Result<(Value, String), Stop> {
-    let elsewhere = text.split_once(':').is_some_and(|(scheme, rest)| {
+/// Whether a text names a place, and not an image of the store.
+pub(super) fn is_elsewhere(text: &str) -> bool {
+    text.split_once(':').is_some_and(|(scheme, rest)| {
         matches!(
             scheme,
             "oci"
@@ -246,8 +244,17 @@ fn inspect_one(
                 | "containers-storage"
                 | "store"
         ) || scheme == "docker" && rest.starts_with("//")
-    });
-    if elsewhere {
+    })
+}
+
+/// An image of the store by name or ID, or one at a place; with its manifest or index as text.
+fn inspect_one(
+    session: &Session,
+    args: &InspectArgs,
+    text: &str,
+    platform: &Platform,
+) -> Result<(Value, String), Stop> {
+    if is_elsewhere(text) {
         let cwd = std::env::current_dir()?;
         let wanted = Some(platform.clone());
         let quiet = AccessArgs { insecure_registries: args.access.insecure_registries.clone(), quiet: true };

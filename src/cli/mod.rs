@@ -5,6 +5,7 @@
 //! anything is built.
 
 mod args;
+mod attest;
 mod build;
 mod cache;
 mod capabilities;

@@ -38,12 +38,9 @@ impl From<&str> for Refused {
 }
 
 /// Options of BuildKit's exporters that are not there yet.
-const UNSUPPORTED_KEYS: [&str; 11] = [
+const UNSUPPORTED_KEYS: [&str; 8] = [
     "unpack",
     "mode",
-    "attestation-prefix",
-    "attestation-inline",
-    "oci-artifact",
     "registry.insecure",
     "dangling-name-prefix",
     "context",
@@ -52,7 +49,7 @@ const UNSUPPORTED_KEYS: [&str; 11] = [
     "inline-only",
 ];
 
-const OUTPUT_KEYS: [&str; 19] = [
+const OUTPUT_KEYS: [&str; 22] = [
     "type",
     "push-by-digest",
     "name-canonical",
@@ -68,6 +65,9 @@ const OUTPUT_KEYS: [&str; 19] = [
     "rewrite-timestamp",
     "platform-split",
     "keep-special",
+    "oci-artifact",
+    "attestation-inline",
+    "attestation-prefix",
     "annotation",
     "annotation-index",
     "annotation-manifest-descriptor",
@@ -106,6 +106,9 @@ pub(super) fn output(text: &str) -> Result<OutputSpec, Refused> {
             "rewrite-timestamp" => spec.rewrite_timestamp = Some(boolean(value)?),
             "platform-split" => spec.split = Some(boolean(value)?),
             "keep-special" => spec.keep_special = boolean(value)?,
+            "oci-artifact" => spec.legacy_attestations = !boolean(value)?,
+            "attestation-inline" => spec.attestation_inline = boolean(value)?,
+            "attestation-prefix" => spec.attestation_prefix = file_prefix(value)?,
             "push" => spec.push = boolean(value)?,
             "push-by-digest" => spec.by_digest = boolean(value)?,
             // Names are always normalised, and an image pushed by digest has no other.
@@ -178,6 +181,14 @@ pub(super) fn output(text: &str) -> Result<OutputSpec, Refused> {
         estargz,
     });
     Ok(spec)
+}
+
+/// What stands before a file name: it cannot lead elsewhere.
+fn file_prefix(value: &str) -> Result<String, String> {
+    match value.contains('/') {
+        true => Err(format!("invalid attestation-prefix {value:?}: it is part of a file name and has no /")),
+        false => Ok(value.to_owned()),
+    }
 }
 
 /// Fields between commas; one in double quotes may hold commas itself.

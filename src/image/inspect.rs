@@ -158,16 +158,25 @@ pub fn stored(store: &Store, name: &Reference) -> Result<Option<Descriptor>, Rea
     Ok(Some(Descriptor::of(document.media_type(), &bytes)))
 }
 
-/// The names of the store that mean this manifest (directly, not through an index).
+/// The names of the store that mean this manifest: directly, or as the only image of an index, which has attestations
+/// beside it.
 pub fn names_of(store: &Store, manifest: &Digest) -> Result<Vec<Reference>, ReadError> {
     let mut names = Vec::new();
     for (name, _) in store.references()? {
         let Ok(reference) = Reference::parse(&name) else { continue };
-        if named(store, &reference)?.is_some_and(|named| named.digest == *manifest) {
+        let Some(named) = named(store, &reference)? else { continue };
+        if named.digest == *manifest || is_only_image(store, &named.digest, manifest) {
             names.push(reference);
         }
     }
     Ok(names)
+}
+
+fn is_only_image(store: &Store, index: &Digest, manifest: &Digest) -> bool {
+    let bytes = store.read_blob(index).ok().flatten().unwrap_or_default();
+    let Ok(Document::Index(index)) = Document::parse(&bytes) else { return false };
+    let mut images = index.images();
+    images.next().is_some_and(|image| image.digest == *manifest) && images.next().is_none()
 }
 
 /// What `docker image inspect` prints for one image, as far as it holds without an engine: no

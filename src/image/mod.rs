@@ -15,7 +15,7 @@ pub mod media_type;
 pub mod platform;
 pub mod read;
 pub mod reference;
-mod referrer;
+pub mod referrer;
 
 pub use build::{AssembleError, Assembled, Image, LayerRef, assemble};
 pub use config::{ContainerConfig, Healthcheck, History, ImageConfig, RootFs};

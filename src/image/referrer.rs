@@ -5,7 +5,16 @@ use super::manifest::{Descriptor, Document};
 use super::media_type::Family;
 use super::read::{IMAGE_NAME, REF_NAME};
 
+/// `artifactType` of BuildKit's attestation manifests.
+pub const ATTESTATION_MANIFEST: &str = "application/vnd.docker.attestation.manifest.v1+json";
+
 impl Document {
+    /// The manifest in whose list of referrers clients keep this one where the registry does not. Attestations that an
+    /// index lists are found there.
+    pub fn listed_under(&self) -> Option<&Descriptor> {
+        self.subject().filter(|_| self.artifact_type() != Some(ATTESTATION_MANIFEST))
+    }
+
     /// The manifest that this one refers to.
     pub fn subject(&self) -> Option<&Descriptor> {
         match self {

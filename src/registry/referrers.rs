@@ -266,14 +266,14 @@ impl Uploads<'_> {
     /// Makes sure that a manifest which is in the repository is listed among those of its subject, if it
     /// has one. `told` says that the registry answered that it does so itself (`OCI-Subject`).
     pub(super) fn list(&self, document: &Document, bytes: &[u8], told: bool) -> Result<(), RegistryError> {
-        let Some(subject) = document.subject().filter(|_| !told) else { return Ok(()) };
+        let Some(subject) = document.listed_under().filter(|_| !told) else { return Ok(()) };
         self.merge(&subject.digest, &document.listed(bytes))
     }
 
     /// As [`Uploads::list`], for a manifest that was there before: a push that broke off may not have
     /// come to the list.
     pub(super) fn list_present(&self, document: &Document, bytes: &[u8]) -> Result<(), RegistryError> {
-        let Some(subject) = document.subject() else { return Ok(()) };
+        let Some(subject) = document.listed_under() else { return Ok(()) };
         let digest = &subject.digest;
         // One page says that the registry lists by itself, however long its list is.
         if self.registry.page(self.repository, digest, None, None, self.cancel)?.is_some() {

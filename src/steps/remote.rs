@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::cancel::Cancel;
 use crate::context::ignore::{IgnoreRules, PatternSet};
@@ -49,6 +49,43 @@ pub struct Remotes {
     secrets: BTreeMap<String, Secret>,
     http: OnceLock<HttpClient>,
     git: OnceLock<Git>,
+    fetched: Mutex<Vec<Fetched>>,
+}
+
+/// Something from elsewhere that a build looked up, without credentials.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fetched {
+    /// A download.
+    File {
+        /// Its address.
+        url: String,
+        /// Its content.
+        digest: Digest,
+    },
+    /// A commit.
+    Commit {
+        /// The repository's address, with `#` and the ref that was asked for.
+        url: String,
+        /// The commit in hex.
+        commit: String,
+    },
+}
+
+impl Fetched {
+    /// Its address.
+    pub fn url(&self) -> &str {
+        match self {
+            Fetched::File { url, .. } | Fetched::Commit { url, .. } => url,
+        }
+    }
+
+    /// The address under which a commit is listed.
+    pub fn git_address(url: &GitUrl) -> String {
+        match &url.reference {
+            Some(reference) => format!("{url}#{reference}"),
+            None => url.to_string(),
+        }
+    }
 }
 
 /// A remote source, looked up: enough for a cache key.
@@ -74,7 +111,17 @@ pub enum Found {
 impl Remotes {
     /// Nothing is contacted before it is asked for.
     pub fn new(store: Store, options: RemoteOptions, secrets: BTreeMap<String, Secret>) -> Self {
-        Remotes { store, options, secrets, http: OnceLock::new(), git: OnceLock::new() }
+        let fetched = Mutex::default();
+        Remotes { store, options, secrets, http: OnceLock::new(), git: OnceLock::new(), fetched }
+    }
+
+    /// All that was looked up so far, in no order.
+    pub fn fetched(&self) -> Vec<Fetched> {
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, found: Fetched) {
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner).push(found);
     }
 
     /// A secret's text, by one of several names.
@@ -107,7 +154,9 @@ impl Remotes {
             }
         };
         let request = HttpRequest { url: url.clone(), checksum, auth };
-        client.fetch(&self.store, &request, progress, cancel)
+        let file = client.fetch(&self.store, &request, progress, cancel)?;
+        self.note(Fetched::File { url: url.to_string(), digest: file.digest });
+        Ok(file)
     }
 
     fn git(&self) -> &Git {
@@ -134,7 +183,10 @@ impl Remotes {
 
     /// Finds the commit of a source.
     pub fn resolve(&self, source: &GitSource, cancel: &Cancel) -> Result<Resolved, RemoteError> {
-        self.git().resolve(&self.store, source, cancel)
+        let resolved = self.git().resolve(&self.store, source, cancel)?;
+        let url = Fetched::git_address(&source.url);
+        self.note(Fetched::Commit { url, commit: resolved.commit.clone() });
+        Ok(resolved)
     }
 
     /// Checks a commit out below the empty directory `dir`; gives the tree's directory and the
