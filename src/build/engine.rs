@@ -79,12 +79,12 @@ pub struct EngineOptions {
 }
 
 /// A build that is ready to be solved.
-struct Work<'a> {
-    request: &'a BuildRequest,
-    prepared: &'a Prepared,
-    stat_cache: &'a Arc<FileStatCache>,
-    mounts: &'a Arc<MountSettings>,
-    begun: SystemTime,
+pub(super) struct Work<'a> {
+    pub request: &'a BuildRequest,
+    pub prepared: &'a Prepared,
+    pub stat_cache: &'a Arc<FileStatCache>,
+    pub mounts: &'a Arc<MountSettings>,
+    pub begun: SystemTime,
 }
 
 /// Builds images in one store.
@@ -303,7 +303,7 @@ impl Engine {
         Ok((built, solutions))
     }
 
-    fn solver(
+    pub(super) fn solver(
         &self,
         work: &Work<'_>,
         plan: &Plan,
@@ -345,6 +345,7 @@ impl Engine {
             },
             no_cache: no_cache(request),
             jobs: request.jobs.unwrap_or(DEFAULT_JOBS),
+            witness: None,
         }
     }
 
@@ -450,7 +451,7 @@ fn no_cache(request: &BuildRequest) -> StepFilter {
     })
 }
 
-fn solve_failure(error: SolveError, store: &Store, cancel: &Cancel) -> Failure {
+pub(super) fn solve_failure(error: SolveError, store: &Store, cancel: &Cancel) -> Failure {
     let SolveError { step, place, error } = error;
     let full_store = || full_store_help(store.root());
     let (kind, help) = match &error {

@@ -11,6 +11,7 @@ use super::attest::AttestArgs;
 use super::check::{CallArgs, CheckArgs};
 use super::copy::{CopyArgs, IndexCommand, LoadArgs, ReferrersArgs};
 use super::deferred::Deferred;
+use super::dry_run::DryRunArgs;
 use super::empty::path;
 use super::images::{HistoryArgs, ImagesArgs, InspectArgs, RmiArgs};
 use super::registry::{LoginArgs, PullArgs, PushArgs};
@@ -22,7 +23,7 @@ const AFTER: &str = "\
 `rbuild [OPTIONS] PATH` is short for `rbuild build [OPTIONS] PATH`, so `alias docker=rbuild` works for builds.
 
 Exit codes: 0 done, 1 a step failed, 2 wrong usage, 3 mistake in the Dockerfile, 4 build context,
-5 base image, 6 output, 7 store, 8 not supported yet, 9 sandbox, 130 interrupted.";
+5 base image, 6 output, 7 store, 8 not supported yet, 9 sandbox, 10 a step would run (--dry-run), 130 interrupted.";
 
 /// Builds OCI images from Dockerfiles: no daemon, no root, one binary.
 #[derive(Parser, Debug)]
@@ -251,6 +252,8 @@ pub(super) struct BuildArgs {
     pub attest: AttestArgs,
     #[command(flatten)]
     pub call: CallArgs,
+    #[command(flatten)]
+    pub dry_run: DryRunArgs,
     #[command(flatten)]
     pub later: LaterArgs,
     #[command(flatten)]

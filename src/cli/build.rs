@@ -23,6 +23,9 @@ pub(super) fn build(session: &Session, args: BuildArgs) -> Result<u8, Stop> {
     if let Some(call) = args.call.parse()? {
         return super::check::answer(session, &args, call);
     }
+    if let Some(format) = args.dry_run.dry_run {
+        return super::dry_run::dry_run(session, &args, format);
+    }
     let work = |engine: &Engine, request: &BuildRequest, events: &Events| {
         engine.build(request, &mut CancelRead::stdin(&session.cancel), events, &session.cancel)
     };
@@ -66,6 +69,25 @@ pub(super) fn with_engine<T>(
     let done = result.map_err(|failure| for_the_screen(failure, &*renderer, begun.elapsed()))?;
     super::store::after_build(session, engine.store(), tell);
     Ok((done, files))
+}
+
+/// Checks the flags as for a build, and asks something that leaves no trace: files of results stay as they are.
+pub(super) fn with_looking_engine<T>(
+    session: &Session,
+    args: &BuildArgs,
+    work: impl FnOnce(&Engine, &BuildRequest, &Events) -> Result<T, Failure>,
+) -> Result<T, Stop> {
+    refuse_later(args)?;
+    let mode = progress_mode(args.progress.as_deref(), args.quiet, &session.env)?;
+    let request = request(args, &session.env)?;
+    isolation::runtime(args.isolation.as_deref(), args.runtime.as_deref(), &session.env)?;
+    isolation::apparmor(&args.security_opts)?;
+    session.watch_signals()?;
+    let engine = session.engine()?;
+    let renderer = session.renderer(mode);
+    let result = work(&engine, &request, &Events::new(renderer.clone()));
+    renderer.finish();
+    Ok(result?)
 }
 
 /// What of a build's failure is still to be shown. Who interrupts a build knows why it ended, and which step was

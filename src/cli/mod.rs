@@ -12,6 +12,7 @@ mod capabilities;
 mod check;
 mod copy;
 mod deferred;
+mod dry_run;
 mod empty;
 mod environment;
 mod flags;

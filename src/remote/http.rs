@@ -170,6 +170,51 @@ impl HttpClient {
         memo.save(store, &key)?;
         Ok(file(store, request, &memo))
     }
+
+    /// The file of an earlier download that still holds, without fetching anything: one whose checksum is
+    /// known needs no request, of another one the server says so.
+    pub fn known(
+        &self,
+        store: &Store,
+        request: &HttpRequest,
+        cancel: &Cancel,
+    ) -> Result<Option<HttpFile>, RemoteError> {
+        let key = http_memo::key(&request.url, request.auth.as_ref());
+        let Some(memo) = Memo::load(store, &key)? else { return Ok(None) };
+        let holds = match &request.checksum {
+            Some(checksum) => memo.is_verified(checksum),
+            None => {
+                let authorization = authorization(request)?;
+                self.retry.run(&*self.clock, cancel, || {
+                    still_holds(&self.transport.session(cancel), request, authorization.clone(), &memo)
+                })?
+            }
+        };
+        Ok(holds.then(|| file(store, request, &memo)))
+    }
+}
+
+/// Whether a server stands by what it gave before.
+fn still_holds(
+    session: &Session,
+    request: &HttpRequest,
+    authorization: Option<HeaderValue>,
+    memo: &Memo,
+) -> Result<bool, RegistryError> {
+    let headers = memo.conditions();
+    let outgoing =
+        Outgoing { authorization, headers, ..Outgoing::new(Method::GET, request.url.uri().clone(), true) };
+    let incoming = session.send(&outgoing)?;
+    match StatusCode::from_u16(incoming.status) {
+        Ok(StatusCode::NOT_MODIFIED) => {
+            incoming.drain();
+            Ok(true)
+        }
+        Ok(StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION) => {
+            Ok(memo.has_same_strong_etag(incoming.header(&ETAG)))
+        }
+        _ => Err(refusal(session, incoming, |_| None)),
+    }
 }
 
 fn file(store: &Store, request: &HttpRequest, memo: &Memo) -> HttpFile {

@@ -149,6 +149,7 @@ impl LayerCell {
         if self.has_blob(store)? && fetch.is_trusted() {
             return Ok(());
         }
+        refuse_to_fetch(store)?;
         fetch.clone().wait().map_err(SnapshotError::Fetch)
     }
 
@@ -179,6 +180,7 @@ impl LayerCell {
         let digest = blob.ok_or(SnapshotError::Missing(diff_id))?.digest;
         let is_needed = |fetch: &&Arc<dyn Fetch>| !store.has_blob(&digest) || !fetch.is_trusted();
         if let Some(fetch) = self.fetch.as_ref().filter(is_needed) {
+            refuse_to_fetch(store)?;
             fetch.clone().begin();
             if let Some(coming) = store.arriving(&digest, || fetch.has_ended())
                 && let Ok(done) = work(Box::new(coming))
@@ -189,6 +191,14 @@ impl LayerCell {
             self.ensure_blob(store)?;
         }
         work(Box::new(store.open_blob(&digest)?.ok_or(SnapshotError::Missing(diff_id))?))
+    }
+
+    /// The blob that would have to be fetched if something needed it, and whether it would come from a registry.
+    pub fn lacking(&self, store: &Store) -> Option<(BlobInfo, bool)> {
+        let fetch = self.fetch.as_ref()?;
+        let state = self.lock();
+        let Some(Ok(Finished { blob: Some(blob), .. })) = &state.finished else { return None };
+        (!store.has_blob(&blob.digest)).then(|| (blob.clone(), fetch.is_at_a_registry()))
     }
 
     /// Whether its content is in the store, as a blob or as files.
@@ -281,4 +291,9 @@ impl LayerCell {
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What would be read is somewhere else, and whoever only looks brings nothing here.
+fn refuse_to_fetch(store: &Store) -> Result<(), SnapshotError> {
+    if store.refuses_to_fetch() { Err(SnapshotError::NotFetched) } else { Ok(()) }
 }

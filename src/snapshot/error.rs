@@ -21,6 +21,9 @@ pub enum SnapshotError {
     /// A layer that lies elsewhere could not be fetched.
     #[error("{0}")]
     Fetch(String),
+    /// A layer that lies elsewhere is needed, and this process only looks.
+    #[error("a layer would have to be fetched")]
+    NotFetched,
     /// The unpacked bytes are not those the image promised.
     #[error("layer content does not match the image: expected diff ID {expected}, got {actual}")]
     WrongDiffId {

@@ -180,7 +180,7 @@ impl Run<'_> {
             inputs.push(Input { name: format!("{}: {pattern}", copy.origin), digest });
         }
         let key = self.key(step, base, inputs)?;
-        self.look_up(step, parent, &key)
+        self.look_early(step, parent, &key)
     }
 
     /// The result of a RUN with mounts from other layers, if it can be found without their files.
@@ -206,7 +206,7 @@ impl Run<'_> {
         }
         inputs.extend(self.solver.run.inputs());
         let key = self.key(step, parent, inputs)?;
-        self.look_up(step, parent, &key)
+        self.look_early(step, parent, &key)
     }
 
     /// Keeps the digests of files of stages that the store remembered.

@@ -11,6 +11,8 @@ use crate::steps::run::RunError;
 use crate::steps::workdir::WorkdirError;
 use crate::store::StoreError;
 
+use super::witness::Miss;
+
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
@@ -49,6 +51,12 @@ pub enum StepError {
     /// Stopped.
     #[error("canceled")]
     Canceled,
+    /// It has no result yet, and nothing is executed.
+    #[error("it would be executed")]
+    Missed(Miss),
+    /// What lies at this address would have to be downloaded, and nothing is.
+    #[error("{0} would be downloaded")]
+    NotDownloaded(String),
 }
 
 impl StepError {

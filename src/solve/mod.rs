@@ -10,8 +10,10 @@ mod background;
 mod error;
 mod executor;
 mod known;
+mod look;
 mod record;
 mod step;
+mod witness;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -32,6 +34,8 @@ use crate::steps::run::RunSettings;
 pub use background::{Background, Slots};
 pub use error::StepError;
 pub use executor::{Executor, LocalExecutor, NoExecutor};
+pub use look::{Looked, Unknown};
+pub use witness::{Answered, Miss, Question, Witness};
 
 /// Everything a solve works with.
 pub struct Solver {
@@ -73,6 +77,8 @@ pub struct Solver {
     pub no_cache: Box<dyn Fn(&Step) -> bool + Send + Sync>,
     /// Steps at work at once.
     pub jobs: usize,
+    /// Is told how each step's look-up ended.
+    pub witness: Option<Arc<dyn Witness>>,
 }
 
 /// What becomes of the target. Layers of other stages stay as files.

@@ -12,6 +12,7 @@ use crate::snapshot::{Chain, Finished, LayerCell, Make, SnapshotError, Snapshots
 use crate::steps::copy;
 
 use super::error::StepError;
+use super::witness::{Answered, Miss};
 use super::{ResultKind, Run, StepState};
 
 /// A step's key, where the layers below it are known already.
@@ -44,37 +45,79 @@ impl Run<'_> {
         Ok(Key { definition, inputs, parent, base: base.clone(), keep: true })
     }
 
+    /// The result of a step, if there is one; otherwise the step is to be executed. While nothing may be
+    /// executed, a miss is an error: nothing behind a look-up is reached.
     pub(super) fn look_up(
         &self,
         step: &Step,
         parent: &Chain,
         key: &Key,
     ) -> Result<Option<StepState>, StepError> {
-        let found = self.look_for(step, parent, key)?;
-        if found.is_none()
-            && let Some(vertex) = self.vertexes.get(step.id.0)
-        {
+        let miss = match self.look_for(step, parent, key)? {
+            Ok(state) => return Ok(Some(state)),
+            Err(miss) => miss,
+        };
+        self.tell(step, key, Answered::Missed(miss));
+        if self.only_looks() {
+            return Err(StepError::Missed(miss));
+        }
+        if let Some(vertex) = self.vertexes.get(step.id.0) {
             self.solver.events.send(Event::Executing { vertex: *vertex });
         }
-        Ok(found)
+        Ok(None)
     }
 
-    fn look_for(&self, step: &Step, parent: &Chain, key: &Key) -> Result<Option<StepState>, StepError> {
-        let Some(parent_id) = key.parent else { return Ok(None) };
-        if (self.solver.no_cache)(step) {
-            return Ok(None);
+    /// As [`Run::look_up`], with a key that was found without looking at files: where that misses, a key made
+    /// of the files themselves is looked up next, unless nobody would look at files.
+    pub(super) fn look_early(
+        &self,
+        step: &Step,
+        parent: &Chain,
+        key: &Key,
+    ) -> Result<Option<StepState>, StepError> {
+        if self.only_looks() {
+            return self.look_up(step, parent, key);
         }
+        Ok(self.look_for(step, parent, key)?.ok())
+    }
+
+    fn look_for(&self, step: &Step, parent: &Chain, key: &Key) -> Result<Result<StepState, Miss>, StepError> {
+        if (self.solver.no_cache)(step) {
+            return Ok(Err(Miss::NotAsked));
+        }
+        let Some(parent_id) = key.parent else { return Ok(Err(Miss::NewParent)) };
         let inputs =
             KeyInputs { definition: key.definition.clone(), parent: parent_id, inputs: key.inputs.clone() };
-        if let Some(record) = self.solver.records.get(&inputs.key())?
+        let record = self.solver.records.get(&inputs.key())?;
+        if let Some(record) = &record
             && let Some(cell) = self.known_layer(&record.diff_id, Some(parent_id))?
         {
             let chain = self.found(step, parent, cell);
-            return Ok(Some(StepState { chain, cached: true, created: record.created }));
+            self.tell(step, key, Answered::Store);
+            return Ok(Ok(StepState { chain, cached: true, created: record.created }));
         }
         let hit =
             self.solver.elsewhere.as_ref().and_then(|elsewhere| elsewhere.find(&inputs, &self.solver.cancel));
-        Ok(hit.map(|hit| StepState { chain: parent.push(hit.cell), cached: true, created: hit.created }))
+        let Some(hit) = hit else {
+            return Ok(Err(if record.is_some() { Miss::NoLayer } else { Miss::NoRecord }));
+        };
+        self.tell(step, key, Answered::Elsewhere(&hit.source));
+        Ok(Ok(StepState { chain: parent.push(hit.cell), cached: true, created: hit.created }))
+    }
+
+    fn tell(&self, step: &Step, key: &Key, answer: Answered<'_>) {
+        let Some(witness) = &self.solver.witness else { return };
+        let vertex = self.vertexes.get(step.id.0).copied();
+        let Key { definition, inputs, parent, .. } = key;
+        witness.looked_up(
+            &super::witness::Question { step, vertex, definition, inputs, parent: *parent },
+            answer,
+        );
+    }
+
+    /// Whether nothing is executed or written.
+    pub(super) fn only_looks(&self) -> bool {
+        self.solver.snapshots.store().only_looks()
     }
 
     /// The chain with a layer that the store has on top. Where an image needs it, it is packed.

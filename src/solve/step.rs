@@ -103,7 +103,7 @@ impl Run<'_> {
             self.keep_known_mounts(run, &inputs);
             inputs.extend(self.solver.run.inputs());
             let key = self.key(step, parent, inputs)?;
-            if let Some(state) = self.look_up(step, parent, &key)? {
+            if let Some(state) = self.look_early(step, parent, &key)? {
                 return Ok(state);
             }
         } else if let Some(state) = self.run_by_answers(step, run, parent)? {
@@ -221,7 +221,7 @@ impl Run<'_> {
         if let Some(inputs) = self.known_copy(copy, &dest)? {
             self.keep_known_copy(copy, &dest, &inputs);
             let key = self.key(step, base, inputs)?;
-            if let Some(state) = self.look_up(step, parent, &key)? {
+            if let Some(state) = self.look_early(step, parent, &key)? {
                 return Ok(state);
             }
         } else if let Some(state) = self.copy_by_answers(step, copy, parent, base, &dest)? {
@@ -300,6 +300,12 @@ impl Run<'_> {
     fn find_remote(&self, copy: &CopyStep, vertex: VertexId) -> Result<Vec<Found>, StepError> {
         let mut all = Vec::new();
         for wanted in &copy.remote {
+            if self.only_looks() {
+                let found = self.solver.remotes.find_known(wanted, &self.solver.cancel)?;
+                let url = || crate::remote::without_credentials(&wanted.url);
+                all.push(found.ok_or_else(|| StepError::NotDownloaded(url()))?);
+                continue;
+            }
             let item = crate::remote::without_credentials(&wanted.url);
             let progress = |current, total| {
                 self.solver.events.send(Event::Progress { vertex, item: item.clone(), current, total });
@@ -330,8 +336,14 @@ impl Run<'_> {
         let (digest, listing) = selected.digest(dest);
         let records = self.solver.records.clone();
         let name = format!("{origin}: {}", selected.pattern);
-        // Only explanations read it.
-        self.background.queue(move || drop(records.put_pre_image(&digest, &name, &listing)));
+        let listing = Arc::new(listing);
+        if let Some(witness) = &self.solver.witness {
+            witness.listed(&digest, &listing);
+        }
+        if !self.only_looks() {
+            // Only explanations read it.
+            self.background.queue(move || drop(records.put_pre_image(&digest, &name, &listing)));
+        }
         let mut files = selected.selections.iter().flat_map(|selection| &selection.files);
         if let (Some(memo), Some(cache)) = (memo, cache)
             && files.all(|file| cache.is_settled(file))

@@ -139,6 +139,19 @@ impl Remotes {
         progress: &dyn Fn(u64, Option<u64>),
         cancel: &Cancel,
     ) -> Result<HttpFile, RemoteError> {
+        let found = self.ask(url, checksum, true, progress, cancel)?;
+        found.ok_or_else(|| RemoteError::Unreachable { url: url.to_string(), reason: "nothing came".into() })
+    }
+
+    /// Without `keeps`, only what the store has and the server still stands by.
+    fn ask(
+        &self,
+        url: &HttpUrl,
+        checksum: Option<&str>,
+        keeps: bool,
+        progress: &dyn Fn(u64, Option<u64>),
+        cancel: &Cancel,
+    ) -> Result<Option<HttpFile>, RemoteError> {
         let host = url.host();
         let token = self.secret(&[format!("HTTP_AUTH_TOKEN_{host}")]).map(HttpAuth::Bearer);
         let auth = self.secret(&[format!("HTTP_AUTH_HEADER_{host}")]).map(HttpAuth::Header).or(token);
@@ -154,8 +167,13 @@ impl Remotes {
             }
         };
         let request = HttpRequest { url: url.clone(), checksum, auth };
-        let file = client.fetch(&self.store, &request, progress, cancel)?;
-        self.note(Fetched::File { url: url.to_string(), digest: file.digest });
+        let file = match keeps {
+            true => client.fetch(&self.store, &request, progress, cancel).map(Some),
+            false => client.known(&self.store, &request, cancel),
+        }?;
+        if let Some(file) = &file {
+            self.note(Fetched::File { url: url.to_string(), digest: file.digest });
+        }
         Ok(file)
     }
 
@@ -209,7 +227,28 @@ impl Remotes {
         progress: &dyn Fn(u64, Option<u64>),
         cancel: &Cancel,
     ) -> Result<Found, RemoteError> {
+        let found = self.look_up(wanted, true, progress, cancel)?;
+        let nothing = || RemoteError::Unreachable { url: wanted.url.clone(), reason: "nothing came".into() };
+        found.ok_or_else(nothing)
+    }
+
+    /// As [`Remotes::find`] without downloading; `None` where the file is not in the store, or is another by now.
+    pub fn find_known(&self, wanted: &RemoteSource, cancel: &Cancel) -> Result<Option<Found>, RemoteError> {
+        self.look_up(wanted, false, &|_, _| {}, cancel)
+    }
+
+    fn look_up(
+        &self,
+        wanted: &RemoteSource,
+        keeps: bool,
+        progress: &dyn Fn(u64, Option<u64>),
+        cancel: &Cancel,
+    ) -> Result<Option<Found>, RemoteError> {
         let url = wanted.url.clone();
+        let file = |http: &HttpUrl| {
+            let file = self.ask(http, wanted.checksum.as_deref(), keeps, progress, cancel)?;
+            Ok(file.map(|file| Found::File { url: url.clone(), file }))
+        };
         match add_source(&url)? {
             SourceKind::Git(mut git) => {
                 if let Some(checksum) = &wanted.checksum {
@@ -217,17 +256,10 @@ impl Remotes {
                 }
                 let source = self.git_source(git, wanted.keep_git_dir.unwrap_or(false));
                 let resolved = self.resolve(&source, cancel)?;
-                Ok(Found::Commit { url, source: Box::new(source), resolved })
+                Ok(Some(Found::Commit { url, source: Box::new(source), resolved }))
             }
-            SourceKind::Http(http) => {
-                let file = self.download(&http, wanted.checksum.as_deref(), progress, cancel)?;
-                Ok(Found::File { url, file })
-            }
-            SourceKind::None => {
-                let http = HttpUrl::parse(&url)?;
-                let file = self.download(&http, wanted.checksum.as_deref(), progress, cancel)?;
-                Ok(Found::File { url, file })
-            }
+            SourceKind::Http(http) => file(&http),
+            SourceKind::None => file(&HttpUrl::parse(&url)?),
         }
     }
 }

@@ -32,6 +32,11 @@ impl Store {
         self.write_atomically(&self.record_path(key), content)
     }
 
+    /// As [`Store::put_record_bytes`], also while this process only looks.
+    pub(super) fn put_source_bytes(&self, key: &Digest, content: &[u8]) -> Result<(), StoreError> {
+        self.write_now(&self.record_path(key), content)
+    }
+
     /// Removes a record; `false` where there is none.
     pub fn remove_record(&self, key: &Digest) -> Result<bool, StoreError> {
         remove(&self.record_path(key))
@@ -54,6 +59,9 @@ impl Store {
 
     /// Writes the description of a layer unless there is one by now; whether it did.
     pub fn put_new_layer(&self, diff_id: &DiffId, content: &[u8]) -> Result<bool, StoreError> {
+        if self.only_looks() {
+            return Ok(false);
+        }
         let path = self.fan_out("layers", &diff_id.0, ".json");
         let temporary = self.temp_path();
         fs::write(&temporary, content).map_err(StoreError::io("write", &path))?;
@@ -140,6 +148,13 @@ impl Store {
 
     /// Temporary file, then rename: readers see the old content or the new, never a part.
     pub(super) fn write_atomically(&self, path: &Path, content: &[u8]) -> Result<(), StoreError> {
+        if self.only_looks() {
+            return Ok(());
+        }
+        self.write_now(path, content)
+    }
+
+    pub(super) fn write_now(&self, path: &Path, content: &[u8]) -> Result<(), StoreError> {
         let temporary = self.temp_path();
         fs::write(&temporary, content).map_err(StoreError::io("write", path))?;
         self.rename_into_place(&temporary, path)

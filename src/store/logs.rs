@@ -51,8 +51,10 @@ impl Store {
         if age.is_some_and(|age| age < DAY) {
             return false;
         }
-        let _ = make_private_dir(&dir);
-        let _ = fs::write(&path, "");
+        if !self.only_looks() {
+            let _ = make_private_dir(&dir);
+            let _ = fs::write(&path, "");
+        }
         true
     }
 

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -120,6 +120,8 @@ struct Inner {
     counter: AtomicU64,
     arrivals: Arrivals,
     cancel: Mutex<Option<Cancel>>,
+    only_looks: AtomicBool,
+    refused: AtomicBool,
 }
 
 impl Drop for Inner {
@@ -167,6 +169,8 @@ impl Store {
             counter: AtomicU64::new(0),
             arrivals: Arrivals::default(),
             cancel: Mutex::default(),
+            only_looks: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
         })))
     }
 
@@ -190,6 +194,32 @@ impl Store {
     /// What ends reading layers.
     pub fn canceled_by(&self) -> Option<Cancel> {
         self.0.cancel.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on this process adds nothing to the store: what it would note is dropped, and layers are not
+    /// fetched. It still marks what it finds as used. Sources from elsewhere that have to be read to know what a
+    /// build is (a context that is a git repository, a download) are kept as ever.
+    pub fn look_only(&self) {
+        self.0.only_looks.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether [`Store::look_only`] was called.
+    pub fn only_looks(&self) -> bool {
+        self.0.only_looks.load(Ordering::SeqCst)
+    }
+
+    /// Whether something that lies elsewhere must not be fetched; remembers that it was wanted.
+    pub fn refuses_to_fetch(&self) -> bool {
+        let only_looks = self.only_looks();
+        if only_looks {
+            self.0.refused.store(true, Ordering::SeqCst);
+        }
+        only_looks
+    }
+
+    /// Whether something was refused since the last call.
+    pub fn take_refused(&self) -> bool {
+        self.0.refused.swap(false, Ordering::SeqCst)
     }
 
     pub(super) fn arrivals(&self) -> &Arrivals {

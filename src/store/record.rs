@@ -222,7 +222,10 @@ impl Store {
 
     /// Writes the record of a key, replacing an earlier one.
     pub fn put_record<R: Recorded>(&self, key: &Digest, record: &R) -> Result<(), StoreError> {
-        self.put_record_bytes(key, &render(record))
+        match R::KIND {
+            RecordKind::Download => self.put_source_bytes(key, &render(record)),
+            _ => self.put_record_bytes(key, &render(record)),
+        }
     }
 }
 

@@ -19,6 +19,9 @@ impl Store {
         File::open(source)
             .and_then(|mut random| random.read_exact(&mut key))
             .map_err(StoreError::io("read", source))?;
+        if self.only_looks() {
+            return Ok(key);
+        }
         let temporary = self.temp_path();
         OpenOptions::new()
             .write(true)
