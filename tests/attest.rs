@@ -310,3 +310,147 @@ fn archives_for_docker_load_with_and_without_attestations() {
         );
     }
 }
+
+fn key(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/keys").join(name).display().to_string()
+}
+
+/// Whether OpenSSL finds that a signature (base64 of DER) is one of the message.
+fn openssl_verifies(lab: &Lab, message: &[u8], signature: &str) -> bool {
+    use base64::Engine as _;
+    let (data, file) = (lab.out("message"), lab.out("signature"));
+    fs::write(&data, message).expect("message");
+    let signature = base64::engine::general_purpose::STANDARD.decode(signature).expect("base64");
+    fs::write(&file, signature).expect("signature");
+    let mut openssl = Command::new("openssl");
+    openssl.args(["dgst", "-sha256", "-verify", &key("p256.pub"), "-signature"]).arg(&file).arg(&data);
+    openssl.output().expect("openssl").status.success()
+}
+
+#[test]
+fn what_is_signed_is_verified_by_others_and_anywhere() {
+    use base64::Engine as _;
+    let test = "what_is_signed_is_verified_by_others_and_anywhere";
+    let Some(registry) = start(test) else { return };
+    if !has("openssl") {
+        return skip(test, "openssl is not installed");
+    }
+    let lab = Lab::new();
+    let (context, name) = (simple(&lab), format!("{}/signed:1", registry.host()));
+    let (private, public) = (format!("key={}", key("p256.pem")), key("p256.pub"));
+    let provenance = "--provenance=mode=min,builder-id=https://ci.test/1";
+    ok(lab.run(["build", "-q", "--push", provenance, "--sign", &private, "-t", &name, &context]));
+    let digest = Digest::of(get(&registry, "signed/manifests/1").as_bytes());
+
+    // cosign's tag.
+    let tag = format!("signed/manifests/sha256-{}.sig", digest.hex());
+    let manifest = json_of(&get(&registry, &tag));
+    let layer = &manifest["layers"][0];
+    assert_eq!(layer["mediaType"], "application/vnd.dev.cosign.simplesigning.v1+json");
+    let payload = get(&registry, &format!("signed/blobs/{}", layer["digest"].as_str().expect("digest")));
+    let said = json_of(&payload);
+    assert_eq!(said["critical"]["image"]["docker-manifest-digest"], digest.to_string());
+    assert_eq!(said["critical"]["identity"]["docker-reference"], format!("{}/signed", registry.host()));
+    let signature = layer["annotations"]["dev.cosignproject.cosign/signature"].as_str().expect("signature");
+    assert!(openssl_verifies(&lab, payload.as_bytes(), signature));
+    assert!(!openssl_verifies(&lab, b"something else", signature));
+
+    // The bundle, found as a referrer.
+    let list = ok(lab.run(["referrers", "--format=json", &format!("docker://{name}")]));
+    let referrers = json_of(&list);
+    let found = referrers["referrers"].as_array().or_else(|| referrers.as_array()).expect("referrers");
+    let kind = "application/vnd.dev.sigstore.bundle.v0.3+json";
+    let entry = found.iter().find(|entry| entry["artifactType"] == kind).expect("a bundle");
+    assert_eq!(entry["annotations"]["dev.sigstore.bundle.content"], "dsse-envelope");
+    let path = format!("signed/manifests/{}", entry["digest"].as_str().expect("digest"));
+    let blob = json_of(&get(&registry, &path))["layers"][0]["digest"].as_str().expect("digest").to_owned();
+    let bundle = json_of(&get(&registry, &format!("signed/blobs/{blob}")));
+    assert!(bundle["verificationMaterial"]["publicKey"]["hint"].is_string());
+    let envelope = &bundle["dsseEnvelope"];
+    let payload = envelope["payload"].as_str().expect("payload");
+    let payload = base64::engine::general_purpose::STANDARD.decode(payload).expect("base64");
+    let mut message = format!("DSSEv1 28 application/vnd.in-toto+json {} ", payload.len()).into_bytes();
+    message.extend(&payload);
+    assert!(openssl_verifies(&lab, &message, envelope["signatures"][0]["sig"].as_str().expect("sig")));
+    let statement = json_of(&String::from_utf8_lossy(&payload));
+    assert_eq!(statement["predicateType"], "https://sigstore.dev/cosign/sign/v1");
+    assert_eq!(statement["subject"][0]["digest"]["sha256"], digest.hex());
+
+    // rbuild's own look, also at what it says, and offline.
+    let dockerfile = fs::read(Path::new(&context).join("Dockerfile")).expect("Dockerfile");
+    let material = format!("file:Dockerfile@sha256:{}", Digest::of(&dockerfile).hex());
+    let checks = ["--builder=https://ci.test/1", "--material", &material];
+    let verify = |lab: &Lab, image: &str, more: &[&str]| {
+        lab.run([&["verify", "-q", "--key", &public][..], more, &[image]].concat())
+    };
+    ok(verify(&lab, &name, &checks));
+    let archive = format!("oci-archive:{}", lab.out("signed.tar").display());
+    ok(lab.run(["copy", "-q", "--all", "--referrers", &format!("docker://{name}"), &archive]));
+    drop(registry);
+    ok(verify(&Lab::new(), &archive, &checks));
+    for (more, word) in [
+        (&["--builder=https://other.test"][..], "https://other.test"),
+        (&["--source=https://git.test/x.git"], "a directory"),
+        (&["--material=pkg:docker/evil@1"], "pkg:docker/evil@1"),
+    ] {
+        let refused = verify(&lab, &archive, more);
+        assert!(refused.code == 1 && refused.out.contains(word), "{more:?}: {}{}", refused.out, refused.err);
+    }
+}
+
+#[test]
+fn without_a_fitting_signature_nothing_is_verified() {
+    let lab = Lab::new();
+    let context = simple(&lab);
+    let (dir, top) = layout(&lab, &["--provenance=mode=min", "-t", "layout:1"], &context, "layout");
+    let place = format!("oci:{}", dir.display());
+    let public = key("p256.pub");
+    let refused = lab.run(["verify", "-q", "--key", &public, "--builder=", &place]);
+    assert_eq!(refused.code, 1, "{}{}", refused.out, refused.err);
+    assert!(
+        refused.out.contains("no signature") && refused.out.contains("no signed provenance"),
+        "{}",
+        refused.out
+    );
+    // cosign's encrypted form of the same key; the signature becomes part of the layout.
+    let mut sign = lab.rbuild();
+    sign.env("COSIGN_PASSWORD", "secret").args(["sign", "-q", "--key", &key("cosign.key"), &place]);
+    let signed = ok(done(sign.output().expect("rbuild")));
+    assert!(signed.contains(top["digest"].as_str().expect("digest")), "{signed}");
+    let json =
+        json_of(&ok(lab.run(["verify", "-q", "--format=json", "--key", &public, "--builder=", &place])));
+    assert_eq!((&json["verified"], &json["signatures"]), (&json!(true), &json!(1)), "{json}");
+    for (args, code, word) in [
+        (&["sign", "-q", &place][..], 8, "keyless"),
+        (&["sign", "-q", "--key", &key("cosign.key"), &place], 2, "COSIGN_PASSWORD"),
+        (&["sign", "-q", "--key", "awskms://x", &place], 8, "awskms"),
+        (&["sign", "-q", "--key", "no-such-file", &place], 2, "no-such-file"),
+        (&["sign", "-q", "--key", &key("p256.pub"), &place], 2, "PRIVATE KEY"),
+        (&["verify", "-q", &place], 8, "keyless"),
+        (&["verify", "-q", "--key", &key("p256.pem"), &place], 2, "PUBLIC KEY"),
+        (&["build", "-q", "--sign", "key=x", "-t", "x", &context], 2, "cannot read the key"),
+        (&["build", "-q", "--sign=keyless", "-t", "x", &context], 8, "keyless"),
+    ] {
+        let refused = lab.run(args);
+        assert!(
+            refused.code == code && refused.err.contains(word),
+            "{args:?}: {} {}",
+            refused.code,
+            refused.err
+        );
+    }
+    // A changed statement is found out by its digest, and a changed index by its signature.
+    let blobs = dir.join("blobs/sha256");
+    let index = blobs.join(top["digest"].as_str().expect("digest").trim_start_matches("sha256:"));
+    let mut text = fs::read_to_string(&index).expect("index");
+    text.push(' ');
+    let changed = Digest::of(text.as_bytes());
+    fs::write(blobs.join(changed.hex()), &text).expect("write");
+    let entries = fs::read_to_string(dir.join("index.json")).expect("index.json");
+    let mut entries = json_of(&entries);
+    entries["manifests"][0]["digest"] = json!(changed.to_string());
+    entries["manifests"][0]["size"] = json!(text.len());
+    fs::write(dir.join("index.json"), entries.to_string()).expect("index.json");
+    let refused = lab.run(["verify", "-q", "--key", &public, &place]);
+    assert_eq!(refused.code, 1, "{}{}", refused.out, refused.err);
+}

@@ -12,6 +12,7 @@
 pub mod attach;
 pub mod options;
 pub mod provenance;
+pub mod sign;
 
 mod purl;
 mod statement;

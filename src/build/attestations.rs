@@ -15,6 +15,12 @@ use super::result::{Attaching, Built};
 
 /// Refuses outputs that cannot carry what was asked for.
 pub(super) fn check(request: &BuildRequest) -> Result<(), Failure> {
+    if request.sign.is_some() && !request.outputs.iter().any(|output| output.push) {
+        let message = "--sign signs what is pushed, and nothing is pushed";
+        return Err(
+            Failure::new(FailureKind::Usage, message).help("add --push, or sign later with `rbuild sign`")
+        );
+    }
     if !request.attest.is_asked_for() {
         return Ok(());
     }

@@ -34,7 +34,27 @@ impl Transfer<'_> {
     pub fn attested(&self, place: &Place) -> Result<Attested, Failure> {
         let source = self.open(place)?;
         let image = self.select(&source)?;
-        let manifests = self.attestation_manifests(&source, &image)?;
+        let mut manifests = self.attestation_manifests(&source, &image)?;
+        manifests.extend(self.listed(&*source.content, &image.digest, Some(PAYLOAD_TYPE))?);
+        let statements = self.read_statements(&source, &image, manifests)?;
+        Ok(Attested { top: source.top.clone(), image, statements })
+    }
+
+    /// The statements about an image that are part of the index it is listed in.
+    pub(super) fn statements_of_index(
+        &self,
+        source: &Source,
+        image: &Descriptor,
+    ) -> Result<Vec<Value>, Failure> {
+        self.read_statements(source, image, self.attestation_manifests(source, image)?)
+    }
+
+    fn read_statements(
+        &self,
+        source: &Source,
+        image: &Descriptor,
+        manifests: Vec<Descriptor>,
+    ) -> Result<Vec<Value>, Failure> {
         let mut statements = Vec::new();
         for manifest in manifests {
             let Document::Manifest(manifest) = self.document(&*source.content, &manifest)? else { continue };
@@ -51,7 +71,7 @@ impl Transfer<'_> {
                 statements.push(statement);
             }
         }
-        Ok(Attested { top: source.top.clone(), image, statements })
+        Ok(statements)
     }
 
     fn attestation_manifests(&self, source: &Source, image: &Descriptor) -> Result<Vec<Descriptor>, Failure> {
@@ -65,10 +85,6 @@ impl Transfer<'_> {
             };
             all.extend(index.manifests.iter().filter(about).cloned());
         }
-        let found = content.referrers(&image.digest, Some(PAYLOAD_TYPE), self.cancel).map_err(|error| {
-            self.failure(FailureKind::Base, "list the referrers of", &image.digest.to_string(), &error)
-        })?;
-        all.extend(found);
         Ok(all)
     }
 

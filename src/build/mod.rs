@@ -35,6 +35,7 @@ mod reproduce;
 mod request;
 mod result;
 mod run;
+mod sign;
 mod space;
 mod transfer;
 mod validate;
@@ -63,6 +64,7 @@ pub use request::{
     OutputKind, OutputSpec, PullPolicy,
 };
 pub use run::{RunMount, RunRequest};
+pub use sign::Verified;
 
 pub use crate::sandbox::{Forward, Limits, Signals};
 pub use crate::steps::mount::{Secret, SshSource};

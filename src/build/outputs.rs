@@ -283,6 +283,9 @@ impl Output<'_> {
             for referrer in &package.referrers {
                 transfer.publish(name, referrer, true)?;
             }
+            if let Some(key) = &self.request.sign {
+                transfer.sign_pushed(name, &package.top, &package.referrers, key)?;
+            }
         }
         Ok(())
     }

@@ -84,7 +84,7 @@ impl Transfer<'_> {
         }
     }
 
-    fn listed(
+    pub(super) fn listed(
         &self,
         content: &dyn Content,
         subject: &Digest,

@@ -15,6 +15,7 @@ use crate::steps::mount::{Secret, SshSource};
 
 use super::cache_spec::{CacheLocation, CacheTarget};
 use crate::attest::AttestOptions;
+use crate::attest::sign::Signer;
 
 /// A build, as data. Made by `cli/` from flags, or by a library user directly.
 #[derive(Clone, Debug)]
@@ -87,6 +88,8 @@ pub struct BuildRequest {
     pub engines: Vec<EngineAddress>,
     /// Which attestations the result carries.
     pub attest: AttestOptions,
+    /// Signs what is pushed, and its attestations.
+    pub sign: Option<Signer>,
     /// How many steps may run at once; `None` is the number of processors.
     pub jobs: Option<usize>,
     /// Limit for the whole of one RUN; `None` is no limit.

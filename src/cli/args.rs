@@ -16,6 +16,7 @@ use super::empty::path;
 use super::images::{HistoryArgs, ImagesArgs, InspectArgs, RmiArgs};
 use super::registry::{LoginArgs, PullArgs, PushArgs};
 use super::run_args::RunArgs;
+use super::sign::{SignArgs, VerifyArgs};
 use super::store::{DuArgs, FsckArgs, PruneArgs};
 use super::verify::{DiffArgs, ReproduceArgs, ValidateArgs};
 
@@ -90,6 +91,10 @@ pub(super) enum Command {
         #[arg(value_name = "HOST[:PORT]")]
         registry: Option<String>,
     },
+    /// Sign an image in its registry or layout with a key, in cosign's forms
+    Sign(SignArgs),
+    /// Check the signature of an image, and what is claimed about how it was built
+    Verify(VerifyArgs),
     /// Check every rule of an image's formats, down to the bytes of its layers
     Validate(Deferred<ValidateArgs>),
     /// List the files in which two images of the store differ

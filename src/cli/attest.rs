@@ -27,6 +27,9 @@ pub(super) struct AttestArgs {
     /// An attestation: type=provenance,KEY=VALUE
     #[arg(long, value_name = "ATTESTATION", help_heading = "Attestations")]
     pub attest: Vec<String>,
+    /// Sign what is pushed: key=FILE or key=env://NAME; an encrypted key takes COSIGN_PASSWORD
+    #[arg(long, value_name = "key=KEY", help_heading = "Attestations")]
+    pub sign: Option<String>,
 }
 
 /// What is asked for, and what a push has without being asked.
@@ -130,6 +133,7 @@ mod tests {
         let args = AttestArgs {
             provenance: provenance.map(str::to_owned),
             sbom: None,
+            sign: None,
             attest: attest.iter().map(|text| (*text).to_owned()).collect(),
         };
         let mut env = Environment::default();

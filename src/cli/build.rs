@@ -233,6 +233,7 @@ pub(super) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildReques
         source_date_epoch,
         reproducible: args.reproducible,
         attest: super::attest::options(&args.attest, env)?,
+        sign: super::sign::signer(args.attest.sign.as_deref(), env)?,
         jobs: jobs(args.jobs)?,
         step_timeout: args.timeout.as_deref().map(values::duration).transpose().map_err(usage)?,
     })

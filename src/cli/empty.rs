@@ -71,9 +71,7 @@ fn limits(args: &mut LimitArgs) {
 }
 
 fn later(args: &mut LaterArgs) {
-    for value in [&mut args.builder] {
-        unset(value, String::is_empty);
-    }
+    unset(&mut args.builder, String::is_empty);
 }
 
 fn unset<T>(option: &mut Option<T>, is_empty: impl FnOnce(&T) -> bool) {

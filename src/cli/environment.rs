@@ -32,6 +32,8 @@ pub(super) struct Environment {
     pub metadata_warnings: bool,
     /// `BUILDX_NO_DEFAULT_ATTESTATIONS`: nothing is attested that was not asked for.
     pub no_default_attestations: Option<String>,
+    /// Of an encrypted key.
+    pub cosign_password: Option<String>,
     pub runtime_dir: Option<PathBuf>,
     pub colour: bool,
     pub stderr_is_terminal: bool,
@@ -78,6 +80,7 @@ impl Environment {
             metadata_warnings: text("BUILDX_METADATA_WARNINGS")
                 .is_some_and(|value| matches!(value.as_str(), "1" | "true")),
             no_default_attestations: text("BUILDX_NO_DEFAULT_ATTESTATIONS"),
+            cosign_password: std::env::var("COSIGN_PASSWORD").ok(),
             runtime_dir: path("XDG_RUNTIME_DIR"),
             colour: text("NO_COLOR").is_none() && (forced || terminal && !dumb),
             stderr_is_terminal: terminal,

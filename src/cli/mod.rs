@@ -32,6 +32,7 @@ mod results;
 mod run;
 mod run_args;
 mod secret;
+mod sign;
 mod store;
 mod template;
 mod values;
@@ -238,6 +239,8 @@ fn perform(command: Command, session: &Session) -> Result<u8, Stop> {
         Command::Index { command } => copy::index(session, &command),
         Command::Login(args) => registry::login(session, &args),
         Command::Logout { registry } => registry::logout(session, registry.as_deref()),
+        Command::Sign(args) => sign::sign(session, &args),
+        Command::Verify(args) => sign::verify(session, &args),
         Command::Validate(args) => verify::validate(session, &args),
         Command::Diff(args) => verify::diff(session, &args),
         Command::VerifyReproducible(args) => verify::reproduce(session, &args),

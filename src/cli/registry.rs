@@ -4,7 +4,7 @@ use std::io::{BufRead as _, Read as _, Write as _};
 
 use clap::Args;
 
-use crate::build::{Failure, FailureKind, RegistryAccess, StorageTools, Transfer};
+use crate::build::{Failure, FailureKind, Place, RegistryAccess, StorageTools, Transfer};
 use crate::event::Events;
 use crate::image::{Platform, Reference};
 use crate::progress::Mode;
@@ -34,6 +34,9 @@ pub(super) struct PushArgs {
     /// Push every tag of the repository
     #[arg(short = 'a', long = "all-tags")]
     pub all_tags: bool,
+    /// Sign what is pushed: key=FILE or key=env://NAME
+    #[arg(long, value_name = "key=KEY")]
+    pub sign: Option<String>,
     #[command(flatten)]
     pub access: AccessArgs,
     /// Name of an image of the store
@@ -134,6 +137,7 @@ pub(super) fn transfer<T>(
 
 /// `rbuild push`
 pub(super) fn push(session: &Session, args: &PushArgs) -> Result<u8, Stop> {
+    let key = super::sign::signer(args.sign.as_deref(), &session.env)?;
     let lines = transfer(session, &args.access, None, |transfer| {
         let name = transfer.name_to_push(&args.image)?;
         if name.digest.is_some() || (args.all_tags && args.image.ends_with(&format!(":{}", tag_of(&name)))) {
@@ -156,6 +160,9 @@ pub(super) fn push(session: &Session, args: &PushArgs) -> Result<u8, Stop> {
         for name in &names {
             let descriptor = transfer.stored(name)?;
             let report = transfer.publish(name, &descriptor, false)?;
+            if let Some(key) = &key {
+                transfer.sign(&Place::Registry(name.clone()), key)?;
+            }
             if args.access.quiet {
                 lines.push_str(&format!("{}\n", name.familiar()));
                 continue;

@@ -72,7 +72,6 @@ const NEAR: &[(&str, &str)] = &[
     ("config", "info"),
     ("doctor", "info"),
     ("env", "info"),
-    ("verify", "validate"),
 ];
 
 /// What a builder does not do, and what to do instead.
@@ -458,7 +457,7 @@ fn names_context(word: &str) -> bool {
 }
 
 /// The commands, which every line is compared with: making the list from all their flags is not cheap.
-const COMMANDS: [&str; 28] = [
+const COMMANDS: [&str; 30] = [
     "build",
     "plan",
     "check",
@@ -477,6 +476,8 @@ const COMMANDS: [&str; 28] = [
     "index",
     "login",
     "logout",
+    "sign",
+    "verify",
     "validate",
     "diff",
     "verify-reproducible",

@@ -1,0 +1,191 @@
+//! Keys: PEM files as OpenSSL and cosign write them.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use crypto_secretbox::aead::{Aead as _, KeyInit as _};
+use crypto_secretbox::{Nonce, XSalsa20Poly1305};
+use p256::SecretKey;
+use p256::ecdsa::signature::{Signer as _, Verifier as _};
+use p256::ecdsa::{Signature, SigningKey, VerifyingKey};
+use p256::pkcs8::{DecodePrivateKey as _, DecodePublicKey as _, EncodePublicKey as _};
+use serde::Deserialize;
+
+use crate::digest::Digest;
+
+/// The largest key file that is read, in bytes.
+const MAX_KEY: usize = 64 << 10;
+/// Memory that decrypting a key may need, in bytes: what the file says is not trusted.
+const MAX_MEMORY: u64 = 256 << 20;
+const KEY_SIZE: usize = 32;
+
+/// Why a key cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// No PEM block of a known kind.
+    #[error("it is no key in PEM form: {0}")]
+    Malformed(String),
+    /// Some other algorithm.
+    #[error("{0} is not supported: keys are ECDSA on the curve P-256")]
+    Unsupported(String),
+    /// Encrypted, and no password was given.
+    #[error("the key is encrypted, and no password was given")]
+    NoPassword,
+    /// The password does not fit.
+    #[error("the password is wrong, or the key is damaged")]
+    WrongPassword,
+}
+
+/// A private key.
+#[derive(Clone)]
+pub struct Signer(SigningKey);
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Signer({})", self.verifier().hint())
+    }
+}
+
+/// cosign's encrypted keys (go-securesystemslib, `encrypted`).
+#[derive(Deserialize)]
+struct Encrypted {
+    kdf: Kdf,
+    cipher: Cipher,
+    ciphertext: String,
+}
+
+#[derive(Deserialize)]
+struct Kdf {
+    name: String,
+    params: Scrypt,
+    salt: String,
+}
+
+#[derive(Deserialize)]
+struct Scrypt {
+    #[serde(rename = "N")]
+    cost: u64,
+    r: u32,
+    p: u32,
+}
+
+#[derive(Deserialize)]
+struct Cipher {
+    name: String,
+    nonce: String,
+}
+
+impl Signer {
+    /// Reads a PEM file: PKCS#8, SEC 1, or cosign's encrypted form, which takes a password.
+    pub fn from_pem(bytes: &[u8], password: Option<&[u8]>) -> Result<Self, KeyError> {
+        let (label, der) = block(bytes, "PRIVATE KEY")?;
+        let secret = match label.as_str() {
+            "PRIVATE KEY" => pkcs8(&der)?,
+            "EC PRIVATE KEY" => {
+                SecretKey::from_sec1_der(&der).map_err(|_| KeyError::Unsupported("this EC key".into()))?
+            }
+            "ENCRYPTED SIGSTORE PRIVATE KEY" | "ENCRYPTED COSIGN PRIVATE KEY" => {
+                pkcs8(&decrypted(&der, password.ok_or(KeyError::NoPassword)?)?)?
+            }
+            other => return Err(KeyError::Unsupported(format!("a key of the kind {other:?}"))),
+        };
+        Ok(Signer(SigningKey::from(secret)))
+    }
+
+    /// A signature of `message` in DER. The same message has the same signature (RFC 6979).
+    pub fn sign(&self, message: &[u8]) -> Vec<u8> {
+        let signature: Signature = self.0.sign(message);
+        signature.to_der().as_bytes().to_vec()
+    }
+
+    /// The public key.
+    pub fn verifier(&self) -> Verifier {
+        Verifier(*self.0.verifying_key())
+    }
+}
+
+/// A public key.
+#[derive(Clone, Debug)]
+pub struct Verifier(VerifyingKey);
+
+impl Verifier {
+    /// Reads a PEM file with a public key.
+    pub fn from_pem(bytes: &[u8]) -> Result<Self, KeyError> {
+        let (label, der) = block(bytes, "PUBLIC KEY")?;
+        if label != "PUBLIC KEY" {
+            return Err(KeyError::Unsupported(format!("a key of the kind {label:?}")));
+        }
+        let key = VerifyingKey::from_public_key_der(&der);
+        key.map(Verifier).map_err(|_| KeyError::Unsupported("this public key".into()))
+    }
+
+    /// Whether `signature` (DER) is one of `message`.
+    pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        Signature::from_der(signature).is_ok_and(|signature| self.0.verify(message, &signature).is_ok())
+    }
+
+    /// What bundles name the key by: the digest of its DER form, in base64.
+    pub fn hint(&self) -> String {
+        let der = p256::PublicKey::from(&self.0).to_public_key_der();
+        der.map_or_else(|_| String::new(), |der| STANDARD.encode(Digest::of(der.as_bytes()).raw()))
+    }
+}
+
+fn pkcs8(der: &[u8]) -> Result<SecretKey, KeyError> {
+    SecretKey::from_pkcs8_der(der).map_err(|_| KeyError::Unsupported("this private key".into()))
+}
+
+/// The first block whose label ends with `kind`: files of OpenSSL have parameters before the key.
+fn block(bytes: &[u8], kind: &str) -> Result<(String, Vec<u8>), KeyError> {
+    let malformed = |why: &str| KeyError::Malformed(why.to_owned());
+    if bytes.len() > MAX_KEY {
+        return Err(malformed("the file is too large"));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|_| malformed("it is not text"))?;
+    let mut lines = text.lines().map(str::trim);
+    let label = lines
+        .by_ref()
+        .find_map(|line| {
+            let label = line.strip_prefix("-----BEGIN ")?.strip_suffix("-----")?;
+            label.ends_with(kind).then(|| label.to_owned())
+        })
+        .ok_or_else(|| malformed(&format!("there is no {kind}")))?;
+    let end = format!("-----END {label}-----");
+    let mut body = String::new();
+    for line in lines {
+        if line == end {
+            let der = STANDARD.decode(&body).map_err(|_| malformed("its base64 is damaged"))?;
+            return Ok((label, der));
+        }
+        body.push_str(line);
+    }
+    Err(malformed("its end is missing"))
+}
+
+fn decrypted(bytes: &[u8], password: &[u8]) -> Result<Vec<u8>, KeyError> {
+    let malformed = |why: &str| KeyError::Malformed(why.to_owned());
+    let all: Encrypted =
+        serde_json::from_slice(bytes).map_err(|_| malformed("what is encrypted is not cosign's form"))?;
+    if all.kdf.name != "scrypt" || all.cipher.name != "nacl/secretbox" {
+        let kind = format!("encryption with {:?} and {:?}", all.kdf.name, all.cipher.name);
+        return Err(KeyError::Unsupported(kind));
+    }
+    let base64 = |text: &str| STANDARD.decode(text).map_err(|_| malformed("its base64 is damaged"));
+    let Scrypt { cost, r, p } = all.kdf.params;
+    let memory = cost.checked_mul(u64::from(r)).and_then(|product| product.checked_mul(128));
+    if !cost.is_power_of_two() || cost < 2 || p > 16 || memory.is_none_or(|memory| memory > MAX_MEMORY) {
+        return Err(malformed("its scrypt parameters are out of bounds"));
+    }
+    let log_n = u8::try_from(cost.trailing_zeros()).unwrap_or(u8::MAX);
+    let params =
+        scrypt::Params::new(log_n, r, p).map_err(|_| malformed("its scrypt parameters are wrong"))?;
+    let mut key = [0u8; KEY_SIZE];
+    scrypt::scrypt(password, &base64(&all.kdf.salt)?, &params, &mut key)
+        .map_err(|_| malformed("its scrypt parameters are wrong"))?;
+    let nonce: [u8; 24] =
+        base64(&all.cipher.nonce)?.try_into().map_err(|_| malformed("its nonce has not 24 bytes"))?;
+    let cipher = XSalsa20Poly1305::new(&key.into());
+    let opened = cipher.decrypt(&Nonce::from(nonce), base64(&all.ciphertext)?.as_slice());
+    opened.map_err(|_| KeyError::WrongPassword)
+}
