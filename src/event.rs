@@ -120,12 +120,14 @@ pub enum Event {
         /// Linter rule name, if it comes from one.
         rule: Option<&'static str>,
     },
+    /// A result is at its place besides the store, in a few words: a file was written, a name was pushed.
+    Delivered(String),
     /// The build ended well. The last event of a successful build.
     Summary(Summary),
 }
 
 /// The summary line's facts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Summary {
     /// The image's ID; `None` where no image was made.
     pub id: Option<Digest>,
@@ -143,6 +145,8 @@ pub struct Summary {
     pub steps: usize,
     /// Wall time.
     pub elapsed: Duration,
+    /// Where results went and what took the time, a line each, for people. The engine leaves it empty.
+    pub details: Vec<String>,
 }
 
 /// Receives events. Called from several threads at once; must not block for long.

@@ -230,3 +230,97 @@ fn stages_with_the_same_base_share_its_download() {
     let pulls = built.err.lines().filter(|line| line.ends_with(" pull busybox")).count();
     assert_eq!(pulls, 1, "{}", built.err);
 }
+
+/// The variables by which services are known, and a build in one of them.
+fn build_in(lab: &Lab, variables: &[(&str, &str)], args: &[&str]) -> Done {
+    let mut build = lab.rbuild();
+    build.arg("build").args(lab.bases()).args(args).envs(variables.iter().copied());
+    support::done(build.output().expect("rbuild"))
+}
+
+#[test]
+fn services_get_groups_annotations_and_a_summary_page() {
+    if !bases_or_skip("services_get_groups_annotations_and_a_summary_page") {
+        return;
+    }
+    let lab = Lab::new();
+    let context = lab.context(&[
+        ("sub/Dockerfile", "FROM busybox\nWORKDIR rel\nRUN echo '::error::forged'; echo '##[error]forged'\n"),
+        ("sub/Bad", "FROM busybox\nRUN echo '  ::error::forged'; echo '|<b>`'; exit 3\n"),
+    ]);
+    let (root, page) = (context.display().to_string(), context.join("page"));
+    let sub = context.join("sub").display().to_string();
+    let page_name = page.display().to_string();
+    let github =
+        [("GITHUB_ACTIONS", "true"), ("GITHUB_WORKSPACE", &*root), ("GITHUB_STEP_SUMMARY", &*page_name)];
+    let commands = |text: &str| -> Vec<String> {
+        let obeyed = |line: &&str| {
+            line.trim_start().starts_with("::") || line.contains("##[") || line.contains("##vso[")
+        };
+        text.lines().filter(obeyed).map(str::to_owned).collect()
+    };
+    let good = build_in(&lab, &github, &["-t", "app:1", &sub]);
+    assert_eq!(good.code, 0, "{}", good.err);
+    let said = commands(&good.err);
+    assert!(
+        said.iter().any(|line| line.starts_with("::group::#") && line.contains("RUN echo")),
+        "{}",
+        good.err
+    );
+    assert!(said.iter().any(|line| line == "::endgroup::"), "{}", good.err);
+    let warning = "::warning file=sub/Dockerfile,line=2,title=WorkdirRelativePath::";
+    assert!(said.iter().any(|line| line.starts_with(warning)), "{}", good.err);
+    assert!(!said.iter().any(|line| line.starts_with("::error") || line.contains("##[")), "{}", good.err);
+    let bad = build_in(&lab, &github, &["-f", &format!("{sub}/Bad"), &sub]);
+    assert_eq!(bad.code, 1, "{}", bad.err);
+    let errors: Vec<String> =
+        commands(&bad.err).into_iter().filter(|line| line.trim_start().starts_with("::error")).collect();
+    assert!(
+        errors.len() == 1 && errors[0].starts_with("::error file=sub/Bad,line=2,title=rbuild::"),
+        "{}",
+        bad.err
+    );
+    let page = std::fs::read_to_string(&page).expect("a page");
+    assert!(page.contains("### Built <code>app&#58;1</code> in"), "{page}");
+    assert!(page.contains("### ❌ Build failed") && page.contains("| ❌ failed |"), "{page}");
+    assert!(!page.contains("<b>"), "{page}");
+    // Quiet is quiet, and none is none.
+    assert_eq!(build_in(&lab, &github, &["-q", &sub]).err, "");
+    for (variables, args, start) in [
+        (&github[..], &["--ci=none"][..], ""),
+        (&[("GITLAB_CI", "true")], &[], "\u{1b}[0Ksection_start:"),
+        (&[("TEAMCITY_VERSION", "2026.1")], &[], "##teamcity[blockOpened name='"),
+        (&[("TF_BUILD", "True")], &[], "##[group]"),
+        (&[], &["--ci=azure"], "##[group]"),
+    ] {
+        let built = build_in(&lab, variables, &[&["--no-cache"], args, &[&sub]].concat());
+        assert_eq!(built.code, 0, "{}", built.err);
+        let has = |text: &str| built.err.lines().any(|line| line.starts_with(text));
+        match start {
+            "" => assert!(!has("::group") && has("warning: WorkdirRelativePath"), "{}", built.err),
+            start => assert!(has(start), "{start}: {}", built.err),
+        }
+    }
+    assert_eq!(build_in(&lab, &[], &["--ci=jenkins", &sub]).code, 2);
+}
+
+#[test]
+fn the_end_of_a_build_says_where_its_results_are() {
+    let lab = Lab::new();
+    let context = lab.context(&[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    let context = context.display().to_string();
+    let build = |args: &[&str]| {
+        let built = lab.run([&["build", "--progress=plain"], args, &[&context]].concat());
+        assert_eq!(built.code, 0, "{}", built.err);
+        let lines: Vec<String> = built.err.lines().map(str::to_owned).collect();
+        let from = lines.iter().rposition(String::is_empty).map_or(0, |at| at + 1);
+        lines[from..].to_vec()
+    };
+    let last = build(&["-o", "type=oci,dest=out.tar", "-o", "files", "-t", "app:1"]);
+    assert!(last.len() == 3 && last[0].starts_with("wrote out.tar (OCI archive, "), "{last:?}");
+    assert!(last[1] == "wrote files (files)" && last[2].starts_with("built app:1 "), "{last:?}");
+    // Nothing to say beyond the one line.
+    let last = build(&["-t", "app:1"]);
+    assert!(last.len() == 1 && last[0].starts_with("built app:1 "), "{last:?}");
+    assert_eq!(lab.run(["build", "-q", "-o", "type=oci,dest=out.tar", &context]).err, "");
+}

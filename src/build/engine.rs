@@ -245,6 +245,7 @@ impl Engine {
             cached,
             steps,
             elapsed: begun.elapsed(),
+            details: Vec::new(),
         };
         events.send(Event::Summary(summary.clone()));
         let names = names.iter().map(ToString::to_string).collect();

@@ -92,6 +92,9 @@ pub(super) fn write_all(
         };
         events.send(Event::Finished { vertex, outcome, elapsed: begun.elapsed() });
         result?;
+        if let Some(what) = output.delivered() {
+            events.send(Event::Delivered(what));
+        }
     }
     Ok(())
 }
@@ -194,6 +197,24 @@ impl Output<'_> {
         Ok(ExportImage { descriptor: package.top.clone(), names: self.names()?, created: self.created() })
     }
 
+    /// What was written outside the store, in a few words. A push has said so for each name.
+    fn delivered(&self) -> Option<String> {
+        let dest = &self.spec.dest;
+        let kind = match self.spec.kind {
+            OutputKind::Load => return Some("loaded into the engine".into()),
+            _ if dest == "-" => return None,
+            OutputKind::Oci => "OCI archive",
+            OutputKind::OciDir => "OCI layout",
+            OutputKind::Docker => "Docker archive",
+            OutputKind::Local => "files",
+            OutputKind::Tar => "tarball",
+            OutputKind::Image | OutputKind::CacheOnly => return None,
+        };
+        let size = std::fs::metadata(self.request.cwd.join(dest)).ok().filter(std::fs::Metadata::is_file);
+        let size = size.map(|file| format!(", {}", crate::fs::shown_size(file.len()))).unwrap_or_default();
+        Some(format!("wrote {dest} ({kind}{size})"))
+    }
+
     fn write(&self) -> Result<(), Failure> {
         let store = self.engine.store();
         let dest = Dest::parse(&self.spec.dest, &self.request.cwd);
@@ -270,6 +291,14 @@ impl Output<'_> {
         for name in &names {
             let report = transfer.publish(name, &package.top, self.spec.by_digest)?;
             let sent = report.sent_bytes;
+            self.events.send(Event::Delivered(format!(
+                "pushed {}@{} ({} sent, {} of {} blobs were there)",
+                if self.spec.by_digest { name.familiar_repository() } else { name.familiar() },
+                report.digest,
+                crate::fs::shown_size(sent),
+                report.mounted + report.existed,
+                report.uploaded + report.mounted + report.existed,
+            )));
             let line = format!(
                 "{}: {} ({sent} bytes sent; blobs: {} uploaded, {} mounted, {} there already)",
                 name.familiar(),

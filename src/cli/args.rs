@@ -198,6 +198,9 @@ pub(super) struct BuildArgs {
     /// How progress is shown: auto, plain, tty, quiet or rawjson [env: BUILDKIT_PROGRESS]
     #[arg(long, value_name = "TYPE", help_heading = "Output")]
     pub progress: Option<String>,
+    /// Groups and annotations for the log of a service: auto (by its variables), none, github, gitlab, teamcity, azure
+    #[arg(long, value_name = "SERVICE", help_heading = "Output")]
+    pub ci: Option<String>,
     /// Execute every step again
     #[arg(long = "no-cache", help_heading = "Cache")]
     pub no_cache: bool,
@@ -435,6 +438,7 @@ pub(super) fn completion(shell: clap_complete::Shell) -> Vec<u8> {
 /// Names the values of flags whose values are checked elsewhere.
 fn with_values(arg: clap::Arg) -> clap::Arg {
     let values: &[&str] = match arg.get_id().as_str() {
+        "ci" => &["auto", "none", "github", "gitlab", "teamcity", "azure"],
         "progress" => &["auto", "plain", "tty", "quiet", "rawjson"],
         "network" => &["default", "host", "none"],
         "call" => &["build", "check", "outline", "targets"],

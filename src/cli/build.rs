@@ -1,5 +1,6 @@
 //! `rbuild build` and `rbuild plan`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
@@ -10,13 +11,13 @@ use crate::build::{
 };
 use crate::cancel::CancelRead;
 use crate::event::Events;
-use crate::progress::{self, Mode, Renderer};
+use crate::progress::{self, Ledger, Mode, Renderer};
 
 use super::args::{BuildArgs, InputArgs, PlanArgs, PlanFormat};
 use super::environment::Environment;
 use super::flags;
 use super::results::ResultFile;
-use super::{Session, Stop, cache, isolation, outputs, print, print_json, secret, values};
+use super::{Session, Stop, cache, ci, isolation, outputs, print, print_json, secret, values};
 
 /// Builds, and says so in the ways asked for.
 pub(super) fn build(session: &Session, args: BuildArgs) -> Result<u8, Stop> {
@@ -48,6 +49,7 @@ pub(super) fn with_engine<T>(
 ) -> Result<(T, Results), Stop> {
     refuse_later(args)?;
     let mode = progress_mode(args.progress.as_deref(), args.quiet, &session.env)?;
+    let ci = ci::choose(args.ci.as_deref(), &session.env)?;
     let request = request(args, &session.env)?;
     let runtime = isolation::runtime(args.isolation.as_deref(), args.runtime.as_deref(), &session.env)?;
     let files = Results {
@@ -60,12 +62,17 @@ pub(super) fn with_engine<T>(
     for file in files.id.iter().chain(&files.metadata) {
         file.clear()?;
     }
-    let renderer = session.renderer(mode);
+    let job = ci::begin(ci, &session.env);
+    let inner = session.renderer_for(mode, job.map(|job| job.ci));
+    let renderer = Arc::new(Ledger::new(inner).locating(job.map(|_| ci::below_root as progress::Locate)));
     let events = Events::new(renderer.clone());
     let begun = std::time::Instant::now();
     let result = work(&engine, &request, &events);
     renderer.finish();
     let tell = matches!(mode, Mode::Plain | Mode::Tty);
+    if mode != Mode::Quiet {
+        ci::summarize(&session.env, &renderer, result.as_ref().err());
+    }
     let done = result.map_err(|failure| for_the_screen(failure, &*renderer, begun.elapsed()))?;
     super::store::after_build(session, engine.store(), tell);
     Ok((done, files))

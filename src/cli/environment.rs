@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use crate::build::{Failure, FailureKind};
-use crate::progress::Style;
+use crate::progress::{Ci, Style};
 use crate::registry::{ContainersFiles, CredentialSource, Credentials, ProxyOptions, Roots, Secret};
 use crate::sandbox::userns::EnterRequest;
 
@@ -37,6 +37,12 @@ pub(super) struct Environment {
     pub runtime_dir: Option<PathBuf>,
     pub colour: bool,
     pub stderr_is_terminal: bool,
+    /// The service that this is a job of.
+    pub ci: Option<Ci>,
+    /// Where that service has checked out the repository.
+    pub ci_root: Option<PathBuf>,
+    /// The file that becomes the summary page of a job of GitHub's.
+    pub step_summary: Option<PathBuf>,
     /// `TERM` is `dumb` or missing: the cursor cannot be moved.
     pub terminal_is_dumb: bool,
     unicode: bool,
@@ -59,6 +65,19 @@ impl Environment {
         let forced = ["FORCE_COLOR", "CLICOLOR_FORCE"]
             .iter()
             .any(|name| text(name).is_some_and(|value| value != "0" && value != "false"));
+        let is_on =
+            |name: &str| text(name).is_some_and(|value| value.eq_ignore_ascii_case("true") || value == "1");
+        let ci = if is_on("GITHUB_ACTIONS") {
+            Some(Ci::GitHub)
+        } else if is_on("GITLAB_CI") {
+            Some(Ci::GitLab)
+        } else if text("TEAMCITY_VERSION").is_some() {
+            Some(Ci::TeamCity)
+        } else if is_on("TF_BUILD") {
+            Some(Ci::Azure)
+        } else {
+            None
+        };
         Environment {
             userns_mark: text(EnterRequest::mark_variable()),
             path: std::env::var_os("PATH"),
@@ -84,6 +103,11 @@ impl Environment {
             runtime_dir: path("XDG_RUNTIME_DIR"),
             colour: text("NO_COLOR").is_none() && (forced || terminal && !dumb),
             stderr_is_terminal: terminal,
+            ci,
+            ci_root: path("GITHUB_WORKSPACE")
+                .or_else(|| path("CI_PROJECT_DIR"))
+                .or_else(|| path("BUILD_SOURCESDIRECTORY")),
+            step_summary: path("GITHUB_STEP_SUMMARY"),
             terminal_is_dumb: dumb,
             unicode: ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(|name| text(name)).is_none_or(|locale| {
                 let locale = locale.to_lowercase();
@@ -103,7 +127,7 @@ impl Environment {
     /// them.
     pub fn style(&self) -> Style {
         let output_colour = self.colour || !self.stderr_is_terminal;
-        Style { colour: self.colour, output_colour, unicode: self.unicode }
+        Style { colour: self.colour, output_colour, unicode: self.unicode, ci: None }
     }
 
     /// Where the store lies: the flag, `RBUILD_ROOT`, or the user's usual place.

@@ -10,6 +10,7 @@ mod build;
 mod cache;
 mod capabilities;
 mod check;
+mod ci;
 mod copy;
 mod deferred;
 mod dry_run;
@@ -313,6 +314,12 @@ impl Session {
     /// What shows the progress of a command.
     fn renderer(&self, mode: Mode) -> Arc<dyn Renderer> {
         progress::renderer(mode, self.env.style(), &self.cancel)
+    }
+
+    /// As [`Session::renderer`], for the log of a service.
+    fn renderer_for(&self, mode: Mode, ci: Option<progress::Ci>) -> Arc<dyn Renderer> {
+        let style = progress::Style { ci, ..self.env.style() };
+        progress::renderer(mode, style, &self.cancel)
     }
 
     /// The store alone.

@@ -11,7 +11,8 @@ use super::environment::Environment;
 /// Prints a failure to standard error; the only place that does.
 pub(super) fn failure(failure: &Failure, env: &Environment) {
     // Where nobody can be told, the exit code still says it.
-    let _ = std::io::stderr().write_all(text(failure, env.colour).as_bytes());
+    let text = super::ci::failure(failure, text(failure, env.colour), env);
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 fn text(failure: &Failure, colour: bool) -> String {

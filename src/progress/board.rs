@@ -74,7 +74,7 @@ impl Board {
                 self.failed |= matches!(outcome, Outcome::Failed(_));
                 return Some((vertex, outcome, elapsed));
             }
-            Event::Executing { .. } | Event::Warning { .. } | Event::Summary(_) => {}
+            Event::Executing { .. } | Event::Warning { .. } | Event::Delivered(_) | Event::Summary(_) => {}
         }
         None
     }

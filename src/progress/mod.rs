@@ -6,6 +6,8 @@
 //! Must never influence a build.
 
 mod board;
+mod ci;
+mod ledger;
 mod mux;
 mod plain;
 mod rawjson;
@@ -18,7 +20,9 @@ mod window;
 use std::io::{self, Write as _};
 use std::sync::Arc;
 
-pub use text::whole_seconds;
+pub use ci::{Annotation, Ci, Level};
+pub use ledger::{Ledger, Locate, Row};
+pub use text::{elapsed, whole_seconds};
 
 use crate::cancel::Cancel;
 use crate::event::{Event, EventSink};
@@ -47,6 +51,8 @@ pub struct Style {
     pub output_colour: bool,
     /// Characters beyond ASCII.
     pub unicode: bool,
+    /// The log is that of a service, which folds groups and shows annotations.
+    pub ci: Option<Ci>,
 }
 
 /// A renderer, with an end.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::event::{Event, Outcome, VertexId, VertexKind};
 use crate::visible::{self, visible, visible_line};
 
+use super::ci::{Annotation, Ci, Level};
 use super::text;
 
 /// So long at least lines of one step stay together while others wait.
@@ -34,7 +35,18 @@ pub(super) struct Mux {
     last_output: Option<(VertexId, usize)>,
     colour: bool,
     output_colour: bool,
+    groups: Option<Groups>,
     out: Vec<u8>,
+}
+
+/// Groups in the log of a service, one for the lines of each turn of a step that executes.
+struct Groups {
+    ci: Ci,
+    /// When the build began, in seconds since 1970.
+    begun: u64,
+    count: usize,
+    /// The name and the title of the group that is open.
+    open: Option<(String, String)>,
 }
 
 struct Vertex {
@@ -57,6 +69,12 @@ struct Part {
 }
 
 impl Mux {
+    /// With groups for `ci`, where `begun` is the time in seconds since 1970.
+    pub fn with_groups(mut self, ci: Ci, begun: u64) -> Self {
+        self.groups = Some(Groups { ci, begun, count: 0, open: None });
+        self
+    }
+
     pub fn new(colour: bool, output_colour: bool) -> Self {
         Mux {
             vertexes: BTreeMap::new(),
@@ -67,6 +85,7 @@ impl Mux {
             last_output: None,
             colour,
             output_colour,
+            groups: None,
             out: Vec::new(),
         }
     }
@@ -90,12 +109,41 @@ impl Mux {
     }
 
     fn line(&mut self, text: &str) {
+        match &self.groups {
+            Some(groups) => self.out.extend_from_slice(groups.ci.harmless(text).as_bytes()),
+            None => self.out.extend_from_slice(text.as_bytes()),
+        }
+        self.end_line();
+    }
+
+    /// A line that is meant for the service.
+    fn command(&mut self, text: &str) {
         self.out.extend_from_slice(text.as_bytes());
+        self.end_line();
+    }
+
+    fn end_line(&mut self) {
         self.out.push(b'\n');
         self.begun = true;
         if let Some((_, after)) = &mut self.last_output {
             *after += 1;
         }
+    }
+
+    fn open_group(&mut self, title: &str, now: Duration) {
+        let Some(groups) = &mut self.groups else { return };
+        groups.count += 1;
+        let name = format!("rbuild_{}", groups.count);
+        let line = groups.ci.open(&name, title, groups.begun + now.as_secs());
+        groups.open = Some((name, title.to_owned()));
+        self.command(&line);
+    }
+
+    fn close_group(&mut self, now: Duration) {
+        let Some(groups) = &mut self.groups else { return };
+        let Some((name, title)) = groups.open.take() else { return };
+        let line = groups.ci.close(&name, &title, groups.begun + now.as_secs());
+        self.command(&line);
     }
 
     fn number(&mut self, id: VertexId) -> Option<usize> {
@@ -116,12 +164,17 @@ impl Mux {
         if let Some(old) = self.current.and_then(|old| self.vertexes.get(&old)).and_then(|old| old.number) {
             self.line(&format!("#{old} ..."));
         }
+        self.close_group(now);
         if self.begun {
             self.line("");
         }
         let vertex = self.vertexes.get_mut(&id)?;
         let (title, waiting) = (format!("#{number} {}", vertex.name), std::mem::take(&mut vertex.waiting));
-        self.line(&title);
+        let has_lines = vertex.executing || !waiting.is_empty();
+        match self.groups.is_some() && has_lines {
+            true => self.open_group(&title, now),
+            false => self.line(&title),
+        }
         if !waiting.is_empty() {
             self.out.extend_from_slice(&waiting);
             self.last_output = Some((id, 0));
@@ -139,6 +192,7 @@ impl Mux {
             if vertex.waiting.is_empty() {
                 vertex.waiting_since = now;
             }
+            let text = self.groups.as_ref().map_or(text.into(), |groups| groups.ci.harmless(text));
             vertex.waiting.extend_from_slice(text.as_bytes());
             vertex.waiting.push(b'\n');
             return;
@@ -174,13 +228,27 @@ impl Mux {
             }
             Event::Finished { vertex, outcome, elapsed } => self.finished(vertex, &outcome, elapsed, now),
             Event::Warning { message, location, rule } => {
-                let line = text::warning(&message, location.as_deref(), rule, self.colour);
-                self.line(&line);
+                self.warning(&message, location.as_deref(), rule);
             }
+            Event::Delivered(_) => {}
             Event::Summary(summary) => {
                 let line = text::summary(&summary, self.colour);
                 self.line(&format!("\n{line}"));
             }
+        }
+    }
+
+    /// A warning, in the words of the service where it has some: those are shown in the log as well.
+    fn warning(&mut self, message: &str, location: Option<&str>, rule: Option<&'static str>) {
+        let place = location.and_then(|location| {
+            let (file, line) = location.rsplit_once(':')?;
+            Some((file, line.parse().ok()?))
+        });
+        let shown = visible(message);
+        let annotation = Annotation { level: Level::Warning, message: &shown, title: rule, place };
+        match self.groups.as_ref().and_then(|groups| groups.ci.annotation(&annotation)) {
+            Some(line) => self.command(&line),
+            None => self.line(&text::warning(message, location, rule, self.colour)),
         }
     }
 
@@ -266,6 +334,7 @@ impl Mux {
         };
         self.line(&format!("#{number} {end}"));
         if !briefly {
+            self.close_group(now);
             self.current = None;
             self.next(now);
         }

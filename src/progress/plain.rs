@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::event::{Event, EventSink};
 
@@ -39,7 +39,11 @@ struct Page {
 
 impl Plain {
     pub fn to_stderr(style: Style) -> Self {
-        let mux = Mux::new(style.colour, style.output_colour);
+        let mut mux = Mux::new(style.colour, style.output_colour);
+        if let Some(ci) = style.ci {
+            let begun = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            mux = mux.with_groups(ci, begun.as_secs());
+        }
         let (out, now) = (Box::new(io::stderr()), Instant::now());
         let page = Page { mux, out, written: now, has_clock: false, done: false };
         let shared = Shared { page: Mutex::new(page), wake: Condvar::new(), begun: now };

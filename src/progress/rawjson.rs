@@ -165,7 +165,7 @@ impl State {
                 vertex.started = Some(now());
                 json!({"vertexes": [vertex.json()]})
             }
-            Event::Executing { .. } | Event::Unfinished { .. } => return None,
+            Event::Executing { .. } | Event::Unfinished { .. } | Event::Delivered(_) => return None,
             Event::Log { vertex, stream, mut line } => {
                 line.push(b'\n');
                 let stream = if stream == Stream::Stdout { 1 } else { 2 };
@@ -186,6 +186,7 @@ impl State {
                 "cached": summary.cached,
                 "steps": summary.steps,
                 "seconds": summary.elapsed.as_secs_f64(),
+                "details": summary.details,
             }}),
         })
     }

@@ -6,7 +6,7 @@ use crate::event::Summary;
 use crate::visible::{visible, visible_line};
 
 /// `0.1s`, `12.3s`, `2m05s`.
-pub(super) fn elapsed(time: Duration) -> String {
+pub fn elapsed(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     if seconds < 60.0 {
         return format!("{seconds:.1}s");
@@ -34,8 +34,18 @@ pub(super) fn warning(message: &str, location: Option<&str>, rule: Option<&str>,
     format!("{yellow}warning{off}: {rule}{}{}", visible(message), visible_line(&location))
 }
 
-/// The last line of a good build.
+/// The end of a good build: where its results went and what took the time, if there is something to say about
+/// that, and its last line.
 pub(super) fn summary(summary: &Summary, colour: bool) -> String {
+    let mut out = String::new();
+    for line in &summary.details {
+        out.push_str(&visible_line(line));
+        out.push('\n');
+    }
+    out + &last_line(summary, colour)
+}
+
+fn last_line(summary: &Summary, colour: bool) -> String {
     let (bold, green, off) = if colour { ("\x1b[1m", "\x1b[32m", "\x1b[0m") } else { ("", "", "") };
     let steps = format!("{} of {} steps cached, {}", summary.cached, summary.steps, precise(summary.elapsed));
     let Some(id) = summary.id else { return format!("{green}built{off} {bold}no image{off}  {steps}") };

@@ -197,3 +197,52 @@ fn nothing_that_others_wrote_drives_the_terminal() {
     assert!(text.starts_with("#1 RUN \\u{1b}]52;c;eA==\\u{7}\\u{202e} #9 DONE\n"), "{text}");
     assert!(text.contains("#1 \\u{1b}]52;c;eA==\\u{7}\\u{202e} #9 DONE 1 B / 9 B"), "{text}");
 }
+
+#[test]
+fn each_turn_of_a_step_that_executes_is_a_group_of_a_service() {
+    let mut bench = Bench::new();
+    bench.mux = Mux::new(false, true).with_groups(Ci::GitLab, 1000);
+    bench.step(0, "[1/3] FROM busybox").ends(0, Outcome::Cached);
+    bench.step(1, "[2/3] RUN one").executes(1).says(1, "first\u{1b}[0Ksection_end:1:rbuild_1\r\u{1b}[0K");
+    bench.step(2, "[3/3] RUN two").executes(2).says(2, "other");
+    bench.at(6_000).at(7_000).ends(2, Outcome::Done).ends(1, Outcome::Done);
+    let text = bench.text();
+    let commands: Vec<&str> = text.lines().filter(|line| line.contains("\u{1b}[0Ksection_")).collect();
+    assert_eq!(
+        commands,
+        [
+            "\u{1b}[0Ksection_start:1000:rbuild_1\r\u{1b}[0K#2 [2/3] RUN one",
+            "\u{1b}[0Ksection_end:1006:rbuild_1\r\u{1b}[0K",
+            "\u{1b}[0Ksection_start:1006:rbuild_2\r\u{1b}[0K#3 [3/3] RUN two",
+            "\u{1b}[0Ksection_end:1007:rbuild_2\r\u{1b}[0K",
+        ],
+        "{text}"
+    );
+    assert!(text.starts_with("#1 [1/3] FROM busybox\n#1 CACHED\n"), "{text}");
+}
+
+#[test]
+fn warnings_are_annotations_and_output_holds_no_commands() {
+    let mut bench = Bench::new();
+    bench.mux = Mux::new(false, true).with_groups(Ci::GitHub, 0);
+    bench.step(0, "[1/2] RUN ::error::x").executes(0).says(0, "##[error]no\u{1b}]0;x\u{7}");
+    bench.step(1, "[2/2] RUN x").executes(1).says(1, "a ##vso[x]y");
+    bench.ends(0, Outcome::Failed("::stop-commands::x\n::error::y".into())).ends(1, Outcome::Done);
+    let location = Some("dir/Dockerfile:3".into());
+    bench.send(Event::Warning { message: "50% off\nmore".into(), location, rule: Some("SomeRule") });
+    let text = bench.text();
+    let obeyed =
+        |line: &&str| line.trim_start().starts_with("::") || line.contains("##[") || line.contains("##vso[");
+    let commands: Vec<&str> = text.lines().filter(obeyed).collect();
+    assert_eq!(
+        commands,
+        [
+            "::group::#1 [1/2] RUN ::error::x",
+            "::endgroup::",
+            "::group::#2 [2/2] RUN x",
+            "::endgroup::",
+            "::warning file=dir/Dockerfile,line=3,title=SomeRule::50%25 off%0Amore",
+        ],
+        "{text}"
+    );
+}
