@@ -119,7 +119,7 @@ fn render_range(
     dot: &Value,
     out: &mut String,
 ) -> Result<(), Failure> {
-    let items: Vec<(Value, Value)> = match without_nil(&run(&range.over, scope, dot)?) {
+    let items: Vec<(Value, Value)> = match settled(&run(&range.over, scope, dot)?) {
         Value::Array(items) => items.into_iter().enumerate().map(|(at, item)| (at.into(), item)).collect(),
         // As in Go, maps are gone through in the order of their keys.
         Value::Object(map) => {
@@ -160,7 +160,7 @@ fn run(pipe: &Pipe, scope: &Scope<'_>, dot: &Value) -> Result<Value, Failure> {
         }
         values.extend(last.take());
         if name.is_some_and(|name| !name.starts_with("print")) {
-            values.iter_mut().for_each(|value| *value = without_nil(value));
+            values.iter_mut().for_each(|value| *value = settled(value));
         }
         last = Some(match (name, values.as_slice()) {
             (Some(name), values) => function(name, values)?,
@@ -189,7 +189,7 @@ fn field(value: &Value, path: &[String]) -> Result<Value, Failure> {
     let mut at = value;
     for name in path {
         at = match at {
-            Value::Object(_) if shown_nil(at).is_some() => return Ok(Value::Null),
+            Value::Object(_) if shown_unset(at).is_some() => return Ok(Value::Null),
             // A map of labels may have any key; what is listed has known ones.
             Value::Object(map) => match map.get(name) {
                 Some(inner) => inner,
@@ -323,31 +323,36 @@ fn index(value: &Value, keys: &[Value]) -> Result<Value, Failure> {
     Ok(at)
 }
 
-/// A list or map that Go has and that is nil: JSON has null for it, text is what an empty one looks like.
-pub(super) fn nil(shown: &str) -> Value {
-    serde_json::json!({ NIL: shown })
+/// A field that Go has and that JSON leaves out: its value by itself, and how text shows it. A nil list or map is null and
+/// looks like an empty one.
+pub(super) fn unset(value: Value, shown: &str) -> Value {
+    serde_json::json!({ UNSET: value, SHOWN: shown })
 }
 
-const NIL: &str = "\0nil";
+const UNSET: &str = "\0unset";
+const SHOWN: &str = "\0shown";
 
-/// How a nil list or map is shown.
-fn shown_nil(value: &Value) -> Option<&str> {
-    value.as_object()?.get(NIL)?.as_str()
+/// How a field that is not set is shown.
+fn shown_unset(value: &Value) -> Option<&str> {
+    value.as_object()?.get(SHOWN)?.as_str()
 }
 
-/// As JSON has it.
-fn without_nil(value: &Value) -> Value {
+/// As JSON has it: fields that are not set are left out of what they belong to.
+fn settled(value: &Value) -> Value {
     match value {
-        Value::Object(_) if shown_nil(value).is_some() => Value::Null,
-        Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), without_nil(value))).collect(),
-        Value::Array(items) => items.iter().map(without_nil).collect(),
+        Value::Object(map) if shown_unset(value).is_some() => map.get(UNSET).cloned().unwrap_or_default(),
+        Value::Object(map) => {
+            let set = map.iter().filter(|(_, value)| shown_unset(value).is_none());
+            set.map(|(key, value)| (key.clone(), settled(value))).collect()
+        }
+        Value::Array(items) => items.iter().map(settled).collect(),
         other => other.clone(),
     }
 }
 
 /// As Go prints it.
 fn text(value: &Value) -> String {
-    if let Some(shown) = shown_nil(value) {
+    if let Some(shown) = shown_unset(value) {
         return shown.to_owned();
     }
     match value {
@@ -366,7 +371,7 @@ fn text(value: &Value) -> String {
 
 fn truth(value: &Value) -> bool {
     match value {
-        Value::Object(_) if shown_nil(value).is_some() => false,
+        Value::Object(_) if shown_unset(value).is_some() => truth(&settled(value)),
         Value::Null => false,
         Value::Bool(value) => *value,
         Value::Number(number) => number.as_f64() != Some(0.0),
