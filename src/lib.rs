@@ -30,6 +30,7 @@ pub mod progress;
 pub mod registry;
 pub mod remote;
 pub mod sandbox;
+pub mod sbom;
 pub mod size;
 pub mod snapshot;
 pub mod solve;

@@ -1,5 +1,6 @@
 //! Verbs that judge images, and builds that have to come out the same.
 
+mod bills;
 mod support;
 
 use std::fs;

@@ -8,6 +8,7 @@ mod attestations;
 mod attested;
 mod base_help;
 mod bases;
+mod bill;
 mod cache_spec;
 mod caching;
 mod check;

@@ -374,6 +374,16 @@ impl Transfer<'_> {
         Ok(())
     }
 
+    /// Brings these blobs into the store, as one line of the progress.
+    pub(super) fn fetch_blobs(
+        &self,
+        content: &dyn Content,
+        blobs: &[Descriptor],
+        title: String,
+    ) -> Result<(), Failure> {
+        self.vertex(VertexKind::Transfer, title, |vertex| self.blobs(content, blobs, vertex))
+    }
+
     /// Brings blobs into the store, a few at a time.
     pub(super) fn blobs(
         &self,

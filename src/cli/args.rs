@@ -16,6 +16,7 @@ use super::empty::path;
 use super::images::{HistoryArgs, ImagesArgs, InspectArgs, RmiArgs};
 use super::registry::{LoginArgs, PullArgs, PushArgs};
 use super::run_args::RunArgs;
+use super::sbom::SbomArgs;
 use super::sign::{SignArgs, VerifyArgs};
 use super::store::{DuArgs, FsckArgs, PruneArgs};
 use super::verify::{DiffArgs, ReproduceArgs, ValidateArgs};
@@ -92,9 +93,11 @@ pub(super) enum Command {
         registry: Option<String>,
     },
     /// Sign an image in its registry or layout with a key, in cosign's forms
-    Sign(SignArgs),
+    Sign(Deferred<SignArgs>),
     /// Check the signature of an image, and what is claimed about how it was built
-    Verify(VerifyArgs),
+    Verify(Deferred<VerifyArgs>),
+    /// List the packages of an image, as a table, SPDX or CycloneDX
+    Sbom(Deferred<SbomArgs>),
     /// Check every rule of an image's formats, down to the bytes of its layers
     Validate(Deferred<ValidateArgs>),
     /// List the files in which two images of the store differ

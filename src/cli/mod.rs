@@ -32,6 +32,7 @@ mod render;
 mod results;
 mod run;
 mod run_args;
+mod sbom;
 mod secret;
 mod sign;
 mod store;
@@ -242,6 +243,7 @@ fn perform(command: Command, session: &Session) -> Result<u8, Stop> {
         Command::Logout { registry } => registry::logout(session, registry.as_deref()),
         Command::Sign(args) => sign::sign(session, &args),
         Command::Verify(args) => sign::verify(session, &args),
+        Command::Sbom(args) => sbom::sbom(session, &args),
         Command::Validate(args) => verify::validate(session, &args),
         Command::Diff(args) => verify::diff(session, &args),
         Command::VerifyReproducible(args) => verify::reproduce(session, &args),

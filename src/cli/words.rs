@@ -141,19 +141,7 @@ const NOT_HERE: &[(&[&str], &str)] = &[
         "rbuild has no daemon and nothing to connect to: it builds where it runs",
     ),
     (
-        &[
-            "scout",
-            "sbom",
-            "scan",
-            "desktop",
-            "extension",
-            "model",
-            "mcp",
-            "ai",
-            "offload",
-            "pass",
-            "sandbox",
-        ],
+        &["scout", "scan", "desktop", "extension", "model", "mcp", "ai", "offload", "pass", "sandbox"],
         "that is a program of its own, which rbuild does not have",
     ),
     (&["upgrade", "self"], "rbuild is updated by whatever installed it"),
@@ -457,7 +445,7 @@ fn names_context(word: &str) -> bool {
 }
 
 /// The commands, which every line is compared with: making the list from all their flags is not cheap.
-const COMMANDS: [&str; 30] = [
+const COMMANDS: [&str; 31] = [
     "build",
     "plan",
     "check",
@@ -478,6 +466,7 @@ const COMMANDS: [&str; 30] = [
     "logout",
     "sign",
     "verify",
+    "sbom",
     "validate",
     "diff",
     "verify-reproducible",

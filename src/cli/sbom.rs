@@ -1,0 +1,122 @@
+//! `rbuild sbom`: the packages of an image.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+
+use crate::build::{Failure, FailureKind};
+use crate::layer::OnDiskIds;
+use crate::sandbox::userns::IdMode;
+use crate::sbom::{Document, Facts, Inventory, Subject};
+use crate::snapshot::Snapshots;
+use crate::visible::visible_line;
+
+use super::empty::path;
+use super::registry::{AccessArgs, platform, transfer};
+use super::{Session, Stop, listing, print, print_json, tell};
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SbomFormat {
+    /// Aligned columns
+    Table,
+    /// SPDX 2.3, JSON
+    Spdx,
+    /// CycloneDX 1.6, JSON
+    Cyclonedx,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct SbomArgs {
+    /// How the list is written; table, or spdx with --output
+    #[arg(long, value_enum)]
+    format: Option<SbomFormat>,
+    /// Write to a file instead of standard output
+    #[arg(short = 'o', long, value_name = "FILE", value_parser = path())]
+    output: Option<PathBuf>,
+    /// Of an index, the image for this platform
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<String>,
+    #[command(flatten)]
+    access: AccessArgs,
+    /// A name or ID (of the store, else of its registry), or docker://NAME, store:NAME, oci:DIR[:TAG],
+    /// oci-archive:FILE[:NAME], docker-archive:FILE[:NAME]
+    #[arg(value_name = "IMAGE")]
+    image: String,
+}
+
+/// `rbuild sbom`
+pub(super) fn sbom(session: &Session, args: &SbomArgs) -> Result<u8, Stop> {
+    let platform = platform(args.platform.as_deref(), session)?;
+    let created = created(session)?;
+    let cwd = std::env::current_dir()?;
+    let ids = match session.mode {
+        IdMode::SingleId => OnDiskIds::AllToSelf,
+        _ => OnDiskIds::Keep,
+    };
+    let (subject, inventory) = transfer(session, &args.access, Some(platform), |transfer| {
+        let place = transfer.source_or_name(&args.image, &cwd, false)?;
+        let snapshots = Snapshots::new(transfer.store.clone(), ids);
+        transfer.inventory(&snapshots, &place, &args.image)
+    })?;
+    for note in &inventory.notes {
+        tell(&format!("rbuild: /{}: {}", visible_line(&note.path), visible_line(&note.text)));
+    }
+    let default = if args.output.is_some() { SbomFormat::Spdx } else { SbomFormat::Table };
+    let facts = Facts { created, version: env!("CARGO_PKG_VERSION").to_owned() };
+    let text = render(args.format.unwrap_or(default), &subject, &inventory, &facts);
+    match &args.output {
+        Some(path) => std::fs::write(path, text).map_err(|error| {
+            Failure::new(FailureKind::Output, format!("cannot write {}: {error}", path.display()))
+        })?,
+        None if args.format.is_none_or(|format| format == SbomFormat::Table) => print(&text)?,
+        None => print_json(&text)?,
+    }
+    Ok(0)
+}
+
+/// SOURCE_DATE_EPOCH, else now.
+fn created(session: &Session) -> Result<i64, Failure> {
+    match session.env.source_date_epoch.as_deref() {
+        None => Ok(listing::now()),
+        Some(text) => text.trim().parse().map_err(|_| {
+            Failure::new(FailureKind::Usage, format!("SOURCE_DATE_EPOCH={text:?} is no number of seconds"))
+        }),
+    }
+}
+
+fn render(format: SbomFormat, subject: &Subject, inventory: &Inventory, facts: &Facts) -> String {
+    let document = Document::new(subject, inventory, facts);
+    let json = |value: Value| format!("{value:#}\n");
+    match format {
+        SbomFormat::Spdx => json(document.spdx()),
+        SbomFormat::Cyclonedx => json(document.cyclonedx()),
+        SbomFormat::Table => table(inventory),
+    }
+}
+
+fn table(inventory: &Inventory) -> String {
+    let mut rows = vec![["TYPE", "NAME", "VERSION", "LAYER", "LICENSES"].map(str::to_owned)];
+    rows.extend(inventory.packages.iter().map(|package| {
+        [
+            package.ecosystem.purl_type().to_owned(),
+            visible_line(&package.full_name()).into_owned(),
+            visible_line(&package.version).into_owned(),
+            (package.layer + 1).to_string(),
+            visible_line(&package.licenses.join(", ")).into_owned(),
+        ]
+    }));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths = [0, 1, 2, 3].map(width);
+    let mut out = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            line.push_str(&format!("{cell:<width$}   "));
+        }
+        line.push_str(&row[4]);
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}

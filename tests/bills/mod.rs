@@ -1,0 +1,261 @@
+//! `rbuild sbom` against what the package managers list themselves.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::support::{Done, Lab, bases_or_skip, done, has, skip};
+
+/// Components of one type as `NAME VERSION`.
+fn listed(bom: &Value, kind: &str) -> BTreeSet<String> {
+    components(bom, kind)
+        .map(|component| {
+            let text = |name: &str| component[name].as_str().unwrap_or_default().to_owned();
+            let group = text("group");
+            let slash = if group.is_empty() { "" } else { "/" };
+            format!("{group}{slash}{} {}", text("name"), text("version"))
+        })
+        .collect()
+}
+
+fn components<'a>(bom: &'a Value, kind: &str) -> impl Iterator<Item = &'a Value> {
+    let prefix = format!("pkg:{kind}/");
+    let all = bom["components"].as_array().expect("components").iter();
+    all.filter(move |one| one["purl"].as_str().is_some_and(|purl| purl.starts_with(&prefix)))
+}
+
+fn property<'a>(component: &'a Value, name: &str) -> &'a str {
+    let all = component["properties"].as_array().expect("properties");
+    let found = all.iter().find(|property| property["name"] == name);
+    found.and_then(|property| property["value"].as_str()).unwrap_or_default()
+}
+
+fn bill(lab: &Lab, image: &str, format: &str) -> (Value, Done) {
+    let mut command = lab.rbuild();
+    command.env("SOURCE_DATE_EPOCH", "1700000000").args(["sbom", "-q", "--format", format, image]);
+    let made = done(command.output().expect("rbuild starts"));
+    assert_eq!(made.code, 0, "{image}: {}", made.err);
+    (serde_json::from_str(&made.out).expect("JSON"), made)
+}
+
+fn built(lab: &Lab, files: &[(&str, &str)]) {
+    let context = lab.context(files);
+    let made = lab.build(&context, &["-t", "app"]);
+    assert_eq!(made.code, 0, "{}", made.err);
+}
+
+#[test]
+fn debian_packages_are_those_that_dpkg_lists() {
+    let test = "debian_packages_are_those_that_dpkg_lists";
+    if !bases_or_skip(test) {
+        return;
+    }
+    if !has("dpkg-query") {
+        return skip(test, "dpkg-query is not installed");
+    }
+    let lab = Lab::new();
+    built(&lab, &[("Dockerfile", "FROM debian\nLABEL a=b\n")]);
+    let (bom, _) = bill(&lab, "app", "cyclonedx");
+    let context = lab.context(&[("Dockerfile", "FROM scratch\nCOPY --from=debian /var/lib/dpkg /dpkg\n")]);
+    let files = lab.out("files");
+    let made = lab.build(&context, &["-o", &format!("type=local,dest={}", files.display())]);
+    assert_eq!(made.code, 0, "{}", made.err);
+    let mut query = Command::new("dpkg-query");
+    query.arg(format!("--admindir={}", files.join("dpkg").display())).args([
+        "-W",
+        "-f",
+        "${Package} ${Version}\n",
+    ]);
+    let query = done(query.output().expect("dpkg-query"));
+    assert_eq!(query.code, 0, "{}", query.err);
+    let wanted: BTreeSet<String> = query.out.lines().map(str::to_owned).collect();
+    assert!(wanted.len() > 50, "{wanted:?}");
+    assert_eq!(listed(&bom, "deb"), wanted);
+    assert!(components(&bom, "deb").all(|one| one["purl"].to_string().contains("distro=")));
+    let licensed = components(&bom, "deb").filter(|one| !one["licenses"].is_null()).count();
+    assert!(licensed * 10 >= wanted.len() * 9, "{licensed} of {}", wanted.len());
+    let (document, _) = bill(&lab, "app", "spdx");
+    let packages = document["packages"].as_array().expect("packages");
+    assert_eq!(packages.len(), wanted.len() + 1);
+    assert!(
+        packages[1]["sourceInfo"].as_str().is_some_and(|text| text.contains("/var/lib/dpkg/status; layer 1"))
+    );
+}
+
+/// A list in dpkg's format.
+fn status(packages: &[(&str, &str)]) -> String {
+    let entry = |(name, version): &(&str, &str)| {
+        format!("Package: {name}\nStatus: install ok installed\nArchitecture: all\nVersion: {version}\n\n")
+    };
+    packages.iter().map(entry).collect()
+}
+
+#[test]
+fn each_package_has_the_layer_and_the_instruction_that_brought_it() {
+    let lab = Lab::new();
+    let (first, second) = (status(&[("a", "1"), ("b", "1")]), status(&[("a", "1"), ("b", "2"), ("c", "1")]));
+    let third = status(&[("a", "1"), ("b", "2"), ("c", "1"), ("d", "1")]);
+    let lines = "FROM scratch\nCOPY one /var/lib/dpkg/status\nCOPY two /var/lib/dpkg/status\n\
+        COPY meta /usr/lib/python3/x-1.dist-info/METADATA\nCOPY three /var/lib/dpkg/status\n";
+    let meta = "Metadata-Version: 2.1\nName: x\nVersion: 1\n";
+    let files = [("Dockerfile", lines), ("one", &first), ("two", &second), ("three", &third), ("meta", meta)];
+    built(&lab, &files);
+    let (bom, _) = bill(&lab, "app", "cyclonedx");
+    let origin = |name: &str| {
+        let all = bom["components"].as_array().expect("components");
+        let one = all.iter().find(|one| one["name"] == name).expect(name);
+        format!("{} {}", property(one, "rbuild:layer:index"), property(one, "rbuild:layer:createdBy"))
+    };
+    for (name, layer, instruction) in
+        [("a", 1, "one"), ("b", 2, "two"), ("c", 2, "two"), ("d", 4, "three"), ("x", 3, "meta")]
+    {
+        let found = origin(name);
+        assert!(found.starts_with(&format!("{layer} COPY {instruction} ")), "{name}: {found}");
+    }
+    // What a later layer removes is not listed.
+    let more = format!("{lines}COPY --from=empty /e/ /usr/lib/python3/\nCOPY empty /var/lib/dpkg/status\n");
+    let more = format!("FROM scratch AS empty\nCOPY empty /e/x-1.dist-info/METADATA\n{more}");
+    built(&lab, &[&files[1..], &[("Dockerfile", &more), ("empty", "")]].concat());
+    let (bom, made) = bill(&lab, "app", "cyclonedx");
+    assert_eq!(listed(&bom, "deb").len() + listed(&bom, "pypi").len(), 0, "{}", made.out);
+    assert!(made.err.contains("/usr/lib/python3/x-1.dist-info/METADATA: it is empty"), "{}", made.err);
+}
+
+#[test]
+fn the_same_image_gives_the_same_document_wherever_it_lies() {
+    let lab = Lab::new();
+    let list = status(&[("a", "1")]);
+    let module = r#"{"name":"@s/m","version":"1.2.3","license":"MIT"}"#;
+    built(
+        &lab,
+        &[
+            ("Dockerfile", "FROM scratch\nCOPY status /var/lib/dpkg/\nCOPY m /app/node_modules/@s/m/\n"),
+            ("status", &list),
+            ("m/package.json", module),
+        ],
+    );
+    let archive = |kind: &str| format!("{kind}:{}", lab.out(&format!("{kind}.tar")).display());
+    for (kind, format) in [("docker-archive", "docker"), ("oci-archive", "oci")] {
+        let path = lab.out(&format!("{kind}.tar"));
+        let saved = lab.run(["save", "--format", format, "-o", &path.display().to_string(), "app"]);
+        assert_eq!(saved.code, 0, "{}", saved.err);
+    }
+    let layout = format!("oci:{}", lab.out("layout").display());
+    let copied = lab.run(["copy", "-q", "store:app", &layout]);
+    assert_eq!(copied.code, 0, "{}", copied.err);
+    let packages = |bom: &Value| bom["components"].clone();
+    let (own, made) = bill(&lab, "app", "cyclonedx");
+    assert_eq!(bill(&lab, "app", "cyclonedx").1.out, made.out);
+    for source in [archive("docker-archive"), archive("oci-archive"), layout] {
+        // Another store knows nothing of it.
+        let other = Lab::new();
+        let (bom, first) = bill(&other, &source, "cyclonedx");
+        assert_eq!(packages(&bom), packages(&own), "{source}");
+        assert_eq!(bill(&other, &source, "cyclonedx").1.out, first.out, "{source}");
+    }
+    let file = lab.out("bill.json");
+    let written = lab.run(["sbom", "-o", &file.display().to_string(), "app"]);
+    assert_eq!((written.code, written.out.as_str()), (0, ""), "{}", written.err);
+    let document: Value = serde_json::from_slice(&fs::read(&file).expect("file")).expect("JSON");
+    assert_eq!(document["spdxVersion"], "SPDX-2.3");
+    let table = lab.run(["sbom", "app"]).out;
+    assert!(table.starts_with("TYPE ") && table.contains("@s/m   1.2.3     2       MIT"), "{table}");
+    assert_eq!(lab.run(["sbom", "no-such:image"]).code, 5);
+}
+
+#[test]
+fn python_and_node_packages_are_those_that_their_tools_list() {
+    let test = "python_and_node_packages_are_those_that_their_tools_list";
+    let lab = Lab::new();
+    let wheel = |name: &str, version: &str| {
+        format!("Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n\ntext\n")
+    };
+    let module = |name: &str, version: &str| format!("{{\"name\":\"{name}\",\"version\":\"{version}\"}}");
+    let context = lab.context(&[
+        ("Dockerfile", "FROM scratch\nCOPY site /usr/lib/python3/dist-packages\nCOPY app /app\n"),
+        ("site/Foo_Bar-1.0.dist-info/METADATA", &wheel("Foo_Bar", "1.0")),
+        ("site/foo_bar/METADATA", &wheel("not-a-distribution", "9")),
+        ("site/old-2.0.egg-info/PKG-INFO", &wheel("old", "2.0")),
+        ("site/single-3.egg-info", &wheel("single", "3")),
+        ("app/package.json", r#"{"name":"app","version":"0.1.0","dependencies":{"a":"*","@s/b":"*"}}"#),
+        ("app/node_modules/a/package.json", r#"{"name":"a","version":"1.0.0","dependencies":{"c":"*"}}"#),
+        ("app/node_modules/a/lib/package.json", r#"{"name":"not-a-module","version":"9"}"#),
+        ("app/node_modules/a/node_modules/c/package.json", &module("c", "3.0.0")),
+        ("app/node_modules/@s/b/package.json", &module("@s/b", "2.0.0")),
+        ("app/package-lock.json", r#"{"packages":{"node_modules/gone":{"version":"1.0.0"}}}"#),
+    ]);
+    let made = lab.build(&context, &["-t", "app"]);
+    assert_eq!(made.code, 0, "{}", made.err);
+    let (bom, _) = bill(&lab, "app", "cyclonedx");
+    let set = |all: &[&str]| all.iter().map(|one| (*one).to_owned()).collect::<BTreeSet<String>>();
+    let (python, node) = (listed(&bom, "pypi"), listed(&bom, "npm"));
+    assert_eq!(python, set(&["Foo_Bar 1.0", "old 2.0", "single 3"]));
+    assert_eq!(node, set(&["a 1.0.0", "c 3.0.0", "@s/b 2.0.0"]));
+    if !has("python3") {
+        skip(test, "python3 is not installed");
+    } else {
+        let script = "import importlib.metadata as m, sys\nfor d in m.distributions(path=sys.argv[1:]):\n \
+            print(d.metadata['Name'], d.version)";
+        let list =
+            Command::new("python3").args(["-c", script]).arg(context.join("site")).output().expect("python3");
+        let list = done(list);
+        assert_eq!(list.out.lines().map(str::to_owned).collect::<BTreeSet<_>>(), python, "{}", list.err);
+    }
+    if !has("npm") {
+        return skip(test, "npm is not installed");
+    }
+    fs::remove_file(context.join("app/package-lock.json")).expect("remove");
+    let list = npm_list(&context.join("app"));
+    assert_eq!(list, node);
+}
+
+/// What `npm ls` lists, whatever it thinks of it.
+fn npm_list(dir: &Path) -> BTreeSet<String> {
+    let mut command = Command::new("npm");
+    command.args(["ls", "--all", "--json", "--offline"]).current_dir(dir);
+    let list = done(command.output().expect("npm"));
+    let value: Value =
+        serde_json::from_str(&list.out).unwrap_or_else(|error| panic!("{error}: {}{}", list.out, list.err));
+    let (mut all, mut open) = (BTreeSet::new(), vec![&value]);
+    while let Some(one) = open.pop() {
+        for (name, entry) in one["dependencies"].as_object().into_iter().flatten() {
+            all.insert(format!("{name} {}", entry["version"].as_str().unwrap_or_default()));
+            open.push(entry);
+        }
+    }
+    all
+}
+
+#[test]
+fn damaged_files_are_named_and_the_rest_is_listed() {
+    let lab = Lab::new();
+    let whole = status(&[("a", "1"), ("b", "1")]);
+    let cut = &whole[..whole.len() - 10];
+    let context = lab.context(&[
+        ("Dockerfile", "FROM scratch\nCOPY . /\n"),
+        ("var/lib/dpkg/status", cut),
+        ("app/node_modules/bad/package.json", "{"),
+        ("app/node_modules/good/package.json", r#"{"name":"good","version":"1"}"#),
+        ("x.jar", "PK\u{3}\u{4} and no directory"),
+    ]);
+    let metadata = context.join("p-1.dist-info");
+    fs::create_dir(&metadata).expect("mkdir");
+    fs::write(metadata.join("METADATA"), b"Metadata-Version: 2.1\nName: p\xff\nVersion: 1\n").expect("write");
+    let made = lab.build(&context, &["-t", "app"]);
+    assert_eq!(made.code, 0, "{}", made.err);
+    let (bom, made) = bill(&lab, "app", "cyclonedx");
+    assert_eq!(listed(&bom, "npm"), BTreeSet::from(["good 1".to_owned()]));
+    assert_eq!(listed(&bom, "pypi"), BTreeSet::from(["p\u{fffd} 1".to_owned()]));
+    assert_eq!(listed(&bom, "deb"), BTreeSet::from(["a 1".to_owned()]), "{}", made.err);
+    for part in [
+        "/var/lib/dpkg/status: it ends within a line",
+        "bad/package.json: it is no JSON",
+        "/x.jar: it is no whole zip",
+    ] {
+        assert!(made.err.contains(part), "{part}: {}", made.err);
+        assert!(bom["metadata"]["properties"].to_string().contains(part), "{part}");
+    }
+}
