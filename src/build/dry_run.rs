@@ -15,10 +15,11 @@ use crate::solve::{Answered, Looked, Miss, NoExecutor, Question, ResultKind, Sol
 use crate::steps::mount::MountSettings;
 
 use super::caching;
-use super::engine::{Engine, Work, parse_tags, solve_failure};
+use super::engine::{Engine, Work, parse_tags};
 use super::failure::Failure;
 use super::outputs;
 use super::request::{BuildRequest, OutputKind};
+use super::solve_failure;
 
 /// What a build would do.
 #[derive(Clone, Debug)]
@@ -143,7 +144,8 @@ impl Engine {
                 witness: Some(sources.clone()),
                 ..self.solver(&work, plan, import.as_ref(), events, cancel)
             };
-            let looked = solver.look(plan).map_err(|error| solve_failure(error, &self.store, cancel))?;
+            let looked =
+                solver.look(plan).map_err(|error| solve_failure::explained(error, &self.store, cancel))?;
             let outlook = Outlooks { engine: self, request, plan, looked: &looked, sources: &sources };
             platforms.push((platform.clone(), outlook.steps()));
         }

@@ -10,30 +10,30 @@ use crate::cache::{Import, Lookup, Records};
 use crate::cancel::Cancel;
 use crate::context::FileStatCache;
 use crate::event::{Event, Events, Summary};
-use crate::fs::names_full_disk;
 use crate::image::{self, Family, Platform, Reference};
 use crate::layer::OnDiskIds;
 use crate::plan::{Base, Entitlements, Plan, Step, StepKind};
 use crate::registry::RegistryAccess;
-use crate::sandbox::{AppArmor, Forward, Native, OciRuntime, PrivateIds, Sandbox, SandboxError, Ulimit};
-use crate::snapshot::{Chain, SnapshotError, Snapshots};
-use crate::solve::{Executor, LocalExecutor, NoExecutor, ResultKind, SolveError, Solver, StepError};
+use crate::sandbox::{AppArmor, Forward, Native, OciRuntime, PrivateIds, Sandbox, Ulimit};
+use crate::snapshot::{Chain, Snapshots};
+use crate::solve::{Executor, LocalExecutor, NoExecutor, ResultKind, Solver, StepError};
 use crate::steps::mount::MountSettings;
 use crate::steps::network::BuildNetwork;
 use crate::steps::remote::RemoteOptions;
-use crate::steps::run::{DEFAULT_SHM, RunError, RunSettings};
+use crate::steps::run::{DEFAULT_SHM, RunSettings};
 use crate::store::Store;
 
 use super::attestations;
 use super::bases::Bases;
 use super::caching::{self, Solution};
-use super::failure::{Failure, FailureKind, full_store_help};
+use super::failure::{Failure, FailureKind};
 use super::outputs;
 use super::permission::Asking;
 use super::prepare::{Prepared, epoch_of};
 use super::provenance;
 use super::request::{BuildOutcome, BuildRequest, OutputKind, OutputSpec};
 use super::result::{self, Built};
+use super::solve_failure;
 
 /// Steps at work at once where nothing is said; a step that waits costs nothing.
 const DEFAULT_JOBS: usize = 32;
@@ -267,7 +267,8 @@ impl Engine {
         let (mut built, mut solutions) = (Vec::new(), Vec::new());
         for (platform, plan) in &prepared.plans {
             let solver = self.solver(work, plan, import, events, cancel);
-            let solved = solver.solve(plan).map_err(|error| solve_failure(error, &self.store, cancel))?;
+            let solved =
+                solver.solve(plan).map_err(|error| solve_failure::explained(error, &self.store, cancel))?;
             let chain = result::final_chain(plan, &solved);
             if makes_image && !only_pushed {
                 chain.ensure_blobs(&self.store)?;
@@ -450,64 +451,4 @@ fn no_cache(request: &BuildRequest) -> StepFilter {
         let named = |name: &str| stages.iter().any(|stage| stage == name);
         all || named(&index) || step.stage_name.as_deref().is_some_and(named)
     })
-}
-
-pub(super) fn solve_failure(error: SolveError, store: &Store, cancel: &Cancel) -> Failure {
-    let SolveError { step, place, error } = error;
-    let full_store = || full_store_help(store.root());
-    let (kind, help) = match &error {
-        _ if error.is_canceled() && cancel.is_cancelled() => (FailureKind::Interrupted, None),
-        _ if error.is_no_space() => (FailureKind::Store, Some(full_store())),
-        StepError::Run(RunError::Sandbox(
-            SandboxError::Setup { .. } | SandboxError::Runtime { .. } | SandboxError::Unavailable(_),
-        )) => (FailureKind::Sandbox, None),
-        StepError::Run(RunError::Exit { how, code, tail, hint, .. }) => {
-            let says_full = tail.iter().any(|line| names_full_disk(line));
-            let hint = hint.clone().or_else(|| exit_help(how, *code));
-            (FailureKind::Build, if says_full { Some(program_full_help(store)) } else { hint })
-        }
-        StepError::Run(RunError::Store(_)) => (FailureKind::Store, None),
-        StepError::Base(message)
-        | StepError::Snapshot(SnapshotError::Fetch(message))
-        | StepError::Run(RunError::Snapshot(SnapshotError::Fetch(message)))
-            if names_full_disk(message) =>
-        {
-            (FailureKind::Store, None)
-        }
-        StepError::Base(_) => (FailureKind::Base, None),
-        StepError::Remote(_) => (FailureKind::Context, None),
-        StepError::Snapshot(SnapshotError::Fetch(_))
-        | StepError::Run(RunError::Snapshot(SnapshotError::Fetch(_))) => (FailureKind::Base, None),
-        StepError::Snapshot(_) | StepError::Run(RunError::Snapshot(_)) => (FailureKind::Store, None),
-        _ => (FailureKind::Build, None),
-    };
-    let message = error.to_string();
-    let (tail, log) = match error {
-        StepError::Run(error) => error.into_output(),
-        _ => (Vec::new(), None),
-    };
-    Failure { place, step: Some(step), help, tail, log, ..Failure::new(kind, message) }
-}
-
-/// A program said so, and there is space now: it has removed its files, or what was full was memory.
-fn program_full_help(store: &Store) -> String {
-    format!(
-        "the program ran out of space, in the root file system or in a tmpfs such as /dev/shm (--shm-size); {}",
-        full_store_help(store.root())
-    )
-}
-
-/// What usual codes usually mean, where `how` does not name a limit that was hit.
-fn exit_help(how: &str, code: i32) -> Option<String> {
-    if ["(--memory)", "(--pids-limit)"].iter().any(|limit| how.ends_with(limit)) {
-        return None;
-    }
-    let text = match code {
-        126 => "126: the command was found but could not be executed",
-        127 => "127: the command was not found in the image",
-        137 => "137: the process was killed (SIGKILL), often because memory ran out",
-        139 => "139: the program crashed (SIGSEGV)",
-        _ => return None,
-    };
-    Some(text.into())
 }

@@ -37,6 +37,7 @@ mod request;
 mod result;
 mod run;
 mod sign;
+mod solve_failure;
 mod space;
 mod transfer;
 mod validate;
