@@ -201,6 +201,25 @@ fn the_image_is_the_same_with_attestations_and_the_same_build_attests_the_same()
 }
 
 #[test]
+fn only_a_build_that_was_repeated_is_called_reproducible() {
+    let lab = Lab::new();
+    let context = simple(&lab);
+    let claim = |args: &[&str], name: &str, code: i32| {
+        let output = format!("type=oci,tar=false,dest={}", lab.out(name).display());
+        let args = [args, &["-q", "--provenance=mode=min", "-o", &output, &context]].concat();
+        let built = lab.run(&args);
+        assert_eq!(built.code, code, "{}{}", built.out, built.err);
+        let place = format!("oci:{}", lab.out(name).display());
+        let field = "--format={{json .Provenance.SLSA.runDetails.metadata.buildkit_reproducible}}";
+        ok(lab.run(["inspect", field, &place])).trim().to_owned()
+    };
+    assert_eq!(claim(&["build", "--reproducible"], "once", 0), "false");
+    assert_eq!(claim(&["verify-reproducible", "--reproducible"], "twice", 0), "true");
+    // Times differ from build to build.
+    assert_eq!(claim(&["verify-reproducible"], "different", 1), "false");
+}
+
+#[test]
 fn secrets_are_named_and_their_values_are_not() {
     if !bases_or_skip("secrets_are_named_and_their_values_are_not") {
         return;

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use crate::attest::AttestOptions;
 use crate::cancel::Cancel;
 use crate::event::Events;
 use crate::image::read::StoreBlobs;
@@ -37,9 +38,29 @@ impl Reproduced {
     }
 }
 
+/// The same build, of which nothing remains but what it leaves in the store.
+fn without_results(request: &BuildRequest) -> BuildRequest {
+    let mut out = BuildRequest {
+        tags: Vec::new(),
+        cache_to: Vec::new(),
+        attest: AttestOptions::default(),
+        sign: None,
+        ..request.clone()
+    };
+    // As it is part of the image.
+    out.cache_to.extend(request.cache_to.iter().filter(|target| target.is_inline()).cloned());
+    for output in &mut out.outputs {
+        output.kind = OutputKind::CacheOnly;
+        output.push = false;
+        // As the image itself has its layers, whatever other outputs want.
+        output.compression = Some(request.compression());
+    }
+    out
+}
+
 impl Engine {
     /// Builds twice, every step executed, and compares the images. Tags and outputs are those of the
-    /// second build.
+    /// second build; where provenance is asked for, of a third one from the cache, which claims what was found.
     pub fn verify_reproducible(
         &self,
         request: &BuildRequest,
@@ -54,14 +75,14 @@ impl Engine {
             let message = "the report goes to standard output: give outputs a file as their dest";
             return Err(Failure::new(FailureKind::Usage, message));
         }
-        let second = BuildRequest { no_cache: true, wants_id: true, wants_manifest: true, ..request.clone() };
-        let mut first = BuildRequest { tags: Vec::new(), cache_to: Vec::new(), ..second.clone() };
-        // As it is part of the image.
-        first.cache_to.extend(second.cache_to.iter().filter(|target| target.is_inline()).cloned());
-        for output in &mut first.outputs {
-            output.kind = OutputKind::CacheOnly;
-            // As the second build's image has its layers, whatever its other outputs want.
-            output.compression = Some(second.compression());
+        let mut second =
+            BuildRequest { no_cache: true, wants_id: true, wants_manifest: true, ..request.clone() };
+        let attested = BuildRequest { no_cache: false, ..second.clone() };
+        let first = without_results(&second);
+        // What is claimed is known only when both have been compared.
+        let claims = request.attests_images() || request.attest.is_asked_for();
+        if claims {
+            second = first.clone();
         }
         let one = self.build(&first, &mut io::empty(), events, cancel)?;
         if request.source_date_epoch.is_none() && !request.reproducible {
@@ -79,7 +100,15 @@ impl Engine {
         for (old, new) in old.iter().zip(&new) {
             images.push((new.platform.to_string(), verify::compare(&self.store, old, new)?));
         }
-        Ok(Reproduced { first, second, outcome: two, images })
+        let mut reproduced = Reproduced { first, second, outcome: two, images };
+        if claims {
+            let mut attested = attested;
+            if let Some(provenance) = &mut attested.attest.provenance {
+                provenance.reproducible = reproduced.is_same();
+            }
+            reproduced.outcome = self.build(&attested, &mut io::empty(), events, cancel)?;
+        }
+        Ok(reproduced)
     }
 
     /// The image of a manifest, or all of an index, from the store.

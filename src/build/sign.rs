@@ -48,7 +48,7 @@ impl Transfer<'_> {
         if !matches!(place, Place::Registry(_) | Place::Layout(..)) {
             let message = format!("signatures cannot be kept in {}:", place.transport());
             return Err(Failure::new(FailureKind::Unsupported, message)
-                .help("sign in a registry, docker://NAME, or in a layout, oci:DIR"));
+                .help("sign in a registry, docker://NAME, or in a layout, oci-layout:DIR"));
         }
         let source = self.open(place)?;
         let more = self.listed(&*source.content, &source.top.digest, Some(PAYLOAD_TYPE))?;

@@ -42,9 +42,8 @@ pub(super) fn options(args: &AttestArgs, env: &Environment) -> Result<AttestOpti
             let (provenance, attach) = one.provenance().map_err(refused)?;
             if provenance.reproducible {
                 let message = "reproducible=true is claimed only after it was checked";
-                return Err(
-                    Failure::new(FailureKind::Usage, message).help("`rbuild verify-reproducible` checks it")
-                );
+                return Err(Failure::new(FailureKind::Usage, message)
+                    .help("`rbuild verify-reproducible` checks it, and its provenance says so"));
             }
             options.provenance = Some(provenance);
             options.attach_as = attach.unwrap_or_default();

@@ -24,7 +24,7 @@ pub(super) struct SignArgs {
     pub key: Option<String>,
     #[command(flatten)]
     pub access: AccessArgs,
-    /// A name at its registry, docker://NAME, or oci:DIR[:TAG]
+    /// A name at its registry, docker://NAME, or oci-layout:DIR[:TAG]
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<String>,
 }
@@ -51,7 +51,7 @@ pub(super) struct VerifyArgs {
     pub format: ReportFormat,
     #[command(flatten)]
     pub access: AccessArgs,
-    /// A name at its registry, docker://NAME, store:NAME, oci:DIR[:TAG] or oci-archive:FILE
+    /// A name at its registry, docker://NAME, store:NAME, oci-layout:DIR[:TAG] or oci-archive:FILE
     pub image: String,
 }
 
