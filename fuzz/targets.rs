@@ -13,6 +13,7 @@ use rbuild::layer::{Limits, NoParent, OnDiskIds, UnpackOptions, read_index, scan
 use rbuild::registry::answers::understand;
 use rbuild::remote::{Checksum, GitUrl, HttpUrl, add_source, context_source, without_credentials};
 use rbuild::sandbox::{Memory, Place, Request};
+use rbuild::sources::{Lock, lock};
 use rbuild::steps::agent;
 
 /// Any bytes as a layer: names stay inside, and nothing is put outside the directory.
@@ -255,5 +256,21 @@ impl Write for Heard {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Any bytes as a lock: mistakes lie inside the text, and what reads is written as the same.
+pub fn lock_file(bytes: &[u8]) {
+    let Ok(text) = lock::text(bytes.to_vec()) else { return };
+    match Lock::parse(&text) {
+        Ok(lock) => {
+            let again = lock.render();
+            assert_eq!(Lock::parse(&again).as_ref(), Ok(&lock), "{again}");
+            assert_eq!(lock.changes(&lock), []);
+        }
+        Err(error) => {
+            let inside = error.span.is_none_or(|span| span.start <= span.end && span.end <= text.len());
+            assert!(inside, "{text}");
+        }
     }
 }

@@ -34,6 +34,7 @@ pub mod sbom;
 pub mod size;
 pub mod snapshot;
 pub mod solve;
+pub mod sources;
 pub mod steps;
 pub mod store;
 pub mod suggest;

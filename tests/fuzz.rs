@@ -135,6 +135,11 @@ fn sources() {
 }
 
 #[test]
+fn locks() {
+    smoke("lock", CHANGES, targets::lock_file);
+}
+
+#[test]
 fn requests_of_a_step() {
     smoke("request", CHANGES, targets::request);
 }

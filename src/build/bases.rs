@@ -19,6 +19,7 @@ use crate::layer::{self, BlobInfo};
 use crate::plan::{BaseConfigs, BaseId, ImageRequest};
 use crate::registry::{Content as _, Registry, RegistryAccess, RegistryContent, RegistryError, origins};
 use crate::snapshot::{Chain, Fetch, LayerCell, Snapshots};
+use crate::sources::{LockedImage, Rules};
 use crate::store::{Edge, RecordKind, Recorded, Store};
 
 use super::base_help;
@@ -31,7 +32,7 @@ use super::request::PullPolicy;
 const PARALLEL: usize = 4;
 
 /// Where a resolved image's blobs come from.
-enum Origin {
+pub(super) enum Origin {
     Store,
     Layout(Arc<dyn ImageSource>),
     /// The client, the repository, and the registry's name in references.
@@ -39,10 +40,10 @@ enum Origin {
 }
 
 pub(super) struct Resolved {
-    image: ResolvedImage,
+    pub(super) image: ResolvedImage,
     /// What the name means: an index, or else the manifest; of an image without one yet, its config.
-    top: Digest,
-    origin: Origin,
+    pub(super) top: Digest,
+    pub(super) origin: Origin,
 }
 
 impl Resolved {
@@ -54,11 +55,12 @@ impl Resolved {
 /// Resolves and fetches bases of one build.
 pub(super) struct Bases {
     snapshots: Snapshots,
-    store: Store,
+    pub(super) store: Store,
     pub(super) events: Events,
-    cancel: Cancel,
-    policy: PullPolicy,
+    pub(super) cancel: Cancel,
+    pub(super) policy: PullPolicy,
     access: RegistryAccess,
+    pub(super) rules: Arc<Rules>,
     /// Named contexts that are images: name to location.
     contexts: BTreeMap<String, String>,
     cwd: PathBuf,
@@ -91,9 +93,9 @@ impl Drop for BuildBases {
 
 /// What was pulled under a name, so that a HEAD request is enough the next time.
 #[derive(Serialize, Deserialize)]
-struct Pulled {
+pub(super) struct Pulled {
     /// What the name resolved to: index or manifest.
-    top: Digest,
+    pub top: Digest,
     /// The manifest for the platform.
     manifest: Digest,
 }
@@ -125,6 +127,7 @@ impl Bases {
         cancel: &Cancel,
         policy: PullPolicy,
         access: RegistryAccess,
+        rules: Arc<Rules>,
         contexts: BTreeMap<String, String>,
         cwd: &Path,
     ) -> Self {
@@ -135,6 +138,7 @@ impl Bases {
             cancel: cancel.clone(),
             policy,
             access,
+            rules,
             contexts,
             cwd: cwd.to_owned(),
             resolved: Mutex::default(),
@@ -237,12 +241,28 @@ impl Bases {
         };
         let base = |failure: Failure| Failure { kind: FailureKind::Base, ..failure };
         let reference = match meant(&self.store, name, platform).map_err(base)? {
-            // What was built or tagged here is meant, unless a fresh look was asked for.
-            Meant::Named(reference) if self.policy != PullPolicy::Always => match in_store(&reference)? {
-                Some(found) => return Ok(found),
-                None => reference,
-            },
-            Meant::Named(reference) | Meant::Elsewhere(reference) => reference,
+            // What was built or tagged here is meant, unless a fresh look was asked for or a lock says otherwise.
+            Meant::Named(named) => {
+                let allowed = self.allowed(&named)?;
+                if let Some(pin) = &allowed.pin {
+                    return self.find_pinned(&allowed.reference, pin, platform);
+                }
+                let fresh = self.policy == PullPolicy::Always || self.rules.is_locking();
+                if !fresh
+                    && allowed.reference == named
+                    && let Some(found) = in_store(&named)?
+                {
+                    return Ok(found);
+                }
+                allowed.reference
+            }
+            Meant::Elsewhere(named) => {
+                let allowed = self.allowed(&named)?;
+                if let Some(pin) = &allowed.pin {
+                    return self.find_pinned(&allowed.reference, pin, platform);
+                }
+                allowed.reference
+            }
             Meant::Id(names) => {
                 let found = names.first().map(in_store).transpose()?.flatten();
                 return found.ok_or_else(|| base(no_image(name)));
@@ -250,6 +270,12 @@ impl Bases {
             Meant::NoSuchId => return Err(base(no_image(name))),
         };
         let known = self.pulled(&reference, platform)?;
+        if self.rules.is_offline() {
+            let Some((pulled, image)) = known else {
+                return Err(self.would_be_fetched(&reference, platform));
+            };
+            return self.in_registry(&reference, (pulled.top, image));
+        }
         if self.policy == PullPolicy::Never {
             let found = known.map(|(pulled, image)| (pulled.top, image)).ok_or_else(|| {
                 Failure::new(FailureKind::OutOfReach, format!("{} is not in the store", reference.familiar()))
@@ -257,7 +283,8 @@ impl Bases {
             })?;
             return self.in_registry(&reference, found);
         }
-        match self.look_up(&reference, platform, known.as_ref()) {
+        let unchanged = known.as_ref().filter(|_| !self.rules.is_locking());
+        match self.look_up(&reference, platform, unchanged) {
             Ok(found) => self.in_registry(&reference, found),
             Err(error) if self.cancel.is_cancelled() => {
                 Err(Failure::new(FailureKind::Interrupted, error.message))
@@ -273,7 +300,7 @@ impl Bases {
         }
     }
 
-    fn in_registry(
+    pub(super) fn in_registry(
         &self,
         reference: &Reference,
         (top, image): (Digest, ResolvedImage),
@@ -281,6 +308,8 @@ impl Bases {
         let complete = image.layers.iter().all(|layer| self.store.has_blob(&layer.digest));
         let origin = if complete {
             Origin::Store
+        } else if self.rules.is_offline() {
+            return Err(self.lacks_layers(reference, &image));
         } else {
             let registry = self.registry(&reference.domain, &reference.path)?;
             Origin::Registry(registry, reference.path.clone(), reference.domain.clone())
@@ -289,7 +318,7 @@ impl Bases {
     }
 
     /// One HEAD request where the name was pulled before and still means the same.
-    fn look_up(
+    pub(super) fn look_up(
         &self,
         reference: &Reference,
         platform: &Platform,
@@ -327,18 +356,30 @@ impl Bases {
                 Ok(text) => bad(&text),
                 Err(error) => fail(error),
             })?;
+        self.rules.saw_image(reference, LockedImage::of(top.digest, &top.bytes));
         let (config, manifest_bytes) = (&chosen.manifest.config, chosen.bytes);
         let config_bytes =
             registry.blob(repository, &config.digest, config.size, &self.cancel).map_err(fail)?;
         self.store.put_blob(&manifest_bytes)?;
         self.store.put_blob(&config_bytes)?;
         let image = ResolvedImage::new(&reference.familiar(), manifest_bytes, config_bytes)?;
-        let pulled = Pulled { top: top.digest, manifest: image.manifest_digest };
-        self.store.put_record(&pulled_key(reference, platform), &pulled)?;
-        Ok((pulled.top, image))
+        self.note_pulled(reference, platform, top.digest, &image)?;
+        Ok((top.digest, image))
     }
 
-    fn registry_failure(&self, reference: &Reference, error: &RegistryError) -> Failure {
+    /// Keeps in mind what a name meant at its registry.
+    pub(super) fn note_pulled(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        top: Digest,
+        image: &ResolvedImage,
+    ) -> Result<(), Failure> {
+        let pulled = Pulled { top, manifest: image.manifest_digest };
+        Ok(self.store.put_record(&pulled_key(reference, platform), &pulled)?)
+    }
+
+    pub(super) fn registry_failure(&self, reference: &Reference, error: &RegistryError) -> Failure {
         if error.is_cancelled() {
             return Failure::new(FailureKind::Interrupted, "canceled");
         }
@@ -346,7 +387,7 @@ impl Bases {
         Failure::new(kind, format!("cannot get {}: {error}", reference.familiar()))
     }
 
-    fn pulled(
+    pub(super) fn pulled(
         &self,
         reference: &Reference,
         platform: &Platform,
@@ -360,7 +401,7 @@ impl Bases {
         Ok(ResolvedImage::new(&reference.familiar(), manifest, config).ok().map(|image| (pulled, image)))
     }
 
-    fn registry(&self, host: &str, repository: &str) -> Result<Registry, Failure> {
+    pub(super) fn registry(&self, host: &str, repository: &str) -> Result<Registry, Failure> {
         let mut registries = self.registries.lock().unwrap_or_else(PoisonError::into_inner);
         let key = format!("{host}/{repository}");
         if let Some(registry) = registries.get(&key) {

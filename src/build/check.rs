@@ -75,8 +75,11 @@ impl Engine {
         let mut bases = self.known_bases(request, &opened, events, cancel);
         let failure = plan_all(&input, &mut bases);
         let KnownBases { configs, out_of_reach, .. } = bases;
-        let Opened { main, mut dockerfile, .. } = opened;
-        with_lint_input(&main, &input, &configs, true, |lint_input| {
+        let Opened { main, mut dockerfile, remotes, .. } = opened;
+        let lock = remotes.rules().lock().map(|loaded| &loaded.lock.images);
+        let is_locked = |name: &str| lock.is_some_and(|images| images.contains_key(name));
+        let locked = lock.is_some().then_some(&is_locked as &dyn Fn(&str) -> bool);
+        with_lint_input(&main, &input, &configs, locked, true, |lint_input| {
             let mut fixed = None;
             if fix {
                 let done = lint::fix(&dockerfile, lint_input);
@@ -117,7 +120,7 @@ impl Engine {
         }
         let KnownBases { configs, out_of_reach, .. } = bases;
         let Opened { main, dockerfile, scratch: _scratch, .. } = opened;
-        let outline = with_lint_input(&main, &input, &configs, false, |lint_input| {
+        let outline = with_lint_input(&main, &input, &configs, None, false, |lint_input| {
             lint::outline(&dockerfile, lint_input)
         });
         Ok((dockerfile, outline, out_of_reach))
@@ -130,7 +133,7 @@ impl Engine {
         events: &Events,
         cancel: &'a Cancel,
     ) -> KnownBases<'a> {
-        let bases = |policy| self.bases(request, &opened.named, policy, events, cancel);
+        let bases = |policy| self.bases(request, opened, policy, events, cancel);
         KnownBases {
             dockerfile: &opened.dockerfile,
             bases: bases(request.pull),
@@ -247,6 +250,7 @@ fn check_before(
         contexts: &request.build_contexts.iter().map(|(name, _)| name.to_lowercase()).collect::<Vec<_>>(),
         bases: &BTreeMap::new(),
         ignored: None,
+        locked: None,
         hints: false,
     };
     let report = run(&dockerfile, &input)?;
@@ -272,7 +276,8 @@ impl Warnings {
         plan: &Plan,
         events: &Events,
     ) -> Result<(), Failure> {
-        let report = with_lint_input(main, input, configs, false, |lint_input| run(dockerfile, lint_input))?;
+        let report =
+            with_lint_input(main, input, configs, None, false, |lint_input| run(dockerfile, lint_input))?;
         let source = &dockerfile.source;
         for finding in &report.findings {
             let location = Some(format!("{}:{}", source.name(), finding.lines(source).0));
@@ -330,6 +335,7 @@ fn with_lint_input<R>(
     main: &MainContext,
     input: &PlanInput,
     configs: &BaseConfigs,
+    locked: Option<&dyn Fn(&str) -> bool>,
     is_check: bool,
     then: impl FnOnce(&LintInput<'_>) -> R,
 ) -> R {
@@ -344,6 +350,7 @@ fn with_lint_input<R>(
         contexts: &contexts,
         bases: configs.configs(),
         ignored: if main.context.rules().is_empty() { None } else { Some(&ignored) },
+        locked,
         hints: is_check,
     })
 }

@@ -167,8 +167,7 @@ impl<'a> Fetcher<'a> {
     fn checkout(&self, url: GitUrl, keep: bool, dir: &Path) -> Result<(PathBuf, i64), Failure> {
         let title = format!("load git source {url}");
         self.vertex(title, |_| {
-            let source = self.remotes.git_source(url, keep);
-            let resolved = self.remotes.resolve(&source, self.cancel)?;
+            let (source, resolved) = self.remotes.resolve(&url, keep, self.cancel)?;
             let dir = dir.join("git");
             std::fs::create_dir(&dir).map_err(|source| RemoteError::Io {
                 action: "create",
@@ -194,17 +193,26 @@ impl<'a> Fetcher<'a> {
         title: String,
         work: impl FnOnce(VertexId) -> Result<T, RemoteError>,
     ) -> Result<T, Failure> {
-        let vertex = self.events.add(VertexKind::Internal, title);
-        self.events.send(Event::Started { vertex });
-        let begun = Instant::now();
-        let result = work(vertex);
-        let outcome = match &result {
-            Ok(_) => Outcome::Done,
-            Err(error) => Outcome::Failed(error.to_string()),
-        };
-        self.events.send(Event::Finished { vertex, outcome, elapsed: begun.elapsed() });
-        result.map_err(failure)
+        vertex(self.events, title, work)
     }
+}
+
+/// Shows something that is fetched as a step.
+pub(super) fn vertex<T>(
+    events: &Events,
+    title: String,
+    work: impl FnOnce(VertexId) -> Result<T, RemoteError>,
+) -> Result<T, Failure> {
+    let vertex = events.add(VertexKind::Internal, title);
+    events.send(Event::Started { vertex });
+    let begun = Instant::now();
+    let result = work(vertex);
+    let outcome = match &result {
+        Ok(_) => Outcome::Done,
+        Err(error) => Outcome::Failed(error.to_string()),
+    };
+    events.send(Event::Finished { vertex, outcome, elapsed: begun.elapsed() });
+    result.map_err(failure)
 }
 
 /// The Dockerfile for a context that lies elsewhere: on standard input, or at an absolute path. Any other
@@ -236,7 +244,10 @@ fn context_source(text: &str) -> Result<SourceKind, Failure> {
     remote::context_source(text).map_err(failure)
 }
 
-fn failure(error: RemoteError) -> Failure {
+pub(super) fn failure(error: RemoteError) -> Failure {
+    if let RemoteError::Forbidden(forbidden) = error {
+        return Failure::forbidden(forbidden, FailureKind::Context);
+    }
     let kind = if error.is_cancelled() { FailureKind::Interrupted } else { FailureKind::Context };
     Failure::new(kind, error.to_string())
 }

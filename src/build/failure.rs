@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::dockerfile::{Source, Span};
 use crate::fs::{disk_space, names_full_disk, shown_size};
+use crate::remote::{Forbidden, ForbiddenBy};
 use crate::store::StoreError;
 
 /// Kinds of failures; each has an exit code.
@@ -30,6 +31,8 @@ pub enum FailureKind {
     Unsupported,
     /// The sandbox cannot be made on this machine.
     Sandbox,
+    /// The lock: missing, broken, of another Dockerfile, or without what the build needs.
+    Lock,
     /// Ctrl-C.
     Interrupted,
 }
@@ -65,6 +68,18 @@ impl Failure {
             tail: Vec::new(),
             log: None,
         }
+    }
+
+    /// A source that the rules of the build keep from being fetched. `kind` is that of a failure to fetch it.
+    pub fn forbidden(forbidden: Forbidden, kind: FailureKind) -> Self {
+        let Forbidden { by, message, help } = forbidden;
+        let kind = match by {
+            ForbiddenBy::Lock => FailureKind::Lock,
+            ForbiddenBy::Policy => kind,
+            ForbiddenBy::Offline if kind == FailureKind::Base => FailureKind::OutOfReach,
+            ForbiddenBy::Offline => kind,
+        };
+        Failure { help, ..Failure::new(kind, message) }
     }
 
     /// The same with advice.

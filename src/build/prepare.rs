@@ -9,22 +9,24 @@ use crate::cancel::Cancel;
 use crate::context::{self, ContextKind, FileSource, FileStatCache, MainContext};
 use crate::digest::Digest;
 use crate::dockerfile::{self, Dockerfile, InstructionKind, Source};
-use crate::event::Events;
+use crate::event::{Event, Events};
 use crate::image::Platform;
-use crate::plan::{self, Plan, PlanInput, Planned};
+use crate::plan::{self, Plan, PlanInput, Planned, RemoteSource};
 use crate::registry::SourceNetwork;
 use crate::remote;
+use crate::sources::Rules;
 use crate::steps::mount::{Secret, SshSource};
 use crate::steps::network::BuildNetwork;
-use crate::steps::remote::{RemoteOptions, Remotes};
+use crate::steps::remote::{Found, RemoteOptions, Remotes};
 use crate::store::{StoreError, TempDir};
 
 use super::bases::{Bases, BuildBases};
 use super::check;
-use super::contexts::Fetcher;
+use super::contexts::{self as fetching, Fetcher};
 use super::engine::Engine;
 use super::epoch::{self, Times};
 use super::failure::{Failure, FailureKind};
+use super::locking;
 use super::named_context::{self, NamedContext};
 use super::request::{BuildRequest, PullPolicy};
 
@@ -85,6 +87,22 @@ impl From<NotOpened> for Failure {
 }
 
 impl Opened {
+    /// Finds out what a source of ADD is, showing the progress of downloads.
+    pub(super) fn look_up(
+        &self,
+        source: &RemoteSource,
+        events: &Events,
+        cancel: &Cancel,
+    ) -> Result<Found, Failure> {
+        let item = remote::without_credentials(&source.url);
+        fetching::vertex(events, format!("resolve {item}"), |vertex| {
+            let progress = |current, total| {
+                events.send(Event::Progress { vertex, item: item.clone(), current, total });
+            };
+            self.remotes.find(source, &progress, cancel)
+        })
+    }
+
     /// What the plan for the first platform is made from.
     pub(super) fn first_input(&self, request: &BuildRequest) -> Result<PlanInput, Failure> {
         let platforms = platforms(&request.platforms)?;
@@ -104,8 +122,8 @@ impl Engine {
     ) -> Result<Prepared, Failure> {
         self.store.cancel_by(cancel);
         let opened = self.open_request(request, Times::Resolved, stdin, events, cancel)?;
+        let bases = self.bases(request, &opened, request.pull, events, cancel);
         let Opened { main, dockerfile, named, build_args, epoch, named_epoch, remotes, scratch } = opened;
-        let bases = self.bases(request, &named, request.pull, events, cancel);
         let platforms = platforms(&request.platforms)?;
         let (mut plans, mut warnings) = (Vec::new(), check::Warnings::default());
         // One for all platforms: a tag that moves meanwhile means the same image to all of them.
@@ -117,6 +135,7 @@ impl Engine {
                 pass_epoch(epoch, &mut input.build_args);
             }
             let plan = plan_with_bases(&dockerfile, &input, &bases, &mut configs, cancel)?;
+            locking::check_plan(&plan, &remotes)?;
             warnings.of_plan(&main, &dockerfile, &input, &configs, &plan, events)?;
             plans.push((platform.clone(), plan));
         }
@@ -163,8 +182,11 @@ impl Engine {
         events: &Events,
         cancel: &Cancel,
     ) -> Result<Opened, NotOpened> {
-        let mut fetch = Fetcher::new(&self.store, self.remotes(request), events, cancel);
+        let rules = Arc::new(Rules::new(request.sources.clone(), events));
+        locking::load_given(&rules, request)?;
+        let mut fetch = Fetcher::new(&self.store, self.remotes(request, &rules), events, cancel);
         let (main, context_time) = fetch.main(request, stdin)?;
+        locking::load_beside(&rules, request, &main)?;
         let dockerfile = parse(&main, &request.build_args)?;
         let epoch = match request.source_date_epoch {
             None if request.reproducible => Some(context_time.unwrap_or_else(|| self.context_time(&main))),
@@ -196,12 +218,13 @@ impl Engine {
     pub(super) fn bases(
         &self,
         request: &BuildRequest,
-        named: &BTreeMap<String, NamedContext>,
+        opened: &Opened,
         policy: PullPolicy,
         events: &Events,
         cancel: &Cancel,
     ) -> Bases {
-        let images = named
+        let images = opened
+            .named
             .iter()
             .filter_map(|(name, context)| match context {
                 NamedContext::Image(location) => Some((name.clone(), location.clone())),
@@ -210,7 +233,8 @@ impl Engine {
             .collect();
         let mut access = self.access(request, events);
         access.network = self.source_network(request);
-        Bases::new(&self.snapshots, events, cancel, policy, access, images, &request.cwd)
+        let rules = opened.remotes.rules().clone();
+        Bases::new(&self.snapshots, events, cancel, policy, access, rules, images, &request.cwd)
     }
 
     pub(super) fn keep_stats(&self, stats: &FileStatCache) -> std::io::Result<()> {
@@ -221,18 +245,21 @@ impl Engine {
         stats.save(scratch.path())
     }
 
-    fn remotes(&self, request: &BuildRequest) -> Remotes {
+    fn remotes(&self, request: &BuildRequest, rules: &Arc<Rules>) -> Remotes {
         let ssh_agent = match request.ssh.get("default") {
             Some(SshSource::Agent(socket) | SshSource::Raw(socket)) => Some(socket.clone()),
             _ => None,
         };
         let network = self.source_network(request);
         let options = RemoteOptions { ssh_agent, network, ..self.options.remotes.clone() };
-        Remotes::new(self.store.clone(), options, request.secrets.clone())
+        Remotes::new(self.store.clone(), options, request.secrets.clone(), rules.clone())
     }
 
     /// Where sources may be: what the request and the configuration agree on.
     fn source_network(&self, request: &BuildRequest) -> SourceNetwork {
+        if request.sources.offline {
+            return SourceNetwork::Nowhere;
+        }
         request.source_network.max(self.options.registries.settings.source_network())
     }
 
@@ -286,7 +313,7 @@ fn is_dockerfile_frontend(image: &str) -> bool {
 }
 
 /// Platforms asked for, each once; this machine's where none is.
-fn platforms(texts: &[String]) -> Result<Vec<Platform>, Failure> {
+pub(super) fn platforms(texts: &[String]) -> Result<Vec<Platform>, Failure> {
     let mut all: Vec<Platform> = Vec::new();
     for text in texts {
         let platform = match text.as_str() {

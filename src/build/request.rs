@@ -11,6 +11,7 @@ use crate::image::{Descriptor, Platform};
 use crate::plan::RunNetwork;
 use crate::registry::SourceNetwork;
 use crate::sandbox::Limits;
+use crate::sources::SourceOptions;
 use crate::steps::mount::{Secret, SshSource};
 
 use super::cache_spec::{CacheLocation, CacheTarget};
@@ -71,6 +72,8 @@ pub struct BuildRequest {
     pub insecure_registries: Vec<String>,
     /// Where bases, contexts and sources of ADD may be; the configuration may forbid more.
     pub source_network: SourceNetwork,
+    /// `--locked`, `--offline` and the like.
+    pub sources: SourceOptions,
     /// `-o`, in order; empty keeps the image in the store only.
     pub outputs: Vec<OutputSpec>,
     /// The digest of the manifest is asked for: layers are compressed even where no output needs that.

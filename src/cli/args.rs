@@ -18,6 +18,7 @@ use super::registry::{LoginArgs, PullArgs, PushArgs};
 use super::run_args::RunArgs;
 use super::sbom::SbomArgs;
 use super::sign::{SignArgs, VerifyArgs};
+use super::sources::{LockArgs, SourceArgs};
 use super::store::{DuArgs, FsckArgs, PruneArgs};
 use super::verify::{DiffArgs, ReproduceArgs, ValidateArgs};
 
@@ -25,7 +26,8 @@ const AFTER: &str = "\
 `rbuild [OPTIONS] PATH` is short for `rbuild build [OPTIONS] PATH`, so `alias docker=rbuild` works for builds.
 
 Exit codes: 0 done, 1 a step failed, 2 wrong usage, 3 mistake in the Dockerfile, 4 build context,
-5 base image, 6 output, 7 store, 8 not supported yet, 9 sandbox, 10 a step would run (--dry-run), 130 interrupted.";
+5 base image, 6 output, 7 store, 8 not supported yet, 9 sandbox, 10 a step would run (--dry-run), 11 lock,
+130 interrupted.";
 
 /// Builds OCI images from Dockerfiles: no daemon, no root, one binary.
 #[derive(Parser, Debug)]
@@ -104,6 +106,8 @@ pub(super) enum Command {
     Diff(Deferred<DiffArgs>),
     /// Build twice without the cache and explain every difference
     VerifyReproducible(Deferred<ReproduceArgs>),
+    /// Pin what a Dockerfile's sources resolve to, in Dockerfile.lock
+    Lock(Deferred<LockArgs>),
     /// Remove from the store what is not needed
     Prune(Deferred<PruneArgs>),
     /// Show what the store takes
@@ -162,6 +166,8 @@ pub(super) struct InputArgs {
         help_heading = "Base images"
     )]
     pub source_network: SourceNetwork,
+    #[command(flatten)]
+    pub sources: SourceArgs,
     /// Network of RUN: default, host or none
     #[arg(long, value_name = "MODE", default_value = "default", help_heading = "RUN")]
     pub network: String,

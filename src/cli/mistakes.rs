@@ -217,7 +217,7 @@ pub(super) fn failure(error: &clap::Error, command: &str) -> Failure {
         ErrorKind::UnknownArgument if arg.starts_with('-') => {
             unknown_flag(&arg, command, context(ContextKind::SuggestedArg), &more)
         }
-        ErrorKind::UnknownArgument if matches!(command, "build" | "check" | "plan") => {
+        ErrorKind::UnknownArgument if matches!(command, "build" | "check" | "plan" | "lock") => {
             usage(format!("one directory is built, and there is another argument: `{}`", visible_line(&arg)))
                 .help("quote what belongs together; flags that take a value need it right behind them")
         }
@@ -225,7 +225,7 @@ pub(super) fn failure(error: &clap::Error, command: &str) -> Failure {
             usage(format!("unexpected argument `{}` for `{whole}`", visible_line(&arg))).help(more)
         }
         ErrorKind::MissingRequiredArgument
-            if matches!(command, "build" | "check" | "plan" | "verify-reproducible") =>
+            if matches!(command, "build" | "check" | "plan" | "lock" | "verify-reproducible") =>
         {
             usage("the directory to build is missing".into())
                 .help(format!("for the current directory: {whole} ."))
@@ -251,7 +251,7 @@ fn unknown_flag(arg: &str, command: &str, near: Option<String>, more: &str) -> F
     let shown = visible_line(name);
     let foreign = FOREIGN.iter().find(|(names, _)| names.contains(&name));
     if let (Some((_, instead)), true) =
-        (foreign, matches!(command, "build" | "check" | "plan" | "verify-reproducible"))
+        (foreign, matches!(command, "build" | "check" | "plan" | "lock" | "verify-reproducible"))
     {
         return Failure::new(FailureKind::Unsupported, format!("there is no flag {shown}")).help(*instead);
     }

@@ -35,6 +35,7 @@ mod run_args;
 mod sbom;
 mod secret;
 mod sign;
+mod sources;
 mod store;
 mod template;
 mod values;
@@ -159,6 +160,7 @@ fn exit_code(kind: FailureKind) -> u8 {
         FailureKind::Store => 7,
         FailureKind::Unsupported => 8,
         FailureKind::Sandbox => 9,
+        FailureKind::Lock => 11,
         FailureKind::Interrupted => interrupted(),
     }
 }
@@ -247,6 +249,7 @@ fn perform(command: Command, session: &Session) -> Result<u8, Stop> {
         Command::Validate(args) => verify::validate(session, &args),
         Command::Diff(args) => verify::diff(session, &args),
         Command::VerifyReproducible(args) => verify::reproduce(session, &args),
+        Command::Lock(args) => sources::lock(session, *args.0),
         Command::Prune(args) => store::prune(session, &args),
         Command::Du(args) => store::du(session, &args),
         Command::Fsck(args) => store::fsck(session, &args),

@@ -445,7 +445,7 @@ fn names_context(word: &str) -> bool {
 }
 
 /// The commands, which every line is compared with: making the list from all their flags is not cheap.
-const COMMANDS: [&str; 31] = [
+const COMMANDS: [&str; 32] = [
     "build",
     "plan",
     "check",
@@ -470,6 +470,7 @@ const COMMANDS: [&str; 31] = [
     "validate",
     "diff",
     "verify-reproducible",
+    "lock",
     "prune",
     "du",
     "fsck",

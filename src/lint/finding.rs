@@ -89,6 +89,11 @@ impl<'a> Findings<'a> {
         self.add_with(rule, place, detail, Vec::new());
     }
 
+    /// Adds a finding of an experimental rule that something beside the file asks for.
+    pub(super) fn add_asked(&mut self, rule: &'static Rule, place: Place<'_>, detail: impl Into<String>) {
+        self.put(rule, true, place, detail.into(), Vec::new());
+    }
+
     /// Adds a finding unless it is silenced, or the same is there already.
     pub(super) fn add_with(
         &mut self,
@@ -97,15 +102,19 @@ impl<'a> Findings<'a> {
         detail: impl Into<String>,
         edits: Vec<Edit>,
     ) {
+        self.put(rule, false, place, detail.into(), edits);
+    }
+
+    fn put(&mut self, rule: &'static Rule, asked: bool, place: Place<'_>, detail: String, edits: Vec<Edit>) {
         if rule.level != Level::Warning && !self.hints {
             return;
         }
         let own =
             options::in_comments(place.comments).and_then(|text| CheckOptions::parse_written(text).ok());
-        if !self.options.report(rule, own.as_ref()) {
+        if !self.options.report(rule, asked, own.as_ref()) {
             return;
         }
-        let finding = Finding { rule, detail: detail.into(), span: place.span, edits };
+        let finding = Finding { rule, detail, span: place.span, edits };
         if self.seen.insert((finding.span.start, rule.name, finding.detail.clone())) {
             self.list.push(finding);
         }

@@ -67,6 +67,8 @@ pub struct LintInput<'a> {
     /// Whether the ignore file excludes all that a source of `COPY`, a cleaned path that may have wildcards,
     /// selects of the context; `None` where nothing is ignored.
     pub ignored: Option<&'a dyn Fn(&str) -> bool>,
+    /// Whether the lock of the file has an image, by its normalised name; `None` where there is no lock.
+    pub locked: Option<&'a dyn Fn(&str) -> bool>,
     /// Report rbuild's own rules.
     pub hints: bool,
 }

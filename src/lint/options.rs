@@ -108,10 +108,11 @@ impl CheckOptions {
         Ok(CheckOptions { reason, ..CheckOptions::parse(options)? })
     }
 
-    /// Whether a rule is reported where `own` stands right above the instruction.
-    pub(super) fn report(&self, rule: &Rule, own: Option<&CheckOptions>) -> bool {
+    /// Whether a rule is reported where `own` stands right above the instruction. One that was asked for in another
+    /// way than by `experimental=` is reported unless it is skipped.
+    pub(super) fn report(&self, rule: &Rule, asked: bool, own: Option<&CheckOptions>) -> bool {
         let own_holds = |list: fn(&CheckOptions) -> &Names| own.is_some_and(|own| list(own).hold(rule.name));
-        if rule.experimental {
+        if rule.experimental && !asked {
             return self.experimental.hold(rule.name) || own_holds(|options| &options.experimental);
         }
         !self.skip.hold(rule.name) && !own_holds(|options| &options.skip)

@@ -30,6 +30,7 @@ const PAGES: &[(&str, &str)] = pages![
     "secret-file-copied"
     "stage-reference-casing"
     "sudo-in-run"
+    "unlocked-base"
     "unpinned-base"
     "unused-stage"
 ];

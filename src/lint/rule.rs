@@ -135,6 +135,7 @@ rules! {
     STAGE_REFERENCE_CASING = Hint false "StageReferenceCasing"
         "FROM should name stages in lower case, as BuildKit does";
     SUDO_IN_RUN = Hint false "SudoInRun" "sudo should not stand in a RUN of root's";
+    UNLOCKED_BASE = Hint true "UnlockedBase" "Base images should be in the Dockerfile's lock";
     UNPINNED_BASE = Hint false "UnpinnedBase" "Base images should have a tag other than latest, or a digest";
     UNUSED_STAGE = Hint false "UnusedStage" "A stage should have a name or be used";
 }

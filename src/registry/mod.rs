@@ -67,7 +67,7 @@ pub use error::{Fault, Refusal, RegistryError, Rejected, Target, Unreachable};
 pub use proxy::ProxyOptions;
 pub use pull::{FetchedManifest, MANIFEST_LIMIT, ManifestHead};
 pub use push::{BlobState, PushOptions, PushProgress, PushReport};
-pub use reach::{SourceNetwork, addresses, is_local, written_address};
+pub use reach::{OFFLINE, SourceNetwork, addresses, is_local, written_address};
 pub use referrers::{Referrers, fallback_tag};
 pub use retry::RetryPolicy;
 pub use settings::{ContainersFiles, Settings};

@@ -13,7 +13,7 @@ use ureq::unversioned::transport::DefaultConnector;
 use super::config::Timeouts;
 use super::error::{Fault, RegistryError, Target, Unreachable};
 use super::proxy::Proxies;
-use super::reach::{Guard, Seen, SourceNetwork, bare, written_address};
+use super::reach::{Guard, OFFLINE, Seen, SourceNetwork, bare, written_address};
 use super::roots::{self, Trust};
 
 /// How every connection of an endpoint is made.
@@ -79,16 +79,16 @@ impl Agents {
     /// nothing else can be judged.
     pub(super) fn check(&self, target: &Target, url: &Uri, led: bool) -> Result<(), RegistryError> {
         let (network, host) = (self.settings.network, bare(url.host().unwrap_or_default()));
+        let refused = |detail: String| {
+            let (target, fault) = (target.clone(), Fault::OutOfReach);
+            Err(RegistryError::Unreachable(Box::new(Unreachable { target, fault, detail })))
+        };
+        if network == SourceNetwork::Nowhere {
+            return refused(OFFLINE.to_owned());
+        }
         match written_address(host).filter(|address| !network.allows(*address, led)) {
             None => Ok(()),
-            Some(address) => {
-                let (fault, detail) = (Fault::OutOfReach, network.refusal(host, address, led));
-                Err(RegistryError::Unreachable(Box::new(Unreachable {
-                    target: target.clone(),
-                    fault,
-                    detail,
-                })))
-            }
+            Some(address) => refused(network.refusal(host, address, led)),
         }
     }
 

@@ -28,7 +28,13 @@ pub enum SourceNetwork {
     Remote,
     /// At public addresses only: private networks are out of reach too.
     Public,
+    /// Nowhere: no connection is made and no name looked up. What `--offline` is; no setting has it.
+    #[serde(skip)]
+    Nowhere,
 }
+
+/// Why nothing is reached by [`SourceNetwork::Nowhere`].
+pub const OFFLINE: &str = "--offline forbids every connection";
 
 /// Addresses that cloud providers serve credentials and settings of the machine at, beside those that
 /// are link-local.
@@ -94,6 +100,7 @@ impl SourceNetwork {
             SourceNetwork::Any => !led || !is_local(address),
             SourceNetwork::Remote => !is_local(address),
             SourceNetwork::Public => !is_local(address) && !is_private(address),
+            SourceNetwork::Nowhere => false,
         }
     }
 
@@ -104,6 +111,9 @@ impl SourceNetwork {
 
     /// Why an address is out of reach.
     pub fn refusal(self, host: &str, address: IpAddr, led: bool) -> String {
+        if self == SourceNetwork::Nowhere {
+            return OFFLINE.to_owned();
+        }
         let kind = if is_local(address) { "this machine or its link" } else { "a private network" };
         let at = match host.parse::<IpAddr>() {
             Ok(written) if address == written => host.to_owned(),
@@ -137,6 +147,7 @@ impl fmt::Display for SourceNetwork {
             SourceNetwork::Any => "any",
             SourceNetwork::Remote => "remote",
             SourceNetwork::Public => "public",
+            SourceNetwork::Nowhere => "nowhere",
         })
     }
 }

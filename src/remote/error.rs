@@ -8,6 +8,42 @@ use crate::store::StoreError;
 
 use super::url::without_credentials;
 
+/// A source that must not be fetched, by the rules of the build itself.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Forbidden {
+    /// Which rules.
+    pub by: ForbiddenBy,
+    /// What is forbidden and why. Contains no credentials.
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+}
+
+/// What forbids a source.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ForbiddenBy {
+    /// `Dockerfile.lock` lacks it, or has something else.
+    Lock,
+    /// A source policy.
+    Policy,
+    /// `--offline`: it would have to be fetched.
+    Offline,
+}
+
+impl Forbidden {
+    /// Forbids something.
+    pub fn new(by: ForbiddenBy, message: impl Into<String>) -> Self {
+        Forbidden { by, message: message.into(), help: None }
+    }
+
+    /// The same with advice.
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
 /// A failure of fetching something. No text of it contains a credential.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
@@ -109,6 +145,9 @@ pub enum RemoteError {
         /// Where the ref leads.
         actual: String,
     },
+    /// The rules of the build forbid it.
+    #[error(transparent)]
+    Forbidden(#[from] Forbidden),
     /// The repository has no such directory.
     #[error("repository {url}: subdirectory {subdir:?} {reason}")]
     Subdir {

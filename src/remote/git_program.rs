@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::cancel::Cancel;
 use crate::child::{collect, wait};
-use crate::registry::{Clock as _, ProxyOptions, Roots, SourceNetwork, SystemClock};
+use crate::registry::{Clock as _, OFFLINE, ProxyOptions, Roots, SourceNetwork, SystemClock};
 use crate::sandbox::{Confinement, landlock_abi};
 use base64::Engine as _;
 
@@ -256,6 +256,10 @@ impl Program<'_> {
     fn once(&self, call: &Call) -> Result<Result<Vec<u8>, String>, RemoteError> {
         if self.cancel.is_cancelled() {
             return Err(RemoteError::Cancelled);
+        }
+        if call.reach == Reach::Remote && self.options.network == SourceNetwork::Nowhere {
+            let (url, reason) = (self.url.to_string(), OFFLINE.to_owned());
+            return Err(RemoteError::Unreachable { url, reason });
         }
         let mut command = self.command(call)?;
         let mut child = self.limits_of(call).spawn(&mut command).map_err(|error| match error.kind() {

@@ -284,7 +284,7 @@ fn parse_flag(key: &str, value: &str) -> Result<bool, String> {
 }
 
 /// Whether a text is a full commit of either object format, in lower case.
-pub(super) fn is_commit(text: &str) -> bool {
+pub fn is_commit(text: &str) -> bool {
     matches!(text.len(), 40 | 64) && text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
 }
 

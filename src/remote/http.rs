@@ -217,6 +217,22 @@ fn still_holds(
     }
 }
 
+/// The file that an earlier download from this address left in the store, without asking whether it still holds.
+/// `None` where there is none, or where its content has not the request's checksum.
+pub fn kept(store: &Store, request: &HttpRequest) -> Result<Option<HttpFile>, RemoteError> {
+    let key = http_memo::key(&request.url, request.auth.as_ref());
+    let Some(memo) = Memo::load(store, &key)? else { return Ok(None) };
+    if let Some(checksum) = request.checksum.as_ref().filter(|checksum| !memo.is_verified(checksum)) {
+        let path = store.blob_path(&memo.digest);
+        let read = std::fs::File::open(&path).and_then(|blob| checksum.of(blob));
+        if read.map_err(RemoteError::io("read", path))? != *checksum {
+            return Ok(None);
+        }
+    }
+    store.touch_record(&key);
+    Ok(Some(file(store, request, &memo)))
+}
+
 fn file(store: &Store, request: &HttpRequest, memo: &Memo) -> HttpFile {
     HttpFile {
         digest: memo.digest,

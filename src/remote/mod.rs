@@ -29,11 +29,11 @@ mod http_tests;
 mod url_tests;
 
 pub use checksum::Checksum;
-pub use error::RemoteError;
+pub use error::{Forbidden, ForbiddenBy, RemoteError};
 pub use git::{Git, GitSource, Resolved};
 pub use git_checkout::Checkout;
 pub use git_program::{GitAuth, GitOptions};
 pub use git_time::head_time;
-pub use git_url::{FileTimes, GitUrl};
-pub use http::{HttpAuth, HttpClient, HttpFile, HttpOptions, HttpRequest};
+pub use git_url::{FileTimes, GitUrl, is_commit};
+pub use http::{HttpAuth, HttpClient, HttpFile, HttpOptions, HttpRequest, kept};
 pub use url::{HttpUrl, SourceKind, add_source, context_source, without_credentials};

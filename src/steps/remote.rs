@@ -13,9 +13,10 @@ use crate::digest::{Digest, Hasher};
 use crate::plan::RemoteSource;
 use crate::registry::{ProxyOptions, Roots, SourceNetwork};
 use crate::remote::{
-    Checksum, Git, GitAuth, GitOptions, GitSource, GitUrl, HttpAuth, HttpClient, HttpFile, HttpOptions,
+    self, Checksum, Git, GitAuth, GitOptions, GitSource, GitUrl, HttpAuth, HttpClient, HttpFile, HttpOptions,
     HttpRequest, HttpUrl, RemoteError, Resolved, SourceKind, add_source,
 };
+use crate::sources::{self, Rules, WantedFile};
 use crate::store::Store;
 
 use super::copy::{self, CopyError, Selected};
@@ -47,6 +48,7 @@ pub struct Remotes {
     store: Store,
     options: RemoteOptions,
     secrets: BTreeMap<String, Secret>,
+    rules: Arc<Rules>,
     http: OnceLock<HttpClient>,
     git: OnceLock<Git>,
     fetched: Mutex<Vec<Fetched>>,
@@ -110,9 +112,19 @@ pub enum Found {
 
 impl Remotes {
     /// Nothing is contacted before it is asked for.
-    pub fn new(store: Store, options: RemoteOptions, secrets: BTreeMap<String, Secret>) -> Self {
-        let fetched = Mutex::default();
-        Remotes { store, options, secrets, http: OnceLock::new(), git: OnceLock::new(), fetched }
+    pub fn new(
+        store: Store,
+        options: RemoteOptions,
+        secrets: BTreeMap<String, Secret>,
+        rules: Arc<Rules>,
+    ) -> Self {
+        let (http, git, fetched) = (OnceLock::new(), OnceLock::new(), Mutex::default());
+        Remotes { store, options, secrets, rules, http, git, fetched }
+    }
+
+    /// What every source passes.
+    pub fn rules(&self) -> &Arc<Rules> {
+        &self.rules
     }
 
     /// All that was looked up so far, in no order.
@@ -130,8 +142,8 @@ impl Remotes {
         Some(String::from_utf8_lossy(&secret.value).trim().to_owned())
     }
 
-    /// Downloads a file, or finds that the copy in the store still holds. Who asks is told by the
-    /// secrets `HTTP_AUTH_TOKEN_<host>` and `HTTP_AUTH_HEADER_<host>`.
+    /// Downloads a file, or finds that the copy in the store still holds; offline, any copy in the store does. Who
+    /// asks is told by the secrets `HTTP_AUTH_TOKEN_<host>` and `HTTP_AUTH_HEADER_<host>`.
     pub fn download(
         &self,
         url: &HttpUrl,
@@ -152,10 +164,40 @@ impl Remotes {
         progress: &dyn Fn(u64, Option<u64>),
         cancel: &Cancel,
     ) -> Result<Option<HttpFile>, RemoteError> {
+        let wanted = self.rules.file(url, checksum)?;
+        let file = self.fetch(&wanted, keeps, progress, cancel).map_err(|error| match error {
+            RemoteError::Mismatch { actual, .. } if checksum.is_none() && wanted.pin.is_some() => {
+                self.rules.has_changed(&wanted, &actual).into()
+            }
+            error => error,
+        })?;
+        if let Some(file) = &file {
+            self.rules.saw_file(&wanted, file.digest)?;
+            self.note(Fetched::File { url: wanted.url.to_string(), digest: file.digest });
+        }
+        Ok(file)
+    }
+
+    fn fetch(
+        &self,
+        wanted: &WantedFile,
+        keeps: bool,
+        progress: &dyn Fn(u64, Option<u64>),
+        cancel: &Cancel,
+    ) -> Result<Option<HttpFile>, RemoteError> {
+        let url = &wanted.url;
         let host = url.host();
         let token = self.secret(&[format!("HTTP_AUTH_TOKEN_{host}")]).map(HttpAuth::Bearer);
         let auth = self.secret(&[format!("HTTP_AUTH_HEADER_{host}")]).map(HttpAuth::Header).or(token);
-        let checksum = checksum.map(Checksum::parse).transpose()?;
+        let checksum = wanted.checksum.as_deref().map(Checksum::parse).transpose()?;
+        let request = HttpRequest { url: url.clone(), checksum, auth };
+        if self.rules.is_offline() {
+            let kept = remote::kept(&self.store, &request)?;
+            return match kept {
+                None if keeps => Err(sources::offline(&url.to_string()).into()),
+                kept => Ok(kept),
+            };
+        }
         let client = match self.http.get() {
             Some(client) => client,
             None => {
@@ -166,15 +208,10 @@ impl Remotes {
                 self.http.get_or_init(|| client)
             }
         };
-        let request = HttpRequest { url: url.clone(), checksum, auth };
-        let file = match keeps {
+        match keeps {
             true => client.fetch(&self.store, &request, progress, cancel).map(Some),
             false => client.known(&self.store, &request, cancel),
-        }?;
-        if let Some(file) = &file {
-            self.note(Fetched::File { url: url.to_string(), digest: file.digest });
         }
-        Ok(file)
     }
 
     fn git(&self) -> &Git {
@@ -191,7 +228,7 @@ impl Remotes {
     }
 
     /// A git source with whoever asks: `GIT_AUTH_TOKEN`, `GIT_AUTH_HEADER`, also with `.<host>`.
-    pub fn git_source(&self, url: GitUrl, keep_git_dir: bool) -> GitSource {
+    fn git_source(&self, url: GitUrl, keep_git_dir: bool) -> GitSource {
         let names = |name: &str| [format!("{name}.{}", url.host()), name.to_owned()];
         let token = self.secret(&names("GIT_AUTH_TOKEN")).map(|token| GitAuth::Token { user: None, token });
         let auth = self.secret(&names("GIT_AUTH_HEADER")).map(GitAuth::Header).or(token);
@@ -199,12 +236,33 @@ impl Remotes {
         GitSource { url, keep_git_dir, auth }
     }
 
-    /// Finds the commit of a source.
-    pub fn resolve(&self, source: &GitSource, cancel: &Cancel) -> Result<Resolved, RemoteError> {
-        let resolved = self.git().resolve(&self.store, source, cancel)?;
-        let url = Fetched::git_address(&source.url);
+    /// Finds the commit that an address leads to.
+    pub fn resolve(
+        &self,
+        written: &GitUrl,
+        keep_git_dir: bool,
+        cancel: &Cancel,
+    ) -> Result<(GitSource, Resolved), RemoteError> {
+        let source = self.git_source(self.rules.git(written.clone())?, keep_git_dir);
+        let resolved = self.git().resolve(&self.store, &source, cancel).map_err(|error| {
+            let what = match &written.reference {
+                Some(reference) => format!("where {reference} of {written} leads"),
+                None => format!("where {written} leads"),
+            };
+            self.or_offline(error, &what)
+        })?;
+        self.rules.saw_git(written, &resolved);
+        let url = Fetched::git_address(written);
         self.note(Fetched::Commit { url, commit: resolved.commit.clone() });
-        Ok(resolved)
+        Ok((source, resolved))
+    }
+
+    /// What failed because nothing may be fetched says so in one way.
+    fn or_offline(&self, error: RemoteError, what: &str) -> RemoteError {
+        match error {
+            RemoteError::Unreachable { .. } if self.rules.is_offline() => sources::offline(what).into(),
+            error => error,
+        }
     }
 
     /// Checks a commit out below the empty directory `dir`; gives the tree's directory and the
@@ -216,8 +274,29 @@ impl Remotes {
         dir: &Path,
         cancel: &Cancel,
     ) -> Result<(PathBuf, i64), RemoteError> {
-        let checkout = self.git().checkout(&self.store, source, resolved, dir, cancel)?;
+        let checkout = self.git().checkout(&self.store, source, resolved, dir, cancel).map_err(|error| {
+            self.or_offline(error, &format!("commit {} of {}", resolved.commit, source.url))
+        })?;
         Ok((checkout.tree, checkout.commit_time))
+    }
+
+    /// Whether the rules allow a source of `ADD`. Nothing is fetched.
+    pub fn check(&self, wanted: &RemoteSource) -> Result<(), RemoteError> {
+        match parsed(wanted)? {
+            Parsed::Git(git) => drop(self.rules.git(*git)?),
+            Parsed::File(url) => drop(self.rules.file(&url, wanted.checksum.as_deref())?),
+        }
+        Ok(())
+    }
+
+    /// Whether a lock says all there is to know of a source of `ADD` that is a file, so that a lock can be made
+    /// without downloading it.
+    pub fn is_pinned_file(&self, wanted: &RemoteSource) -> Result<bool, RemoteError> {
+        let Parsed::File(url) = parsed(wanted)? else { return Ok(false) };
+        let wanted = self.rules.file(&url, wanted.checksum.as_deref())?;
+        let Some(pin) = wanted.pin else { return Ok(false) };
+        self.rules.saw_file(&wanted, pin)?;
+        Ok(true)
     }
 
     /// Looks a source of `ADD` up.
@@ -245,23 +324,37 @@ impl Remotes {
         cancel: &Cancel,
     ) -> Result<Option<Found>, RemoteError> {
         let url = wanted.url.clone();
-        let file = |http: &HttpUrl| {
-            let file = self.ask(http, wanted.checksum.as_deref(), keeps, progress, cancel)?;
-            Ok(file.map(|file| Found::File { url: url.clone(), file }))
-        };
-        match add_source(&url)? {
-            SourceKind::Git(mut git) => {
-                if let Some(checksum) = &wanted.checksum {
-                    git.checksum = Some(checksum.to_lowercase());
-                }
-                let source = self.git_source(git, wanted.keep_git_dir.unwrap_or(false));
-                let resolved = self.resolve(&source, cancel)?;
+        match parsed(wanted)? {
+            Parsed::Git(git) => {
+                let keep = wanted.keep_git_dir.unwrap_or(false);
+                let (source, resolved) = self.resolve(&git, keep, cancel)?;
                 Ok(Some(Found::Commit { url, source: Box::new(source), resolved }))
             }
-            SourceKind::Http(http) => file(&http),
-            SourceKind::None => file(&HttpUrl::parse(&url)?),
+            Parsed::File(http) => {
+                let file = self.ask(&http, wanted.checksum.as_deref(), keeps, progress, cancel)?;
+                Ok(file.map(|file| Found::File { url, file }))
+            }
         }
     }
+}
+
+enum Parsed {
+    Git(Box<GitUrl>),
+    File(HttpUrl),
+}
+
+/// What a source of `ADD` is.
+fn parsed(wanted: &RemoteSource) -> Result<Parsed, RemoteError> {
+    Ok(match add_source(&wanted.url)? {
+        SourceKind::Git(mut git) => {
+            if let Some(checksum) = &wanted.checksum {
+                git.checksum = Some(checksum.to_lowercase());
+            }
+            Parsed::Git(Box::new(git))
+        }
+        SourceKind::Http(http) => Parsed::File(http),
+        SourceKind::None => Parsed::File(HttpUrl::parse(&wanted.url)?),
+    })
 }
 
 impl Found {

@@ -10,6 +10,7 @@ pub(super) fn check(stages: &Stages<'_>, findings: &mut Findings<'_>) {
     for (stage, line) in stages.dockerfile.stages.iter().zip(&stages.froms) {
         let place = Place::from(&stage.from);
         if let Base::Image(name) = &line.base {
+            unlocked(stages, name, Place::from(&stage.from), findings);
             unpinned(stages, name, place, findings);
         }
     }
@@ -26,6 +27,25 @@ fn unpinned(stages: &Stages<'_>, name: &str, place: Place<'_>, findings: &mut Fi
     if floating && !context && !is_id_only(name) {
         let detail = format!("{name:?} is not pinned and can change at any time; name a version or a digest");
         findings.add(&rules::UNPINNED_BASE, place, detail);
+    }
+}
+
+/// A matter of taste, until somebody has made a lock.
+fn unlocked(stages: &Stages<'_>, name: &str, place: Place<'_>, findings: &mut Findings<'_>) {
+    let Ok(reference) = Reference::parse(name).map(Reference::with_default_tag) else { return };
+    if is_id_only(name) || stages.input.contexts.iter().any(|context| same(context, name)) {
+        return;
+    }
+    match stages.input.locked {
+        Some(is_locked) if is_locked(&reference.to_string()) => {}
+        Some(_) => {
+            let detail = format!("{name:?} is not in the lock of this Dockerfile; `rbuild lock` adds it");
+            findings.add_asked(&rules::UNLOCKED_BASE, place, detail);
+        }
+        None => {
+            let detail = format!("{name:?} is not locked: there is no lock; `rbuild lock` makes one");
+            findings.add(&rules::UNLOCKED_BASE, place, detail);
+        }
     }
 }
 

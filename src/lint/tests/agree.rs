@@ -38,6 +38,7 @@ fn linted(text: &str, input: &PlanInput) -> Option<Images> {
         contexts: &contexts,
         bases: &BTreeMap::new(),
         ignored: None,
+        locked: None,
         hints: false,
     };
     let stages = Stages::new(&dockerfile, &lint);

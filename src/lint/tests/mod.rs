@@ -22,6 +22,8 @@ struct Setup {
     target: Option<&'static str>,
     all_stages: bool,
     hints: bool,
+    /// Whether the lock has an image.
+    locked: Option<fn(&str) -> bool>,
 }
 
 impl Setup {
@@ -45,6 +47,7 @@ impl Setup {
             target: None,
             all_stages: true,
             hints: false,
+            locked: None,
         }
     }
 
@@ -67,6 +70,7 @@ impl Setup {
             contexts: &self.contexts,
             bases: &self.bases,
             ignored: Some(&|path| path == "ignored" || path.starts_with("ignored/")),
+            locked: self.locked.as_ref().map(|locked| locked as &dyn Fn(&str) -> bool),
             hints: self.hints,
         }
     }

@@ -427,6 +427,34 @@ fn bases_are_pinned() {
 }
 
 #[test]
+fn bases_are_locked_where_there_is_a_lock_or_the_rule_is_asked_for() {
+    let asked = |text: &str| names(&format!("# check=experimental=UnlockedBase\n{text}"));
+    for (text, expected) in [
+        ("FROM debian:12\n", 1),
+        ("FROM debian:12 AS a\nFROM a\n", 1),
+        ("FROM scratch\n", 0),
+        ("FROM sha256:0123\n", 0),
+    ] {
+        let count = |names: Vec<&str>| names.iter().filter(|name| **name == "UnlockedBase").count();
+        assert_eq!((count(asked(text)), count(names(text))), (expected, 0), "{text}");
+        let has_debian = |name: &str| name == "docker.io/library/debian:12";
+        for (locked, expected) in [(has_debian as fn(&str) -> bool, 0), (|_| false, expected)] {
+            let setup = Setup { locked: Some(locked), ..Setup::hints() };
+            let found = setup.check(text);
+            let found = found.findings.iter().filter(|one| one.rule.name == "UnlockedBase").count();
+            assert_eq!(found, expected, "{text}");
+            assert!(
+                setup
+                    .check(&format!("# check=skip=UnlockedBase\n{text}"))
+                    .findings
+                    .iter()
+                    .all(|one| one.rule.name != "UnlockedBase")
+            );
+        }
+    }
+}
+
+#[test]
 fn what_buildkit_does_not_read_is_reported() {
     table(
         "HeredocDashSpace",

@@ -1,0 +1,338 @@
+//! Locks: what a build reads tomorrow is what it read today.
+
+#[path = "support/registry.rs"]
+mod registry;
+#[path = "support/server.rs"]
+mod server;
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use registry::TestRegistry;
+use server::FileServer;
+use support::{Done, Lab, has, skip};
+
+/// A registry, a web server with a file and a repository, and a Dockerfile that uses all of them.
+struct Sources {
+    lab: Lab,
+    registry: TestRegistry,
+    web: FileServer,
+    root: PathBuf,
+    context: PathBuf,
+}
+
+fn git(root: &Path, args: &[&str]) -> String {
+    let date = "2015-01-01T00:00:00Z";
+    let done = Command::new("git")
+        .args(["-c", "user.name=t", "-c", "user.email=t@example.test", "-c", "init.defaultBranch=main"])
+        .args(["-c", "protocol.file.allow=always"])
+        .args(args)
+        .current_dir(root)
+        .envs([("GIT_COMMITTER_DATE", date), ("GIT_AUTHOR_DATE", date)])
+        .output()
+        .expect("git");
+    assert!(done.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8_lossy(&done.stdout).trim().to_owned()
+}
+
+fn ok(done: &Done) {
+    assert_eq!(done.code, 0, "{}{}", done.out, done.err);
+}
+
+impl Sources {
+    fn new(test: &str) -> Option<Self> {
+        if !has("git") {
+            skip(test, "git is not installed");
+            return None;
+        }
+        let Some(registry) = TestRegistry::start().expect("a registry") else {
+            skip(test, "docker-registry is not installed");
+            return None;
+        };
+        let lab = Lab::new();
+        let root = lab.context(&[("f", "one"), ("work/in-git", "one")]);
+        git(&root, &["init", "-q", "work"]);
+        let (web, host) = (FileServer::start(&root), registry.host().to_owned());
+        let text = format!(
+            "ARG BASE=base\n\
+             FROM {host}/team/$BASE:1 AS first\n\
+             COPY --from={host}/team/tool:1 /f /tool\n\
+             FROM first AS second\n\
+             ADD {f} /f\n\
+             ADD {repo}#main /git/\n\
+             FROM {host}/team/mounted:1 AS unused\n\
+             RUN --mount=type=bind,from={host}/team/from:1,target=/x true\n\
+             FROM second\n\
+             COPY --from=named /f /named\n",
+            f = web.url("f"),
+            repo = web.url("repo.git"),
+        );
+        let context = lab.context(&[("Dockerfile", &text)]);
+        let sources = Sources { lab, registry, web, root, context };
+        sources.commit("one");
+        for name in ["base", "tool", "mounted", "from", "named"] {
+            sources.push(name, "one", &[]);
+        }
+        Some(sources)
+    }
+
+    /// Gives a tag of the registry another image.
+    fn push(&self, name: &str, content: &str, more: &[&str]) {
+        let context = self.lab.context(&[("Dockerfile", "FROM scratch\nCOPY f /f\n"), ("f", content)]);
+        let image = format!("{}/team/{name}:1", self.registry.host());
+        let mut command = self.rbuild();
+        command.args(["--root", "pushing", "build", "--push", "-t", &image]).args(more).arg(context);
+        ok(&support::done(command.output().expect("rbuild")));
+    }
+
+    /// Moves the branch on.
+    fn commit(&self, content: &str) {
+        fs::write(self.root.join("work/in-git"), content).expect("write");
+        git(&self.root, &["-C", "work", "add", "-A"]);
+        git(&self.root, &["-C", "work", "commit", "-qm", content]);
+        let _ = fs::remove_dir_all(self.root.join("repo.git"));
+        git(&self.root, &["clone", "-q", "--bare", "work", "repo.git"]);
+        git(&self.root, &["-C", "repo.git", "update-server-info"]);
+    }
+
+    fn move_all(&self) {
+        for name in ["base", "tool", "mounted", "from", "named"] {
+            self.push(name, "two", &[]);
+        }
+        self.commit("two");
+    }
+
+    fn rbuild(&self) -> Command {
+        let mut command = self.lab.rbuild();
+        command.env("SOURCE_DATE_EPOCH", "1");
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Done {
+        let named = format!("--build-context=named=docker-image://{}/team/named:1", self.registry.host());
+        let mut command = self.rbuild();
+        command.args(args).arg(named).arg(".").current_dir(&self.context);
+        support::done(command.output().expect("rbuild"))
+    }
+
+    /// The image ID of a build in a store of its own or a known one.
+    fn build(&self, store: &str, more: &[&str]) -> String {
+        let store = &self.lab.path().join(store).display().to_string();
+        let done = self.run(&[&["--root", store, "build", "-q"], more].concat());
+        ok(&done);
+        done.out.trim().to_owned()
+    }
+
+    fn lock(&self) -> String {
+        fs::read_to_string(self.context.join("Dockerfile.lock")).expect("the lock")
+    }
+}
+
+#[test]
+fn a_locked_build_gives_the_same_image_when_everything_has_moved() {
+    let Some(sources) = Sources::new("a_locked_build_gives_the_same_image_when_everything_has_moved") else {
+        return;
+    };
+    let done = sources.run(&["lock"]);
+    ok(&done);
+    assert!(done.out.contains("wrote ") && done.out.contains("(7 sources)"), "{}", done.out);
+    let text = sources.lock();
+    let host = sources.registry.host();
+    let names: Vec<&str> = text.lines().filter(|line| line.starts_with("name = ")).collect();
+    let wanted: Vec<String> = ["base", "from", "mounted", "named", "tool"]
+        .iter()
+        .map(|name| format!("name = \"{host}/team/{name}:1\""))
+        .collect();
+    assert_eq!(names, wanted);
+    let commit = git(&sources.root, &["-C", "work", "rev-parse", "HEAD"]);
+    assert!(text.contains(&format!("ref = \"main\"\nresolved = \"refs/heads/main\"\ncommit = \"{commit}\"")));
+    assert!(text.contains(&format!("url = \"{}\"\nchecksum = \"sha256:", sources.web.url("f"))));
+    let first = sources.build("one", &["--locked"]);
+    ok(&sources.run(&["lock", "--check"]));
+    assert_eq!(sources.lock(), text, "--check writes nothing");
+
+    sources.move_all();
+    let again = sources.run(&["lock"]);
+    assert!(again.code == 0 && again.out.contains("up to date"), "{}{}", again.out, again.err);
+    // In a store that knows nothing, the image of the lock is fetched; with --no-lock the new one.
+    assert_eq!(sources.build("two", &["--locked"]), first);
+    assert_eq!(sources.build("two", &[]), first);
+    assert_eq!(sources.build("two", &["--pull"]), first);
+    assert_ne!(sources.build("two", &["--no-lock"]), first);
+    // The new meaning of the tags is in the store now; the lock counts all the same, and asks nobody.
+    sources.web.log();
+    assert_eq!(sources.build("two", &["--frozen"]), first);
+    assert_eq!(sources.web.log(), Vec::<String>::new());
+
+    // What a URL was before cannot be fetched any more: that is an error, and not the new content.
+    fs::write(sources.root.join("f"), "two").expect("write");
+    let store = sources.lab.path().join("fresh").display().to_string();
+    let changed = sources.run(&["--root", &store, "build"]);
+    assert!(changed.code == 11 && changed.err.contains("/f has changed"), "{}", changed.err);
+    assert_eq!(sources.build("two", &[]), first);
+
+    let check = sources.run(&["lock", "--check", "--update", "--format=json"]);
+    assert_eq!(check.code, 11, "{}", check.err);
+    let report: serde_json::Value = serde_json::from_str(&check.out).expect("JSON");
+    assert_eq!(report["upToDate"], false);
+    let changes = report["changes"].as_array().expect("changes");
+    assert_eq!(changes.len(), 7, "{}", check.out);
+    assert!(changes.iter().all(|change| change["change"] == "moved"), "{}", check.out);
+    assert_eq!(sources.lock(), text);
+
+    ok(&sources.run(&["lock", &format!("--update={host}/team/tool:1")]));
+    let one = sources.lock();
+    let differing = |other: &str| one.lines().zip(other.lines()).filter(|(a, b)| a != b).count();
+    assert_eq!(differing(&text), 1, "{one}");
+    assert_ne!(sources.build("two", &[]), first);
+    ok(&sources.run(&["lock", "--update"]));
+    assert!(differing(&sources.lock()) >= 5);
+    assert_eq!(sources.build("two", &["--locked"]), sources.build("three", &["--no-lock"]));
+    let missing = sources.run(&["lock", "--update=nothing:1"]);
+    assert!(missing.code == 2 && missing.err.contains("no entry for nothing:1"), "{}", missing.err);
+}
+
+#[test]
+fn what_is_not_in_the_lock_is_named_with_its_line() {
+    let Some(sources) = Sources::new("what_is_not_in_the_lock_is_named_with_its_line") else { return };
+    let host = sources.registry.host();
+    let missing = sources.run(&["build", "--locked"]);
+    assert!(missing.code == 11 && missing.err.contains("there is no Dockerfile.lock"), "{}", missing.err);
+    ok(&sources.run(&["lock"]));
+    sources.push("other", "other", &[]);
+    let before = fs::read_to_string(sources.context.join("Dockerfile")).expect("read");
+    let f = sources.web.url("f");
+    for (line, message) in [
+        (
+            format!("COPY --from={host}/team/other:1 /f /o\n"),
+            format!("{host}/team/other:1 is not in Dockerfile.lock"),
+        ),
+        (format!("ADD {f}?v=2 /o\n"), format!("{f}?v=2 is not in Dockerfile.lock")),
+        (
+            format!("ADD {} /o/\n", sources.web.url("repo.git")),
+            format!("{} is not in Dockerfile.lock", sources.web.url("repo.git")),
+        ),
+        (
+            format!("ADD --checksum=sha256:{} {f} /o\n", "0".repeat(64)),
+            format!("{f} is asked for as sha256:000"),
+        ),
+    ] {
+        fs::write(sources.context.join("Dockerfile"), before.clone() + &line).expect("write");
+        sources.web.log();
+        let done = sources.run(&["build", "--locked", "--progress=plain"]);
+        assert!(done.code == 11 && done.err.contains(&message), "{line}: {}", done.err);
+        assert!(done.err.contains("Dockerfile:11:"), "{line}: {}", done.err);
+        assert_eq!(sources.web.log(), Vec::<String>::new(), "nothing is fetched before it is known");
+        if !line.contains("--checksum") {
+            let done = sources.run(&["build", "--progress=plain"]);
+            assert!(done.code == 0 && done.err.contains(&message), "{line}: {}", done.err);
+            let check = sources.run(&["lock", "--check"]);
+            assert!(check.code == 11 && check.out.starts_with("+ "), "{line}: {}{}", check.out, check.err);
+        }
+    }
+    // A lock made for other arguments lacks what these choose.
+    fs::write(sources.context.join("Dockerfile"), before).expect("write");
+    let done = sources.run(&["build", "--locked", "--build-arg=BASE=other"]);
+    assert!(done.code == 11 && done.err.contains("Dockerfile:2:"), "{}", done.err);
+    ok(&sources.run(&["lock", "--build-arg=BASE=other"]));
+    ok(&sources.run(&["build", "--locked", "--build-arg=BASE=other"]));
+}
+
+#[test]
+fn an_index_is_locked_with_all_its_platforms() {
+    let Some(sources) = Sources::new("an_index_is_locked_with_all_its_platforms") else { return };
+    let platforms = "--platform=linux/amd64,linux/arm64";
+    sources.push("many", "one", &[platforms]);
+    let host = sources.registry.host().to_owned();
+    let text = format!("FROM {host}/team/many:1\nCOPY Dockerfile /\n");
+    fs::write(sources.context.join("Dockerfile"), text).expect("write");
+    ok(&sources.run(&["lock"]));
+    let text = sources.lock();
+    let table = text.split("[image.platforms]").nth(1).expect("platforms");
+    assert!(table.contains("\"linux/amd64\" = ") && table.contains("\"linux/arm64\" = "), "{text}");
+    let first = sources.build("one", &["--locked", platforms]);
+    sources.push("many", "two", &[platforms]);
+    assert_eq!(sources.build("two", &["--locked", platforms]), first);
+    assert_eq!(sources.build("two", &["--frozen", platforms]), first);
+    // A hand that edits digests is caught.
+    let line = text.lines().find(|line| line.starts_with("\"linux/arm64\"")).expect("arm64");
+    let other = text.lines().find(|line| line.starts_with("\"linux/amd64\"")).expect("amd64");
+    let swapped = text.replace(line, &other.replace("amd64", "arm64"));
+    fs::write(sources.context.join("Dockerfile.lock"), swapped).expect("write");
+    let store = sources.lab.path().join("three").display().to_string();
+    let done = sources.run(&["--root", &store, "build", "--locked", platforms]);
+    assert!(done.code == 11 && done.err.contains("the lock has"), "{}", done.err);
+}
+
+#[test]
+fn broken_locks_and_locks_of_other_files_end_a_build() {
+    let lab = Lab::new();
+    let good = "version = 1\ndockerfile = \"Dockerfile\"\n";
+    let entry = format!("[[http]]\nurl = \"http://h.test/f\"\nchecksum = \"sha256:{}\"\n", "0".repeat(64));
+    let cases: &[(&[u8], &str)] = &[
+        (b"", "Dockerfile.lock has no `version`"),
+        (b"version = 1\n\xff", "Dockerfile.lock is not UTF-8: line 2, column 1"),
+        (b"version = 9\n", "Dockerfile.lock:1:11"),
+        (b"version = 1\ndockerfile = \"Dockerfile\"\n[[image\n", "Dockerfile.lock:3:"),
+        (
+            b"version = 1\ndockerfile = \"app.Dockerfile\"\n",
+            "is the lock of another Dockerfile: of app.Dockerfile",
+        ),
+    ];
+    let twice = format!("{good}{entry}{entry}");
+    let cases = cases.iter().copied().chain([(twice.as_bytes(), "two entries for \"http://h.test/f\"")]);
+    for (bytes, message) in cases {
+        let context = lab.context(&[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+        let path = context.join("Dockerfile.lock");
+        fs::write(&path, bytes).expect("write");
+        let directory = context.display().to_string();
+        let done = lab.run(["build", &directory]);
+        assert!(done.code == 11 && done.err.contains(message), "{message}: {}", done.err);
+        assert!(done.err.contains("help"), "{}", done.err);
+        assert_eq!(lab.run(["lock", "--check", &directory]).code, 11, "{message}");
+        assert_eq!(fs::read(&path).expect("read"), bytes);
+        assert_eq!(lab.run(["build", "--no-lock", &directory]).code, 0, "{message}");
+        ok(&lab.run(["lock", "--update", &directory]));
+        ok(&lab.run(["build", "--locked", &directory]));
+    }
+    let context =
+        lab.context(&[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n"), ("Dockerfile.lock", "")]);
+    let file = fs::File::options().write(true).open(context.join("Dockerfile.lock")).expect("open");
+    file.set_len(100 << 20).expect("a large file");
+    let done = lab.run(["build", &context.display().to_string()]);
+    assert!(done.code == 11 && done.err.contains("has 104857600 bytes; a lock has at most"), "{}", done.err);
+}
+
+#[test]
+fn the_place_of_a_lock_is_beside_its_dockerfile_or_named() {
+    let lab = Lab::new();
+    let context = lab.context(&[("sub/app.Dockerfile", "FROM scratch\nCOPY a /\n"), ("a", "a")]);
+    let directory = context.display().to_string();
+    let file = context.join("sub/app.Dockerfile").display().to_string();
+    ok(&lab.run(["lock", "-f", &file, &directory]));
+    assert!(context.join("sub/app.Dockerfile.lock").exists());
+    ok(&lab.run(["build", "--locked", "-f", &file, &directory]));
+    ok(&lab.run(["lock", "-f", &file, "--lock-file", "elsewhere.lock", &directory]));
+    assert!(lab.path().join("elsewhere.lock").exists());
+    fs::remove_file(context.join("sub/app.Dockerfile.lock")).expect("remove");
+    assert_eq!(lab.run(["build", "--locked", "-f", &file, &directory]).code, 11);
+    ok(&lab.run(["build", "--locked", "--lock-file=elsewhere.lock", "-f", &file, &directory]));
+    let stdin = Command::new("sh")
+        .args([
+            "-c",
+            "printf 'FROM scratch\\nCOPY a /\\n' | \"$0\" --root \"$1\" lock -f - \"$2\"",
+            support::RBUILD,
+        ])
+        .arg(lab.store())
+        .arg(&context)
+        .output()
+        .expect("sh");
+    let done = support::done(stdin);
+    assert!(done.code == 2 && done.err.contains("--lock-file"), "{}", done.err);
+    for flags in [&["--no-lock", "--locked"][..], &["--no-lock", "--frozen"], &["--no-lock", "--lock-file=x"]]
+    {
+        assert_eq!(lab.run([&["build"], flags, &[&directory]].concat()).code, 2, "{flags:?}");
+    }
+}
