@@ -382,3 +382,26 @@ fn images_for_other_platforms_are_listed_and_named_by_their_ids() {
         }
     }
 }
+
+#[test]
+fn mistakes_in_a_dockerfile_are_named_with_their_place_and_what_to_do() {
+    let lab = Lab::new();
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for row in include_str!("mistakes.txt").lines().filter(|row| !row.starts_with('#')) {
+        let mut fields = row.split('¦').map(str::trim);
+        let code: i32 = fields.next().and_then(|code| code.parse().ok()).expect("exit code");
+        let text = fields.next().expect("Dockerfile").replace("\\n", "\n");
+        fs::write(lab.path().join("Dockerfile"), &text).expect("file");
+        let done = lab.run(["build", "--pull=never", "."]);
+        count += 1;
+        if done.code != code {
+            wrong.push(format!("{text}: {} instead of {code}\n{}", done.code, done.err));
+        }
+        for words in fields.filter(|words| !words.is_empty() && !done.err.contains(words)) {
+            wrong.push(format!("{text}: does not say {words:?}\n{}", done.err));
+        }
+    }
+    assert!(count >= 60, "{count} mistakes");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

@@ -7,7 +7,7 @@ use super::failure::{Failure, FailureKind};
 
 /// Explains a base that was not found: the name of a stage is misspelt, or the machine has no network.
 pub(super) fn explained(mut failure: Failure, request: &ImageRequest, stages: &[&str]) -> Failure {
-    if failure.kind == FailureKind::Interrupted || failure.help.is_some() {
+    if failure.kind == FailureKind::Interrupted {
         return failure;
     }
     let is_plain = !request.name.contains(['/', ':', '@', '.']);
@@ -17,7 +17,7 @@ pub(super) fn explained(mut failure: Failure, request: &ImageRequest, stages: &[
         failure.message = message;
         return failure.help(format!("did you mean the stage {near:?}?"));
     }
-    if failure.message.contains("no such host") {
+    if failure.help.is_none() && failure.message.contains("no such host") {
         return failure.help(
             "is this machine online? HTTPS_PROXY names a proxy, registries.toml mirrors; --pull=never uses only what \
              the store has",

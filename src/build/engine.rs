@@ -232,6 +232,8 @@ impl Engine {
         }
         let image = package.map(|package| package.into_image(with_index));
         self.export_caches(request, &solutions, import.as_deref(), events, cancel)?;
+        // Caches that are still being read have nothing more to say after the end.
+        drop(import);
         let cached = solutions.iter().map(|one| one.solved.cached).sum();
         let is_work = |step: &&Step| !matches!(step.kind, StepKind::From(_));
         let steps = solutions.iter().map(|one| one.plan.steps.iter().filter(is_work).count()).sum();

@@ -47,7 +47,11 @@ impl Builder<'_> {
             let valid = self.input.contexts.contains_key(name) || check_image(name).is_ok();
             if !valid {
                 let error = check_image(name).err().map_or_else(String::new, |error| error.to_string());
-                return Err(PlanError::at(source, from.image.span, error));
+                let error = PlanError::at(source, from.image.span, error);
+                return Err(match empty_variable(&from.image.text, name) {
+                    Some(help) => error.help(help),
+                    None => error,
+                });
             }
         }
         Ok((origin, platform))
@@ -159,4 +163,13 @@ impl Builder<'_> {
             other => Ok(other),
         }
     }
+}
+
+/// What to do where a name ends with a variable that turned out to be empty.
+fn empty_variable(written: &str, name: &str) -> Option<String> {
+    let variable = written.rsplit_once('$').filter(|_| name.ends_with([':', '/', '@']))?.1;
+    let variable = variable.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    (!variable.is_empty()).then(|| {
+        format!("${variable} is empty: declare ARG {variable} before the first FROM, with a default, or pass it with --build-arg")
+    })
 }
