@@ -17,6 +17,9 @@ pub mod sign;
 mod purl;
 mod statement;
 
-pub use options::{AttachAs, AttestError, AttestOptions, Attestation, Mode, ProvenanceOptions, SlsaVersion};
+pub use options::{
+    AttachAs, AttestError, AttestOptions, Attestation, Mode, ProvenanceOptions, SbomFormat, SbomOptions,
+    SlsaVersion,
+};
 pub use purl::image_purl;
 pub use statement::{MAX_STATEMENT, PAYLOAD_TYPE, PREDICATE_ANNOTATION, STATEMENT_TYPE, Statement, Subject};

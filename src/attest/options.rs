@@ -7,6 +7,8 @@ use super::provenance::DEFAULT_FILE;
 pub struct AttestOptions {
     /// How the image was built.
     pub provenance: Option<ProvenanceOptions>,
+    /// Which packages it has.
+    pub sbom: Option<SbomOptions>,
     /// Where attestations go.
     pub attach_as: AttachAs,
 }
@@ -14,7 +16,7 @@ pub struct AttestOptions {
 impl AttestOptions {
     /// Whether outputs that hold images carry attestations although nothing is pushed.
     pub fn is_asked_for(&self) -> bool {
-        self.provenance.as_ref().is_some_and(|options| !options.inline_only)
+        self.sbom.is_some() || self.provenance.as_ref().is_some_and(|options| !options.inline_only)
     }
 }
 
@@ -86,6 +88,23 @@ impl ProvenanceOptions {
     pub fn of_push() -> Self {
         ProvenanceOptions { mode: Mode::Min, inline_only: true, ..Self::default() }
     }
+}
+
+/// Forms of a bill of materials.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SbomFormat {
+    /// SPDX 2.3
+    #[default]
+    Spdx,
+    /// CycloneDX 1.6
+    CycloneDx,
+}
+
+/// Parameters of a bill of materials.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SbomOptions {
+    /// Its form.
+    pub format: SbomFormat,
 }
 
 /// Why a value of `--attest` or `--provenance` is refused.
@@ -189,6 +208,36 @@ impl Attestation {
     }
 }
 
+impl Attestation {
+    /// The parameters of a bill of materials, and how it is attached where that is said.
+    pub fn sbom(&self) -> Result<(SbomOptions, Option<AttachAs>), AttestError> {
+        let (mut options, mut attach) = (SbomOptions::default(), None);
+        for (key, value) in &self.parameters {
+            match key.as_str() {
+                "format" => {
+                    options.format = match value.as_str() {
+                        "spdx" => SbomFormat::Spdx,
+                        "cyclonedx" => SbomFormat::CycloneDx,
+                        other => return Err(choice("format", other, "spdx or cyclonedx")),
+                    }
+                }
+                "attach-as" | "attest-as" => attach = Some(attach_as(value)?),
+                "generator" => {
+                    let message =
+                        format!("generator={value} of an SBOM (rbuild scans by itself without one)");
+                    return Err(AttestError::Unsupported(message));
+                }
+                other => {
+                    let message =
+                        format!("unknown parameter {other:?} of sbom; known are format and attest-as");
+                    return Err(AttestError::Invalid(message));
+                }
+            }
+        }
+        Ok((options, attach))
+    }
+}
+
 /// `attest-as=`
 pub fn attach_as(value: &str) -> Result<AttachAs, AttestError> {
     match value {
@@ -247,6 +296,20 @@ mod tests {
         assert!(options.inline_only);
         assert_eq!(attach, Some(AttachAs::Referrers));
         assert!(Attestation::parse(&fields("type=sbom,disabled=true"))?.disabled);
+        Ok(())
+    }
+
+    #[test]
+    fn a_bill_of_materials_has_a_format_and_no_generator() -> Result<(), AttestError> {
+        let of = |text: &str| Attestation::short("sbom", &fields(text)).and_then(|one| one.sbom());
+        assert_eq!(of("true")?, (SbomOptions::default(), None));
+        let (options, attach) = of("format=cyclonedx,attest-as=referrers")?;
+        assert_eq!((options.format, attach), (SbomFormat::CycloneDx, Some(AttachAs::Referrers)));
+        assert!(
+            matches!(of("generator=scanner"), Err(AttestError::Unsupported(text)) if text.contains("scanner"))
+        );
+        assert!(matches!(of("format=text"), Err(AttestError::Invalid(_))));
+        assert!(matches!(of("mode=max"), Err(AttestError::Invalid(_))));
         Ok(())
     }
 

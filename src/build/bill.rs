@@ -4,7 +4,7 @@ use crate::image::{Platform, ResolvedImage, from_store};
 use crate::layer;
 use crate::registry::StoreContent;
 use crate::sbom::{self, Inventory, Subject};
-use crate::snapshot::Snapshots;
+use crate::snapshot::{SnapshotError, Snapshots};
 
 use super::failure::{Failure, FailureKind};
 use super::meant::no_image;
@@ -23,19 +23,15 @@ impl Transfer<'_> {
         let image = self.image_with_layers(place, shown)?;
         let inventory = self.inventory_of(snapshots, &image)?;
         let digest = (!image.is_draft()).then_some(image.manifest_digest);
-        let (id, platform) = (image.manifest.config.digest, image.platform.to_string());
+        let (id, platform) = (Some(image.manifest.config.digest), image.platform.to_string());
         Ok((Subject { name: shown.to_owned(), digest, id, platform }, inventory))
     }
 
     fn inventory_of(&self, snapshots: &Snapshots, image: &ResolvedImage) -> Result<Inventory, Failure> {
-        let failed = |error: crate::snapshot::SnapshotError| match error.is_canceled() {
-            true => Failure::new(FailureKind::Interrupted, "canceled"),
-            false => Failure::new(FailureKind::Store, error.to_string()),
-        };
-        let chain = snapshots.stored_chain(&image.stored_layers(), self.cancel).map_err(failed)?;
+        let chain = snapshots.stored_chain(&image.stored_layers(), self.cancel).map_err(scan_failure)?;
         let history = image.config.history.iter().filter(|line| !line.empty_layer);
         let created_by: Vec<String> = history.map(|line| line.created_by.clone()).collect();
-        sbom::scan(snapshots, &chain, &created_by, self.cancel).map_err(failed)
+        sbom::scan(snapshots, &chain, &created_by, self.cancel).map_err(scan_failure)
     }
 
     /// An image whose layers can be read. Those of other places are proved to be what the config says.
@@ -77,6 +73,13 @@ impl Transfer<'_> {
             }
         }
         Ok(image)
+    }
+}
+
+pub(super) fn scan_failure(error: SnapshotError) -> Failure {
+    match error.is_canceled() {
+        true => Failure::new(FailureKind::Interrupted, "canceled"),
+        false => Failure::new(FailureKind::Store, error.to_string()),
     }
 }
 

@@ -300,7 +300,8 @@ impl Engine {
                 begun: work.begun,
                 epoch,
             };
-            let statements = finished.statements()?;
+            let mut statements = finished.statements()?;
+            statements.extend(self.bills(request, prepared, plan, &solution.solved, epoch, cancel)?);
             built.push(Built { images, chain, platform: platform.clone(), platform_given, statements });
             solutions.push(solution);
         }

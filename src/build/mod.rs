@@ -38,6 +38,7 @@ mod reproduce;
 mod request;
 mod result;
 mod run;
+mod sbom;
 mod sign;
 mod solve_failure;
 mod space;

@@ -22,9 +22,10 @@ pub(super) struct AttestArgs {
     /// State how the image was built: true, false, or mode=min|max,version=v1|v0.2,...
     #[arg(long, value_name = "OPTIONS", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Attestations")]
     pub provenance: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    /// List the packages of the image: true, false, or format=spdx|cyclonedx
+    #[arg(long, value_name = "OPTIONS", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Attestations")]
     pub sbom: Option<String>,
-    /// An attestation: type=provenance,KEY=VALUE
+    /// An attestation: type=provenance,KEY=VALUE or type=sbom,KEY=VALUE
     #[arg(long, value_name = "ATTESTATION", help_heading = "Attestations")]
     pub attest: Vec<String>,
     /// Sign what is pushed: key=FILE or key=env://NAME; an encrypted key takes COSIGN_PASSWORD
@@ -50,9 +51,10 @@ pub(super) fn options(args: &AttestArgs, env: &Environment) -> Result<AttestOpti
         }
         None => options.provenance = by_default(env)?.then(ProvenanceOptions::of_push),
     }
-    if of_kind(&all, "sbom").is_some_and(|one| !one.disabled) {
-        let failure = Failure::new(FailureKind::Unsupported, "--sbom is not supported yet");
-        return Err(failure.help("write --sbom=false"));
+    if let Some(one) = of_kind(&all, "sbom").filter(|one| !one.disabled) {
+        let (sbom, attach) = one.sbom().map_err(refused)?;
+        options.sbom = Some(sbom);
+        options.attach_as = attach.unwrap_or(options.attach_as);
     }
     Ok(options)
 }

@@ -45,6 +45,10 @@ pub struct StagePlan {
     pub history: Vec<StageHistory>,
     /// Platform of its image.
     pub platform: Platform,
+    /// `BUILDKIT_SBOM_SCAN_STAGE` as the stage, else the global scope, has it.
+    pub sbom_stage: Option<String>,
+    /// `BUILDKIT_SBOM_SCAN_CONTEXT`, as for [`StagePlan::sbom_stage`].
+    pub sbom_context: Option<String>,
 }
 
 impl StagePlan {

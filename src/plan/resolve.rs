@@ -209,7 +209,7 @@ impl<'a> Builder<'a> {
         let hostname = self.build_arg("BUILDKIT_SANDBOX_HOSTNAME").unwrap_or("buildkitsandbox").to_owned();
         let stages: Vec<StagePlan> = std::mem::take(&mut self.evaluated)
             .into_iter()
-            .map(|(index, stage)| stage.into_plan(index, self.dockerfile.stages[index].name()))
+            .map(|(index, stage)| stage.into_plan(index, self.dockerfile.stages[index].name(), &self.globals))
             .collect();
         let target = stages.iter().position(|stage| stage.index == target).unwrap_or(0);
         let mut plan = Plan {

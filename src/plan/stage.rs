@@ -31,8 +31,11 @@ pub(super) struct Evaluated {
 }
 
 impl Evaluated {
-    pub fn into_plan(self, index: usize, name: Option<&str>) -> StagePlan {
+    pub fn into_plan(self, index: usize, name: Option<&str>, globals: &Scope) -> StagePlan {
+        let value = |name: &str| self.scope.value(name).or(globals.value(name)).map(str::to_owned);
         StagePlan {
+            sbom_stage: value("BUILDKIT_SBOM_SCAN_STAGE"),
+            sbom_context: value("BUILDKIT_SBOM_SCAN_CONTEXT"),
             index,
             name: name.map(str::to_owned),
             last: self.last,

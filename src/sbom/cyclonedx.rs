@@ -38,8 +38,10 @@ pub(super) fn render(document: &Document<'_>) -> Value {
         "type": "container",
         "bom-ref": "image",
         "name": subject.name,
-        "version": subject.digest.unwrap_or(subject.id).to_string(),
     });
+    if let Some(version) = document.version() {
+        image["version"] = json!(version);
+    }
     if let Some(digest) = subject.digest {
         image["hashes"] = json!([{ "alg": "SHA-256", "content": digest.hex() }]);
     }

@@ -17,8 +17,8 @@ pub struct Subject {
     pub name: String,
     /// Digest of its manifest; `None` where there is none yet.
     pub digest: Option<Digest>,
-    /// Digest of its config, which is what Docker calls its ID.
-    pub id: Digest,
+    /// Digest of its config, which is what Docker calls its ID; `None` where there is none yet.
+    pub id: Option<Digest>,
     /// Its platform, such as `linux/amd64`.
     pub platform: String,
 }
@@ -101,6 +101,11 @@ impl<'a> Document<'a> {
         let last = name.rsplit('/').next().unwrap_or_default();
         let last = last.split(':').next().unwrap_or_default().to_lowercase();
         (!last.is_empty()).then(|| format!("pkg:oci/{last}@sha256%3A{}", digest.hex()))
+    }
+
+    /// What identifies the image, where that is known.
+    pub(super) fn version(&self) -> Option<String> {
+        self.subject.digest.or(self.subject.id).map(|digest| digest.to_string())
     }
 
     /// Which layer brought something, for people.

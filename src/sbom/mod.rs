@@ -23,6 +23,7 @@ mod npm;
 mod origin;
 mod package;
 mod python;
+mod read;
 mod scan;
 mod spdx;
 mod text;
@@ -31,7 +32,7 @@ mod zip;
 pub use classify::{Class, classify};
 pub use document::{Document, Facts, Subject};
 pub use package::{Ecosystem, Package};
-pub use scan::{FileRecord, Inventory, LayerOrigin, Note, scan};
+pub use scan::{FileRecord, Inventory, LayerOrigin, Note, scan, scan_context};
 
 #[cfg(test)]
 mod tests;

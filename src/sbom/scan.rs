@@ -6,22 +6,17 @@ use std::fmt::Write as _;
 use sha1::{Digest as _, Sha1};
 
 use crate::cancel::Cancel;
-use crate::digest::{DiffId, Digest};
-use crate::layer::EntryKind;
+use crate::context::{ContextError, FileKind, FileSource, Opened};
+use crate::digest::{DiffId, Digest, Hasher};
+use crate::layer::{Entry, EntryKind, LayerIndex, Metadata};
 use crate::snapshot::{Chain, FileReader, NodeKind, SnapshotError, Snapshots, Tree, WantedFile};
 
 use super::classify::{Class, classify};
-use super::elf::{self, Elf};
 use super::origin::Distribution;
 use super::package::{Ecosystem, Package};
+use super::read::{Parsed, read};
 use super::text::Found;
-use super::{apk, cargo, composer, dotnet, dpkg, gem, golang, java, lock, npm, python};
 
-/// Bytes of databases, and of the other text files, that are read.
-const MAX_DATABASE: u64 = 256 << 20;
-const MAX_TEXT: u64 = 32 << 20;
-/// Larger programs and archives are not looked into: those of a packed layer are held in memory.
-const MAX_BINARY: u64 = 1 << 30;
 /// Notes that are kept.
 const MAX_NOTES: usize = 200;
 
@@ -74,13 +69,13 @@ pub struct Inventory {
 }
 
 /// One file to read.
-struct Task {
-    path: Vec<u8>,
+pub(super) struct Task {
+    pub(super) path: Vec<u8>,
     /// Where its layer has it.
     place: Vec<u8>,
     offset: u64,
     size: u64,
-    class: Class,
+    pub(super) class: Class,
     /// Whether a layer above replaces it.
     is_hidden: bool,
     /// Other files with the same content.
@@ -95,13 +90,7 @@ pub fn scan(
     cancel: &Cancel,
 ) -> Result<Inventory, SnapshotError> {
     let tree = snapshots.complete_tree(chain)?;
-    let mut work = Work {
-        tree: &tree,
-        inventory: Inventory::default(),
-        databases: Vec::new(),
-        copyrights: BTreeMap::new(),
-        sums: BTreeMap::new(),
-    };
+    let mut work = Work::new(&tree);
     for (position, cell) in chain.cells().iter().enumerate() {
         let created_by = created_by.get(position).cloned().unwrap_or_default();
         work.inventory.layers.push(LayerOrigin { diff_id: cell.finished()?.diff_id, created_by });
@@ -123,6 +112,33 @@ pub fn scan(
         snapshots.read_files(chain, layer, &wanted, &mut visit)?;
         if cancel.is_cancelled() {
             return Err(crate::layer::LayerError::Canceled.into());
+        }
+    }
+    Ok(work.finish())
+}
+
+/// Lists what the files of a build context say about packages.
+pub fn scan_context(source: &dyn FileSource, cancel: &Cancel) -> Result<Inventory, ContextError> {
+    let entries = source.list(b"", None)?.into_iter().filter_map(|info| {
+        let kind = match info.kind {
+            FileKind::File { size } => EntryKind::File { size, digest: None },
+            FileKind::Dir => EntryKind::Dir,
+            FileKind::Symlink { target } => EntryKind::Symlink(target),
+            _ => return None,
+        };
+        let meta = Metadata { mode: info.mode & 0o7777, ..Metadata::default() };
+        Some(Entry { path: info.path, kind, meta, offset: 0 })
+    });
+    let mut tree = Tree::empty();
+    tree.apply(&LayerIndex { entries: entries.collect() }, 0);
+    let mut work = Work::new(&tree);
+    let tasks = work.tasks(1).pop().unwrap_or_default();
+    for task in tasks.iter().take_while(|_| !cancel.is_cancelled()) {
+        match source.open(&task.path)? {
+            Opened::File(file) => work.file(0, task, &mut FileReader::of_file(file, task.size)),
+            Opened::Stream(mut stream) => {
+                work.file(0, task, &mut FileReader::of_stream(&mut *stream, task.size));
+            }
         }
     }
     Ok(work.finish())
@@ -181,15 +197,25 @@ struct Work<'a> {
     databases: Vec<Database>,
     /// Licenses by path of the copyright file.
     copyrights: BTreeMap<Vec<u8>, Vec<String>>,
-    /// SHA-1 of the files that packages were found in.
-    sums: BTreeMap<String, String>,
+    /// SHA-1 and digest of the files that packages were found in.
+    sums: BTreeMap<String, (String, Digest)>,
 }
 
 fn shown(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
 }
 
-impl Work<'_> {
+impl<'a> Work<'a> {
+    fn new(tree: &'a Tree) -> Self {
+        Work {
+            tree,
+            inventory: Inventory::default(),
+            databases: Vec::new(),
+            copyrights: BTreeMap::new(),
+            sums: BTreeMap::new(),
+        }
+    }
+
     /// The files to read, by layer.
     fn tasks(&self, layers: usize) -> Vec<Vec<Task>> {
         let mut tasks: Vec<Vec<Task>> = (0..layers).map(|_| Vec::new()).collect();
@@ -249,7 +275,7 @@ impl Work<'_> {
             Parsed::Distribution(_) => false,
         };
         if says && !task.is_hidden {
-            match sha1(file) {
+            match sums(file) {
                 Ok(sum) => {
                     let names = std::iter::once(&task.path).chain(&task.same);
                     self.sums.extend(names.map(|name| (shown(name), sum.clone())));
@@ -390,80 +416,30 @@ impl Work<'_> {
         let found: BTreeSet<&String> =
             self.inventory.packages.iter().flat_map(|package| &package.found_in).collect();
         let sums = std::mem::take(&mut self.sums);
-        let files = sums.into_iter().filter_map(|(path, sha1)| {
+        let files = sums.into_iter().filter_map(|(path, (sha1, digest))| {
             let node = self.tree.lookup(path.as_bytes()).filter(|_| found.contains(&path))?;
-            let NodeKind::File { size, digest: Some(digest) } = node.kind else { return None };
+            let NodeKind::File { size, .. } = node.kind else { return None };
             Some(FileRecord { path, digest, sha1, size, layer: node.layer })
         });
         self.inventory.files = files.collect();
     }
 }
 
-/// SHA-1 of a whole file in hexadecimal.
-fn sha1(file: &mut FileReader<'_>) -> std::io::Result<String> {
-    let (mut hasher, mut at) = (Sha1::new(), 0);
+/// SHA-1 in hexadecimal, and the digest, of a whole file.
+fn sums(file: &mut FileReader<'_>) -> std::io::Result<(String, Digest)> {
+    let (mut sha1, mut sha256, mut at) = (Sha1::new(), Hasher::new(), 0);
     while at < file.size() {
         let chunk = file.read_at(at, 1 << 20)?;
         if chunk.is_empty() {
             break;
         }
         at += chunk.len() as u64;
-        hasher.update(&chunk);
+        sha1.update(&chunk);
+        sha256.update(&chunk);
     }
     let mut hex = String::with_capacity(40);
-    for byte in hasher.finalize() {
+    for byte in sha1.finalize() {
         let _ = write!(hex, "{byte:02x}");
     }
-    Ok(hex)
-}
-
-enum Parsed {
-    Found(Found),
-    Licenses(Vec<String>),
-    Distribution(Option<Distribution>),
-}
-
-/// What one file says; `None` where it turns out to say nothing.
-fn read(task: &Task, file: &mut FileReader<'_>) -> std::io::Result<Option<Parsed>> {
-    let limit = if task.class.is_database() { MAX_DATABASE } else { MAX_TEXT };
-    if matches!(task.class, Class::Java | Class::Binary) {
-        return binary(task, file).map(|found| found.map(Parsed::Found));
-    }
-    let bytes = file.read_all(limit)?;
-    let found = match task.class {
-        Class::OsRelease => return Ok(Some(Parsed::Distribution(Distribution::parse(&bytes)))),
-        Class::Copyright => return Ok(Some(Parsed::Licenses(dpkg::copyright(&bytes)))),
-        Class::DpkgStatus => dpkg::status(&bytes, false),
-        Class::DpkgStatusD => dpkg::status(&bytes, true),
-        Class::Apk => apk::installed(&bytes),
-        Class::Python => python::metadata(&bytes),
-        Class::PackageJson => npm::package_json(&bytes),
-        Class::PackageLock => lock::package_lock(&bytes),
-        Class::YarnLock => lock::yarn(&bytes),
-        Class::Gem => gem::specification(&bytes),
-        Class::Composer => composer::installed(&bytes),
-        Class::Dotnet => dotnet::deps(&bytes),
-        Class::Java | Class::Binary => return Ok(None),
-    };
-    Ok(Some(Parsed::Found(found)))
-}
-
-fn binary(task: &Task, file: &mut FileReader<'_>) -> std::io::Result<Option<Found>> {
-    let is_java = task.class == Class::Java;
-    let head = file.read_at(0, 16)?;
-    let is_archive = is_java && head.starts_with(b"PK");
-    if !is_archive && !elf::is_elf(&head) {
-        return Ok(None);
-    }
-    if file.size() > MAX_BINARY {
-        return Ok(Some(Found::problem(format!("it has {} bytes and was not looked into", file.size()))));
-    }
-    if is_java {
-        return Ok(Some(java::archive(&task.path, file)));
-    }
-    let Some(elf) = Elf::read(file)? else { return Ok(None) };
-    match golang::build_info(file, &elf)? {
-        Some(found) => Ok(Some(found)),
-        None => cargo::auditable(file, &elf),
-    }
+    Ok((hex, sha256.finish()))
 }

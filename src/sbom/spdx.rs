@@ -85,7 +85,9 @@ fn image(document: &Document<'_>) -> Value {
     let mut out = Map::new();
     out.insert("SPDXID".into(), json!(IMAGE));
     out.insert("name".into(), json!(subject.name));
-    out.insert("versionInfo".into(), json!(subject.digest.unwrap_or(subject.id).to_string()));
+    if let Some(version) = document.version() {
+        out.insert("versionInfo".into(), json!(version));
+    }
     out.insert("supplier".into(), json!(NONE));
     out.insert("downloadLocation".into(), json!(NONE));
     out.insert("filesAnalyzed".into(), json!(false));

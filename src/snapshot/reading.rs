@@ -32,7 +32,6 @@ pub struct FileReader<'a> {
 enum Bytes<'a> {
     Disk(File),
     Tar(io::Take<&'a mut dyn Read>, Vec<u8>),
-    #[cfg_attr(not(test), allow(dead_code))]
     Memory(&'a [u8]),
 }
 
@@ -43,6 +42,16 @@ impl<'a> FileReader<'a> {
     /// Bytes in memory as a file.
     pub fn of(bytes: &'a [u8]) -> Self {
         FileReader { size: bytes.len() as u64, bytes: Bytes::Memory(bytes) }
+    }
+
+    /// An open file.
+    pub fn of_file(file: File, size: u64) -> Self {
+        FileReader { bytes: Bytes::Disk(file), size }
+    }
+
+    /// A stream of `size` bytes.
+    pub fn of_stream(stream: &'a mut dyn Read, size: u64) -> Self {
+        FileReader { bytes: Bytes::Tar(stream.take(size), Vec::new()), size }
     }
 
     /// Bytes of the whole file.

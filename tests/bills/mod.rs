@@ -259,3 +259,73 @@ fn damaged_files_are_named_and_the_rest_is_listed() {
         assert!(bom["metadata"]["properties"].to_string().contains(part), "{part}");
     }
 }
+
+#[test]
+fn a_build_attaches_what_its_image_its_stages_and_its_context_hold() {
+    let lab = Lab::new();
+    let (tools, own) = (status(&[("compiler", "3")]), status(&[("runtime", "1")]));
+    let context = lab.context(&[
+        (
+            "Dockerfile",
+            "ARG BUILDKIT_SBOM_SCAN_CONTEXT=true\nFROM scratch AS other\nCOPY own /x\nFROM scratch AS tools\n\
+             ARG BUILDKIT_SBOM_SCAN_STAGE=true\nCOPY tools /var/lib/dpkg/status\nCOPY --from=other /x /x\n\
+             FROM scratch\nCOPY --from=tools /x /x\nCOPY own /var/lib/dpkg/status\n",
+        ),
+        ("tools", &tools),
+        ("own", &own),
+        ("package-lock.json", r#"{"packages":{"node_modules/left-pad":{"version":"1.3.0"}}}"#),
+    ]);
+    let files = lab.out("files");
+    let made = lab.build(&context, &["--sbom", "-o", &format!("type=local,dest={}", files.display())]);
+    assert_eq!(made.code, 0, "{}", made.err);
+    let mut names: Vec<String> = fs::read_dir(&files)
+        .expect("files")
+        .map(|entry| entry.expect("entry").file_name().to_string_lossy().into_owned())
+        .filter(|name| name.ends_with(".json"))
+        .collect();
+    names.sort();
+    assert_eq!(names, ["sbom-context.spdx.json", "sbom-tools.spdx.json", "sbom.spdx.json"]);
+    for (name, package) in names.iter().zip(["left-pad", "compiler", "runtime"]) {
+        let statement: Value =
+            serde_json::from_slice(&fs::read(files.join(name)).expect("file")).expect("JSON");
+        assert_eq!(statement["predicateType"], "https://spdx.dev/Document");
+        let packages = statement["predicate"]["packages"].as_array().expect("packages");
+        let listed: Vec<&Value> = packages[1..].iter().map(|one| &one["name"]).collect();
+        assert_eq!(listed, [package], "{name}");
+    }
+    let layout = |name: &str, more: &[&str]| {
+        let dest = lab.out(name);
+        let output = format!("type=oci,tar=false,dest={}", dest.display());
+        let mut command = lab.rbuild();
+        command.env("SOURCE_DATE_EPOCH", "1700000000").args(["build", "-q", "-o", &output]).args(more);
+        let made = done(command.arg(&context).output().expect("rbuild starts"));
+        assert_eq!(made.code, 0, "{}", made.err);
+        let index = fs::read(dest.join("index.json")).expect("index");
+        (dest, String::from_utf8_lossy(&index).into_owned())
+    };
+    let (plain, _) = layout("plain", &["--provenance=false"]);
+    let (first, index) = layout("first", &["--provenance=false", "--sbom=format=cyclonedx"]);
+    let (_, again) = layout("again", &["--provenance=false", "--attest", "type=sbom,format=cyclonedx"]);
+    assert_eq!(again, index, "the same image and attestations");
+    // The image is the one that it is without.
+    for blob in fs::read_dir(plain.join("blobs/sha256")).expect("blobs").flatten() {
+        assert!(first.join("blobs/sha256").join(blob.file_name()).exists(), "{:?}", blob.file_name());
+    }
+    let bom = fs::read_dir(first.join("blobs/sha256")).expect("blobs").flatten().find_map(|blob| {
+        let value: Value = serde_json::from_slice(&fs::read(blob.path()).ok()?).ok()?;
+        let is_own = value["predicate"]["components"][0]["name"] == "runtime";
+        (value["predicateType"] == "https://cyclonedx.org/bom" && is_own).then_some(value)
+    });
+    let bom = bom.expect("a statement about the image");
+    assert_eq!(
+        property(&bom["predicate"]["components"][0], "rbuild:layer:createdBy"),
+        "COPY own /var/lib/dpkg/status # buildkit"
+    );
+    let made = lab.build(&context, &["-t", "app", "--sbom", "--provenance=false"]);
+    assert_eq!(made.code, 0, "{}", made.err);
+    let shown = lab.run(["inspect", "--format", "{{json .SBOM}}", "app"]);
+    let shown: Value = serde_json::from_str(&shown.out).expect("JSON");
+    assert_eq!(shown["SPDX"]["spdxVersion"], "SPDX-2.3", "{shown}");
+    let refused = lab.build(&context, &["--sbom=generator=scanner:1"]);
+    assert!(refused.code == 8 && refused.err.contains("generator=scanner:1"), "{}", refused.err);
+}
