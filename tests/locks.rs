@@ -336,3 +336,122 @@ fn the_place_of_a_lock_is_beside_its_dockerfile_or_named() {
         assert_eq!(lab.run([&["build"], flags, &[&directory]].concat()).code, 2, "{flags:?}");
     }
 }
+
+/// `rbuild` in a network namespace in which not even the loopback interface is up.
+fn without_network(mut command: Command) -> Option<Command> {
+    if !support::is_root() || !has("unshare") {
+        return None;
+    }
+    let mut outer = Command::new("unshare");
+    outer.arg("--net").arg(command.get_program()).args(command.get_args()).stdin(std::process::Stdio::null());
+    outer.current_dir(command.get_current_dir().unwrap_or(Path::new("/"))).env_clear();
+    for (name, value) in command.get_envs() {
+        outer.envs(value.map(|value| (name, value)));
+    }
+    let works = Command::new("unshare").args(["--net", "true"]).status();
+    command.stdin(std::process::Stdio::null());
+    works.is_ok_and(|status| status.success()).then_some(outer)
+}
+
+#[test]
+fn vendored_sources_build_the_same_image_without_a_network() {
+    let test = "vendored_sources_build_the_same_image_without_a_network";
+    let Some(sources) = Sources::new(test) else { return };
+    // A submodule, a link and a mode, which the tree must keep.
+    git(&sources.root, &["init", "-q", "inner"]);
+    fs::write(sources.root.join("inner/deep"), "deep").expect("write");
+    git(&sources.root, &["-C", "inner", "add", "-A"]);
+    git(&sources.root, &["-C", "inner", "commit", "-qm", "inner"]);
+    git(&sources.root, &["clone", "-q", "--bare", "inner", "inner.git"]);
+    git(&sources.root, &["-C", "inner.git", "update-server-info"]);
+    let work = sources.root.join("work");
+    git(&work, &["submodule", "add", "-q", "../inner.git", "sub"]);
+    git(&work, &["config", "-f", ".gitmodules", "submodule.sub.url", &sources.web.url("inner.git")]);
+    std::os::unix::fs::symlink("sub/deep", work.join("link")).expect("link");
+    fs::write(work.join("run.sh"), "#!/bin/sh\n").expect("write");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(work.join("run.sh"), mode).expect("chmod");
+    sources.commit("with a submodule");
+    let dockerfile = sources.context.join("Dockerfile");
+    let text = fs::read_to_string(&dockerfile).expect("read");
+    let named = sources.web.url("repo.git#main");
+    fs::write(&dockerfile, text + "COPY --from=tree /run.sh /link /tree/\n").expect("write");
+    let tree = format!("--build-context=tree={named}");
+    let tree = tree.as_str();
+
+    let unlocked = sources.run(&["vendor", "vendored", tree]);
+    assert!(unlocked.code == 11 && unlocked.err.contains("--locked"), "{}", unlocked.err);
+    ok(&sources.run(&["lock", tree]));
+    let first = sources.build("online", &["--locked", tree]);
+    let vendored = sources.lab.path().join("vendored").display().to_string();
+    let done = sources.run(&["vendor", &vendored, tree]);
+    ok(&done);
+    assert!(done.out.contains("(5 images, 1 git tree, 1 file, "), "{}", done.out);
+    let listing = || {
+        let mut names: Vec<_> = fs::read_dir(sources.lab.path().join("vendored/blobs/sha256"))
+            .expect("blobs")
+            .map(|entry| entry.expect("entry").file_name())
+            .collect();
+        names.sort();
+        names
+    };
+    let before = listing();
+    ok(&sources.run(&["vendor", &vendored, tree]));
+    assert_eq!(listing(), before, "written again, it is the same");
+
+    // Without the layout, nothing is here; what would be fetched is named.
+    let store = |name: &str| sources.lab.path().join(name).display().to_string();
+    let missing = sources.run(&["--root", &store("none"), "build", "--frozen", tree]);
+    assert!(missing.code == 4 || missing.code == 5, "{}", missing.err);
+    assert!(missing.err.contains("would be fetched, and --offline forbids it"), "{}", missing.err);
+    assert!(missing.err.contains("rbuild vendor"), "{}", missing.err);
+
+    let named_image =
+        format!("--build-context=named=docker-image://{}/team/named:1", sources.registry.host());
+    let mut command = sources.rbuild();
+    let frozen = [
+        "--root",
+        &store("offline"),
+        "build",
+        "-q",
+        "--frozen",
+        "--vendor",
+        &vendored,
+        "--network=none",
+        "--metadata-file=hermetic.json",
+    ];
+    command.args(frozen).args([named_image.as_str(), tree, "."]).current_dir(&sources.context);
+    // Servers that are gone are as good as no network, where there is no namespace to be had.
+    sources.web.log();
+    let done = match without_network(command) {
+        Some(mut command) => support::done(command.output().expect("unshare")),
+        None => {
+            skip(test, "no network namespace can be made; only the servers' logs tell");
+            sources.run(&[&frozen[..], &[tree]].concat())
+        }
+    };
+    ok(&done);
+    assert_eq!(done.out.trim(), first);
+    assert_eq!(sources.web.log(), Vec::<String>::new());
+    let facts = fs::read_to_string(sources.context.join("hermetic.json")).expect("metadata");
+    assert!(facts.contains("\"rbuild.hermetic\": true"), "{facts}");
+    sources.build("online", &["--locked", tree, "--metadata-file=online.json"]);
+    let facts = fs::read_to_string(sources.context.join("online.json")).expect("metadata");
+    assert!(!facts.contains("hermetic"), "{facts}");
+
+    // A directory with other things in it is left alone.
+    let other = sources.lab.context(&[("mine", "x")]);
+    let refused = sources.run(&["vendor", &other.display().to_string(), tree]);
+    assert!(refused.code == 2 && other.join("mine").exists(), "{}", refused.err);
+    // A damaged blob is found.
+    let blobs = sources.lab.path().join("vendored/blobs/sha256");
+    for name in &before {
+        let path = blobs.join(name);
+        let mut bytes = fs::read(&path).expect("read");
+        bytes.push(0);
+        fs::write(&path, bytes).expect("write");
+    }
+    let damaged =
+        sources.run(&["--root", &store("damaged"), "build", "--frozen", "--vendor", &vendored, tree]);
+    assert!(damaged.code != 0, "{}", damaged.err);
+}

@@ -4,28 +4,26 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use serde::{Deserialize, Serialize};
-
 use crate::cancel::Cancel;
-use crate::digest::{Digest, Hasher};
+use crate::digest::Digest;
 use crate::event::{Event, Events, Outcome, VertexId, VertexKind};
 use crate::image::choose::{Part, choose};
 use crate::image::draft::StoredLayer;
 use crate::image::{
-    Descriptor, Document, ImageSource, Platform, ReadError, Reference, ResolvedImage, Selector, from_store,
-    open_layout,
+    Descriptor, ImageSource, Platform, ReadError, Reference, ResolvedImage, Selector, from_store, open_layout,
 };
 use crate::layer::{self, BlobInfo};
 use crate::plan::{BaseConfigs, BaseId, ImageRequest};
 use crate::registry::{Content as _, Registry, RegistryAccess, RegistryContent, RegistryError, origins};
 use crate::snapshot::{Chain, Fetch, LayerCell, Snapshots};
 use crate::sources::{LockedImage, Rules};
-use crate::store::{Edge, RecordKind, Recorded, Store};
+use crate::store::Store;
 
 use super::base_help;
 use super::download::Download;
 use super::failure::{Failure, FailureKind};
 use super::meant::{Meant, meant, no_image};
+use super::pulled::Pulled;
 use super::request::PullPolicy;
 
 /// Blobs of one image fetched at the same time.
@@ -88,35 +86,6 @@ impl BuildBases {
 impl Drop for BuildBases {
     fn drop(&mut self) {
         self.0.finish();
-    }
-}
-
-/// What was pulled under a name, so that a HEAD request is enough the next time.
-#[derive(Serialize, Deserialize)]
-pub(super) struct Pulled {
-    /// What the name resolved to: index or manifest.
-    pub top: Digest,
-    /// The manifest for the platform.
-    manifest: Digest,
-}
-
-impl Recorded for Pulled {
-    const KIND: RecordKind = RecordKind::Pulled;
-
-    fn edges(&self) -> Vec<Edge> {
-        vec![Edge::Document(self.manifest)]
-    }
-
-    fn note(&self) -> String {
-        "image pulled from a registry".into()
-    }
-
-    fn to_bytes(&self) -> Vec<u8> {
-        serde_json::to_vec(self).unwrap_or_default()
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        serde_json::from_slice(bytes).ok()
     }
 }
 
@@ -270,6 +239,9 @@ impl Bases {
             Meant::NoSuchId => return Err(base(no_image(name))),
         };
         let known = self.pulled(&reference, platform)?;
+        if let Some(found) = self.vendored(&reference, None, platform)? {
+            return Ok(found);
+        }
         if self.rules.is_offline() {
             let Some((pulled, image)) = known else {
                 return Err(self.would_be_fetched(&reference, platform));
@@ -367,38 +339,12 @@ impl Bases {
         Ok((top.digest, image))
     }
 
-    /// Keeps in mind what a name meant at its registry.
-    pub(super) fn note_pulled(
-        &self,
-        reference: &Reference,
-        platform: &Platform,
-        top: Digest,
-        image: &ResolvedImage,
-    ) -> Result<(), Failure> {
-        let pulled = Pulled { top, manifest: image.manifest_digest };
-        Ok(self.store.put_record(&pulled_key(reference, platform), &pulled)?)
-    }
-
     pub(super) fn registry_failure(&self, reference: &Reference, error: &RegistryError) -> Failure {
         if error.is_cancelled() {
             return Failure::new(FailureKind::Interrupted, "canceled");
         }
         let kind = if error.is_not_found() { FailureKind::Base } else { FailureKind::OutOfReach };
         Failure::new(kind, format!("cannot get {}: {error}", reference.familiar()))
-    }
-
-    pub(super) fn pulled(
-        &self,
-        reference: &Reference,
-        platform: &Platform,
-    ) -> Result<Option<(Pulled, ResolvedImage)>, Failure> {
-        let Some(pulled) = self.store.record::<Pulled>(&pulled_key(reference, platform))? else {
-            return Ok(None);
-        };
-        let Some(manifest) = self.store.read_blob(&pulled.manifest)? else { return Ok(None) };
-        let Ok(Document::Manifest(parsed)) = Document::parse(&manifest) else { return Ok(None) };
-        let Some(config) = self.store.read_blob(&parsed.config.digest)? else { return Ok(None) };
-        Ok(ResolvedImage::new(&reference.familiar(), manifest, config).ok().map(|image| (pulled, image)))
     }
 
     pub(super) fn registry(&self, host: &str, repository: &str) -> Result<Registry, Failure> {
@@ -424,6 +370,11 @@ impl Bases {
     /// The location of a named context that is an image.
     pub fn named(&self, name: &str) -> Option<&str> {
         self.contexts.get(name).map(String::as_str)
+    }
+
+    /// All images that were found, in the order of their ids.
+    pub(super) fn found(&self) -> Vec<Arc<Resolved>> {
+        self.resolved.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The layers of a resolved image; their blobs are fetched when the first of them is needed.
@@ -515,12 +466,4 @@ impl Bases {
                 .map_err(|error| error.to_string()),
         }
     }
-}
-
-fn pulled_key(reference: &Reference, platform: &Platform) -> Digest {
-    let mut hasher = Hasher::new();
-    hasher.field(b"pulled");
-    hasher.field(reference.to_string().as_bytes());
-    hasher.field(platform.to_string().as_bytes());
-    hasher.finish()
 }

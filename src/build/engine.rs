@@ -252,7 +252,8 @@ impl Engine {
         events.send(Event::Summary(summary.clone()));
         let names = names.iter().map(ToString::to_string).collect();
         let on_stdout = request.outputs_on_stdout() > 0;
-        Ok(BuildOutcome { image, names, summary, warnings: prepared.warnings, on_stdout })
+        let hermetic = prepared.is_hermetic(request);
+        Ok(BuildOutcome { image, names, summary, warnings: prepared.warnings, on_stdout, hermetic })
     }
 
     /// Brings all plans to results, and to images where there are to be some.

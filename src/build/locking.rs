@@ -197,7 +197,7 @@ pub(super) fn check_plan(plan: &Plan, remotes: &Remotes) -> Result<(), Failure> 
     Ok(())
 }
 
-fn remote_sources(plan: &Plan) -> impl Iterator<Item = (&Step, &RemoteSource)> {
+pub(super) fn remote_sources(plan: &Plan) -> impl Iterator<Item = (&Step, &RemoteSource)> {
     plan.steps.iter().flat_map(|step| {
         let remote = match &step.kind {
             StepKind::Copy(copy) => copy.remote.as_slice(),

@@ -4,7 +4,7 @@ use crate::digest::Digest;
 use crate::image::{Platform, Reference, ResolvedImage, from_store};
 use crate::sources::{self, LockedImage, WantedImage};
 
-use super::bases::{Bases, Resolved};
+use super::bases::{Bases, Origin, Resolved};
 use super::failure::{Failure, FailureKind};
 use super::request::PullPolicy;
 
@@ -24,6 +24,9 @@ impl Bases {
     ) -> Result<Resolved, Failure> {
         let pinned = Reference { digest: Some(pin.digest), ..reference.clone() };
         self.rules.saw_image(reference, pin.clone());
+        if let Some(found) = self.vendored(reference, Some(pin.digest), platform)? {
+            return Ok(found);
+        }
         let here = self.pinned_here(reference, &pinned, pin, platform)?;
         let (top, image) = match here {
             Some(image) => (pin.digest, image),
@@ -46,6 +49,18 @@ impl Bases {
             return Err(Failure::new(FailureKind::Lock, message).help(help));
         }
         self.in_registry(&pinned, (top, image))
+    }
+
+    /// The image of the vendored layout that a digest or, without one, a name means.
+    pub(super) fn vendored(
+        &self,
+        reference: &Reference,
+        digest: Option<Digest>,
+        platform: &Platform,
+    ) -> Result<Option<Resolved>, Failure> {
+        let Some(vendor) = self.rules.vendor() else { return Ok(None) };
+        let found = vendor.image(reference, digest.or(reference.digest), platform)?;
+        Ok(found.map(|(top, image)| Resolved { image, top, origin: Origin::Layout(vendor.images()) }))
     }
 
     /// The pinned image, as far as the store has it without asking anybody.

@@ -11,10 +11,12 @@ use crate::digest::Digest;
 use crate::dockerfile::{self, Dockerfile, InstructionKind, Source};
 use crate::event::{Event, Events};
 use crate::image::Platform;
-use crate::plan::{self, Plan, PlanInput, Planned, RemoteSource};
+use crate::plan::{
+    self, Plan, PlanInput, Planned, RemoteSource, RunMount, RunMountKind, RunNetwork, Step, StepKind,
+};
 use crate::registry::SourceNetwork;
 use crate::remote;
-use crate::sources::Rules;
+use crate::sources::{Rules, Vendor};
 use crate::steps::mount::{Secret, SshSource};
 use crate::steps::network::BuildNetwork;
 use crate::steps::remote::{Found, RemoteOptions, Remotes};
@@ -51,6 +53,21 @@ pub(super) struct Prepared {
     /// One for all platforms.
     pub network: Arc<BuildNetwork>,
     pub _scratch: Vec<TempDir>,
+}
+
+impl Prepared {
+    /// Whether nothing can come from outside while this is built: bases, contexts and sources of ADD are here, and no
+    /// step has a network or somebody's SSH agent.
+    pub(super) fn is_hermetic(&self, request: &BuildRequest) -> bool {
+        let closed = |step: &Step| match &step.kind {
+            StepKind::Run(run) => {
+                let agent = |mount: &RunMount| matches!(mount.kind, RunMountKind::Ssh { .. });
+                run.network == RunNetwork::None && !run.mounts.iter().any(agent)
+            }
+            _ => true,
+        };
+        request.sources.offline && self.plans.iter().flat_map(|(_, plan)| &plan.steps).all(closed)
+    }
 }
 
 /// A request as far as it is read: no image has been looked for.
@@ -184,6 +201,10 @@ impl Engine {
     ) -> Result<Opened, NotOpened> {
         let rules = Arc::new(Rules::new(request.sources.clone(), events));
         locking::load_given(&rules, request)?;
+        if let Some(dir) = &request.sources.vendor {
+            let vendor = Vendor::open(&request.cwd.join(dir), &self.store).map_err(Failure::from)?;
+            rules.take_from(vendor);
+        }
         let mut fetch = Fetcher::new(&self.store, self.remotes(request, &rules), events, cancel);
         let (main, context_time) = fetch.main(request, stdin)?;
         locking::load_beside(&rules, request, &main)?;

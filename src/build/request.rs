@@ -338,6 +338,8 @@ pub struct BuildOutcome {
     pub warnings: Vec<String>,
     /// An output was written to standard output, where nothing else may be said then.
     pub on_stdout: bool,
+    /// Nothing came from outside: the build was offline, and no step had a network or an SSH agent.
+    pub hermetic: bool,
 }
 
 /// What a built image goes by.

@@ -2,6 +2,7 @@
 
 use crate::cancel::Cancel;
 use crate::fs::names_full_disk;
+use crate::remote::RemoteError;
 use crate::sandbox::SandboxError;
 use crate::snapshot::SnapshotError;
 use crate::solve::{SolveError, StepError};
@@ -34,6 +35,10 @@ pub(super) fn explained(error: SolveError, store: &Store, cancel: &Cancel) -> Fa
             (FailureKind::Store, None)
         }
         StepError::Base(_) => (FailureKind::Base, None),
+        StepError::Remote(RemoteError::Forbidden(forbidden)) => {
+            let failure = Failure::forbidden(forbidden.clone(), FailureKind::Context);
+            (failure.kind, failure.help)
+        }
         StepError::Remote(_) => (FailureKind::Context, None),
         StepError::Snapshot(SnapshotError::Fetch(_))
         | StepError::Run(RunError::Snapshot(SnapshotError::Fetch(_))) => (FailureKind::Base, None),

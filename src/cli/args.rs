@@ -18,7 +18,7 @@ use super::registry::{LoginArgs, PullArgs, PushArgs};
 use super::run_args::RunArgs;
 use super::sbom::SbomArgs;
 use super::sign::{SignArgs, VerifyArgs};
-use super::sources::{LockArgs, SourceArgs};
+use super::sources::{LockArgs, SourceArgs, VendorArgs};
 use super::store::{DuArgs, FsckArgs, PruneArgs};
 use super::verify::{DiffArgs, ReproduceArgs, ValidateArgs};
 
@@ -108,6 +108,8 @@ pub(super) enum Command {
     VerifyReproducible(Deferred<ReproduceArgs>),
     /// Pin what a Dockerfile's sources resolve to, in Dockerfile.lock
     Lock(Deferred<LockArgs>),
+    /// Gather everything that a locked build reads, for building without a network
+    Vendor(Deferred<VendorArgs>),
     /// Remove from the store what is not needed
     Prune(Deferred<PruneArgs>),
     /// Show what the store takes

@@ -381,6 +381,9 @@ fn metadata(outcome: &BuildOutcome, with_warnings: bool) -> String {
     if !outcome.names.is_empty() {
         fields["image.name"] = json!(outcome.names.join(","));
     }
+    if outcome.hermetic {
+        fields["rbuild.hermetic"] = json!(true);
+    }
     if with_warnings {
         let warnings = outcome.warnings.iter().map(|short| json!({"short": short}));
         fields["buildx.build.warnings"] = warnings.collect();

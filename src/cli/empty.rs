@@ -19,6 +19,7 @@ pub(super) fn drop_empty(cli: &mut Cli) {
         Command::VerifyReproducible(args) => build(&mut args.build),
         Command::Plan(args) => input(&mut args.input),
         Command::Lock(args) => input(&mut args.input),
+        Command::Vendor(args) => input(&mut args.input),
         // Docker takes an empty name for the standard streams.
         Command::Save(args) if args.output.is_empty() => "-".clone_into(&mut args.output),
         Command::Load(args) if args.input.is_empty() => "-".clone_into(&mut args.input),

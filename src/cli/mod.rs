@@ -250,6 +250,7 @@ fn perform(command: Command, session: &Session) -> Result<u8, Stop> {
         Command::Diff(args) => verify::diff(session, &args),
         Command::VerifyReproducible(args) => verify::reproduce(session, &args),
         Command::Lock(args) => sources::lock(session, *args.0),
+        Command::Vendor(args) => sources::vendor(session, *args.0),
         Command::Prune(args) => store::prune(session, &args),
         Command::Du(args) => store::du(session, &args),
         Command::Fsck(args) => store::fsck(session, &args),

@@ -32,6 +32,9 @@ pub(super) struct SourceArgs {
     /// Fetch nothing: bases, contexts and sources of ADD are those of the store
     #[arg(long, help_heading = "Sources")]
     pub offline: bool,
+    /// A directory of `rbuild vendor`, from which sources are taken first
+    #[arg(long, value_name = "DIR", value_parser = path(), help_heading = "Sources")]
+    pub vendor: Option<PathBuf>,
 }
 
 impl SourceArgs {
@@ -53,6 +56,7 @@ impl SourceArgs {
             },
             lock_file: self.lock_file.clone().filter(|file| !file.as_os_str().is_empty()),
             offline: self.offline || self.frozen,
+            vendor: self.vendor.clone().filter(|dir| !dir.as_os_str().is_empty()),
             locking: Locking::No,
         })
     }
@@ -94,6 +98,55 @@ pub(super) struct LockArgs {
     /// An SSH agent for git: default, or ID=SOCKET, or ID=KEY[,KEY]
     #[arg(long = "ssh", value_name = "ID[=SOCKET|KEY]", help_heading = "Lock")]
     pub ssh: Vec<String>,
+}
+
+// A comment for users would become the command's help.
+#[derive(Args, Debug)]
+#[command(mut_arg("context", |arg| arg.required(false).default_value(".")))]
+pub(super) struct VendorArgs {
+    /// Where the sources go: a new directory, or one of an earlier `rbuild vendor`
+    #[arg(value_name = "DIR", value_parser = path())]
+    pub dir: PathBuf,
+    #[command(flatten)]
+    pub input: InputArgs,
+    /// A secret for signing in at git and http servers: id=NAME[,src=FILE|,env=VARIABLE]
+    #[arg(long = "secret", value_name = "SECRET", help_heading = "Input")]
+    pub secrets: Vec<String>,
+    /// An SSH agent for git: default, or ID=SOCKET, or ID=KEY[,KEY]
+    #[arg(long = "ssh", value_name = "ID[=SOCKET|KEY]", help_heading = "Input")]
+    pub ssh: Vec<String>,
+}
+
+/// `rbuild vendor`
+pub(super) fn vendor(session: &Session, args: VendorArgs) -> Result<u8, Stop> {
+    if args.input.sources.no_lock {
+        let message = "rbuild vendor gathers what the lock pins: --no-lock makes no sense";
+        return Err(Failure::new(FailureKind::Usage, message).into());
+    }
+    let dir = args.dir;
+    if dir.as_os_str().is_empty() {
+        return Err(Failure::new(FailureKind::Usage, "the directory to write is missing").into());
+    }
+    let build = BuildArgs { input: args.input, secrets: args.secrets, ssh: args.ssh, ..BuildArgs::default() };
+    let request = build::request(&build, &session.env)?;
+    let mode = build::progress_mode(None, false, &session.env)?;
+    session.watch_signals()?;
+    let engine = session.engine()?;
+    let renderer = session.renderer(mode);
+    let events = Events::new(renderer.clone());
+    let stdin = &mut CancelRead::stdin(&session.cancel);
+    let result = engine.vendor(&request, &dir, stdin, &events, &session.cancel);
+    renderer.finish();
+    let done = result?;
+    let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let parts = [count(done.images, "image"), count(done.trees, "git tree"), count(done.files, "file")];
+    print(&format!(
+        "wrote {} ({}, {})\n",
+        dir.display(),
+        parts.join(", "),
+        crate::fs::shown_size(done.bytes)
+    ))?;
+    Ok(0)
 }
 
 impl LockArgs {

@@ -445,7 +445,7 @@ fn names_context(word: &str) -> bool {
 }
 
 /// The commands, which every line is compared with: making the list from all their flags is not cheap.
-const COMMANDS: [&str; 32] = [
+const COMMANDS: [&str; 33] = [
     "build",
     "plan",
     "check",
@@ -471,6 +471,7 @@ const COMMANDS: [&str; 32] = [
     "diff",
     "verify-reproducible",
     "lock",
+    "vendor",
     "prune",
     "du",
     "fsck",

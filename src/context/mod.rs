@@ -17,6 +17,7 @@ mod lex;
 mod local;
 mod nearest;
 mod nfa;
+mod pack;
 pub mod paths;
 mod source;
 pub mod sparse;
@@ -31,6 +32,7 @@ pub use digest::{FileState, StatCache, StatKey, file_digests};
 pub use error::ContextError;
 pub use file::{FileInfo, FileKind, FileSource, Missing, Opened, Xattrs};
 pub use local::LocalContext;
+pub use pack::pack_tree;
 pub use source::{
     ContextKind, ContextSpec, MainContext, open_fetched, open_main, open_named, open_tree, unpack_archive,
 };

@@ -47,7 +47,7 @@ impl Checksum {
     }
 
     /// The checksum of all that `reader` gives, by this one's algorithm.
-    pub(super) fn of(&self, mut reader: impl Read) -> io::Result<Checksum> {
+    pub fn of(&self, mut reader: impl Read) -> io::Result<Checksum> {
         let mut hasher = self.hasher();
         io::copy(&mut reader, &mut hasher)?;
         Ok(hasher.finish())

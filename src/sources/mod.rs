@@ -7,6 +7,7 @@
 
 pub mod lock;
 mod rules;
+pub mod vendor;
 
 #[cfg(test)]
 mod lock_tests;
@@ -15,3 +16,4 @@ mod rules_tests;
 
 pub use lock::{Change, Lock, LockError, LockedGit, LockedImage};
 pub use rules::{LoadedLock, LockUse, Locking, Rules, SourceOptions, WantedFile, WantedImage, offline};
+pub use vendor::Vendor;

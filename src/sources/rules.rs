@@ -10,6 +10,7 @@ use crate::image::Reference;
 use crate::remote::{Forbidden, ForbiddenBy, GitUrl, HttpUrl, Resolved, is_commit};
 
 use super::lock::{Lock, LockedGit, LockedImage, git_name};
+use super::vendor::Vendor;
 
 /// What a build is asked about its sources.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +21,8 @@ pub struct SourceOptions {
     pub lock_file: Option<PathBuf>,
     /// `--offline`: bases, contexts and sources of ADD are what the store or the vendored layout has.
     pub offline: bool,
+    /// `--vendor`: a layout that sources are taken from first, relative to the request's directory.
+    pub vendor: Option<PathBuf>,
     /// Whether a lock is being made.
     pub locking: Locking,
 }
@@ -85,6 +88,7 @@ pub struct Rules {
     events: Events,
     /// Empty until it is known which Dockerfile is built.
     lock: OnceLock<LoadedLock>,
+    vendor: OnceLock<Vendor>,
     told: Mutex<BTreeSet<String>>,
     seen: Mutex<Lock>,
 }
@@ -103,6 +107,7 @@ impl Rules {
             options,
             events: events.clone(),
             lock: OnceLock::new(),
+            vendor: OnceLock::new(),
             told: Mutex::default(),
             seen: Mutex::default(),
         }
@@ -136,6 +141,16 @@ impl Rules {
     /// The lock that counts.
     pub fn lock(&self) -> Option<&LoadedLock> {
         self.lock.get()
+    }
+
+    /// Makes a layout the first place where sources are looked for.
+    pub fn take_from(&self, vendor: Vendor) {
+        let _ = self.vendor.set(vendor);
+    }
+
+    /// The layout that sources are taken from first.
+    pub fn vendor(&self) -> Option<&Vendor> {
+        self.vendor.get()
     }
 
     /// What sources resolved to so far.

@@ -9,6 +9,7 @@ pub mod agent;
 pub mod copy;
 mod copy_content;
 pub mod device;
+mod download;
 pub mod identity;
 mod log;
 pub mod mount;

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::cancel::Cancel;
 use crate::context::ignore::{IgnoreRules, PatternSet};
-use crate::context::{ContextError, FileInfo, FileKind, FileSource, LocalContext, Missing, Opened};
+use crate::context::{self, ContextError, LocalContext};
 use crate::digest::{Digest, Hasher};
+use crate::image::ReadError;
 use crate::plan::RemoteSource;
 use crate::registry::{ProxyOptions, Roots, SourceNetwork};
 use crate::remote::{
@@ -21,10 +23,6 @@ use crate::store::Store;
 
 use super::copy::{self, CopyError, Selected};
 use super::mount::Secret;
-use super::place::Selection;
-
-/// What a downloaded file gets (BuildKit's `llb.HTTP`).
-const DOWNLOAD_MODE: u32 = 0o600;
 
 /// How things elsewhere are reached.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +50,16 @@ pub struct Remotes {
     http: OnceLock<HttpClient>,
     git: OnceLock<Git>,
     fetched: Mutex<Vec<Fetched>>,
+    looked_up: Mutex<Vec<LookedUp>>,
+}
+
+/// Something from elsewhere that a build looked up, as it can be had again.
+#[derive(Clone, Debug)]
+pub enum LookedUp {
+    /// A download.
+    File(HttpUrl, HttpFile),
+    /// What is wanted of a repository, and the commit.
+    Commit(Box<GitSource>, Resolved),
 }
 
 /// Something from elsewhere that a build looked up, without credentials.
@@ -118,8 +126,9 @@ impl Remotes {
         secrets: BTreeMap<String, Secret>,
         rules: Arc<Rules>,
     ) -> Self {
-        let (http, git, fetched) = (OnceLock::new(), OnceLock::new(), Mutex::default());
-        Remotes { store, options, secrets, rules, http, git, fetched }
+        let (http, git) = (OnceLock::new(), OnceLock::new());
+        let (fetched, looked_up) = (Mutex::default(), Mutex::default());
+        Remotes { store, options, secrets, rules, http, git, fetched, looked_up }
     }
 
     /// What every source passes.
@@ -132,8 +141,14 @@ impl Remotes {
         self.fetched.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn note(&self, found: Fetched) {
+    /// All that was looked up so far, in no order and maybe more than once.
+    pub fn looked_up(&self) -> Vec<LookedUp> {
+        self.looked_up.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, found: Fetched, looked_up: LookedUp) {
         self.fetched.lock().unwrap_or_else(PoisonError::into_inner).push(found);
+        self.looked_up.lock().unwrap_or_else(PoisonError::into_inner).push(looked_up);
     }
 
     /// A secret's text, by one of several names.
@@ -173,7 +188,8 @@ impl Remotes {
         })?;
         if let Some(file) = &file {
             self.rules.saw_file(&wanted, file.digest)?;
-            self.note(Fetched::File { url: wanted.url.to_string(), digest: file.digest });
+            let found = Fetched::File { url: wanted.url.to_string(), digest: file.digest };
+            self.note(found, LookedUp::File(wanted.url.clone(), file.clone()));
         }
         Ok(file)
     }
@@ -186,6 +202,11 @@ impl Remotes {
         cancel: &Cancel,
     ) -> Result<Option<HttpFile>, RemoteError> {
         let url = &wanted.url;
+        if let Some(vendor) = self.rules.vendor()
+            && let Some(file) = vendor.file(url, wanted.pin, &self.store).map_err(vendored)?
+        {
+            return self.checked(wanted, file).map(Some);
+        }
         let host = url.host();
         let token = self.secret(&[format!("HTTP_AUTH_TOKEN_{host}")]).map(HttpAuth::Bearer);
         let auth = self.secret(&[format!("HTTP_AUTH_HEADER_{host}")]).map(HttpAuth::Header).or(token);
@@ -212,6 +233,20 @@ impl Remotes {
             true => client.fetch(&self.store, &request, progress, cancel).map(Some),
             false => client.known(&self.store, &request, cancel),
         }
+    }
+
+    /// A file of the vendored layout, if it has the checksum that is asked for.
+    fn checked(&self, wanted: &WantedFile, file: HttpFile) -> Result<HttpFile, RemoteError> {
+        let Some(checksum) = wanted.checksum.as_deref().map(Checksum::parse).transpose()? else {
+            return Ok(file);
+        };
+        let io = |source| RemoteError::Io { action: "read", path: file.path.clone(), source };
+        let actual = checksum.of(File::open(&file.path).map_err(io)?).map_err(io)?;
+        if actual != checksum {
+            let (url, actual, expected) = (wanted.url.to_string(), actual.to_string(), checksum.to_string());
+            return Err(RemoteError::Mismatch { url, actual, expected });
+        }
+        Ok(file)
     }
 
     fn git(&self) -> &Git {
@@ -253,7 +288,8 @@ impl Remotes {
         })?;
         self.rules.saw_git(written, &resolved);
         let url = Fetched::git_address(written);
-        self.note(Fetched::Commit { url, commit: resolved.commit.clone() });
+        let found = Fetched::Commit { url, commit: resolved.commit.clone() };
+        self.note(found, LookedUp::Commit(Box::new(source.clone()), resolved.clone()));
         Ok((source, resolved))
     }
 
@@ -274,6 +310,12 @@ impl Remotes {
         dir: &Path,
         cancel: &Cancel,
     ) -> Result<(PathBuf, i64), RemoteError> {
+        if let Some(vendor) = self.rules.vendor()
+            && let Some((tar, time)) =
+                vendor.tree(&source.cache_key(resolved), &self.store).map_err(vendored)?
+        {
+            return unpacked(&tar, time, dir);
+        }
         let checkout = self.git().checkout(&self.store, source, resolved, dir, cancel).map_err(|error| {
             self.or_offline(error, &format!("commit {} of {}", resolved.commit, source.url))
         })?;
@@ -338,6 +380,24 @@ impl Remotes {
     }
 }
 
+/// What is wrong with a vendored layout.
+fn vendored(error: ReadError) -> RemoteError {
+    match error {
+        ReadError::Store(error) => error.into(),
+        error => RemoteError::Setting(error.to_string()),
+    }
+}
+
+/// Unpacks the tree of a commit as git would have checked it out.
+fn unpacked(tar: &Path, time: i64, dir: &Path) -> Result<(PathBuf, i64), RemoteError> {
+    let tree = dir.join("tree");
+    let failed = |source| RemoteError::Io { action: "unpack", path: tar.to_owned(), source };
+    let file = File::open(tar).map_err(failed)?;
+    context::unpack_archive(file, &tree).map_err(|error| RemoteError::Setting(error.to_string()))?;
+    std::fs::set_permissions(&tree, std::fs::Permissions::from_mode(0o755)).map_err(failed)?;
+    Ok((tree, time))
+}
+
 enum Parsed {
     Git(Box<GitUrl>),
     File(HttpUrl),
@@ -394,7 +454,7 @@ impl Found {
         cancel: &Cancel,
     ) -> Result<Selected, RemoteFilesError> {
         match self {
-            Found::File { url, file } => Ok(download_selected(url, file)),
+            Found::File { url, file } => Ok(super::download::download_selected(url, file)),
             Found::Commit { url, source, resolved } => {
                 let (tree, _) = remotes.checkout(source, resolved, dir, cancel)?;
                 let files = LocalContext::open(&tree, IgnoreRules::none())
@@ -415,96 +475,4 @@ pub enum RemoteFilesError {
     /// Reading what was fetched.
     #[error(transparent)]
     Copy(#[from] CopyError),
-}
-
-fn download_selected(url: &str, file: &HttpFile) -> Selected {
-    let info = FileInfo {
-        path: file.name.clone().into_bytes(),
-        kind: FileKind::File { size: file.size },
-        mode: DOWNLOAD_MODE,
-        uid: 0,
-        gid: 0,
-        mtime: (file.last_modified.unwrap_or(0), 0),
-        ino: 0,
-        dev: 0,
-        nlink: 1,
-        ctime: (0, 0),
-        xattrs: Vec::new(),
-    };
-    let source = Arc::new(Download { path: file.path.clone(), info: info.clone() });
-    let name = info.path.clone();
-    Selected {
-        pattern: url.to_owned(),
-        source,
-        selections: vec![Selection {
-            name: name.clone(),
-            is_dir: false,
-            files: vec![info],
-            strip: 0,
-            implied: Vec::new(),
-            dir_mtime: None,
-        }],
-        digests: vec![vec![Some(file.digest)]],
-        place: name,
-        settled: None,
-    }
-}
-
-/// One downloaded file as a source of files.
-struct Download {
-    path: PathBuf,
-    info: FileInfo,
-}
-
-impl Download {
-    fn missing(&self, path: &[u8]) -> ContextError {
-        ContextError::NotFound { root: self.path.clone(), path: path.to_vec() }
-    }
-}
-
-impl FileSource for Download {
-    fn root(&self) -> &Path {
-        &self.path
-    }
-
-    fn stat(&self, path: &[u8]) -> Result<Option<FileInfo>, ContextError> {
-        Ok((path == self.info.path).then(|| self.info.clone()))
-    }
-
-    fn resolve(&self, path: &[u8]) -> Result<Option<FileInfo>, ContextError> {
-        self.stat(path)
-    }
-
-    fn list(&self, path: &[u8], _: Option<&PatternSet>) -> Result<Vec<FileInfo>, ContextError> {
-        Ok(self.stat(path)?.into_iter().collect())
-    }
-
-    fn select(
-        &self,
-        path: &[u8],
-        _: &PatternSet,
-        _: Option<&PatternSet>,
-    ) -> Result<Vec<FileInfo>, ContextError> {
-        Err(self.missing(path))
-    }
-
-    fn glob(&self, _: &[u8]) -> Result<Vec<Vec<u8>>, ContextError> {
-        Ok(Vec::new())
-    }
-
-    fn open(&self, path: &[u8]) -> Result<Opened, ContextError> {
-        if path != self.info.path {
-            return Err(self.missing(path));
-        }
-        let failed = |source| ContextError::Read { path: self.path.clone(), source };
-        File::open(&self.path).map(Opened::File).map_err(failed)
-    }
-
-    fn nearest(&self, _: &[u8]) -> Vec<Vec<u8>> {
-        Vec::new()
-    }
-
-    fn why_missing(&self, _: &[u8]) -> Missing {
-        Missing::NotThere { nearest: Vec::new() }
-    }
 }
