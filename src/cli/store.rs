@@ -31,7 +31,7 @@ pub(super) struct PruneArgs {
     /// Everything that no image name leads to, however young, and cache mounts
     #[arg(short = 'a', long)]
     all: bool,
-    /// until=DURATION, id=DIGITS or type=regular|exec.cachemount|source.git.checkout|source.local
+    /// until=DURATION, id=DIGITS or type=regular|exec.cachemount|source.git.checkout|source.local|build.history
     #[arg(long = "filter", value_name = "NAME=VALUE")]
     filters: Vec<String>,
     /// Only until the store takes no more than this
@@ -183,6 +183,7 @@ fn title(room: Room) -> &'static str {
         Room::Mounts => "cache mounts",
         Room::Git => "git repositories",
         Room::Stat => "context notes",
+        Room::Builds => "build history",
     }
 }
 
@@ -282,7 +283,7 @@ fn kind_row([kind, count, size, shared, reclaimable, used]: [String; 6]) -> Stri
     format!("{kind:<20} {count:>7} {size:>9} {shared:>9} {reclaimable:>12}  {used}\n")
 }
 
-fn ago(used: Option<SystemTime>) -> String {
+pub(super) fn ago(used: Option<SystemTime>) -> String {
     let Some(idle) = used.map(|used| SystemTime::now().duration_since(used).unwrap_or_default()) else {
         return "never".into();
     };

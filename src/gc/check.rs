@@ -18,7 +18,7 @@ use crate::image::Descriptor;
 use crate::image::manifest::MAX_INDEX_DEPTH;
 use crate::layer::{LayerError, LayerIndex, LayerRecord, OnDiskIds, check_files, parse_index};
 use crate::registry::origins;
-use crate::store::{Collector, Edge, Fate, Item, Room, SnapshotId, Store, StoreError};
+use crate::store::{Collector, Edge, Fate, Item, Room, SnapshotId, Store, StoreError, damage_of_build};
 
 use super::content::{self, Parts, References};
 
@@ -97,6 +97,7 @@ pub fn check(store: &Store, options: &CheckOptions, cancel: &Cancel) -> Result<C
     check.directories()?;
     check.records()?;
     check.names()?;
+    check.builds()?;
     strays.extend(check.collector.leftovers()?);
     for stray in strays {
         check.stray(stray);
@@ -372,6 +373,16 @@ impl Check<'_> {
             };
             if let Some(reason) = reason {
                 self.wrong(item.path, format!("the cache record {} {reason}", &item.name[..12]));
+            }
+        }
+        Ok(())
+    }
+
+    fn builds(&mut self) -> Result<(), StoreError> {
+        for item in self.take(Room::Builds) {
+            let damage = damage_of_build(&item.path, !self.options.fast);
+            if let Some(damage) = damage.map_err(|error| unreadable(&item, error))? {
+                self.wrong(item.path, format!("the record of build {}: {damage}", item.name));
             }
         }
         Ok(())

@@ -21,11 +21,13 @@ pub enum Kind {
     Git,
     /// What is known of build contexts.
     Local,
+    /// Builds that are remembered.
+    Build,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 4] = [Kind::Regular, Kind::CacheMount, Kind::Git, Kind::Local];
+    pub const ALL: [Kind; 5] = [Kind::Regular, Kind::CacheMount, Kind::Git, Kind::Local, Kind::Build];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -34,6 +36,7 @@ impl Kind {
             Kind::CacheMount => "exec.cachemount",
             Kind::Git => "source.git.checkout",
             Kind::Local => "source.local",
+            Kind::Build => "build.history",
         }
     }
 
@@ -43,6 +46,7 @@ impl Kind {
             Room::Mounts => Kind::CacheMount,
             Room::Git => Kind::Git,
             Room::Stat => Kind::Local,
+            Room::Builds => Kind::Build,
             _ => Kind::Regular,
         }
     }

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use crate::digest::{DiffId, Digest};
 use crate::fs::disk_usage;
 
+use super::builds::RememberedBuild;
 use super::files::{decode_name, entries, read};
 use super::open::{Store, StoreError};
 use super::{SnapshotId, SnapshotKind};
@@ -37,11 +38,13 @@ pub enum Room {
     Git,
     /// What is known of the files of build contexts.
     Stat,
+    /// Builds that are remembered.
+    Builds,
 }
 
 impl Room {
     /// All of them.
-    pub const ALL: [Room; 10] = [
+    pub const ALL: [Room; 11] = [
         Room::Refs,
         Room::Records,
         Room::Chains,
@@ -52,6 +55,7 @@ impl Room {
         Room::Mounts,
         Room::Git,
         Room::Stat,
+        Room::Builds,
     ];
 
     /// Its directory below the store's root.
@@ -67,6 +71,7 @@ impl Room {
             Room::Mounts => "mounts",
             Room::Git => "git",
             Room::Stat => "stat",
+            Room::Builds => "builds",
         }
     }
 
@@ -91,6 +96,7 @@ impl Room {
                 number.parse::<u32>().ok()?;
                 hex(key).map(|_| file.to_owned())
             }
+            Room::Builds => RememberedBuild::parse(file).map(|build| build.id),
             _ => hex(file),
         }
     }
@@ -102,7 +108,7 @@ pub struct Item {
     /// What it is.
     pub room: Room,
     /// Its name: digits of a digest, the ID of a snapshot, an image name, `HEX.N` of a cache mount,
-    /// `HEX.KIND` of a note for a chain.
+    /// `HEX.KIND` of a note for a chain, the ID of a build.
     pub name: String,
     /// Where it lies.
     pub path: PathBuf,
@@ -203,7 +209,7 @@ impl Store {
 
 /// `fan` is the directory's name where names of things must begin with it.
 fn list_dir(room: Room, dir: &Path, fan: Option<&str>, listing: &mut Listing) -> Result<(), StoreError> {
-    // `git` is made when it is first needed.
+    // `git` and `builds` are made when they are first needed.
     if !dir.try_exists().map_err(StoreError::io("read", dir))? {
         return Ok(());
     }

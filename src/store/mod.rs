@@ -19,6 +19,7 @@
 //!   mounts/HEX.N/fs      directories of cache mounts; HEX.N.lock is held by the steps that use one
 //!   stat/HEX             stat caches of build contexts
 //!   git/HEX/             copies of git repositories, each with a locked file
+//!   builds/TIME-ID-KIND  builds that are remembered; see `builds.rs`
 //!   logs/TIME.log        what failed steps printed; the newest few
 //!   told/HEX             empty; its time: when people were told the text with this digest
 //!   tmp/ID/              private directories of running processes, each with a locked file
@@ -34,6 +35,7 @@
 mod arrivals;
 mod blobs;
 mod blocks;
+mod builds;
 mod collect;
 mod files;
 mod gate;
@@ -50,6 +52,7 @@ mod temp;
 
 pub use arrivals::ArrivingBlob;
 pub use blobs::{BlobWriter, IngestError};
+pub use builds::{RememberedBuild, damage_of_build};
 pub use collect::{Collector, Fate};
 pub use inventory::{Item, Listing, Room};
 pub use mounts::CacheDir;

@@ -141,8 +141,12 @@ impl Store {
             make_room(&path)?;
         }
         if narrowed.is_some() {
-            // `git` is made when it is first needed.
-            for path in ROOMS.iter().chain(&["git"]).map(|room| root.join(room)).filter(|path| path.is_dir())
+            // These are made when they are first needed.
+            for path in ROOMS
+                .iter()
+                .chain(&["git", "builds"])
+                .map(|room| root.join(room))
+                .filter(|path| path.is_dir())
             {
                 private::narrow(&path)?;
             }
