@@ -74,6 +74,15 @@ pub enum Event {
         /// The vertex.
         vertex: VertexId,
     },
+    /// The step has no result though an earlier build had one. Sent before [`Event::Executing`].
+    Missed {
+        /// The vertex.
+        vertex: VertexId,
+        /// The first cause, on one line: `src/a.rs changed`.
+        why: String,
+        /// The same as data, with all that changed in what the step reads.
+        cause: Arc<serde_json::Value>,
+    },
     /// Output of a `RUN`, a line without its line end (bytes as the process wrote them).
     Log {
         /// The vertex.
@@ -172,6 +181,16 @@ impl Events {
     /// Reports to `sink`.
     pub fn new(sink: Arc<dyn EventSink>) -> Self {
         Events { sink, next: Arc::default() }
+    }
+
+    /// Reports to `sink`, with the running numbers of these.
+    pub fn through(&self, sink: Arc<dyn EventSink>) -> Self {
+        Events { sink, next: self.next.clone() }
+    }
+
+    /// Where they go.
+    pub fn sink(&self) -> Arc<dyn EventSink> {
+        self.sink.clone()
     }
 
     /// Reports to nobody.

@@ -19,6 +19,7 @@ pub mod context;
 pub mod digest;
 pub mod dockerfile;
 pub mod event;
+pub mod explain;
 pub mod export;
 pub mod fs;
 pub mod gc;

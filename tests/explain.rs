@@ -1,6 +1,16 @@
 //! What a build would do and why it did what it did: dry runs, the causes of misses, and the builds that the store
 //! remembers.
 
+#[path = "explain/causes.rs"]
+mod causes;
+#[path = "explain/edits.rs"]
+mod edits;
+#[path = "explain/memory.rs"]
+mod memory;
+#[path = "support/registry.rs"]
+mod registry;
+#[path = "support/server.rs"]
+mod server;
 mod support;
 
 use std::collections::BTreeMap;
@@ -10,6 +20,42 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use support::{Done, Lab, bases_or_skip};
+
+/// The lines that say why steps were executed, as `STEP: CAUSE`.
+fn causes_of(done: &Done) -> Vec<String> {
+    let (mut names, mut causes) = (BTreeMap::new(), Vec::new());
+    for line in done.err.lines() {
+        let Some((number, rest)) = line.strip_prefix('#').and_then(|line| line.split_once(' ')) else {
+            continue;
+        };
+        if rest.starts_with('[') {
+            names.insert(number.to_owned(), rest.to_owned());
+        }
+        if let Some(cause) = rest.strip_prefix("not cached: ") {
+            causes.push(format!("{}: {cause}", names.get(number).map_or("?", String::as_str)));
+        }
+    }
+    causes
+}
+
+/// Text without what differs from run to run: digests, dates, addresses, times.
+fn masked(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("sha256:") {
+        out.push_str(&rest[..at]);
+        out.push_str("sha256:HEX");
+        let behind = &rest[at + 7..];
+        let digits = behind.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(behind.len());
+        rest = &behind[digits..];
+    }
+    out.push_str(rest);
+    let words = out.split(' ').map(|word| {
+        let is_day = word.len() == 10 && word.bytes().filter(|c| *c == b'-').count() == 2;
+        if is_day && word.starts_with("20") { "DAY" } else { word }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
 
 /// Every file of a store with its content, but for what processes leave while they live and times of use.
 fn content(store: &Path) -> BTreeMap<PathBuf, Vec<u8>> {

@@ -2,21 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::cancel::Cancel;
 use crate::context::FileStatCache;
-use crate::digest::Digest;
 use crate::event::Events;
+use crate::explain::Cause;
 use crate::image::Platform;
 use crate::plan::{Plan, Step, StepId, StepKind};
-use crate::solve::{Answered, Looked, Miss, NoExecutor, Question, ResultKind, Solver, Unknown, Witness};
+use crate::solve::{Looked, Miss, NoExecutor, ResultKind, Solver, Unknown};
 use crate::steps::mount::MountSettings;
 
 use super::caching;
 use super::engine::{Engine, Work, parse_tags};
 use super::failure::Failure;
+use super::history::{History, Recorded};
 use super::outputs;
 use super::request::{BuildRequest, OutputKind};
 use super::solve_failure;
@@ -89,28 +90,6 @@ impl DryRun {
     }
 }
 
-/// Remembers where results are.
-#[derive(Default)]
-struct Sources(Mutex<Vec<(StepId, String)>>);
-
-impl Witness for Sources {
-    fn looked_up(&self, question: &Question<'_>, answer: Answered<'_>) {
-        if let Answered::Elsewhere(name) = answer {
-            let mut sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            sources.push((question.step.id, name.to_owned()));
-        }
-    }
-
-    fn listed(&self, _: &Digest, _: &Arc<Vec<u8>>) {}
-}
-
-impl Sources {
-    fn of(&self, step: StepId) -> Option<String> {
-        let sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sources.iter().find(|(id, _)| *id == step).map(|(_, name)| name.clone())
-    }
-}
-
 impl Engine {
     /// What [`Engine::build`] would do. The store only looks from here on: this engine builds nothing afterwards.
     /// Fails where the build is sure to fail before it executes anything.
@@ -126,7 +105,9 @@ impl Engine {
         caching::check(request)?;
         self.store.look_only();
         let import = self.import_caches(request, events, cancel)?;
+        let Recorded { history, .. } = History::begin(&self.store, request, &Events::none(), cancel);
         let prepared = self.prepare(request, stdin, events, cancel)?;
+        history.prepared(&prepared, import.as_ref());
         let request = &BuildRequest { source_date_epoch: prepared.epoch, ..request.clone() };
         outputs::check_times(request)?;
         let stat_cache = FileStatCache::open(&self.store.stat_cache_path(&prepared.context_root));
@@ -135,18 +116,20 @@ impl Engine {
         let mut platforms = Vec::new();
         for (platform, plan) in &prepared.plans {
             let begun = SystemTime::now();
-            let work = Work { request, prepared: &prepared, stat_cache: &stat_cache, mounts: &mounts, begun };
-            let sources = Arc::new(Sources::default());
+            let (prepared, stat_cache, mounts, history) = (&prepared, &stat_cache, &mounts, &history);
+            history.begin_platform(platform, plan, prepared);
+            let work = Work { request, prepared, stat_cache, mounts, begun, history };
             let solver = Solver {
                 executor: Arc::new(NoExecutor { reason: "nothing is executed in a dry run".into() }),
                 result: ResultKind::Files,
                 keep_keys: false,
-                witness: Some(sources.clone()),
                 ..self.solver(&work, plan, import.as_ref(), events, cancel)
             };
             let looked =
                 solver.look(plan).map_err(|error| solve_failure::explained(error, &self.store, cancel))?;
-            let outlook = Outlooks { engine: self, request, plan, looked: &looked, sources: &sources };
+            let (causes, sources) = (history.causes(platform), history.sources(platform));
+            let outlook =
+                Outlooks { engine: self, request, plan, looked: &looked, causes: &causes, sources: &sources };
             platforms.push((platform.clone(), outlook.steps()));
         }
         Ok(DryRun { platforms })
@@ -158,7 +141,8 @@ struct Outlooks<'a> {
     request: &'a BuildRequest,
     plan: &'a Plan,
     looked: &'a [Looked],
-    sources: &'a Sources,
+    causes: &'a [Option<Cause>],
+    sources: &'a [Option<String>],
 }
 
 impl Outlooks<'_> {
@@ -175,8 +159,8 @@ impl Outlooks<'_> {
     fn step(&self, step: &Step, looked: &Looked, needed: &BTreeSet<StepId>) -> DryStep {
         let outlook = match (&step.kind, looked) {
             (StepKind::From(_), _) => Outlook::Base,
-            (_, Looked::Known(_) | Looked::KnownAlone) => Outlook::Cached(self.sources.of(step.id)),
-            (_, Looked::Missed(miss)) => Outlook::WouldRun(self.why_missed(*miss)),
+            (_, Looked::Known(_) | Looked::KnownAlone) => Outlook::Cached(self.source(step.id)),
+            (_, Looked::Missed(miss)) => Outlook::WouldRun(self.why_missed(step.id, *miss)),
             (_, Looked::Unknown(unknown)) => Outlook::WouldRun(self.why_unknown(step, unknown)),
         };
         DryStep {
@@ -189,10 +173,17 @@ impl Outlooks<'_> {
         }
     }
 
-    fn why_missed(&self, miss: Miss) -> String {
+    /// The name of the cache that has a result; `None` is the store.
+    fn source(&self, id: StepId) -> Option<String> {
+        self.sources.get(id.0)?.clone().filter(|name| name != "store")
+    }
+
+    fn why_missed(&self, id: StepId, miss: Miss) -> String {
+        if let Some(cause) = self.causes.get(id.0).and_then(Option::as_ref).filter(|cause| cause.is_news()) {
+            return cause.line();
+        }
         match miss {
-            Miss::NotAsked if self.request.no_cache => "--no-cache".into(),
-            Miss::NotAsked => "--no-cache-filter".into(),
+            Miss::NotAsked => "it is not looked up".into(),
             Miss::NewParent | Miss::NoRecord if self.request.cache_from.is_empty() => {
                 "the store has no result".into()
             }

@@ -27,6 +27,7 @@ use super::attestations;
 use super::bases::Bases;
 use super::caching::{self, Solution};
 use super::failure::{Failure, FailureKind};
+use super::history::{History, Recorded};
 use super::outputs;
 use super::permission::Asking;
 use super::prepare::{Prepared, epoch_of};
@@ -85,6 +86,7 @@ pub(super) struct Work<'a> {
     pub stat_cache: &'a Arc<FileStatCache>,
     pub mounts: &'a Arc<MountSettings>,
     pub begun: SystemTime,
+    pub history: &'a Arc<History>,
 }
 
 /// Builds images in one store.
@@ -151,8 +153,10 @@ impl Engine {
         outputs::check(request)?;
         let access = self.access(request, events);
         let asking = Asking::begin(&access, &outputs::pushed_to(request)?, cancel);
-        let result = self.build_until(request, stdin, events, asking.cancel());
+        let Recorded { events, history } = History::begin(&self.store, request, events, asking.cancel());
+        let result = self.build_until(request, stdin, &events, asking.cancel(), &history);
         let result = asking.ended(result);
+        history.end(&result);
         self.store.cancel_by(cancel);
         result
     }
@@ -171,6 +175,7 @@ impl Engine {
         stdin: &mut (dyn Read + Send),
         events: &Events,
         cancel: &Cancel,
+        history: &Arc<History>,
     ) -> Result<BuildOutcome, Failure> {
         let (begun, begun_at) = (Instant::now(), SystemTime::now());
         let names = parse_tags(&request.tags)?;
@@ -178,6 +183,7 @@ impl Engine {
         // Caches are read while bases are looked up.
         let import = self.import_caches(request, events, cancel)?;
         let prepared = self.prepare(request, stdin, events, cancel)?;
+        history.prepared(&prepared, import.as_ref());
         let request = &BuildRequest { source_date_epoch: prepared.epoch, ..request.clone() };
         outputs::check_times(request)?;
         let stat_cache = FileStatCache::open(&self.store.stat_cache_path(&prepared.context_root));
@@ -196,7 +202,7 @@ impl Engine {
         let (built, solutions) =
             caching::with_import(import.as_deref(), &self.store, events, cancel, |cancel| {
                 let (prepared, stat_cache, mounts) = (&prepared, &stat_cache, &mounts);
-                let work = Work { request, prepared, stat_cache, mounts, begun: begun_at };
+                let work = Work { request, prepared, stat_cache, mounts, begun: begun_at, history };
                 let (built, solutions) =
                     self.solve_all(&work, only_pushed, import.as_ref(), events, cancel)?;
                 // A push may find that a cache has not what it promised.
@@ -210,6 +216,7 @@ impl Engine {
                 }
                 Ok((built, solutions))
             })?;
+        history.solved(&solutions);
         // A cache that cannot be written costs time in the next build and nothing else.
         let _ = self.keep_stats(&stat_cache);
         let own = request.compression();
@@ -269,6 +276,7 @@ impl Engine {
         let (makes_image, compressions) = (request.makes_image(), request.compressions());
         let (mut built, mut solutions) = (Vec::new(), Vec::new());
         for (platform, plan) in &prepared.plans {
+            work.history.begin_platform(platform, plan, prepared);
             let solver = self.solver(work, plan, import, events, cancel);
             let solved =
                 solver.solve(plan).map_err(|error| solve_failure::explained(error, &self.store, cancel))?;
@@ -351,7 +359,7 @@ impl Engine {
             },
             no_cache: no_cache(request),
             jobs: request.jobs.unwrap_or(DEFAULT_JOBS),
-            witness: None,
+            witness: Some(work.history.clone()),
         }
     }
 

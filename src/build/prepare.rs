@@ -39,6 +39,8 @@ pub(super) struct Prepared {
     /// What named contexts are, by name.
     pub named: BTreeMap<String, NamedContext>,
     pub contexts: BTreeMap<String, Arc<dyn FileSource>>,
+    /// The digest of the ignore file.
+    pub ignore: Option<Digest>,
     /// For the stat cache.
     pub context_root: PathBuf,
     /// One for each platform.
@@ -158,6 +160,7 @@ impl Engine {
         }
         let warnings = warnings.finish()?;
         let context_root = main.context.root().to_owned();
+        let ignore = main.context.rules().digest();
         let contexts = contexts(main.context, &named, &request.cwd)?;
         let bases = BuildBases::new(bases);
         let epoch = plans.iter().find_map(|(_, plan)| plan.source_date_epoch).or(epoch);
@@ -165,6 +168,7 @@ impl Engine {
             dockerfile: dockerfile.source.clone(),
             named,
             contexts,
+            ignore,
             context_root,
             plans,
             bases,

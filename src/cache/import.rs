@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::cancel::{Cancel, Follower};
-use crate::digest::Digest;
+use crate::digest::{ChainId, Digest};
 use crate::event::{Event, Events, Outcome, Stream, VertexId, VertexKind};
 use crate::layer;
 use crate::registry::origins;
@@ -43,8 +43,25 @@ pub trait Lookup: Send + Sync {
     /// The result of a step with these inputs.
     fn find(&self, inputs: &KeyInputs, cancel: &Cancel) -> Option<Hit>;
 
+    /// What there is instead of the result of the step of this name: for each cache, its name and the closest
+    /// record that it has.
+    fn closest(&self, step: &str, parent: Option<ChainId>, cancel: &Cancel) -> Vec<(String, Closest)>;
+
     /// What is known of a chain of layers, by the digest of the question.
     fn answer(&self, key: &Digest, cancel: &Cancel) -> Option<String>;
+}
+
+/// A record that is not the one looked for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Closest {
+    /// Of the same step on the same layers, with other files or arguments.
+    OtherInputs,
+    /// Of the same step on other layers.
+    OtherLayers,
+    /// There is none of this step.
+    None,
+    /// The cache has nothing at all, or cannot be read.
+    Empty,
 }
 
 /// The caches that a build reads, in the order in which they are asked.
@@ -162,6 +179,24 @@ impl Lookup for Import {
             drop(bad);
             Some(self.hit(source, entry, inputs))
         })
+    }
+
+    fn closest(&self, step: &str, parent: Option<ChainId>, cancel: &Cancel) -> Vec<(String, Closest)> {
+        let closest = |source: &Arc<Source>| {
+            let Some(known) = source.known(cancel).filter(|known| !known.entries.is_empty()) else {
+                return Closest::Empty;
+            };
+            // Where a step stands among others may differ.
+            let words = |name: &str| name.split_once("] ").map_or(name, |(_, words)| words).to_owned();
+            let wanted = words(step);
+            let all = known.entries.values().flatten().filter(|entry| words(&entry.step) == wanted);
+            let rank = |entry: &Entry| match parent == Some(entry.parent) {
+                true => Closest::OtherInputs,
+                false => Closest::OtherLayers,
+            };
+            all.map(rank).min().unwrap_or(Closest::None)
+        };
+        self.sources.iter().map(|source| (source.place.name().to_owned(), closest(source))).collect()
     }
 
     fn answer(&self, key: &Digest, cancel: &Cancel) -> Option<String> {

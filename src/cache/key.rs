@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::digest::{ChainId, Digest, Hasher};
 
 /// Raised whenever the meaning of keys or of what steps produce changes: old records then miss.
-const GENERATION: &[u8] = b"rbuild-key-2";
+pub const GENERATION: &str = "rbuild-key-2";
 
 /// The digest of a step's inputs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -36,7 +36,7 @@ impl KeyInputs {
     /// The key. Every field is framed by its length, so that no two different inputs meet.
     pub fn key(&self) -> CacheKey {
         let mut hasher = Hasher::new();
-        hasher.field(GENERATION);
+        hasher.field(GENERATION.as_bytes());
         hasher.field(self.definition.to_string().as_bytes());
         hasher.field(self.parent.0.raw());
         for input in &self.inputs {

@@ -49,14 +49,33 @@ impl Records {
         if self.store.record::<PreImage>(&key)?.is_some() {
             return Ok(());
         }
+        let of = Self::alias_of(listing);
         match zstd::encode_all(listing, 1) {
-            Ok(packed) => self.store.put_record(&key, &PreImage { name: name.to_owned(), packed }),
+            Ok(packed) => self.store.put_record(&key, &PreImage { name: name.to_owned(), packed, of }),
             Err(_) => Ok(()),
         }
     }
 
+    /// The digest whose list a list stands for, if it is no list itself.
+    pub fn alias_of(listing: &[u8]) -> Option<Digest> {
+        std::str::from_utf8(listing).ok().and_then(alias_of)
+    }
+
+    /// What stands for the list of a digest that was made of another digest and something more.
+    pub fn alias(of: &Digest) -> Vec<u8> {
+        format!("{ALIAS}{of}\n").into_bytes()
+    }
+
     /// What an input digest was made of: one line for each file.
     pub fn pre_image(&self, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        let listing = self.unpacked(digest)?;
+        match listing.as_deref().and_then(Self::alias_of) {
+            Some(of) => self.unpacked(&of),
+            None => Ok(listing),
+        }
+    }
+
+    fn unpacked(&self, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
         let listing = self.store.record::<PreImage>(&Self::pre_image_key(digest))?;
         Ok(listing.and_then(|listing| zstd::decode_all(&*listing.packed).ok()))
     }
@@ -113,18 +132,28 @@ impl Recorded for Record {
     }
 }
 
+/// Begins a list that is another one.
+const ALIAS: &str = "as ";
+
+/// The digest whose list a list stands for.
+fn alias_of(listing: &str) -> Option<Digest> {
+    Digest::parse(listing.strip_prefix(ALIAS)?.trim_end()).ok()
+}
+
 /// What a digest of an input was made of.
 struct PreImage {
     name: String,
     /// Compressed with zstd.
     packed: Vec<u8>,
+    /// The digest whose list it stands for.
+    of: Option<Digest>,
 }
 
 impl Recorded for PreImage {
     const KIND: RecordKind = RecordKind::Listing;
 
     fn edges(&self) -> Vec<Edge> {
-        Vec::new()
+        self.of.iter().map(|of| Edge::Record(Records::pre_image_key(of))).collect()
     }
 
     fn note(&self) -> String {
@@ -136,7 +165,7 @@ impl Recorded for PreImage {
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        Some(PreImage { name: String::new(), packed: bytes.to_vec() })
+        Some(PreImage { name: String::new(), packed: bytes.to_vec(), of: None })
     }
 }
 

@@ -8,6 +8,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use crate::registry::SourceNetwork;
 
 use super::attest::AttestArgs;
+use super::builds::{BuildsCommand, ExplainArgs};
 use super::check::{CallArgs, CheckArgs};
 use super::copy::{CopyArgs, IndexCommand, LoadArgs, ReferrersArgs};
 use super::deferred::Deferred;
@@ -49,6 +50,13 @@ pub(super) enum Command {
     Build(Deferred<BuildArgs>),
     /// Show what a build would do, as text, dot or JSON
     Plan(Deferred<PlanArgs>),
+    /// Tell why each step of a build was executed or cached
+    Explain(Deferred<ExplainArgs>),
+    /// List builds, show them and what they printed
+    Builds {
+        #[command(subcommand)]
+        command: Option<BuildsCommand>,
+    },
     /// Check a Dockerfile, and set right what can be
     Check(Deferred<CheckArgs>),
     /// Run a command in an image, in the foreground

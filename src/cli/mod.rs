@@ -7,6 +7,7 @@
 mod args;
 mod attest;
 mod build;
+mod builds;
 mod cache;
 mod capabilities;
 mod check;
@@ -228,6 +229,8 @@ fn perform(command: Command, session: &Session) -> Result<u8, Stop> {
         Command::Build(args) => build::build(session, *args.0),
         Command::Check(args) => check::check(session, *args.0),
         Command::Plan(args) => build::plan(session, *args.0),
+        Command::Explain(args) => builds::explain(session, &args),
+        Command::Builds { command } => builds::builds(session, command.as_ref()),
         Command::Run(args) => run::run(session, *args.0),
         Command::Images(args) => images::images(session, &args),
         Command::Inspect(args) => images::inspect(session, &args),

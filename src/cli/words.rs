@@ -67,7 +67,8 @@ const NEAR: &[(&str, &str)] = &[
     ("clean", "prune"),
     ("gc", "prune"),
     ("man", "help"),
-    ("explain", "plan"),
+    ("why", "explain"),
+    ("log", "builds"),
     ("graph", "plan"),
     ("config", "info"),
     ("doctor", "info"),
@@ -154,11 +155,6 @@ const NOT_HERE_TWO: &[(&str, &[&str], &str)] = &[
         &["bake"],
         "rbuild builds one image at a time: run `rbuild build` once for each target, with its own directory, -f and \
          --target",
-    ),
-    (
-        "buildx",
-        &["history"],
-        "rbuild keeps no history of builds; the log of a failed step is named in its error",
     ),
     ("buildx", &["debug", "dap", "replay", "dial-stdio", "policy"], "rbuild has nothing like it yet"),
     (
@@ -310,6 +306,7 @@ impl Reading {
                 return self.second_word(at, word, &third);
             }
             ("buildx", "imagetools") => return self.image_tools(at),
+            ("buildx", "history") => return self.build_history(at),
             ("manifest", "inspect") => return self.remote(at, 2, &["inspect", "--raw"]),
             ("buildx", "ls" | "inspect" | "create" | "use" | "rm" | "stop" | "install" | "uninstall") => {
                 return self.builders(at, second);
@@ -353,6 +350,34 @@ impl Reading {
             _ => Err(usage("`buildx imagetools` needs another word")
                 .help("there are `imagetools inspect NAME` and `imagetools create -t NAME IMAGE...`")),
         }
+    }
+
+    /// `buildx history` is `builds`.
+    fn build_history(&mut self, at: usize) -> Result<(), Failure> {
+        let third = self.word(at + 2).unwrap_or_default();
+        let own = match third.as_str() {
+            "ls" | "inspect" | "logs" | "rm" => third.as_str(),
+            "" | "-h" | "--help" => "--help",
+            "export" | "import" | "open" | "trace" => {
+                return Err(unsupported(
+                    format!("rbuild has no command `buildx history {third}`"),
+                    "`rbuild builds show --format json` prints all that is remembered of a build",
+                ));
+            }
+            _ => {
+                return Err(usage(format!("rbuild has no command `buildx history {third}`"))
+                    .help("there are `history ls`, `inspect`, `logs` and `rm`"));
+            }
+        };
+        if own == "inspect" && self.word(at + 3).as_deref() == Some("attachment") {
+            return Err(unsupported(
+                "`buildx history inspect attachment` is not supported",
+                "`rbuild builds show --format json` prints all that is remembered of a build",
+            ));
+        }
+        let count = 3.min(self.args.len() - at);
+        self.replace(at, count, &["builds", own]);
+        Ok(())
     }
 
     /// `buildx imagetools create -t NAME IMAGE...` is `index create --push NAME IMAGE...`.
@@ -427,7 +452,7 @@ fn is_short(arg: &str, letter: char) -> bool {
 
 fn second_words(word: &str) -> Vec<&'static str> {
     let more: &[&str] = match word {
-        "buildx" => &["imagetools", "ls", "inspect", "create", "use", "rm"],
+        "buildx" => &["imagetools", "history", "ls", "inspect", "create", "use", "rm"],
         "manifest" => &["inspect"],
         _ => &[],
     };
@@ -445,9 +470,11 @@ fn names_context(word: &str) -> bool {
 }
 
 /// The commands, which every line is compared with: making the list from all their flags is not cheap.
-const COMMANDS: [&str; 33] = [
+const COMMANDS: [&str; 35] = [
     "build",
     "plan",
+    "explain",
+    "builds",
     "check",
     "run",
     "images",
@@ -550,6 +577,10 @@ mod tests {
             ("manifest inspect app:1", "inspect --raw docker://app:1"),
             ("buildx imagetools inspect --raw app:1", "inspect --raw docker://app:1"),
             ("buildx imagetools create -t a b c", "index create --push a b c"),
+            ("buildx history ls", "builds ls"),
+            ("buildx history inspect ^1", "builds inspect ^1"),
+            ("buildx history logs", "builds logs"),
+            ("buildx history", "builds --help"),
             ("-v", "--version"),
             ("images -a", "images -a"),
             ("git@example.com:x.git", "build git@example.com:x.git"),
@@ -565,6 +596,7 @@ mod tests {
             ("ps -a", "no command `ps`"),
             ("compose build", "no command `compose`"),
             ("buildx bake", "no command `buildx bake`"),
+            ("buildx history trace", "no command `buildx history trace`"),
             ("image lss", "did you mean `image ls`?"),
             ("image", "needs another word"),
             ("podman build .", "leave that word out"),

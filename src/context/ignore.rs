@@ -7,6 +7,8 @@
 //! `?` inside a class), `**` refusing names with a line feed, and the shortcut by which the
 //! reference forgets a directory's match with a rule that an earlier rule made superfluous.
 
+use crate::digest::Digest;
+
 use super::lex::BadPattern;
 use super::nfa::{Automaton, Positions};
 use super::paths;
@@ -59,6 +61,7 @@ pub struct Verdict {
 pub struct IgnoreRules {
     file_name: String,
     patterns: PatternSet,
+    digest: Option<Digest>,
 }
 
 impl IgnoreRules {
@@ -89,7 +92,13 @@ impl IgnoreRules {
             })?;
             rules.extend(rule);
         }
-        Ok(IgnoreRules { file_name: file_name.to_owned(), patterns: PatternSet { rules } })
+        let digest = Some(Digest::of(text));
+        Ok(IgnoreRules { file_name: file_name.to_owned(), patterns: PatternSet { rules }, digest })
+    }
+
+    /// The digest of the ignore file; `None` if there is none.
+    pub fn digest(&self) -> Option<Digest> {
+        self.digest
     }
 
     /// The ignore file's name as given to [`IgnoreRules::parse`]; empty if there is none.

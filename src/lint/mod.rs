@@ -46,6 +46,7 @@ pub use pages::explain;
 pub use report::{BuildError, json, text};
 pub use rule::{Level, RULES, Rule, rule};
 pub use targets::{Target, targets, targets_json, targets_text};
+pub use walk::looks_secret;
 
 /// What findings depend on beside the file.
 pub struct LintInput<'a> {

@@ -364,7 +364,7 @@ impl Walk<'_, '_, '_> {
 }
 
 /// Whether a word between underscores is one that names of secrets have, and none that says otherwise.
-fn looks_secret(name: &str) -> bool {
+pub fn looks_secret(name: &str) -> bool {
     const DENY: [&str; 10] = [
         "apikey",
         "auth",

@@ -25,6 +25,8 @@ pub(super) struct Vertex {
     /// Safe to show, on one line.
     pub name: String,
     pub kind: VertexKind,
+    /// Why it has no result that an earlier build had.
+    pub why: Option<String>,
     /// When it began; `None` while it waits.
     pub begun: Option<Duration>,
     /// Its last lines, as the process wrote them.
@@ -74,6 +76,11 @@ impl Board {
                 self.failed |= matches!(outcome, Outcome::Failed(_));
                 return Some((vertex, outcome, elapsed));
             }
+            Event::Missed { vertex, why, .. } => {
+                if let Some(vertex) = self.running.get_mut(&vertex) {
+                    vertex.why = Some(visible_line(&why).into_owned());
+                }
+            }
             Event::Executing { .. } | Event::Warning { .. } | Event::Delivered(_) | Event::Summary(_) => {}
         }
         None
@@ -106,6 +113,7 @@ impl Vertex {
         Vertex {
             name,
             kind,
+            why: None,
             begun: None,
             tail: VecDeque::new(),
             unfinished: Vec::new(),

@@ -54,6 +54,8 @@ struct Vertex {
     kind: VertexKind,
     number: Option<usize>,
     begun: Option<Duration>,
+    /// Why it has no result that an earlier build had; until it was said.
+    why: Option<String>,
     /// It takes its time, so that silence is worth a word.
     executing: bool,
     heard: Duration,
@@ -209,6 +211,11 @@ impl Mux {
                 self.vertexes.insert(vertex, Vertex::new(visible_line(&name).into_owned(), kind));
             }
             Event::Started { vertex } => self.started(vertex, now),
+            Event::Missed { vertex, why, .. } => {
+                if let Some(vertex) = self.vertexes.get_mut(&vertex) {
+                    vertex.why = Some(visible_line(&why).into_owned());
+                }
+            }
             Event::Executing { vertex } => self.executing(vertex, now),
             Event::Log { vertex, line, .. } => {
                 let begun = self.vertexes.get(&vertex).and_then(|vertex| vertex.begun);
@@ -270,6 +277,10 @@ impl Mux {
         } else if self.current != Some(id) {
             // Known by name from now on, without a turn.
             self.title(id);
+        }
+        let why = self.vertexes.get_mut(&id).and_then(|vertex| vertex.why.take());
+        if let (Some(why), Some(number)) = (why, self.number(id)) {
+            self.line(&format!("#{number} not cached: {why}"));
         }
     }
 
@@ -377,6 +388,7 @@ impl Vertex {
             kind,
             number: None,
             begun: None,
+            why: None,
             executing: false,
             heard: Duration::ZERO,
             waiting: Vec::new(),

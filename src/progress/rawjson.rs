@@ -165,6 +165,9 @@ impl State {
                 vertex.started = Some(now());
                 json!({"vertexes": [vertex.json()]})
             }
+            Event::Missed { vertex, why, cause } => {
+                json!({"rbuild.miss": {"vertex": self.id(vertex), "why": why, "cause": *cause}})
+            }
             Event::Executing { .. } | Event::Unfinished { .. } | Event::Delivered(_) => return None,
             Event::Log { vertex, stream, mut line } => {
                 line.push(b'\n');

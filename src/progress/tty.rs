@@ -52,6 +52,8 @@ enum Lasting {
     Cached(String),
     /// An ended vertex: its mark and name, and the time it took.
     Ended(String, String, Outcome),
+    /// Why what has just ended was not cached.
+    Why(String),
     /// Whole lines.
     Text(String),
 }
@@ -91,6 +93,7 @@ impl Picture {
                     time = format!("{}, {time}", text::size(moved));
                 }
                 self.lasting.push(Lasting::Ended(vertex.name, time, outcome));
+                self.lasting.extend(vertex.why.map(Lasting::Why));
             }
         }
     }
@@ -107,6 +110,10 @@ impl Picture {
             self.cached(&mut cached, size, &mut lines);
             match one {
                 Lasting::Ended(name, time, outcome) => lines.push(self.line(&name, &time, &outcome, size)),
+                Lasting::Why(why) => {
+                    let ((dim, off), width) = (self.look.dim(), size.columns.saturating_sub(1));
+                    lines.push(format!("{dim}{}{off}", cut(&format!("  not cached: {why}"), width)));
+                }
                 Lasting::Text(text) => lines.push(text),
                 Lasting::Cached(_) => {}
             }

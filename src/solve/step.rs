@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::cache::Input;
+use crate::cache::{Input, Records};
 use crate::context::ignore::PatternSet;
 use crate::context::{ContextError, FileInfo, FileSource, StatCache, file_digests};
 use crate::digest::{Digest, Hasher};
@@ -152,6 +152,9 @@ impl Run<'_> {
                 RunMountKind::Bind { .. } => with_top(&selected, &plain_destination(keep_owner), digest)?,
                 _ => digest,
             };
+            if shown != digest {
+                self.keep_listing(&format!("{origin}: {source}"), &shown, Records::alias(&digest));
+            }
             self.keep_files(origin, &Question::of_mount(mount, source), &shown);
             self.remember(origin, Taken::by_mount(source, &mount.kind), shown)?;
             inputs.push(mount_input(mount, origin, source, shown));
@@ -334,16 +337,7 @@ impl Run<'_> {
         }
         selected.read(read).map_err(CopyError::from)?;
         let (digest, listing) = selected.digest(dest);
-        let records = self.solver.records.clone();
-        let name = format!("{origin}: {}", selected.pattern);
-        let listing = Arc::new(listing);
-        if let Some(witness) = &self.solver.witness {
-            witness.listed(&digest, &listing);
-        }
-        if !self.only_looks() {
-            // Only explanations read it.
-            self.background.queue(move || drop(records.put_pre_image(&digest, &name, &listing)));
-        }
+        self.keep_listing(&format!("{origin}: {}", selected.pattern), &digest, listing);
         let mut files = selected.selections.iter().flat_map(|selection| &selection.files);
         if let (Some(memo), Some(cache)) = (memo, cache)
             && files.all(|file| cache.is_settled(file))
@@ -351,6 +345,18 @@ impl Run<'_> {
             self.solver.records.put_memo(&memo, &digest)?;
         }
         Ok(digest)
+    }
+
+    /// Keeps what a digest was made of. Only explanations read it.
+    fn keep_listing(&self, name: &str, digest: &Digest, listing: Vec<u8>) {
+        let listing = Arc::new(listing);
+        if let Some(witness) = &self.solver.witness {
+            witness.listed(digest, &listing);
+        }
+        if !self.only_looks() {
+            let (records, name, digest) = (self.solver.records.clone(), name.to_owned(), *digest);
+            self.background.queue(move || drop(records.put_pre_image(&digest, &name, &listing)));
+        }
     }
 
     /// Files of a context or step, and how their content digests are had.

@@ -246,8 +246,12 @@ impl Selected {
     /// of. Neither modification times nor the place of the source enter.
     pub fn digest(&self, dest: &Destination) -> (Digest, Vec<u8>) {
         let mut hasher = Hasher::new();
-        let mut listing = Vec::new();
+        let mut listing = LISTING.to_vec();
         for (selection, digests) in self.selections.iter().zip(&self.digests) {
+            let is_pattern = selection.place() == paths::clean(self.pattern.as_bytes());
+            listing.extend_from_slice(if is_pattern { b"=\t" } else { b"~\t" });
+            escape(&mut listing, selection.place());
+            listing.push(b'\n');
             hasher.field(if selection.is_dir { b"dir" } else { b"file" });
             hasher.field(&selection.name_in_key());
             for (at, (file, digest)) in selection.files.iter().zip(digests).enumerate() {
@@ -262,6 +266,16 @@ impl Selected {
 }
 
 impl Selection {
+    /// The path of what was selected, in its source.
+    fn place(&self) -> &[u8] {
+        let Some(first) = self.files.first() else { return &self.name };
+        if self.is_dir {
+            first.path.get(..self.strip.saturating_sub(1)).unwrap_or_default()
+        } else {
+            &first.path
+        }
+    }
+
     /// A directory's own name never shows in the image.
     fn name_in_key(&self) -> Vec<u8> {
         if self.is_dir { Vec::new() } else { self.name.clone() }
@@ -336,14 +350,41 @@ fn hash_file(
         hasher.field(value);
     }
     // Writing to memory cannot fail.
-    let _ = write!(listing, "{kind} {mode:o} {uid}:{gid} ");
+    let _ = write!(listing, "{kind}\t{mode:o}\t{uid}:{gid}\t");
     match digest {
         Some(digest) => listing.extend_from_slice(digest.hex().as_bytes()),
-        None => listing.extend_from_slice(String::from_utf8_lossy(&detail).as_bytes()),
+        None => escape(listing, &detail),
     }
-    listing.push(b' ');
-    listing.extend_from_slice(if relative.is_empty() { &selection.name } else { relative });
+    listing.push(b'\t');
+    if !file.xattrs.is_empty() {
+        let mut attributes = Hasher::new();
+        file.xattrs.iter().for_each(|(name, value)| {
+            attributes.field(name);
+            attributes.field(value);
+        });
+        listing.extend_from_slice(attributes.finish().short().as_bytes());
+    }
+    listing.push(b'\t');
+    escape(listing, relative);
     listing.push(b'\n');
+}
+
+/// First line of a listing. A line `=<tab>PATH` for each thing that was selected by its path (`~` where its
+/// path is another than what was written), and below it a line for each file:
+/// kind, mode, owner, digest of the content or target of the link, digest of extended attributes, path below
+/// what was selected; with tabs between them.
+const LISTING: &[u8] = b"files 2\n";
+
+/// Text without tabs and line ends.
+fn escape(out: &mut Vec<u8>, text: &[u8]) {
+    for byte in text {
+        match byte {
+            b'\t' => out.extend_from_slice(b"\\t"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            other => out.push(*other),
+        }
+    }
 }
 
 /// The layer's entries and where their bytes come from.
