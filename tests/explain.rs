@@ -101,10 +101,10 @@ fn outcomes(done: &Done) -> BTreeMap<String, bool> {
         if rest.starts_with('[') {
             names.insert(number.to_owned(), rest.to_owned());
         }
-        if rest == "CACHED" || rest.starts_with("DONE ") {
-            if let Some(name) = names.get(number) {
-                ended.insert(name.clone(), rest == "CACHED");
-            }
+        if (rest == "CACHED" || rest.starts_with("DONE "))
+            && let Some(name) = names.get(number)
+        {
+            ended.insert(name.clone(), rest == "CACHED");
         }
     }
     ended

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::Path;
 
 use crate::support::{Lab, bases_or_skip};
 use crate::{causes_of, dry_run, outcomes};
@@ -121,8 +121,11 @@ impl Model {
             }
             7 => {
                 let line = random.below(self.lines[stage].len() + 1);
-                let new =
-                    if fresh % 2 == 0 { format!("RUN true {fresh}") } else { format!("WORKDIR /new{fresh}") };
+                let new = if fresh.is_multiple_of(2) {
+                    format!("RUN true {fresh}")
+                } else {
+                    format!("WORKDIR /new{fresh}")
+                };
                 self.lines[stage].insert(line, new);
                 vec![
                     "the instruction is new: ".into(),
@@ -166,7 +169,7 @@ impl Model {
     }
 }
 
-fn write(context: &PathBuf, model: &Model) {
+fn write(context: &Path, model: &Model) {
     for dir in ["src", "lib"] {
         let _ = fs::remove_dir_all(context.join(dir));
     }
