@@ -207,6 +207,7 @@ fn a_dry_run_fails_as_the_build_would_and_takes_no_part_of_it() {
         (&["--dry-run", "--push"], 2, "a push needs a name"),
         (&["--dry-run", "--target=x"], 3, "x"),
         (&["--dry-run", "-t", "Upper"], 2, "Upper"),
+        (&["--dry-run", "--check"], 2, "--dry-run does not go with"),
     ] {
         let done = lab.build(&context, flags);
         assert!(done.code == code && done.err.contains(words), "{flags:?}: {} {}", done.code, done.err);

@@ -1,5 +1,6 @@
 //! `--cache-from` and `--cache-to` as data.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use crate::cache::Bounds;
@@ -26,6 +27,16 @@ pub enum CacheLocation {
     },
     /// The image itself. Only written: it is read as a registry is.
     Inline,
+}
+
+impl fmt::Display for CacheLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CacheLocation::Registry { reference } => f.write_str(reference),
+            CacheLocation::Local { path, .. } => write!(f, "{}", path.display()),
+            CacheLocation::Inline => f.write_str("inline"),
+        }
+    }
 }
 
 /// How much of a build goes into a cache.

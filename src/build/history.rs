@@ -96,7 +96,7 @@ impl History {
             target: request.target.clone(),
             build_args: arguments(store, request, &hidden),
             no_cache: request.no_cache,
-            cache_from: request.cache_from.iter().map(|place| format!("{place:?}")).collect(),
+            cache_from: request.cache_from.iter().map(ToString::to_string).collect(),
             ..BuildRecord::default()
         };
         let history = Arc::new(History {

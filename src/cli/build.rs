@@ -17,15 +17,16 @@ use super::args::{BuildArgs, InputArgs, PlanArgs, PlanFormat};
 use super::environment::Environment;
 use super::flags;
 use super::results::ResultFile;
-use super::{Session, Stop, cache, ci, isolation, outputs, print, print_json, secret, values};
+use super::{Session, Stop, cache, ci, dry_run, isolation, outputs, print, print_json, secret, values};
 
 /// Builds, and says so in the ways asked for.
 pub(super) fn build(session: &Session, args: BuildArgs) -> Result<u8, Stop> {
     if let Some(call) = args.call.parse()? {
+        dry_run::refuse(&args, "a check or another call")?;
         return super::check::answer(session, &args, call);
     }
     if let Some(format) = args.dry_run.dry_run {
-        return super::dry_run::dry_run(session, &args, format);
+        return dry_run::dry_run(session, &args, format);
     }
     let work = |engine: &Engine, request: &BuildRequest, events: &Events| {
         engine.build(request, &mut CancelRead::stdin(&session.cancel), events, &session.cancel)
@@ -47,6 +48,7 @@ pub(super) fn with_engine<T>(
     args: &BuildArgs,
     work: impl FnOnce(&Engine, &BuildRequest, &Events) -> Result<T, Failure>,
 ) -> Result<(T, Results), Stop> {
+    dry_run::refuse(args, "this command")?;
     refuse_later(args)?;
     let mode = progress_mode(args.progress.as_deref(), args.quiet, &session.env)?;
     let ci = ci::choose(args.ci.as_deref(), &session.env)?;

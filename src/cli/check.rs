@@ -129,6 +129,7 @@ pub(super) fn check(session: &Session, args: CheckArgs) -> Result<u8, Stop> {
     if let Some(rule) = &args.explain {
         return print(&lint::explain(rule).map_err(usage)?).map(|()| 0);
     }
+    super::dry_run::refuse(&args.build, "a check")?;
     let call = args.build.call.parse()?.unwrap_or(Call::new(Method::Check));
     if args.fix && call.method != Method::Check {
         return Err(usage("--fix goes with checks only".to_owned()).into());

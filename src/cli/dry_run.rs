@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use crate::build::{BuildRequest, DryRun, DryStep, Engine, Outlook, Pull};
+use crate::build::{BuildRequest, DryRun, DryStep, Engine, Failure, FailureKind, Outlook, Pull};
 use crate::cancel::CancelRead;
 use crate::event::Events;
 use crate::fs::shown_size;
@@ -40,6 +40,15 @@ pub(super) struct DryRunArgs {
 pub(super) enum DryRunFormat {
     Text,
     Json,
+}
+
+/// Fails where the flag stands beside something that does not build.
+pub(super) fn refuse(args: &BuildArgs, what: &str) -> Result<(), Failure> {
+    if args.dry_run.dry_run.is_none() {
+        return Ok(());
+    }
+    Err(Failure::new(FailureKind::Usage, format!("--dry-run does not go with {what}"))
+        .help("`rbuild build --dry-run` says what a build would do"))
 }
 
 /// Answers with a list and an exit code.

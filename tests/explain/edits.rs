@@ -108,6 +108,8 @@ impl Model {
                 self.lines[stage][line] = match old.split_once(' ') {
                     Some(("RUN", _)) => format!("RUN echo {fresh} > /run"),
                     Some(("WORKDIR", _)) => format!("WORKDIR /w{fresh}"),
+                    // Another stage copies it.
+                    _ if old == "COPY src /src" => return Vec::new(),
                     _ if old.starts_with("COPY --from") => format!("COPY --from=first /src /from{fresh}"),
                     _ => format!("COPY src /copied{fresh}"),
                 };
