@@ -11,7 +11,7 @@ use crate::store::Store;
 
 use super::failure::{Failure, FailureKind, full_store_help};
 
-/// What of a failed step the user is told, and what to do about it.
+/// What the user is told about a failed step, and what to do about it.
 pub(super) fn explained(error: SolveError, store: &Store, cancel: &Cancel) -> Failure {
     let SolveError { step, place, error } = error;
     let full_store = || full_store_help(store.root());

@@ -49,7 +49,7 @@ pub(super) struct PruneArgs {
     /// Only images without a name, and nothing of the cache
     #[arg(long, hide = true)]
     images: bool,
-    /// Show each thing that goes
+    /// List everything that is removed
     #[arg(long)]
     verbose: bool,
     /// Show what would go, and keep it
@@ -62,7 +62,7 @@ pub(super) struct DuArgs {
     /// table, json, or a Go template for each row
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
-    /// Show each thing
+    /// List every item
     #[arg(short = 'v', long)]
     verbose: bool,
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub struct FileChange {
     /// Its path in the context or stage.
     pub path: String,
-    /// What is different, at least one thing.
+    /// What differs; never empty.
     pub what: Vec<What>,
 }
 

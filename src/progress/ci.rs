@@ -34,7 +34,7 @@ pub struct Annotation<'a> {
     pub level: Level,
     /// What is wrong.
     pub message: &'a str,
-    /// A rule, or what kind of thing this is.
+    /// The rule, or the kind of message.
     pub title: Option<&'a str>,
     /// A path below the root of the repository, and a line from 1.
     pub place: Option<(&'a str, usize)>,
@@ -81,7 +81,7 @@ impl Ci {
         }
     }
 
-    /// The line that marks a place in the code, where the service has such a thing. It is shown in the log as well.
+    /// The line that annotates a place in the code, where the service supports that. The log shows it as well.
     pub fn annotation(self, annotation: &Annotation<'_>) -> Option<String> {
         let Annotation { level, message, title, place } = *annotation;
         match self {

@@ -63,7 +63,7 @@ impl Walk {
         }
         let own = stem(path);
         for mut package in poms {
-            // Of several, a manifest speaks of the one that the archive is named after.
+            // Of several artifacts, a manifest describes the one that the archive is named after.
             if own.starts_with(&package.name)
                 && let Some(license) = manifest.get("Bundle-License")
             {
