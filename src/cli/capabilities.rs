@@ -1,53 +1,8 @@
 //! `--cap-add` and `--cap-drop` of `rbuild run`.
 
 use crate::build::{Failure, FailureKind};
-use crate::sandbox::DEFAULT_CAPABILITIES;
+use crate::sandbox::{CAPABILITY_NAMES, DEFAULT_CAPABILITIES};
 use crate::suggest::suggest;
-
-/// By their numbers (linux/capability.h).
-const NAMES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
 
 /// What the filter of system calls keeps from being of any use.
 const FILTERED: [&str; 11] = [
@@ -96,11 +51,11 @@ fn normal(name: &str) -> String {
 }
 
 fn bit(name: &str, flag: &str) -> Result<u64, Failure> {
-    if let Some(number) = NAMES.iter().position(|known| *known == name) {
+    if let Some(number) = CAPABILITY_NAMES.iter().position(|known| *known == name) {
         return Ok(1 << number);
     }
     let failure = Failure::new(FailureKind::Usage, format!("{flag}: there is no capability {name:?}"));
-    Err(match suggest(name, NAMES) {
+    Err(match suggest(name, CAPABILITY_NAMES) {
         Some(near) => failure.help(format!("did you mean {near}?")),
         None => failure.help("such as NET_ADMIN, SYS_PTRACE or ALL"),
     })
@@ -125,7 +80,7 @@ mod tests {
         let unknown = set(&["NET_ADMN"], &[]);
         assert!(unknown.is_err_and(|(_, help)| help.contains("NET_ADMIN")));
         for name in FILTERED {
-            assert!(NAMES.contains(&name), "{name}");
+            assert!(CAPABILITY_NAMES.contains(&name), "{name}");
         }
     }
 }

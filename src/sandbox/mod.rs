@@ -40,7 +40,7 @@ pub use emulation::obstacle;
 pub use native::Native;
 pub use network::{Forward, NetworkHelper, UserNetwork, outward_address};
 pub use oci::OciRuntime;
-pub use prepare::DEFAULT_CAPABILITIES;
+pub use prepare::{CAPABILITY_NAMES, DEFAULT_CAPABILITIES};
 pub use private::PrivateIds;
 pub use probe::{Facts, overlay_works, private_ids_work, probe};
 pub use request::{Memory, Place, Request};

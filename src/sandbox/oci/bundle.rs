@@ -7,54 +7,10 @@ use serde_json::{Value, json};
 
 use super::super::mounts::{MASKED, READ_ONLY};
 use super::super::network::is_initial_user_namespace;
-use super::super::prepare::{DEFAULT_CAPABILITIES, Plan};
+use super::super::prepare::{CAPABILITY_NAMES, DEFAULT_CAPABILITIES, Plan};
 use super::super::spec::{MountKind, Network, ProcessSpec, SandboxError, Security};
 use super::{Places, profile};
 
-/// Names of capabilities by number (linux/capability.h).
-const CAPABILITIES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
 const UMASK: u32 = 0o022;
 
 /// The whole file. `permitted` are the capabilities of this process.
@@ -100,7 +56,8 @@ fn process(spec: &ProcessSpec, capabilities: u64) -> Result<Value, SandboxError>
     let limits = spec.ulimits.iter().map(|limit| {
         json!({ "type": format!("RLIMIT_{}", limit.name.to_uppercase()), "soft": limit.soft, "hard": limit.hard })
     });
-    let numbered = CAPABILITIES.iter().enumerate().filter(|(number, _)| capabilities & (1 << number) != 0);
+    let numbered =
+        CAPABILITY_NAMES.iter().enumerate().filter(|(number, _)| capabilities & (1 << number) != 0);
     let bounding: Vec<String> = numbered.map(|(_, name)| format!("CAP_{name}")).collect();
     // Only root has them; others get at them through programs that are set to.
     let effective: &[String] = if spec.user.uid == 0 { &bounding } else { &[] };
