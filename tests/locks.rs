@@ -455,3 +455,83 @@ fn vendored_sources_build_the_same_image_without_a_network() {
         sources.run(&["--root", &store("damaged"), "build", "--frozen", "--vendor", &vendored, tree]);
     assert!(damaged.code != 0, "{}", damaged.err);
 }
+
+#[test]
+fn a_source_policy_decides_before_anything_is_fetched() {
+    let Some(sources) = Sources::new("a_source_policy_decides_before_anything_is_fetched") else { return };
+    let host = sources.registry.host();
+    let policy = |rules: &str| {
+        fs::write(sources.context.join("policy.json"), format!("{{\"rules\":[{rules}]}}")).expect("write");
+    };
+    let deny =
+        |identifier: &str| format!(r#"{{"action":"DENY","selector":{{"identifier":"{identifier}"}}}}"#);
+    let policed = ["build", "--progress=plain", "--source-policy=policy.json"];
+    let (file, repo) = (sources.web.url("f"), sources.web.url("repo.git"));
+    let place = repo.trim_start_matches("http://").to_owned();
+    for (identifier, code, line) in [
+        (format!("docker-image://{host}/team/base:*"), 5, "Dockerfile:2:"),
+        (format!("docker-image://{host}/team/tool:1"), 5, "Dockerfile:3:"),
+        (format!("docker-image://{host}/team/tool:1@sha256:*"), 5, "Dockerfile:3:"),
+        (file.clone(), 4, "Dockerfile:5:"),
+        (format!("git://{place}*"), 4, "Dockerfile:6:"),
+        ("local://context".to_owned(), 4, ""),
+        (format!("docker-image://{host}/team/named:1"), 5, "Dockerfile:10:"),
+    ] {
+        policy(&deny(&identifier));
+        sources.web.log();
+        let done = sources.run(&policed);
+        let told = format!("is denied by policy policy.json: rule 1, DENY WILDCARD {identifier}");
+        assert!(done.code == code && done.err.contains(&told), "{identifier}: {} {}", done.code, done.err);
+        assert!(done.err.contains(line), "{identifier}: {}", done.err);
+        assert_eq!(sources.web.log(), Vec::<String>::new(), "{identifier}");
+    }
+    // What is not part of the build is not asked about.
+    policy(&deny(&format!("docker-image://{host}/team/mounted:1")));
+    ok(&sources.run(&policed));
+    // A conversion takes another image; the lock pins what it is converted to.
+    let convert = format!(
+        r#"{{"action":"CONVERT","selector":{{"identifier":"docker-image://{host}/team/tool:*"}},"updates":{{"identifier":"docker-image://{host}/team/other:$1"}}}}"#
+    );
+    policy(&convert);
+    sources.push("other", "other", &[]);
+    let plain = sources.build("one", &[]);
+    let other = sources.build("one", &["--source-policy=policy.json"]);
+    assert_ne!(other, plain);
+    ok(&sources.run(&["lock", "--source-policy=policy.json"]));
+    assert!(sources.lock().contains("/team/other:1\"") && !sources.lock().contains("/team/tool:1\""));
+    fs::remove_file(sources.context.join("Dockerfile.lock")).expect("remove");
+    // What a tag resolved to is judged as well, and converted. Dropping the digest again changes nothing.
+    for (identifier, to, image) in [("tool:1@*", "other:1", &other), ("tool:*", "tool:1", &plain)] {
+        policy(&format!(
+            r#"{{"action":"CONVERT","selector":{{"identifier":"docker-image://{host}/team/{identifier}"}},"updates":{{"identifier":"docker-image://{host}/team/{to}"}}}}"#
+        ));
+        assert_eq!(&sources.build("one", &["--source-policy=policy.json"]), image, "{identifier}");
+    }
+    // An image of the store is a source too, also by its ID.
+    let id = sources.build("ids", &["--target=first"]);
+    policy(&deny("docker-image://*"));
+    let base = format!("--build-context=first=docker-image://{id}");
+    let done = sources.run(&[
+        "--root",
+        &sources.lab.path().join("ids").display().to_string(),
+        "build",
+        "--source-policy=policy.json",
+        &base,
+    ]);
+    assert!(done.code == 5 && done.err.contains("is denied by policy"), "{}", done.err);
+    // A checksum that a policy adds is verified. The variable counts like the flag.
+    policy(&format!(
+        r#"{{"action":"CONVERT","selector":{{"identifier":"{file}"}},"updates":{{"attrs":{{"http.checksum":"sha256:{}"}}}}}}"#,
+        "0".repeat(64)
+    ));
+    let named = format!("--build-context=named=docker-image://{host}/team/named:1");
+    let mut command = sources.rbuild();
+    command.env("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY", "policy.json").args(["build", &named, "."]);
+    let done = support::done(command.current_dir(&sources.context).output().expect("rbuild"));
+    assert!(done.code == 4 && done.err.contains("digest mismatch"), "{}", done.err);
+    fs::write(sources.context.join("policy.json"), "{\"rules\":[\n{}]}").expect("write");
+    let done = sources.run(&policed);
+    assert!(done.code == 2 && done.err.contains("policy.json:2:2: missing field `selector`"), "{}", done.err);
+    let done = sources.run(&["build", "--source-policy=none.json"]);
+    assert!(done.code == 2 && done.err.contains("there is no policy none.json"), "{}", done.err);
+}

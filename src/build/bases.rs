@@ -42,6 +42,9 @@ pub(super) struct Resolved {
     /// What the name means: an index, or else the manifest; of an image without one yet, its config.
     pub(super) top: Digest,
     pub(super) origin: Origin,
+    /// The name that it was found by, which is not the name in the Dockerfile where a policy converts that. None for
+    /// one that is not found by name.
+    pub(super) named: Option<Reference>,
 }
 
 impl Resolved {
@@ -197,16 +200,21 @@ impl Bases {
         let source: Arc<dyn ImageSource> = Arc::from(open_layout(&path, &self.store)?);
         let image = source.resolve(&selector, platform)?;
         let top = source.find(&selector).map_or(image.manifest_digest, |found| found.digest);
-        Ok(Resolved { image, top, origin: Origin::Layout(source) })
+        Ok(Resolved { image, top, origin: Origin::Layout(source), named: None })
     }
 
-    fn find_reference(&self, name: &str, platform: &Platform) -> Result<Resolved, Failure> {
+    /// What a name means, and by which name that was found.
+    pub(super) fn find_once(
+        &self,
+        name: &str,
+        platform: &Platform,
+    ) -> Result<(Resolved, Reference), Failure> {
         let in_store = |reference: &Reference| -> Result<Option<Resolved>, Failure> {
             let Some(image) = from_store(&self.store, reference, platform)? else { return Ok(None) };
             let named = crate::image::read::named(&self.store, reference)?;
             let top = named.filter(|named| !named.is_draft).map(|named| named.digest);
             let top = top.unwrap_or(image.manifest.config.digest);
-            Ok(Some(Resolved { image, top, origin: Origin::Store }))
+            Ok(Some(Resolved { image, top, origin: Origin::Store, named: None }))
         };
         let base = |failure: Failure| Failure { kind: FailureKind::Base, ..failure };
         let reference = match meant(&self.store, name, platform).map_err(base)? {
@@ -214,50 +222,62 @@ impl Bases {
             Meant::Named(named) => {
                 let allowed = self.allowed(&named)?;
                 if let Some(pin) = &allowed.pin {
-                    return self.find_pinned(&allowed.reference, pin, platform);
+                    let found = self.find_pinned(&allowed.reference, pin, platform)?;
+                    return Ok((found, allowed.reference));
                 }
                 let fresh = self.policy == PullPolicy::Always || self.rules.is_locking();
                 if !fresh
                     && allowed.reference == named
                     && let Some(found) = in_store(&named)?
                 {
-                    return Ok(found);
+                    return Ok((found, named));
                 }
                 allowed.reference
             }
             Meant::Elsewhere(named) => {
                 let allowed = self.allowed(&named)?;
                 if let Some(pin) = &allowed.pin {
-                    return self.find_pinned(&allowed.reference, pin, platform);
+                    let found = self.find_pinned(&allowed.reference, pin, platform)?;
+                    return Ok((found, allowed.reference));
                 }
                 allowed.reference
             }
             Meant::Id(names) => {
-                let found = names.first().map(in_store).transpose()?.flatten();
-                return found.ok_or_else(|| base(no_image(name)));
+                let first = names.first().map(|name| (name, in_store(name)));
+                let Some((known, Some(found))) =
+                    first.map(|(name, found)| found.map(|found| (name, found))).transpose()?
+                else {
+                    return Err(base(no_image(name)));
+                };
+                return Ok((found, known.clone()));
             }
             Meant::NoSuchId => return Err(base(no_image(name))),
         };
-        let known = self.pulled(&reference, platform)?;
-        if let Some(found) = self.vendored(&reference, None, platform)? {
+        Ok((self.find_elsewhere(&reference, platform)?, reference))
+    }
+
+    /// The image that a name means in the vendored layout or at its registry.
+    fn find_elsewhere(&self, reference: &Reference, platform: &Platform) -> Result<Resolved, Failure> {
+        let known = self.pulled(reference, platform)?;
+        if let Some(found) = self.vendored(reference, None, platform)? {
             return Ok(found);
         }
         if self.rules.is_offline() {
             let Some((pulled, image)) = known else {
-                return Err(self.would_be_fetched(&reference, platform));
+                return Err(self.would_be_fetched(reference, platform));
             };
-            return self.in_registry(&reference, (pulled.top, image));
+            return self.in_registry(reference, (pulled.top, image));
         }
         if self.policy == PullPolicy::Never {
             let found = known.map(|(pulled, image)| (pulled.top, image)).ok_or_else(|| {
                 Failure::new(FailureKind::OutOfReach, format!("{} is not in the store", reference.familiar()))
                     .help("build without --pull=never to fetch it")
             })?;
-            return self.in_registry(&reference, found);
+            return self.in_registry(reference, found);
         }
         let unchanged = known.as_ref().filter(|_| !self.rules.is_locking());
-        match self.look_up(&reference, platform, unchanged) {
-            Ok(found) => self.in_registry(&reference, found),
+        match self.look_up(reference, platform, unchanged) {
+            Ok(found) => self.in_registry(reference, found),
             Err(error) if self.cancel.is_cancelled() => {
                 Err(Failure::new(FailureKind::Interrupted, error.message))
             }
@@ -265,7 +285,7 @@ impl Bases {
                 Some((pulled, image)) => {
                     let name = reference.familiar();
                     self.events.warn(format!("using the copy of {name} in the store: {}", error.message));
-                    self.in_registry(&reference, (pulled.top, image))
+                    self.in_registry(reference, (pulled.top, image))
                 }
                 None => Err(error),
             },
@@ -286,7 +306,7 @@ impl Bases {
             let registry = self.registry(&reference.domain, &reference.path)?;
             Origin::Registry(registry, reference.path.clone(), reference.domain.clone())
         };
-        Ok(Resolved { image, top, origin })
+        Ok(Resolved { image, top, origin, named: None })
     }
 
     /// One HEAD request where the name was pulled before and still means the same.
@@ -367,9 +387,10 @@ impl Bases {
         resolved.get(id.0).map(|found| found.top)
     }
 
-    /// The location of a named context that is an image.
-    pub fn named(&self, name: &str) -> Option<&str> {
-        self.contexts.get(name).map(String::as_str)
+    /// The name that a resolved image was found by.
+    pub fn found_as(&self, id: BaseId) -> Option<Reference> {
+        let resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+        resolved.get(id.0).and_then(|found| found.named.clone())
     }
 
     /// All images that were found, in the order of their ids.

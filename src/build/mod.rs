@@ -33,6 +33,7 @@ mod outputs;
 mod permission;
 mod pinned;
 mod place;
+mod policies;
 mod prepare;
 mod provenance;
 mod pulled;

@@ -60,7 +60,12 @@ impl Bases {
     ) -> Result<Option<Resolved>, Failure> {
         let Some(vendor) = self.rules.vendor() else { return Ok(None) };
         let found = vendor.image(reference, digest.or(reference.digest), platform)?;
-        Ok(found.map(|(top, image)| Resolved { image, top, origin: Origin::Layout(vendor.images()) }))
+        Ok(found.map(|(top, image)| Resolved {
+            image,
+            top,
+            origin: Origin::Layout(vendor.images()),
+            named: None,
+        }))
     }
 
     /// The pinned image, as far as the store has it without asking anybody.

@@ -30,6 +30,7 @@ use super::epoch::{self, Times};
 use super::failure::{Failure, FailureKind};
 use super::locking;
 use super::named_context::{self, NamedContext};
+use super::policies;
 use super::request::{BuildRequest, PullPolicy};
 
 /// A request with its contexts open and its plans made.
@@ -204,6 +205,8 @@ impl Engine {
         cancel: &Cancel,
     ) -> Result<Opened, NotOpened> {
         let rules = Arc::new(Rules::new(request.sources.clone(), events));
+        policies::load(&rules, request)?;
+        policies::check_local(&rules, request)?;
         locking::load_given(&rules, request)?;
         if let Some(dir) = &request.sources.vendor {
             let vendor = Vendor::open(&request.cwd.join(dir), &self.store).map_err(Failure::from)?;

@@ -227,17 +227,10 @@ fn image_material(
     platform: &Platform,
 ) -> Option<Material> {
     let digest = bases.meaning(id)?;
-    let location = bases.named(name);
-    let (kind, name) = match location {
-        Some(location) => match location.strip_prefix("docker-image://") {
-            Some(image) => ("docker", image),
-            None => ("oci", name),
-        },
-        None => ("docker", name),
-    };
-    let uri = match Reference::parse(name) {
-        Ok(reference) => image_purl(kind, &reference, Some(platform)),
-        Err(_) => format!("oci-layout:{name}"),
+    let uri = match (bases.found_as(id), Reference::parse(name)) {
+        (Some(reference), _) => image_purl("docker", &reference, Some(platform)),
+        (None, Ok(reference)) => image_purl("oci", &reference, Some(platform)),
+        (None, Err(_)) => format!("oci-layout:{name}"),
     };
     Some(Material { uri, algorithm: "sha256", hex: digest.hex() })
 }

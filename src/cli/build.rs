@@ -236,7 +236,7 @@ pub(super) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildReques
         shm_size: args.shm_size.as_deref().map(values::size).transpose().map_err(usage)?,
         insecure_registries: input.insecure_registries.clone(),
         source_network: input.source_network,
-        sources: input.sources.options()?,
+        sources: input.sources.options(env)?,
         outputs: output_specs(args)?,
         wants_manifest: false,
         wants_id: args.iidfile.is_some(),

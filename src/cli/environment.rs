@@ -28,6 +28,7 @@ pub(super) struct Environment {
     pub default_platform: Option<String>,
     pub progress: Option<String>,
     pub ssh_auth_sock: Option<PathBuf>,
+    pub source_policy: Option<PathBuf>,
     pub docker_host: Option<String>,
     pub metadata_warnings: bool,
     /// `BUILDX_NO_DEFAULT_ATTESTATIONS`: nothing is attested that was not asked for.
@@ -95,6 +96,7 @@ impl Environment {
             default_platform: text("DOCKER_DEFAULT_PLATFORM"),
             progress: text("BUILDKIT_PROGRESS"),
             ssh_auth_sock: path("SSH_AUTH_SOCK"),
+            source_policy: path("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY"),
             docker_host: text("DOCKER_HOST"),
             metadata_warnings: text("BUILDX_METADATA_WARNINGS")
                 .is_some_and(|value| matches!(value.as_str(), "1" | "true")),

@@ -12,6 +12,7 @@ use crate::image::Reference;
 
 use super::args::{BuildArgs, InputArgs};
 use super::empty::path;
+use super::environment::Environment;
 use super::{Session, Stop, build, exit_code, print, print_json};
 
 /// Flags that say what sources a build may read.
@@ -35,11 +36,14 @@ pub(super) struct SourceArgs {
     /// A directory of `rbuild vendor`, from which sources are taken first
     #[arg(long, value_name = "DIR", value_parser = path(), help_heading = "Sources")]
     pub vendor: Option<PathBuf>,
+    /// A source policy in JSON: ALLOW, DENY and CONVERT rules [env: EXPERIMENTAL_BUILDKIT_SOURCE_POLICY]
+    #[arg(long = "source-policy", value_name = "FILE", value_parser = path(), help_heading = "Sources")]
+    pub source_policies: Vec<PathBuf>,
 }
 
 impl SourceArgs {
     /// What they mean together.
-    pub fn options(&self) -> Result<SourceOptions, Failure> {
+    pub fn options(&self, env: &Environment) -> Result<SourceOptions, Failure> {
         let locked = self.locked || self.frozen;
         let usage = |message: &str| Failure::new(FailureKind::Usage, message);
         if self.no_lock && locked {
@@ -57,6 +61,12 @@ impl SourceArgs {
             lock_file: self.lock_file.clone().filter(|file| !file.as_os_str().is_empty()),
             offline: self.offline || self.frozen,
             vendor: self.vendor.clone().filter(|dir| !dir.as_os_str().is_empty()),
+            source_policies: env
+                .source_policy
+                .iter()
+                .chain(self.source_policies.iter().filter(|file| !file.as_os_str().is_empty()))
+                .cloned()
+                .collect(),
             locking: Locking::No,
         })
     }

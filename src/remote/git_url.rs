@@ -126,6 +126,21 @@ impl GitUrl {
         &self.host
     }
 
+    /// Host and path of the repository, however it is reached: `github.com/OWNER/NAME.git`.
+    pub fn place(&self) -> String {
+        let rest = self.remote.split_once("://").map(|(_, rest)| rest);
+        match rest {
+            Some(rest) => {
+                let host = rest.split('/').next().unwrap_or_default();
+                rest.get(host.rfind('@').map_or(0, |at| at + 1)..).unwrap_or_default().to_owned()
+            }
+            None => {
+                let path = self.remote.split_once(':').map_or("", |(_, path)| path);
+                format!("{}/{}", self.host, path.trim_start_matches('/'))
+            }
+        }
+    }
+
     /// Whether the repository is reached by ssh, so that an agent is of use.
     pub fn is_ssh(&self) -> bool {
         self.transport == Transport::Ssh

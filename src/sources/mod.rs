@@ -6,14 +6,19 @@
 //! asks adds the place.
 
 pub mod lock;
+pub mod policy;
 mod rules;
 pub mod vendor;
 
 #[cfg(test)]
 mod lock_tests;
 #[cfg(test)]
+mod policy_tests;
+#[cfg(test)]
 mod rules_tests;
 
 pub use lock::{Change, Lock, LockError, LockedGit, LockedImage};
-pub use rules::{LoadedLock, LockUse, Locking, Rules, SourceOptions, WantedFile, WantedImage, offline};
+pub use rules::{
+    LoadedLock, LockUse, Locking, Rules, SourceOptions, WantedFile, WantedGit, WantedImage, offline,
+};
 pub use vendor::Vendor;

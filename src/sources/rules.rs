@@ -10,6 +10,7 @@ use crate::image::Reference;
 use crate::remote::{Forbidden, ForbiddenBy, GitUrl, HttpUrl, Resolved, is_commit};
 
 use super::lock::{Lock, LockedGit, LockedImage, git_name};
+use super::policy::{Policies, Source};
 use super::vendor::Vendor;
 
 /// What a build is asked about its sources.
@@ -23,6 +24,8 @@ pub struct SourceOptions {
     pub offline: bool,
     /// `--vendor`: a layout that sources are taken from first, relative to the request's directory.
     pub vendor: Option<PathBuf>,
+    /// `--source-policy`, in order: files relative to the request's directory.
+    pub source_policies: Vec<PathBuf>,
     /// Whether a lock is being made.
     pub locking: Locking,
 }
@@ -82,6 +85,15 @@ pub struct WantedFile {
     pub pin: Option<Digest>,
 }
 
+/// A repository that may be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedGit {
+    /// What is asked for, after policies.
+    pub named: GitUrl,
+    /// The same with what the lock pins.
+    pub url: GitUrl,
+}
+
 /// The rules, shared by everything that fetches for one build.
 pub struct Rules {
     options: SourceOptions,
@@ -89,6 +101,7 @@ pub struct Rules {
     /// Empty until it is known which Dockerfile is built.
     lock: OnceLock<LoadedLock>,
     vendor: OnceLock<Vendor>,
+    policies: OnceLock<Policies>,
     told: Mutex<BTreeSet<String>>,
     seen: Mutex<Lock>,
 }
@@ -100,6 +113,13 @@ pub fn offline(what: &str) -> Forbidden {
     )
 }
 
+/// A conversion that means nothing here.
+fn cannot_convert(from: &str, to: &Source) -> Forbidden {
+    let message = format!("a source policy converts {from} to {}, which is not supported", to.identifier);
+    Forbidden::new(ForbiddenBy::Policy, message)
+        .help("an image becomes an image, a URL a URL, a git repository a git repository")
+}
+
 impl Rules {
     /// The rules of a build; `events` gets the warnings.
     pub fn new(options: SourceOptions, events: &Events) -> Self {
@@ -108,6 +128,7 @@ impl Rules {
             events: events.clone(),
             lock: OnceLock::new(),
             vendor: OnceLock::new(),
+            policies: OnceLock::new(),
             told: Mutex::default(),
             seen: Mutex::default(),
         }
@@ -141,6 +162,36 @@ impl Rules {
     /// The lock that counts.
     pub fn lock(&self) -> Option<&LoadedLock> {
         self.lock.get()
+    }
+
+    /// Makes policies count.
+    pub fn obey(&self, policies: Policies) {
+        let _ = self.policies.set(policies);
+    }
+
+    /// Asks the policies about a source; `None` is one that stays as it is.
+    fn judged(&self, source: &Source) -> Result<Option<Source>, Forbidden> {
+        self.policies.get().map_or(Ok(None), |policies| policies.evaluate(source))
+    }
+
+    /// May something of this machine be read, such as `local://context`?
+    pub fn local(&self, identifier: &str) -> Result<(), Forbidden> {
+        match self.judged(&Source::new(identifier))? {
+            Some(other) if other.identifier != identifier => Err(cannot_convert(identifier, &other)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Is the image that a name resolved to allowed too? BuildKit asks with the tag, and again with the digest.
+    /// `Some` is another image, which takes its place. A conversion that only drops the digest, as `alpine:*` to
+    /// `alpine:3` does, means the same image.
+    pub fn image_is(&self, reference: &Reference, digest: Digest) -> Result<Option<Reference>, Forbidden> {
+        let found = Reference { digest: Some(digest), ..reference.clone() };
+        let source = Source::image(&found);
+        let Some(other) = self.judged(&source)? else { return Ok(None) };
+        let other = other.to_image().ok_or_else(|| cannot_convert(&source.identifier, &other))?;
+        let same = other == found || other == *reference;
+        Ok((!same).then_some(other))
     }
 
     /// Makes a layout the first place where sources are looked for.
@@ -194,6 +245,12 @@ impl Rules {
 
     /// May this image be looked up, and as what?
     pub fn image(&self, reference: &Reference) -> Result<WantedImage, Forbidden> {
+        let source = Source::image(reference);
+        let converted = match self.judged(&source)? {
+            Some(other) => Some(other.to_image().ok_or_else(|| cannot_convert(&source.identifier, &other))?),
+            None => None,
+        };
+        let reference = converted.as_ref().unwrap_or(reference);
         let name = reference.to_string();
         let pin = self.lock().and_then(|loaded| loaded.lock.images.get(&name)).cloned();
         match (&pin, reference.digest) {
@@ -212,7 +269,11 @@ impl Rules {
     }
 
     /// May this repository be asked, and for what? What is locked is fetched by its commit.
-    pub fn git(&self, mut url: GitUrl) -> Result<GitUrl, Forbidden> {
+    pub fn git(&self, mut url: GitUrl) -> Result<WantedGit, Forbidden> {
+        let source = Source::git(&url);
+        if let Some(other) = self.judged(&source)? {
+            url = other.to_git(&url, &source).ok_or_else(|| cannot_convert(&source.identifier, &other))?;
+        }
         let reference = url.reference.clone().unwrap_or_default();
         let what = git_name(&url.to_string(), &reference);
         let key = (url.to_string(), reference);
@@ -222,8 +283,9 @@ impl Rules {
             if self.lock().is_some() || !fixed {
                 self.not_locked(&what)?;
             }
-            return Ok(url);
+            return Ok(WantedGit { named: url.clone(), url });
         };
+        let named = url.clone();
         if let Some(given) = url.checksum.as_ref().filter(|given| !pin.commit.starts_with(given.as_str())) {
             return Err(self.disagrees(&what, given, &pin.commit));
         }
@@ -236,7 +298,7 @@ impl Rules {
         if let Some(full) = &pin.reference {
             url.reference = Some(full.clone());
         }
-        Ok(url)
+        Ok(WantedGit { named, url })
     }
 
     /// A ref of a repository, as it was written, resolved to this.
@@ -249,6 +311,15 @@ impl Rules {
 
     /// May this file be downloaded, and what must it be?
     pub fn file(&self, url: &HttpUrl, checksum: Option<&str>) -> Result<WantedFile, Forbidden> {
+        let source = Source::file(url, checksum);
+        let converted = match self.judged(&source)? {
+            Some(other) => Some(other.to_file().ok_or_else(|| cannot_convert(&source.identifier, &other))?),
+            None => None,
+        };
+        let (url, checksum) = match &converted {
+            Some((url, checksum)) => (url, checksum.as_deref()),
+            None => (url, checksum),
+        };
         let what = url.to_string();
         let pin = self.lock().and_then(|loaded| loaded.lock.files.get(&what)).copied();
         let wanted = |checksum| WantedFile { url: url.clone(), checksum, pin };

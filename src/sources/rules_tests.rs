@@ -39,7 +39,7 @@ fn what_is_locked_is_pinned() -> Result {
     let rules = rules(LockUse::Required, Some(sample()));
     let image = rules.image(&Reference::parse("alpine:3")?)?;
     assert_eq!(image.pin.map(|pin| pin.digest), Some(Digest::of(b"index")));
-    let git = rules.git(GitUrl::parse("https://h.test/r.git#main:dir")?)?;
+    let git = rules.git(GitUrl::parse("https://h.test/r.git#main:dir")?)?.url;
     assert_eq!((git.checksum.as_deref(), git.fetch_by_commit), (Some(COMMIT), true));
     assert_eq!((git.reference.as_deref(), git.subdir.as_deref()), (Some("refs/heads/main"), Some("dir")));
     let file = rules.file(&HttpUrl::parse("http://h.test/f")?, None)?;

@@ -18,7 +18,7 @@ use crate::remote::{
     self, Checksum, Git, GitAuth, GitOptions, GitSource, GitUrl, HttpAuth, HttpClient, HttpFile, HttpOptions,
     HttpRequest, HttpUrl, RemoteError, Resolved, SourceKind, add_source,
 };
-use crate::sources::{self, Rules, WantedFile};
+use crate::sources::{self, Rules, WantedFile, WantedGit};
 use crate::store::Store;
 
 use super::copy::{self, CopyError, Selected};
@@ -278,7 +278,8 @@ impl Remotes {
         keep_git_dir: bool,
         cancel: &Cancel,
     ) -> Result<(GitSource, Resolved), RemoteError> {
-        let source = self.git_source(self.rules.git(written.clone())?, keep_git_dir);
+        let WantedGit { named, url } = self.rules.git(written.clone())?;
+        let source = self.git_source(url, keep_git_dir);
         let resolved = self.git().resolve(&self.store, &source, cancel).map_err(|error| {
             let what = match &written.reference {
                 Some(reference) => format!("where {reference} of {written} leads"),
@@ -286,8 +287,8 @@ impl Remotes {
             };
             self.or_offline(error, &what)
         })?;
-        self.rules.saw_git(written, &resolved);
-        let url = Fetched::git_address(written);
+        self.rules.saw_git(&named, &resolved);
+        let url = Fetched::git_address(&named);
         let found = Fetched::Commit { url, commit: resolved.commit.clone() };
         self.note(found, LookedUp::Commit(Box::new(source.clone()), resolved.clone()));
         Ok((source, resolved))
