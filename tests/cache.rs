@@ -1,6 +1,8 @@
 //! Caches elsewhere: what a fresh store finds in them, what they may do to a build when they are wrong, and
 //! that nobody's results are lost.
 
+#[path = "cache/care.rs"]
+mod care;
 #[path = "support/proxy.rs"]
 mod proxy;
 #[path = "support/registry.rs"]

@@ -5,21 +5,21 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::cache::{
-    Answer, CacheDocument, CacheError, CachePlace, DirectoryCache, Entry, Export, Exported, INLINE_FIELD,
-    Import, InlineEntry, InlineRecords, LayerBlob, RepositoryCache,
+    Answer, CacheDocument, CacheError, CachePlace, Entry, Export, Exported, INLINE_FIELD, Import,
+    InlineEntry, InlineRecords, LayerBlob,
 };
 use crate::cancel::Cancel;
 use crate::digest::{ChainId, Digest};
 use crate::event::{Event, Events, Outcome, Stream, VertexKind};
-use crate::image::{Family, Image, Reference};
+use crate::image::{Family, Image};
 use crate::layer::{self, WriteOptions};
 use crate::plan::{Plan, StepId};
-use crate::registry::origins::Origin;
 use crate::registry::{RegistryAccess, StoreContent};
 use crate::snapshot::Chain;
 use crate::solve::{Solved, StepKey, StepState};
 use crate::store::Store;
 
+use super::cache_places::{self, Places};
 use super::cache_spec::{CacheLocation, CacheMode, CacheTarget};
 use super::engine::{Engine, now_seconds};
 use super::failure::{Failure, FailureKind};
@@ -27,23 +27,8 @@ use super::request::{BuildRequest, CompressionChoice};
 
 /// Refuses names that cannot be those of a cache before anything is built.
 pub(super) fn check(request: &BuildRequest) -> Result<(), Failure> {
-    let targets = request.cache_to.iter().map(|target| ("--cache-to", &target.location));
-    let sources = request.cache_from.iter().map(|source| ("--cache-from", source));
-    for (flag, location) in sources.chain(targets) {
-        let CacheLocation::Registry { reference } = location else { continue };
-        let name = parse_reference(reference)
-            .map_err(|failure| Failure { message: format!("{flag}: {}", failure.message), ..failure })?;
-        if flag == "--cache-to" && name.digest.is_some() {
-            let message = format!("--cache-to: {reference} is a digest: a cache is written to a tag");
-            return Err(Failure::new(FailureKind::Usage, message));
-        }
-    }
-    Ok(())
-}
-
-fn parse_reference(text: &str) -> Result<Reference, Failure> {
-    let parsed = Reference::parse(text).map(Reference::with_default_tag);
-    parsed.map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))
+    request.cache_from.iter().try_for_each(|source| cache_places::check("--cache-from", source, false))?;
+    request.cache_to.iter().try_for_each(|to| cache_places::check("--cache-to", &to.location, true))
 }
 
 /// Does work that stands on what caches give. Where a cache turns out not to have what it promised, the work
@@ -168,27 +153,8 @@ impl Engine {
         location: &CacheLocation,
         request: &BuildRequest,
     ) -> Result<Arc<dyn CachePlace>, CacheError> {
-        match location {
-            CacheLocation::Registry { reference } => {
-                let name = parse_reference(reference).map_err(|failure| CacheError::Malformed {
-                    place: format!("the name {reference:?}"),
-                    reason: failure.message,
-                })?;
-                let registry = self.cache_access(request).open(&name.domain, &name.path)?;
-                let origin = Origin { host: name.domain.clone(), repository: name.path.clone() };
-                let tag = name.tag.clone().unwrap_or_else(|| "latest".to_owned());
-                let shown = name.familiar();
-                Ok(Arc::new(RepositoryCache::new(shown, registry, origin, &tag, name.digest)))
-            }
-            CacheLocation::Local { path, tag, digest } => {
-                let (shown, path) = (path.display().to_string(), request.cwd.join(path));
-                Ok(Arc::new(DirectoryCache::new(shown, path, tag, *digest, &self.store)))
-            }
-            CacheLocation::Inline => Err(CacheError::Alien {
-                place: "type=inline".into(),
-                what: "read by the name of the image".into(),
-            }),
-        }
+        let (store, access) = (&self.store, &self.cache_access(request));
+        Places { store, access, cwd: &request.cwd }.open(location)
     }
 
     /// Writes all caches that the request names, in order.

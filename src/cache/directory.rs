@@ -238,7 +238,8 @@ impl CachePlace for DirectoryCache {
         let same = document.entries == known.entries && document.answers == known.answers;
         // The same records say nothing of layers that were damaged or lost since they were written.
         let whole = export.bad.is_empty() && document.layers().iter().all(|layer| self.has_layer(layer));
-        if document.entries.is_empty() || (found.is_some() && same && whole) {
+        let nothing = document.entries.is_empty() && known.entries.is_empty();
+        if nothing || (found.is_some() && same && whole) {
             return Ok(Exported { entries, unchanged: true, ..Exported::default() });
         }
         let (mut sent, mut sent_bytes) = (0, 0);

@@ -8,6 +8,7 @@
 //! from there is believed before it is verified. Must never decide what a step means; that is `plan/`'s and
 //! `steps/`'.
 
+mod content;
 mod directory;
 mod document;
 mod failure;
@@ -18,6 +19,7 @@ mod place;
 mod record;
 mod repository;
 
+pub use content::PlaceContent;
 pub use directory::DirectoryCache;
 pub use document::{Answer, Bounds, CacheDocument, Entry, INLINE_FIELD, LayerBlob};
 pub use failure::CacheError;

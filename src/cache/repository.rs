@@ -264,7 +264,8 @@ impl CachePlace for RepositoryCache {
         let mut document = export.merged_with(good);
         let entries = document.entries.len();
         let unchanged = export.bad.is_empty() && self.is_unchanged(&document, &found);
-        if document.entries.is_empty() || unchanged {
+        let nothing = document.entries.is_empty() && found.document.entries.is_empty();
+        if nothing || unchanged {
             return Ok(Exported { entries, unchanged: true, ..Exported::default() });
         }
         let layers = document.layers().into_iter();

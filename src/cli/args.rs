@@ -9,6 +9,7 @@ use crate::registry::SourceNetwork;
 
 use super::attest::AttestArgs;
 use super::builds::{BuildsCommand, ExplainArgs};
+use super::cache_command::CacheArgs;
 use super::check::{CallArgs, CheckArgs};
 use super::copy::{CopyArgs, IndexCommand, LoadArgs, ReferrersArgs};
 use super::deferred::Deferred;
@@ -57,6 +58,8 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: Option<BuildsCommand>,
     },
+    /// Look into caches in registries and directories, check and move them
+    Cache(Deferred<CacheArgs>),
     /// Check a Dockerfile, and set right what can be
     Check(Deferred<CheckArgs>),
     /// Run a command in an image, in the foreground

@@ -51,6 +51,24 @@ pub(super) fn sources(args: &BuildArgs) -> Result<Vec<CacheLocation>, Failure> {
     Ok(all)
 }
 
+/// The one cache that an argument names: as `--cache-from` and `--cache-to` do, or by the path of a directory.
+pub(super) fn location(text: &str) -> Result<CacheLocation, Failure> {
+    if text.starts_with(['/', '.']) && !text.contains('=') {
+        return Ok(CacheLocation::Local { path: text.into(), tag: "latest".into(), digest: None });
+    }
+    let keys = [FROM_KEYS, &["dest"]].concat();
+    let mut options = Options::parse("the cache", text, &keys)?;
+    let (Some(option), true) = (options.pop(), options.is_empty()) else {
+        return Err(usage(format!("{text:?} names several caches")));
+    };
+    let location = option.location(if option.get("dest").is_some() { "dest" } else { "src" })?;
+    if location == CacheLocation::Inline {
+        let message = "the cache: the inline cache of an image is read by the image's name";
+        return Err(usage(message.into()));
+    }
+    Ok(location)
+}
+
 /// All targets, with the one that [`INLINE_ARGUMENT`] asks for.
 pub(super) fn targets(args: &BuildArgs) -> Result<Vec<CacheTarget>, Failure> {
     let mut all = Vec::new();
@@ -193,15 +211,9 @@ impl Options {
         Ok(target)
     }
 
-    /// `7d`, `12h`: days, or what every duration is.
     fn age(&self) -> Result<Option<i64>, Failure> {
-        let Some(text) = self.get("max-age") else { return Ok(None) };
-        let days = text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok());
-        let seconds = match days {
-            Some(days) => Ok(i64::from(days) * 24 * 3600),
-            None => values::duration(text).map(|age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX)),
-        };
-        seconds.map(Some).map_err(|error| self.bad(format!("max-age: {error}")))
+        let seconds = self.get("max-age").map(age).transpose();
+        seconds.map_err(|error| self.bad(format!("max-age: {error}")))
     }
 
     fn compression(&self) -> Result<Option<CompressionChoice>, Failure> {
@@ -223,6 +235,14 @@ impl Options {
         let given = algorithm.is_some() || level.is_some() || force;
         let algorithm = algorithm.unwrap_or_default();
         Ok(given.then_some(CompressionChoice { algorithm, level, force, estargz: false }))
+    }
+}
+
+/// `7d`, `12h`: days, or what every duration is; in seconds.
+pub(super) fn age(text: &str) -> Result<i64, String> {
+    match text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok()) {
+        Some(days) => Ok(i64::from(days) * 24 * 3600),
+        None => values::duration(text).map(|age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX)),
     }
 }
 

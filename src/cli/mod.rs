@@ -9,6 +9,7 @@ mod attest;
 mod build;
 mod builds;
 mod cache;
+mod cache_command;
 mod capabilities;
 mod check;
 mod ci;
@@ -231,6 +232,7 @@ fn perform(command: Command, session: &Session) -> Result<u8, Stop> {
         Command::Plan(args) => build::plan(session, *args.0),
         Command::Explain(args) => builds::explain(session, &args),
         Command::Builds { command } => builds::builds(session, command.as_ref()),
+        Command::Cache(args) => cache_command::cache(session, &args),
         Command::Run(args) => run::run(session, *args.0),
         Command::Images(args) => images::images(session, &args),
         Command::Inspect(args) => images::inspect(session, &args),

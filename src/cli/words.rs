@@ -470,11 +470,12 @@ fn names_context(word: &str) -> bool {
 }
 
 /// The commands, which every line is compared with: making the list from all their flags is not cheap.
-const COMMANDS: [&str; 35] = [
+const COMMANDS: [&str; 36] = [
     "build",
     "plan",
     "explain",
     "builds",
+    "cache",
     "check",
     "run",
     "images",
