@@ -32,6 +32,7 @@ pub mod registry;
 pub mod remote;
 pub mod sandbox;
 pub mod sbom;
+pub mod secrets;
 pub mod size;
 pub mod snapshot;
 pub mod solve;

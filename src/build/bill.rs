@@ -4,7 +4,7 @@ use crate::image::{Platform, ResolvedImage, from_store};
 use crate::layer;
 use crate::registry::StoreContent;
 use crate::sbom::{self, Inventory, Subject};
-use crate::snapshot::{SnapshotError, Snapshots};
+use crate::snapshot::{Chain, SnapshotError, Snapshots};
 
 use super::failure::{Failure, FailureKind};
 use super::meant::no_image;
@@ -20,18 +20,25 @@ impl Transfer<'_> {
         place: &Place,
         shown: &str,
     ) -> Result<(Subject, Inventory), Failure> {
-        let image = self.image_with_layers(place, shown)?;
-        let inventory = self.inventory_of(snapshots, &image)?;
+        let (image, chain) = self.chain_with_layers(snapshots, place, shown)?;
+        let history = image.config.history.iter().filter(|line| !line.empty_layer);
+        let created_by: Vec<String> = history.map(|line| line.created_by.clone()).collect();
+        let inventory = sbom::scan(snapshots, &chain, &created_by, self.cancel).map_err(scan_failure)?;
         let digest = (!image.is_draft()).then_some(image.manifest_digest);
         let (id, platform) = (Some(image.manifest.config.digest), image.platform.to_string());
         Ok((Subject { name: shown.to_owned(), digest, id, platform }, inventory))
     }
 
-    fn inventory_of(&self, snapshots: &Snapshots, image: &ResolvedImage) -> Result<Inventory, Failure> {
+    /// An image and its layers, all of which can be read.
+    pub(super) fn chain_with_layers(
+        &self,
+        snapshots: &Snapshots,
+        place: &Place,
+        shown: &str,
+    ) -> Result<(ResolvedImage, Chain), Failure> {
+        let image = self.image_with_layers(place, shown)?;
         let chain = snapshots.stored_chain(&image.stored_layers(), self.cancel).map_err(scan_failure)?;
-        let history = image.config.history.iter().filter(|line| !line.empty_layer);
-        let created_by: Vec<String> = history.map(|line| line.created_by.clone()).collect();
-        sbom::scan(snapshots, &chain, &created_by, self.cancel).map_err(scan_failure)
+        Ok((image, chain))
     }
 
     /// An image whose layers can be read. Those of other places are proved to be what the config says.

@@ -314,6 +314,10 @@ impl Engine {
             built.push(Built { images, chain, platform: platform.clone(), platform_given, statements });
             solutions.push(solution);
         }
+        if request.looks_for_secrets() {
+            let results = solutions.iter().map(|one| (one.plan, &one.solved));
+            self.look_for_secrets(request, results, events, cancel)?;
+        }
         Ok((built, solutions))
     }
 

@@ -33,6 +33,8 @@ pub enum FailureKind {
     Sandbox,
     /// The lock: missing, broken, of another Dockerfile, or without what the build needs.
     Lock,
+    /// A layer ships a secret.
+    Secrets,
     /// Ctrl-C.
     Interrupted,
 }

@@ -45,6 +45,7 @@ mod request;
 mod result;
 mod run;
 mod sbom;
+mod secrets;
 mod sign;
 mod solve_failure;
 mod space;
@@ -80,6 +81,7 @@ pub use request::{
     OutputKind, OutputSpec, PullPolicy,
 };
 pub use run::{RunMount, RunRequest};
+pub use secrets::SecretScan;
 pub use sign::Verified;
 
 pub use crate::sandbox::{Forward, Limits, Signals};

@@ -15,6 +15,7 @@ use crate::sources::SourceOptions;
 use crate::steps::mount::{Secret, SshSource};
 
 use super::cache_spec::{CacheLocation, CacheTarget};
+use super::secrets::SecretScan;
 use crate::attest::AttestOptions;
 use crate::attest::sign::Signer;
 
@@ -91,6 +92,10 @@ pub struct BuildRequest {
     pub engines: Vec<EngineAddress>,
     /// Which attestations the result carries.
     pub attest: AttestOptions,
+    /// When the layers that the build makes are looked through for secrets.
+    pub secret_scan: SecretScan,
+    /// A secret in one of them fails the build before anything leaves; they are looked through then.
+    pub fail_on_secrets: bool,
     /// Signs what is pushed, and its attestations.
     pub sign: Option<Signer>,
     /// How many steps may run at once; `None` is the number of processors.

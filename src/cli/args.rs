@@ -19,6 +19,7 @@ use super::images::{HistoryArgs, ImagesArgs, InspectArgs, RmiArgs};
 use super::registry::{LoginArgs, PullArgs, PushArgs};
 use super::run_args::RunArgs;
 use super::sbom::SbomArgs;
+use super::secret_scan::SecretScanArgs;
 use super::sign::{SignArgs, VerifyArgs};
 use super::sources::{LockArgs, SourceArgs, VendorArgs};
 use super::store::{DuArgs, FsckArgs, PruneArgs};
@@ -29,7 +30,7 @@ const AFTER: &str = "\
 
 Exit codes: 0 done, 1 a step failed, 2 wrong usage, 3 mistake in the Dockerfile, 4 build context,
 5 base image, 6 output, 7 store, 8 not supported yet, 9 sandbox, 10 a step would run (--dry-run), 11 lock,
-130 interrupted.";
+12 a secret in a layer (--fail-on-secrets), 130 interrupted.";
 
 /// Builds OCI images from Dockerfiles: no daemon, no root, one binary.
 #[derive(Parser, Debug)]
@@ -280,6 +281,8 @@ pub(super) struct BuildArgs {
     pub limits: LimitArgs,
     #[command(flatten)]
     pub attest: AttestArgs,
+    #[command(flatten)]
+    pub secret_scan: SecretScanArgs,
     #[command(flatten)]
     pub call: CallArgs,
     #[command(flatten)]

@@ -243,6 +243,8 @@ pub(super) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildReques
         source_date_epoch,
         reproducible: args.reproducible,
         attest: super::attest::options(&args.attest, env)?,
+        secret_scan: args.secret_scan.scan_secrets.into(),
+        fail_on_secrets: args.secret_scan.fail_on_secrets,
         sign: super::sign::signer(args.attest.sign.as_deref(), env)?,
         jobs: jobs(args.jobs)?,
         step_timeout: args.timeout.as_deref().map(values::duration).transpose().map_err(usage)?,

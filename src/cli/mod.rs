@@ -36,6 +36,7 @@ mod run;
 mod run_args;
 mod sbom;
 mod secret;
+mod secret_scan;
 mod sign;
 mod sources;
 mod store;
@@ -163,6 +164,7 @@ fn exit_code(kind: FailureKind) -> u8 {
         FailureKind::Unsupported => 8,
         FailureKind::Sandbox => 9,
         FailureKind::Lock => 11,
+        FailureKind::Secrets => 12,
         FailureKind::Interrupted => interrupted(),
     }
 }

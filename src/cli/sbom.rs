@@ -50,13 +50,9 @@ pub(super) fn sbom(session: &Session, args: &SbomArgs) -> Result<u8, Stop> {
     let platform = platform(args.platform.as_deref(), session)?;
     let created = created(session)?;
     let cwd = std::env::current_dir()?;
-    let ids = match session.mode {
-        IdMode::SingleId => OnDiskIds::AllToSelf,
-        _ => OnDiskIds::Keep,
-    };
     let (subject, inventory) = transfer(session, &args.access, Some(platform), |transfer| {
         let place = transfer.source_or_name(&args.image, &cwd, false)?;
-        let snapshots = Snapshots::new(transfer.store.clone(), ids);
+        let snapshots = Snapshots::new(transfer.store.clone(), on_disk(session));
         transfer.inventory(&snapshots, &place, &args.image)
     })?;
     for note in &inventory.notes {
@@ -73,6 +69,14 @@ pub(super) fn sbom(session: &Session, args: &SbomArgs) -> Result<u8, Stop> {
         None => print_json(&text)?,
     }
     Ok(0)
+}
+
+/// How the directories of layers in the store keep owners.
+pub(super) fn on_disk(session: &Session) -> OnDiskIds {
+    match session.mode {
+        IdMode::SingleId => OnDiskIds::AllToSelf,
+        _ => OnDiskIds::Keep,
+    }
 }
 
 /// SOURCE_DATE_EPOCH, else now.

@@ -30,6 +30,9 @@ pub(super) struct ValidateArgs {
     /// How the result is written
     #[arg(long, value_enum, default_value = "text")]
     pub format: ReportFormat,
+    /// Also look for keys, tokens and passwords in all layers; each is a problem
+    #[arg(long)]
+    pub secrets: bool,
     #[command(flatten)]
     pub access: AccessArgs,
     /// A name (of the store, else of its registry), or docker://NAME, store:NAME, oci-layout:DIR[:TAG],
@@ -42,7 +45,12 @@ pub(super) fn validate(session: &Session, args: &ValidateArgs) -> Result<u8, Sto
     let cwd = std::env::current_dir()?;
     let report = transfer(session, &args.access, None, |transfer| {
         let place = transfer.source_or_name(&args.source, &cwd, false)?;
-        transfer.validate(&place)
+        let mut report = transfer.validate(&place)?;
+        if args.secrets {
+            let snapshots = Snapshots::new(transfer.store.clone(), super::sbom::on_disk(session));
+            transfer.secrets(&snapshots, &place, &args.source, &mut report)?;
+        }
+        Ok(report)
     })?;
     let count = report.problems.len() + report.more;
     if args.format == ReportFormat::Json {

@@ -40,11 +40,13 @@ pub enum RecordKind {
     PackedImage,
     /// An image without a name, by its ID.
     Image,
+    /// Secrets that were found in a layer, without the secrets.
+    Secrets,
 }
 
 impl RecordKind {
     /// All of them.
-    pub const ALL: [RecordKind; 10] = [
+    pub const ALL: [RecordKind; 11] = [
         RecordKind::Step,
         RecordKind::Listing,
         RecordKind::Memo,
@@ -55,6 +57,7 @@ impl RecordKind {
         RecordKind::Estargz,
         RecordKind::PackedImage,
         RecordKind::Image,
+        RecordKind::Secrets,
     ];
 
     /// Its name on disk.
@@ -70,6 +73,7 @@ impl RecordKind {
             RecordKind::Estargz => "estargz",
             RecordKind::PackedImage => "packed-image",
             RecordKind::Image => "image",
+            RecordKind::Secrets => "secrets",
         }
     }
 

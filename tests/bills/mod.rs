@@ -1,5 +1,7 @@
 //! `rbuild sbom` against what the package managers list themselves.
 
+mod secrets;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
