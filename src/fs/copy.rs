@@ -37,7 +37,7 @@ pub fn copy_layer(layer: &Root, dest: &Root, keep_owners: bool) -> io::Result<()
             dirs.push((entry, xattrs));
             continue;
         }
-        copy_one(layer, dest, &entry)?;
+        copy_content(layer, dest, &entry)?;
         copy_metadata(dest, &entry, &xattrs, keep_owners)?;
     }
     // Directories last: filling them changes their times, and their modes may forbid filling them.
@@ -47,7 +47,8 @@ pub fn copy_layer(layer: &Root, dest: &Root, keep_owners: bool) -> io::Result<()
     Ok(())
 }
 
-fn copy_one(layer: &Root, dest: &Root, entry: &TreeEntry) -> io::Result<()> {
+/// Makes the same file elsewhere, without its metadata. Names of one file become files.
+pub fn copy_content(layer: &Root, dest: &Root, entry: &TreeEntry) -> io::Result<()> {
     let path = entry.path.as_slice();
     match entry.file_type() {
         FileType::RegularFile => {

@@ -15,11 +15,11 @@ mod resolve;
 mod root;
 mod space;
 
-pub use copy::{copy_layer, copy_metadata};
+pub use copy::{copy_content, copy_layer, copy_metadata};
 pub use fresh::{make_beside, make_private_dir, new_file_beside};
 pub use ids::IdMap;
 pub use inherited::inherited;
-pub use remove::remove_tree;
+pub use remove::{remove_in, remove_tree};
 pub use resolve::{open_resolved, open_resolved_c};
 pub use root::{
     NODE_RECORD, OWNER_RECORD, Root, TreeEntry, is_overlay_private, is_record, open_file_in, owner_record,

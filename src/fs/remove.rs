@@ -36,6 +36,10 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
 }
 
 /// As [`remove_tree`], for a name in an open directory.
+pub fn remove_in(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    Ok(remove_at(dir, name)?)
+}
+
 pub(super) fn remove_at(dir: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
     let mut removal = Removal { patience: PATIENCE, rounds: ROUNDS, moved: 0 };
     removal.entry(dir, name, None, DEPTH)

@@ -6,7 +6,9 @@
 
 mod cell;
 mod chain;
+mod changes;
 mod error;
+mod live;
 mod plain;
 mod reading;
 mod snapshots;
@@ -16,6 +18,7 @@ mod tree;
 pub use cell::{Fetch, Finished, LayerCell, Make};
 pub use chain::Chain;
 pub use error::SnapshotError;
+pub use live::{LiveRoot, LiveRoots};
 pub use plain::PlainRoot;
 pub use reading::{FileReader, WantedFile};
 pub use snapshots::Snapshots;

@@ -3,7 +3,7 @@
 //! All layers are copied into one directory, the process changes it in place, and what changed is
 //! moved into a layer directory of the same form an overlay would have left.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FileType;
@@ -13,6 +13,7 @@ use crate::layer::LayerError;
 use crate::store::{SnapshotId, TempDir};
 
 use super::chain::Chain;
+use super::changes::{Changes, Stamps, below, parent, scan};
 use super::error::SnapshotError;
 use super::snapshots::Snapshots;
 
@@ -30,41 +31,8 @@ const POINTS: [(&[u8], bool); 6] = [
 pub struct PlainRoot {
     dir: TempDir,
     keep_owners: bool,
-    before: BTreeMap<Vec<u8>, Stamp>,
+    before: Stamps,
     points: Vec<Vec<u8>>,
-}
-
-/// What differs when a file was touched.
-#[derive(PartialEq, Eq)]
-struct Stamp {
-    mode: u16,
-    owner: (u32, u32),
-    ino: u64,
-    size: u64,
-    mtime: (i64, u32),
-    ctime: (i64, u32),
-    xattrs: Xattrs,
-}
-
-type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
-
-/// Making and removing mount points changes the `ctime` of directories: their attributes are compared instead.
-fn stamp(root: &Root, entry: &TreeEntry) -> std::io::Result<Stamp> {
-    let stat = &entry.stat;
-    let is_dir = entry.file_type() == FileType::Directory;
-    Ok(Stamp {
-        mode: stat.stx_mode,
-        owner: (stat.stx_uid, stat.stx_gid),
-        ino: stat.stx_ino,
-        size: if is_dir { 0 } else { stat.stx_size },
-        mtime: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
-        ctime: if is_dir { (0, 0) } else { (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec) },
-        xattrs: if is_dir { root.xattrs(&entry.path)? } else { Xattrs::new() },
-    })
-}
-
-fn scan(root: &Root) -> std::io::Result<BTreeMap<Vec<u8>, Stamp>> {
-    root.walk()?.iter().map(|entry| Ok((entry.path.clone(), stamp(root, entry)?))).collect()
 }
 
 impl PlainRoot {
@@ -86,7 +54,7 @@ impl PlainRoot {
             copy_layer(&layer, &root, keep_owners).map_err(failed)?;
         }
         let points = make_points(&root, more_points);
-        let before = scan(&root).map_err(failed)?;
+        let before = scan(&root).map_err(failed)?.stamps;
         // Times of files advance in steps; a change within the same step would not show.
         std::thread::sleep(std::time::Duration::from_millis(20));
         Ok(PlainRoot { dir, keep_owners, before, points })
@@ -119,53 +87,17 @@ impl PlainRoot {
         from: &Path,
         to: &Path,
     ) -> std::io::Result<BTreeSet<Vec<u8>>> {
-        let after = root.walk()?;
-        let now: BTreeMap<&[u8], &TreeEntry> =
-            after.iter().map(|entry| (entry.path.as_slice(), entry)).collect();
-        let mut dirs: BTreeMap<Vec<u8>, TreeEntry> = BTreeMap::new();
-        let mut moves = Vec::new();
-        let mut gone: Vec<&[u8]> = Vec::new();
-        for (path, _) in self.before.iter().filter(|(path, _)| !now.contains_key(path.as_slice())) {
-            let below_gone = gone
-                .last()
-                .is_some_and(|above| path.starts_with(above) && path.get(above.len()) == Some(&b'/'));
-            let parent_is_dir = parent(path).is_none_or(|above| {
-                now.get(above).is_some_and(|entry| entry.file_type() == FileType::Directory)
-            });
-            if !below_gone && parent_is_dir && !self.points.contains(path) {
-                gone.push(path);
-            }
-        }
-        for entry in &after {
-            if self.before.get(&entry.path) == Some(&stamp(root, entry)?) {
-                continue;
-            }
-            if entry.file_type() == FileType::Directory {
-                dirs.insert(entry.path.clone(), entry.clone());
-            } else {
-                moves.push(entry.path.as_slice());
-            }
-        }
-        let changed: Vec<Vec<u8>> = dirs.keys().cloned().collect();
-        for path in moves.iter().chain(&gone).copied().chain(changed.iter().map(Vec::as_slice)) {
-            let mut above = parent(path);
-            while let Some(dir) = above {
-                if let Some(entry) = now.get(dir) {
-                    dirs.insert(dir.to_vec(), (*entry).clone());
-                }
-                above = parent(dir);
-            }
-        }
+        let after = scan(root)?;
+        let Changes { dirs, files, gone } = Changes::between(&self.before, &after, &self.points);
         for dir in dirs.keys() {
             layer.make_dir(dir)?;
         }
-        let same = |path: &&[u8]| {
-            let ino = now.get(path).map(|entry| entry.stat.stx_ino);
-            self.before.get(*path).map(|stamp| stamp.ino) == ino
+        let same = |file: &&&TreeEntry| {
+            self.before.get(&file.path).is_some_and(|stamp| stamp.is_inode(file.stat.stx_ino))
         };
-        let kept = moves.iter().copied().filter(same).map(<[u8]>::to_vec).collect();
-        for path in moves {
-            std::fs::rename(from.join(os(path)), to.join(os(path)))?;
+        let kept = files.iter().filter(same).map(|file| file.path.clone()).collect();
+        for file in files {
+            std::fs::rename(below(from, &file.path), below(to, &file.path))?;
         }
         for path in gone {
             layer.make_whiteout(path)?;
@@ -183,7 +115,7 @@ impl PlainRoot {
             let above = parent(point).and_then(|above| root.stat(above).ok().flatten());
             if entry.file_type() == FileType::Directory {
                 // Fails where something lies in it, which is then the process's.
-                let _ = std::fs::remove_dir(path.join(os(point)));
+                let _ = std::fs::remove_dir(below(path, point));
             } else if entry.stat.stx_size == 0 {
                 let _ = root.remove(point);
             }
@@ -219,17 +151,8 @@ fn make_points(root: &Root, more: &[(Vec<u8>, bool)]) -> Vec<Vec<u8>> {
 
 /// A mount point that comes or goes changes the time of the directory above, which is the process's to see and to
 /// set.
-fn keep_time(root: &Root, dir: Option<&TreeEntry>) {
+pub(super) fn keep_time(root: &Root, dir: Option<&TreeEntry>) {
     if let Some(TreeEntry { path, stat, .. }) = dir {
         let _ = root.set_mtime(path, stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec);
     }
-}
-
-fn parent(path: &[u8]) -> Option<&[u8]> {
-    path.iter().rposition(|c| *c == b'/').and_then(|at| path.get(..at))
-}
-
-fn os(path: &[u8]) -> &Path {
-    use std::os::unix::ffi::OsStrExt as _;
-    Path::new(std::ffi::OsStr::from_bytes(path))
 }
