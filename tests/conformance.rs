@@ -19,7 +19,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
-use support::{Done, Lab, Who, base, done, has, is_root, skip, tool, user_of};
+use support::{Done, Lab, Who, base, done, done_in_time, has, is_root, skip, tool, user_of};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/conformance")
@@ -144,7 +144,7 @@ fn build(lab: &Lab, flags: &[&str], case: &Path, work: &Path, layout: &Path) -> 
         .args(flags)
         .arg("-o");
     command.arg(format!("type=oci,tar=false,dest={}", layout.display()));
-    done(command.args(lines(case, "args")).arg(".").output().expect("rbuild starts"))
+    done_in_time(command.args(lines(case, "args")).arg("."))
 }
 
 /// JSON merge patch (RFC 7396): what the patch does not name stays, null removes.
@@ -307,7 +307,7 @@ fn images_are_those_of_the_peer() {
 }
 
 /// The other ways in which RUN is executed. Images must not depend on them.
-const MODES: [Mode; 7] = [
+const MODES: [Mode; 8] = [
     Mode { name: "host", who: Who::Caller, flags: &["--userns=host"], copies: false, sample: 20 },
     Mode { name: "copies", who: Who::Caller, flags: &[], copies: true, sample: 24 },
     Mode { name: "sub", who: Who::Rootless, flags: &[], copies: false, sample: 20 },
@@ -333,6 +333,7 @@ const MODES: [Mode; 7] = [
         copies: false,
         sample: 48,
     },
+    Mode { name: "chroot", who: Who::Caller, flags: &["--isolation=chroot"], copies: false, sample: 24 },
 ];
 
 struct Mode {

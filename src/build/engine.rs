@@ -14,7 +14,7 @@ use crate::image::{self, Family, Platform, Reference};
 use crate::layer::OnDiskIds;
 use crate::plan::{Base, Entitlements, Plan, Step, StepKind};
 use crate::registry::RegistryAccess;
-use crate::sandbox::{AppArmor, Forward, Native, OciRuntime, PrivateIds, Sandbox, Ulimit};
+use crate::sandbox::{AppArmor, Chroot, Forward, Native, OciRuntime, PrivateIds, Sandbox, Ulimit};
 use crate::snapshot::{Chain, Snapshots};
 use crate::solve::{Executor, LocalExecutor, NoExecutor, ResultKind, Solver, StepError};
 use crate::steps::mount::MountSettings;
@@ -61,6 +61,8 @@ pub struct EngineOptions {
     pub single_id: bool,
     /// Why this machine can execute no step, if so. Everything else works.
     pub no_sandbox: Option<String>,
+    /// RUN is executed by chroot(2), without namespaces: for root of a container. See [`crate::sandbox::Chroot`].
+    pub chroot: bool,
     /// Whether RUN gets users and groups of its own: its root is not this machine's. Only for root, since
     /// others are in a user namespace anyway.
     pub userns: Userns,
@@ -110,9 +112,10 @@ impl Engine {
             (None, false) => OnDiskIds::Keep,
         };
         let snapshots = Snapshots::new(store.clone(), ids);
-        let own = options.userns != Userns::Host && options.runtime.is_none();
+        let own = options.userns != Userns::Host && options.runtime.is_none() && !options.chroot;
         let ids = own.then(PrivateIds::default);
         let sandbox: Arc<dyn Sandbox> = match (&options.runtime, &ids) {
+            _ if options.chroot => Arc::new(Chroot::new()),
             (Some(runtime), _) => Arc::new(runtime.clone().confined_by(options.apparmor.clone())),
             (None, Some(ids)) if options.userns == Userns::Auto => {
                 Arc::new(Native::with_ids_where_possible(ids.clone()).confined_by(options.apparmor.clone()))
@@ -123,6 +126,11 @@ impl Engine {
             (None, None) => Arc::new(Native::new(options.single_id).confined_by(options.apparmor.clone())),
         };
         Ok(Engine { store, snapshots, sandbox, ids, options })
+    }
+
+    /// What executes RUN, for people.
+    pub fn sandbox(&self) -> String {
+        self.sandbox.describe()
     }
 
     /// The store.
@@ -376,11 +384,17 @@ impl Engine {
 
     /// A network that costs nothing until a process needs it.
     pub(super) fn network(&self) -> Arc<BuildNetwork> {
+        if self.options.chroot {
+            return Arc::new(BuildNetwork::shared());
+        }
         Arc::new(BuildNetwork::new(self.options.network_helpers.clone(), self.ids.clone()))
     }
 
     /// A network with ports of this machine that lead inside; why there is none.
     pub(super) fn network_with(&self, ports: Vec<Forward>) -> Result<Arc<BuildNetwork>, String> {
+        if self.options.chroot {
+            return Err("without network namespaces the program listens on the container's own ports".into());
+        }
         let (search_path, ids) = (self.options.network_helpers.clone(), self.ids.clone());
         BuildNetwork::forwarding(search_path, ids, ports).map(Arc::new)
     }
@@ -399,6 +413,7 @@ impl Engine {
             timeout: request.step_timeout,
             hostname: plan.hostname.clone(),
             overlays: Arc::default(),
+            roots: Arc::default(),
             mounts: Arc::default(),
             network: Arc::default(),
         }

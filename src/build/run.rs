@@ -12,7 +12,7 @@ use crate::sandbox::{
     Container, EtcFiles, Exit, Forward, Limits, Mount, MountKind, OutputSink, ProcessSpec, ProcessUser,
     RootFs, SandboxError, Security, Signals, Stdio, Ulimit,
 };
-use crate::snapshot::{Chain, PlainRoot, Tree};
+use crate::snapshot::{Chain, LiveRoots, PlainRoot, Tree};
 use crate::steps::accounts;
 use crate::steps::network::Connection;
 use crate::steps::run::mount_points;
@@ -169,8 +169,15 @@ impl Engine {
         network.begin(request.network);
         let connect =
             || network.connect(request.network, &self.options.resolv_conf, &request.extra_hosts, notice);
-        let dir = self.store.temp_dir()?;
         let scratch = self.store.temp_dir()?;
+        if self.sandbox.needs_files() {
+            let root = LiveRoots::default().take(&self.snapshots, &chain)?;
+            let files = RootFs::Directory(root.path());
+            let spec = self.process(request, &image, &chain, connect(), files, scratch.path())?;
+            let ended = self.sandbox.run(&spec, &Unused, cancel);
+            return self.ended(ended, &spec, notice);
+        }
+        let dir = self.store.temp_dir()?;
         let (upper, work) = (dir.path().join("fs"), dir.path().join("work"));
         for path in [&upper, &work] {
             std::fs::create_dir(path).map_err(|source| layer::LayerError::io("create", path, source))?;
@@ -197,6 +204,16 @@ impl Engine {
                 self.sandbox.run(&spec, &Unused, cancel)
             }
         };
+        self.ended(ended, &spec, notice)
+    }
+
+    /// The exit code of a process.
+    fn ended(
+        &self,
+        ended: Result<Exit, SandboxError>,
+        spec: &ProcessSpec,
+        notice: &dyn Fn(String),
+    ) -> Result<i32, Failure> {
         if let Some(text) = self.sandbox.notice() {
             notice(text);
         }

@@ -246,7 +246,8 @@ pub(super) struct BuildArgs {
     /// which is private where a step loses nothing by it
     #[arg(long, value_name = "MODE", value_enum, default_value = "auto", help_heading = "RUN")]
     pub userns: Userns,
-    /// What RUN is executed by: native (rbuild itself), or oci, an OCI runtime [env: RBUILD_ISOLATION]
+    /// What RUN is executed by: native (namespaces), chroot (none, for root of a container), oci (an OCI runtime), or
+    /// auto, the best of native and chroot that this machine allows [env: RBUILD_ISOLATION]
     #[arg(long, value_name = "TYPE", help_heading = "RUN")]
     pub isolation: Option<String>,
     /// The OCI runtime, by name or path; the first of crun, runc, youki, runsc [env: RBUILD_RUNTIME]
@@ -380,6 +381,18 @@ pub(super) struct PlanArgs {
     pub format: PlanFormat,
 }
 
+impl Command {
+    /// `--isolation` of a command that executes something.
+    pub fn isolation(&self) -> Option<&str> {
+        match self {
+            Command::Build(args) => args.0.isolation.as_deref(),
+            Command::VerifyReproducible(args) => args.0.build.isolation.as_deref(),
+            Command::Run(args) => args.0.isolation.as_deref(),
+            _ => None,
+        }
+    }
+}
+
 #[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Userns {
     #[default]
@@ -467,7 +480,7 @@ fn with_values(arg: clap::Arg) -> clap::Arg {
         "progress" => &["auto", "plain", "tty", "quiet", "rawjson"],
         "network" => &["default", "host", "none"],
         "call" => &["build", "check", "outline", "targets"],
-        "isolation" => &["native", "oci"],
+        "isolation" => &["auto", "native", "chroot", "oci"],
         "pull" => &["always", "missing", "never", "true", "false"],
         "allow" => &["network.host", "security.insecure", "device"],
         _ => return arg,

@@ -53,14 +53,14 @@ pub(super) fn with_engine<T>(
     let mode = progress_mode(args.progress.as_deref(), args.quiet, &session.env)?;
     let ci = ci::choose(args.ci.as_deref(), &session.env)?;
     let request = request(args, &session.env)?;
-    let runtime = isolation::runtime(args.isolation.as_deref(), args.runtime.as_deref(), &session.env)?;
+    let isolation = isolation::choice(args.isolation.as_deref(), args.runtime.as_deref(), &session.env)?;
     let files = Results {
         id: ResultFile::check(args.iidfile.as_deref())?,
         metadata: ResultFile::check(args.metadata_file.as_deref())?,
     };
     let apparmor = isolation::apparmor(&args.security_opts)?;
     session.watch_signals()?;
-    let engine = session.engine_with(args.userns, runtime, apparmor)?;
+    let engine = session.engine_with(args.userns, isolation, apparmor)?;
     for file in files.id.iter().chain(&files.metadata) {
         file.clear()?;
     }
@@ -89,7 +89,7 @@ pub(super) fn with_looking_engine<T>(
     refuse_later(args)?;
     let mode = progress_mode(args.progress.as_deref(), args.quiet, &session.env)?;
     let request = request(args, &session.env)?;
-    isolation::runtime(args.isolation.as_deref(), args.runtime.as_deref(), &session.env)?;
+    isolation::choice(args.isolation.as_deref(), args.runtime.as_deref(), &session.env)?;
     isolation::apparmor(&args.security_opts)?;
     session.watch_signals()?;
     let engine = session.engine()?;

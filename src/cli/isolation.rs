@@ -1,29 +1,107 @@
 //! `--isolation`, `--runtime` and `--security-opt`: what RUN is executed by, and what confines it.
+//!
+//! Without a choice it is the best that this machine allows, found out before the first step of all.
 
 use std::path::Path;
 
 use crate::build::{Failure, FailureKind};
-use crate::sandbox::{AppArmor, OciRuntime};
+use crate::sandbox::userns::IdMode;
+use crate::sandbox::{AppArmor, Chroot, OciRuntime};
 
+use super::args::Userns;
 use super::environment::Environment;
 
-/// The OCI runtime asked for; `None` is rbuild's own sandbox.
-pub(super) fn runtime(
+/// What RUN is to be executed by.
+#[derive(Debug, Default)]
+pub(super) enum Isolation {
+    /// The best there is.
+    #[default]
+    Auto,
+    /// rbuild's own sandbox, with namespaces.
+    Native,
+    /// chroot(2), without namespaces.
+    Chroot,
+    /// An OCI runtime.
+    Oci(OciRuntime),
+}
+
+/// The isolation and the OCI runtime asked for.
+pub(super) fn choice(
     isolation: Option<&str>,
     name: Option<&str>,
     env: &Environment,
-) -> Result<Option<OciRuntime>, Failure> {
-    match isolation.or(env.isolation.as_deref()).unwrap_or("default") {
-        "oci" => find(name.or(env.oci_runtime.as_deref()), env).map(Some),
-        "default" | "rootless" | "native" | "" if name.is_some() => {
+) -> Result<Isolation, Failure> {
+    match isolation.or(env.isolation.as_deref()).unwrap_or_default() {
+        "oci" => find(name.or(env.oci_runtime.as_deref()), env).map(Isolation::Oci),
+        "auto" | "default" | "rootless" | "native" | "chroot" | "" if name.is_some() => {
             Err(usage("--runtime needs --isolation=oci"))
         }
-        "default" | "rootless" | "native" | "" => Ok(None),
-        other @ ("chroot" | "hyperv" | "process") => {
+        "auto" | "default" | "" => Ok(Isolation::Auto),
+        "rootless" | "native" => Ok(Isolation::Native),
+        "chroot" => Ok(Isolation::Chroot),
+        other @ ("hyperv" | "process") => {
             let text = format!("--isolation={other} is not supported");
-            Err(Failure::new(FailureKind::Unsupported, text).help("use native or oci"))
+            Err(Failure::new(FailureKind::Unsupported, text).help("use auto, native, chroot or oci"))
         }
-        other => Err(usage(&format!("invalid isolation {other:?}; it is native or oci"))),
+        other => Err(usage(&format!("invalid isolation {other:?}; it is auto, native, chroot or oci"))),
+    }
+}
+
+/// Whether chroot is asked for: then nobody needs a user namespace.
+pub(super) fn is_chroot(isolation: Option<&str>, env: &Environment) -> bool {
+    isolation.or(env.isolation.as_deref()) == Some("chroot")
+}
+
+/// What executes RUN.
+#[derive(Debug, Default)]
+pub(super) struct Rung {
+    pub runtime: Option<OciRuntime>,
+    pub chroot: bool,
+    /// Nothing does, and why.
+    pub none: Option<String>,
+}
+
+/// The rung of the ladder that RUN is executed on. `no_namespaces` is why there can be none; `mode` is what this
+/// process can do about owners.
+pub(super) fn rung(wanted: Isolation, no_namespaces: Option<&str>, mode: IdMode) -> Result<Rung, Failure> {
+    let impossible = |name: &str, why: &str| {
+        let text = format!("--isolation={name} is not possible here: {why}");
+        Failure::new(FailureKind::Sandbox, text)
+            .help("`rbuild info` shows what is, and what would allow more")
+    };
+    match (wanted, no_namespaces) {
+        (Isolation::Oci(runtime), None) => Ok(Rung { runtime: Some(runtime), ..Rung::default() }),
+        (Isolation::Oci(runtime), Some(why)) => {
+            Ok(Rung { runtime: Some(runtime), none: Some(why.to_owned()), ..Rung::default() })
+        }
+        (Isolation::Chroot, _) => match possible(mode) {
+            Ok(()) => Ok(Rung { chroot: true, ..Rung::default() }),
+            Err(why) => Err(impossible("chroot", &why)),
+        },
+        (Isolation::Native, Some(why)) => Err(impossible("native", why)),
+        (Isolation::Auto | Isolation::Native, None) => Ok(Rung::default()),
+        (Isolation::Auto, Some(why)) => match possible(mode) {
+            Ok(()) => Ok(Rung { chroot: true, ..Rung::default() }),
+            Err(_) => Ok(Rung { none: Some(why.to_owned()), ..Rung::default() }),
+        },
+    }
+}
+
+/// Flags that need what chroot has not.
+pub(super) fn check_chroot(userns: Userns, apparmor: &AppArmor) -> Result<(), Failure> {
+    let flag = match (userns, apparmor) {
+        (Userns::Private, _) => "--userns=private",
+        (_, AppArmor::Profile(_)) => "--security-opt apparmor=PROFILE",
+        _ => return Ok(()),
+    };
+    let text = format!("{flag} is not supported where RUN is executed by chroot");
+    Err(Failure::new(FailureKind::Unsupported, text).help("build without it"))
+}
+
+fn possible(mode: IdMode) -> Result<(), String> {
+    match mode {
+        IdMode::SingleId => Err("files cannot be given the owners that images name; only root can".into()),
+        IdMode::Root | IdMode::SubIds => Chroot::possible(),
     }
 }
 
@@ -91,8 +169,9 @@ mod tests {
     use super::*;
 
     fn message(isolation: &str, name: Option<&str>, env: &Environment) -> String {
-        match runtime(Some(isolation), name, env) {
-            Ok(runtime) => format!("{:?}", runtime.map(|runtime| runtime.program().to_owned())),
+        match choice(Some(isolation), name, env) {
+            Ok(Isolation::Oci(runtime)) => format!("{:?}", runtime.program()),
+            Ok(other) => format!("{other:?}"),
             Err(failure) => failure.message,
         }
     }
@@ -100,15 +179,28 @@ mod tests {
     #[test]
     fn types_are_taken_or_refused_by_name() {
         let env = Environment::default();
-        for own in ["default", "rootless", "native"] {
-            assert_eq!(message(own, None, &env), "None");
+        let own = [("auto", "Auto"), ("default", "Auto"), ("rootless", "Native"), ("native", "Native")];
+        for (own, meant) in own.into_iter().chain([("chroot", "Chroot")]) {
+            assert_eq!(message(own, None, &env), meant);
             assert!(message(own, Some("crun"), &env).contains("needs --isolation=oci"));
         }
-        for other in ["chroot", "hyperv", "process", "odd"] {
+        for other in ["hyperv", "process", "odd"] {
             assert!(message(other, None, &env).contains(other));
         }
         assert!(message("oci", Some("nothing"), &env).contains("nothing is not in PATH"));
         assert!(message("oci", Some("/no/thing"), &env).contains("/no/thing"));
+    }
+
+    #[test]
+    fn a_choice_that_is_not_possible_is_an_error_and_no_choice_is_not() {
+        let why = Some("there are no namespaces");
+        let error = rung(Isolation::Native, why, IdMode::SingleId).err().map(|failure| failure.message);
+        assert!(error.is_some_and(|text| text.contains("=native") && text.contains("no namespaces")));
+        let error = rung(Isolation::Chroot, None, IdMode::SingleId).err().map(|failure| failure.message);
+        assert!(error.is_some_and(|text| text.contains("=chroot") && text.contains("owners")));
+        let found = rung(Isolation::Auto, why, IdMode::SingleId).expect("an answer");
+        assert!(!found.chroot && found.none.as_deref() == why);
+        assert!(rung(Isolation::Auto, None, IdMode::SingleId).is_ok_and(|found| found.none.is_none()));
     }
 
     #[test]
@@ -152,7 +244,7 @@ mod tests {
         assert!(message("oci", None, &env).contains("/crun"));
         assert!(message("oci", Some("runc"), &env).contains("/runc"));
         (env.oci_runtime, env.isolation) = (Some("runc".into()), Some("oci".into()));
-        let found = runtime(None, None, &env).expect("runtime").expect("one");
+        let Isolation::Oci(found) = choice(None, None, &env).expect("runtime") else { panic!("another one") };
         assert!(found.program().ends_with("runc"));
     }
 }

@@ -59,13 +59,14 @@ use crate::fs::IdMap;
 use crate::progress::{self, Mode, Renderer};
 use crate::registry::{Notices, Settings, SourceNetwork};
 use crate::sandbox::userns::{EnterRequest, Entered, IdMode, RealUser, enter};
-use crate::sandbox::{AppArmor, OciRuntime, Signals, is_ignored};
+use crate::sandbox::{AppArmor, Signals, is_ignored};
 use crate::steps::remote::RemoteOptions;
 use crate::store::Store;
 use crate::visible::{visible, visible_json};
 
 use args::{Cli, Command, Userns};
 use environment::Environment;
+use isolation::Isolation;
 
 /// Everything a command works with.
 struct Session {
@@ -201,6 +202,7 @@ fn start(cli: &Cli, env: &Environment) -> Result<Started, Stop> {
             &cli.command,
             Command::Build(_) | Command::Run(_) | Command::VerifyReproducible(_)
         ),
+        needs_none: isolation::is_chroot(cli.command.isolation(), env),
     };
     match enter(&request) {
         Ok(Entered::Here(mode, user)) => Ok(Started { mode, user, no_sandbox: None }),
@@ -285,28 +287,29 @@ impl Session {
     }
 
     fn engine(&self) -> Result<Engine, Stop> {
-        self.engine_with(Userns::Host, None, AppArmor::default())
+        self.engine_with(Userns::Host, Isolation::Auto, AppArmor::default())
     }
 
     /// An engine whose RUN gets a user namespace and an AppArmor profile as asked for, and is run by
     /// `runtime` if there is one. Ordinary users are in a user namespace already, and so is root of a rootless
     /// container.
-    fn engine_with(
-        &self,
-        userns: Userns,
-        runtime: Option<OciRuntime>,
-        apparmor: AppArmor,
-    ) -> Result<Engine, Stop> {
+    fn engine_with(&self, userns: Userns, isolation: Isolation, apparmor: AppArmor) -> Result<Engine, Stop> {
+        let rung = isolation::rung(isolation, self.no_sandbox.as_deref(), self.mode)?;
+        if rung.chroot {
+            isolation::check_chroot(userns, &apparmor)?;
+        }
         let engine = Engine::open(EngineOptions {
             root: self.root.clone(),
             userns: match userns {
                 Userns::Auto if !IdMap::current().is_full() => crate::build::Userns::Host,
-                userns if self.mode == IdMode::Root && self.no_sandbox.is_none() => userns.into(),
+                _ if rung.chroot || rung.none.is_some() => crate::build::Userns::Host,
+                userns if self.mode == IdMode::Root => userns.into(),
                 _ => crate::build::Userns::Host,
             },
             single_id: self.mode == IdMode::SingleId,
-            no_sandbox: self.no_sandbox.clone(),
-            runtime,
+            no_sandbox: rung.none,
+            chroot: rung.chroot,
+            runtime: rung.runtime,
             apparmor,
             resolv_conf: environment::resolv_conf(),
             network_helpers: self.env.path.clone(),

@@ -17,6 +17,7 @@ use crate::visible::visible_line;
 
 use super::args::InfoArgs;
 use super::environment::Environment;
+use super::isolation::Isolation;
 use super::registry::{AccessArgs, transfer};
 use super::run_args::RunArgs;
 use super::{
@@ -42,6 +43,10 @@ pub(super) fn run(session: &Session, args: RunArgs) -> Result<u8, Stop> {
         let dir = visible_line(dir);
         let message = format!("the working directory '{dir}' is invalid, it needs to be an absolute path");
         return Err(usage(message).into());
+    }
+    let isolation = isolation::choice(args.isolation.as_deref(), None, &session.env)?;
+    if let Isolation::Oci(_) = isolation {
+        return Err(usage("rbuild run uses its own sandbox: --isolation is auto, native or chroot").into());
     }
     let platform = args.platform.as_deref().map(Platform::parse).transpose();
     let network = build::network(&args.network)?;
@@ -79,7 +84,8 @@ pub(super) fn run(session: &Session, args: RunArgs) -> Result<u8, Stop> {
     };
     session.watch_signals_for(Some(signals))?;
     fetch(session, &request, &args.pull)?;
-    let engine = session.engine_with(args.userns, None, isolation::apparmor(&args.security_opts)?)?;
+    let apparmor = isolation::apparmor(&args.security_opts)?;
+    let engine = session.engine_with(args.userns, isolation, apparmor)?;
     let code = engine.run(&request, &|text| tell(&format!("rbuild: {text}")), &session.cancel)?;
     if session.cancel.is_cancelled() {
         return Ok(interrupted());
@@ -193,9 +199,15 @@ fn unable(session: &Session, engine: &Engine, reason: &str) -> Result<u8, Stop> 
             session.user.uid
         ),
     };
-    let error = SandboxError::Unavailable(reason.to_owned());
+    let sandbox = match isolation::rung(Isolation::Auto, Some(reason), session.mode)? {
+        isolation::Rung { chroot: true, .. } => format!(
+            "{}: RUN shares this container's processes, network and host name ({reason}, for namespaces)",
+            engine.sandbox()
+        ),
+        _ => format!("none: {}", SandboxError::Unavailable(reason.to_owned())),
+    };
     print(&format!(
-        "Version:    {}\nStore:      {}\nIDs:        {ids}\nSandbox:    none: {error}\nKernel:     {}\n",
+        "Version:    {}\nStore:      {}\nIDs:        {ids}\nSandbox:    {sandbox}\nKernel:     {}\n",
         env!("CARGO_PKG_VERSION"),
         engine.store().root().display(),
         probe().kernel,

@@ -70,6 +70,9 @@ pub(super) struct RunArgs {
     /// default, host or none
     #[arg(long, alias = "net", value_name = "MODE", default_value = "default")]
     pub network: String,
+    /// What the command is executed by: auto, native (namespaces) or chroot (none) [env: RBUILD_ISOLATION]
+    #[arg(long, value_name = "TYPE")]
+    pub isolation: Option<String>,
     /// What confines the command besides: apparmor=PROFILE, apparmor=unconfined
     #[arg(long = "security-opt", value_name = "OPTION")]
     pub security_opts: Vec<String>,

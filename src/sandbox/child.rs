@@ -167,6 +167,9 @@ impl<T> At<T> for Result<T, Errno> {
 }
 
 fn set_up(plan: &Plan, streams: &Streams<'_>) -> Result<Errno, Failure> {
+    if let Some(inside) = &plan.chroot {
+        return super::chroot::child::set_up(plan, inside, streams);
+    }
     syscalls::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong).at(Stage::Start)?;
     // The parent may have died before the line above; then nobody holds the other end.
     let mut byte = [0u8; 1];
@@ -241,7 +244,7 @@ fn node_mounts(plan: &Plan, root: BorrowedFd<'_>) -> Result<NodeMounts, Errno> {
 }
 
 /// Everything behind the change of root.
-fn enter(
+pub(super) fn enter(
     plan: &Plan,
     streams: &Streams<'_>,
     proc: Option<BorrowedFd<'_>>,
@@ -325,6 +328,9 @@ fn restrict(plan: &Plan, streams: &Streams<'_>, mounts: NodeMounts) -> Result<()
     // Without no_new_privs, which would break setuid programs, the filter needs CAP_SYS_ADMIN:
     // it goes in before the capabilities go out. It allows what follows.
     match &plan.filter {
+        Some(filter) if plan.chroot.is_some() => {
+            super::chroot::child::filter_calls(plan, filter).at(Stage::Filter)?;
+        }
         Some(filter) if plan.asks.is_some() => {
             let listener = syscalls::set_asking_filter(filter).at(Stage::Filter)?;
             let message = Listening { descriptor: listener, mounts }.to_bytes();

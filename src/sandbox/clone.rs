@@ -80,7 +80,33 @@ pub(super) unsafe fn clone_below(
     made.map(|made| (made, helpers))
 }
 
+/// Runs `ask`, which ends the process, in a copy of this one; gives its exit code.
+///
+/// # Safety
+/// As [`clone_process`].
+pub(super) unsafe fn ask_a_copy(ask: &dyn Fn()) -> Result<i32, Errno> {
+    // SAFETY: the caller's promise.
+    match unsafe { clone_process(0) }? {
+        Cloned::Child => {
+            ask();
+            syscalls::exit_now(1)
+        }
+        Cloned::Parent(_, pid) => {
+            let pid = Pid::from_raw(pid as i32);
+            loop {
+                match rustix::process::waitpid(pid, WaitOptions::empty()) {
+                    Err(Errno::INTR) => {}
+                    Ok(Some((_, status))) => return Ok(status.exit_status().unwrap_or(libc::ECANCELED)),
+                    Ok(None) => return Err(Errno::CHILD),
+                    Err(errno) => return Err(errno),
+                }
+            }
+        }
+    }
+}
+
 /// Processes that ended or are about to. Collects them when dropped.
+#[derive(Default)]
 pub(super) struct Helpers([Option<Pid>; 2]);
 
 impl Drop for Helpers {

@@ -197,11 +197,11 @@ impl Confinement {
     }
 }
 
-type AnyError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Rules for the paths that are there and can be reached. One that cannot be opened for lack of descriptors or
 /// memory is an error: without its rule the work would fail later, as if the file were missing.
-fn rules(
+pub(super) fn rules(
     paths: &[PathBuf],
     access: BitFlags<AccessFs>,
 ) -> impl Iterator<Item = Result<PathBeneath<OwnedFd>, AnyError>> {

@@ -8,6 +8,7 @@
 pub mod apparmor;
 mod cgroup;
 mod child;
+mod chroot;
 mod clone;
 mod confine;
 mod emulation;
@@ -35,6 +36,7 @@ mod terminal;
 pub mod userns;
 
 pub use apparmor::AppArmor;
+pub use chroot::Chroot;
 pub use confine::{Confinement, landlock_abi};
 pub use emulation::obstacle;
 pub use native::Native;
@@ -47,7 +49,7 @@ pub use request::{Memory, Place, Request};
 pub use signals::Signals;
 pub use spec::{
     Container, EtcFiles, Exit, Limits, Mount, MountKind, Network, OutputSink, ProcessSpec, ProcessUser,
-    RootFs, Sandbox, SandboxError, Security, Stdio, Ulimit, Whose,
+    RootFs, Sandbox, SandboxError, Security, SourceRights, Stdio, Ulimit, Whose,
 };
 pub use syscalls::{is_ignored, leave};
 

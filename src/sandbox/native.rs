@@ -16,6 +16,8 @@ use crate::event::Stream;
 use super::apparmor::{self, AppArmor, Profiles};
 use super::cgroup::{Cgroup, Hits};
 use super::child::{self, Listening, STAGES, Stage, Streams};
+use super::chroot::{self, Shared};
+use super::clone::Helpers;
 use super::fallback::Fallback;
 use super::lifeline;
 use super::lines::Lines;
@@ -191,27 +193,34 @@ struct Running {
     relays: Vec<Relay>,
     terminal: Option<Terminal>,
     supervisor: Option<Supervision>,
+    /// Without a PID namespace: while it is open, the process's init lets it live.
+    life: Option<OwnedFd>,
 }
 
 /// A thread that answers the child's calls until `stop` is closed.
-struct Supervision {
+pub(super) struct Supervision {
     thread: JoinHandle<()>,
     stop: OwnedFd,
 }
 
 impl Supervision {
+    /// With a thread that ends when its descriptor has no other end.
+    pub(super) fn new(work: impl FnOnce(&OwnedFd) + Send + 'static) -> Result<Self, SandboxError> {
+        let (stop_read, stop) = pipe()?;
+        let thread = std::thread::Builder::new()
+            .name("supervisor".into())
+            .spawn(move || work(&stop_read))
+            .map_err(|error| SandboxError::setup("start a thread", error))?;
+        Ok(Supervision { thread, stop })
+    }
+
     fn start(
         listener: OwnedFd,
         duty: Duty,
         mounts: NodeMounts,
         groups: Vec<u32>,
     ) -> Result<Self, SandboxError> {
-        let (stop_read, stop) = pipe()?;
-        let thread = std::thread::Builder::new()
-            .name("supervisor".into())
-            .spawn(move || supervisor::supervise(&listener, &stop_read, duty, mounts, &groups))
-            .map_err(|error| SandboxError::setup("start a thread", error))?;
-        Ok(Supervision { thread, stop })
+        Self::new(move |stop| supervisor::supervise(&listener, stop, duty, mounts, &groups))
     }
 
     fn end(self) {
@@ -241,14 +250,23 @@ impl Running {
             syscalls::close(number_of_go);
             child::live(plan, &streams)
         };
-        // SAFETY: `live` neither allocates, locks nor unwinds, and never returns.
-        let (pidfd, helpers) =
-            unsafe { lifeline::clone_step(plan.namespaces, &live) }.map_err(namespace_error)?;
+        let (pidfd, helpers, supervisor) = match &plan.chroot {
+            Some(inside) => {
+                let (pidfd, supervisor) = chroot::start(inside, &Shared(&live))?;
+                (pidfd, Helpers::default(), supervisor)
+            }
+            None => {
+                // SAFETY: `live` neither allocates, locks nor unwinds, and never returns.
+                let cloned = unsafe { lifeline::clone_step(plan.namespaces, &live) };
+                let (pidfd, helpers) = cloned.map_err(namespace_error)?;
+                (pidfd, helpers, None)
+            }
+        };
         drop(child_ends);
         drop((error_write, listener_write));
         let terminal = terminal.map(|(own, _)| own);
         let mut running =
-            Running { pidfd, output, error: error_read, relays, terminal: None, supervisor: None };
+            Running { pidfd, output, error: error_read, relays, terminal: None, supervisor, life: None };
         if let Some(error) = cgroup.and_then(|cgroup| cgroup.add(running.pidfd.as_fd()).err()) {
             // Without a word from here the child ends by itself; it is collected either way.
             drop(go_write);
@@ -266,6 +284,7 @@ impl Running {
             drop(go_write);
             return running.reap(Err(error)).map(|_| running);
         }
+        running.life = plan.chroot.is_some().then_some(go_write);
         Ok(running)
     }
 
@@ -370,8 +389,10 @@ impl Running {
         }
     }
 
-    fn kill(&self) {
-        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+    fn kill(&mut self) {
+        if self.life.take().is_none() {
+            let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+        }
     }
 
     /// Collects the child and turns its end, or its message, into a result.

@@ -144,6 +144,8 @@ pub(super) struct Plan {
     pub namespaces: i32,
     /// The AppArmor profile of the program.
     pub profile: Option<super::apparmor::Profile>,
+    /// The process changes its root directory instead of having namespaces.
+    pub chroot: Option<super::chroot::Inside>,
     /// A program that does the rest instead of the child.
     pub runtime: Option<super::oci::Call>,
 }
@@ -268,6 +270,7 @@ pub(super) fn plan(
         env,
         namespaces,
         profile: None,
+        chroot: None,
         runtime: None,
     })
 }

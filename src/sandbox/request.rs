@@ -222,7 +222,7 @@ fn fill(address: u64, into: &mut [u8], memory: &impl Memory) -> Result<(), Errno
 }
 
 /// A string in the memory of the process.
-fn string(address: u64, memory: &impl Memory) -> Result<CString, Errno> {
+pub(super) fn string(address: u64, memory: &impl Memory) -> Result<CString, Errno> {
     let mut bytes = Vec::new();
     while bytes.len() < PATH_MAX {
         // Up to the end of a page: what follows may not be mapped.

@@ -165,6 +165,14 @@ const NODES: &[c_long] = numbers![SYS_mknod SYS_mknodat];
 #[cfg(target_arch = "aarch64")]
 const NODES: &[c_long] = numbers![SYS_mknodat];
 
+/// By which a process reaches files of the kernel's that are about itself.
+#[cfg(target_arch = "x86_64")]
+const OPENING: &[c_long] = numbers![SYS_openat SYS_open SYS_readlink SYS_readlinkat SYS_openat2 SYS_uname];
+#[cfg(target_arch = "aarch64")]
+const OPENING: &[c_long] = numbers![SYS_openat SYS_readlinkat SYS_openat2 SYS_uname];
+/// By which a process looks into others, or out of its root directory.
+const OTHER_PROCESSES: &[c_long] = numbers![SYS_ptrace SYS_process_vm_readv SYS_process_vm_writev SYS_chroot];
+
 /// The filter for root where there is one ID only: calls about identities and owners are
 /// asked about. With `all`, everything else is allowed.
 pub(super) fn single_id_filter(all: bool) -> Vec<sock_filter> {
@@ -199,6 +207,31 @@ pub(super) fn device_filter() -> Vec<sock_filter> {
     for call in NODES {
         program.push(op(JUMP_EQUAL, *call as u32, 0, 1));
         program.push(op(RETURN, ASK, 0, 0));
+    }
+    program.extend(rest());
+    program
+}
+
+/// The default filter for processes without namespaces. Without a network (`offline`) they get no sockets but those
+/// that are files. What leads to other processes is refused where nothing else guards these (`guarded`).
+/// What names files that belong to the kernel is asked about if anybody `answers`.
+pub(super) fn chroot_filter(offline: bool, guarded: bool, answers: bool) -> Vec<sock_filter> {
+    let mut program = head();
+    for call in OPENING.iter().filter(|_| answers) {
+        program.push(op(JUMP_EQUAL, *call as u32, 0, 1));
+        program.push(op(RETURN, ASK, 0, 0));
+    }
+    if offline {
+        for (_, call) in SOCKET_CALLS {
+            let refuse = ERRNO | libc::EAFNOSUPPORT as u32;
+            program.extend(choice(*call, &any_of(&[libc::AF_UNIX as u32]), ALLOW, refuse));
+        }
+    }
+    if !guarded {
+        for call in OTHER_PROCESSES {
+            program.push(op(JUMP_EQUAL, *call as u32, 0, 1));
+            program.push(op(RETURN, ERRNO | libc::EPERM as u32, 0, 0));
+        }
     }
     program.extend(rest());
     program
@@ -389,6 +422,24 @@ mod tests {
         assert_eq!(call(9999, 0), enosys);
         assert_eq!(run(&program, 0x4000_0003, 1, 0), enosys);
         assert_eq!(run(&program, AUDIT_ARCH, X32 | 1, 0), enosys);
+    }
+
+    #[test]
+    fn without_namespaces_a_step_may_be_offline_asked_and_kept_from_others() {
+        let eperm = ERRNO | libc::EPERM as u32;
+        for (offline, guarded, answers) in [(false, true, false), (true, false, true)] {
+            let program = chroot_filter(offline, guarded, answers);
+            let call = |number: c_long, arg0: u32| run(&program, AUDIT_ARCH, number as u32, arg0);
+            assert_eq!(call(libc::SYS_openat, 0), if answers { ASK } else { ALLOW });
+            assert_eq!(call(libc::SYS_ptrace, 0), if guarded { ALLOW } else { eperm });
+            assert_eq!(call(libc::SYS_chroot, 0), if guarded { ALLOW } else { eperm });
+            let internet = if offline { ERRNO | libc::EAFNOSUPPORT as u32 } else { ALLOW };
+            for family in [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK] {
+                assert_eq!(call(libc::SYS_socket, family as u32), internet);
+            }
+            assert_eq!(call(libc::SYS_socket, libc::AF_UNIX as u32), ALLOW);
+            assert_eq!(call(libc::SYS_mount, 0), eperm);
+        }
     }
 
     #[test]

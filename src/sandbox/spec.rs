@@ -111,12 +111,27 @@ pub struct Mount {
     /// User and group that were asked for and that something of this machine was given already, of kinds
     /// that do not contain them.
     pub owner: Option<(u32, u32)>,
+    /// What a sandbox that cannot mount may do with the source of a bind mount.
+    pub rights: SourceRights,
+}
+
+/// What may become of the source of a bind mount where it is not mounted but put in its place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SourceRights {
+    /// It is somebody else's: copied.
+    #[default]
+    Copy,
+    /// It may be moved there, and is moved back after the process with what that made of it. Nobody else uses it
+    /// meanwhile.
+    Lend,
+    /// It was made for this process alone: moved.
+    Give,
 }
 
 impl Mount {
     /// A mount for which no owner was asked for, but perhaps in its kind.
     pub fn new(target: Vec<u8>, kind: MountKind) -> Self {
-        Mount { target, kind, owner: None }
+        Mount { target, kind, owner: None, rights: SourceRights::default() }
     }
 }
 
@@ -315,6 +330,11 @@ pub trait Sandbox: Send + Sync {
     /// [`ProcessSpec`].
     fn shows_owners_of(&self, _path: &Path, _scratch: &Path) -> bool {
         true
+    }
+    /// Whether root file systems must be directories of files, because nothing can be mounted. Sources of bind mounts
+    /// are then used as [`SourceRights`] says.
+    fn needs_files(&self) -> bool {
+        false
     }
     /// What the user should know of how processes were run; each thing once.
     fn notice(&self) -> Option<String> {

@@ -428,10 +428,15 @@ pub(super) fn wait_for_signal() -> Option<i32> {
 
 /// Collects a child that has ended, whichever it is: its number and its status.
 pub(super) fn collect_any() -> Option<(i32, i32)> {
+    collect_or_none().ok().flatten()
+}
+
+/// The same; an error where there are no children.
+pub(super) fn collect_or_none() -> Result<Option<(i32, i32)>, Errno> {
     let mut status = 0;
     // SAFETY: the kernel stores a number in `status`.
-    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
-    (pid > 0).then_some((pid, status))
+    let pid = check(libc::c_long::from(unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) }))? as i32;
+    Ok((pid > 0).then_some((pid, status)))
 }
 
 /// Sends a signal to a child that was not collected yet.
@@ -441,7 +446,7 @@ pub(super) fn send_signal(pid: i32, signal: i32) {
 }
 
 /// Bytes of the kernel's set of signals.
-const SIGNAL_SET_SIZE: usize = 8;
+pub(super) const SIGNAL_SET_SIZE: usize = 8;
 
 /// Blocks these signals of this thread, also those that the C library keeps for itself, and no others. Gives
 /// those blocked before.

@@ -32,24 +32,7 @@ pub(super) struct Terminal {
 impl Terminal {
     /// Takes the end that the process sends; `None` if it ends before.
     pub fn receive(socket: &OwnedFd) -> Option<Self> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut byte = [0u8; 1];
-        let flags = RecvFlags::CMSG_CLOEXEC;
-        let received = loop {
-            let buffers = &mut [IoSliceMut::new(&mut byte)];
-            match rustix::net::recvmsg(socket, buffers, &mut control, flags) {
-                Err(Errno::INTR) => {}
-                other => break other.ok()?,
-            }
-        };
-        if received.bytes == 0 {
-            return None;
-        }
-        let master = control.drain().find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-            _ => None,
-        })?;
+        let master = receive(socket)?;
         let mut terminal = Terminal { master, saved: None, input_open: true };
         terminal.make_raw();
         terminal.copy_size();
@@ -127,12 +110,39 @@ pub(super) fn make(pts: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> Result<OwnedF
     let master = rustix::fs::openat(pts, c"ptmx", flags, Mode::empty())?;
     unlockpt(&master)?;
     let own = ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    send(socket, master.as_fd())?;
+    Ok(own)
+}
+
+/// Sends a descriptor through a socket. Allocates nothing.
+pub(super) fn send(socket: BorrowedFd<'_>, descriptor: BorrowedFd<'_>) -> Result<(), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let descriptors = [master.as_fd()];
+    let descriptors = [descriptor];
     control.push(SendAncillaryMessage::ScmRights(&descriptors));
-    rustix::net::sendmsg(socket, &[IoSlice::new(b"t")], &mut control, SendFlags::empty())?;
-    Ok(own)
+    rustix::net::sendmsg(socket, &[IoSlice::new(b"t")], &mut control, SendFlags::empty()).map(drop)
+}
+
+/// Takes a descriptor out of a socket; `None` where nobody sends one any more.
+pub(super) fn receive(socket: &OwnedFd) -> Option<OwnedFd> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0u8; 1];
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let received = loop {
+        let buffers = &mut [IoSliceMut::new(&mut byte)];
+        match rustix::net::recvmsg(socket, buffers, &mut control, flags) {
+            Err(Errno::INTR) => {}
+            other => break other.ok()?,
+        }
+    };
+    if received.bytes == 0 {
+        return None;
+    }
+    control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    })
 }
 
 /// Copies once, and shows what it copies; `false` when there is nothing more.

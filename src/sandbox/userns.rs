@@ -62,6 +62,8 @@ pub struct EnterRequest {
     pub user_name: Option<String>,
     /// Whether steps may be executed.
     pub runs_steps: bool,
+    /// Whether root needs no namespaces.
+    pub needs_none: bool,
 }
 
 impl EnterRequest {
@@ -90,6 +92,9 @@ pub fn enter(request: &EnterRequest) -> Result<Entered, SandboxError> {
         // Whoever became root of a namespace with one ID can do as little as those for whom rbuild makes one.
         let mode = if IdMap::current().is_single() { IdMode::SingleId } else { IdMode::Root };
         return Ok(Entered::Here(mode, user));
+    }
+    if uid == 0 && request.needs_none {
+        return Ok(Entered::Here(without_namespace(uid), user));
     }
     let ranges = subordinate(request, uid);
     let mode = if ranges.is_some() { IdMode::SubIds } else { IdMode::SingleId };

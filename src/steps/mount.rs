@@ -15,7 +15,7 @@ use crate::fs::IdMap;
 use crate::fs::paths::join;
 use crate::layer::{LayerError, OnDiskIds};
 use crate::plan::{RunMount, RunMountKind, RunStep};
-use crate::sandbox::{Mount, MountKind, Sandbox};
+use crate::sandbox::{Mount, MountKind, Sandbox, SourceRights};
 use crate::snapshot::{Chain, PlainRoot, Snapshots, Tree};
 use crate::store::{CacheDir, TempDir};
 
@@ -176,10 +176,22 @@ impl Maker<'_> {
                     mounted.missing.push((real.clone(), is_file));
                 }
                 let target = join(b"", &[b"/", &real[..]].concat());
-                mounted.mounts.push(Mount { owner: owner(&mount.kind), ..Mount::new(target, kind) });
+                let rights = self.rights(&mount.kind, input);
+                mounted.mounts.push(Mount { owner: owner(&mount.kind), rights, ..Mount::new(target, kind) });
             }
         }
         Ok(mounted)
+    }
+
+    /// Where nothing can be mounted, so that overlays cannot either, these are copies for this step already.
+    fn rights(&self, kind: &RunMountKind, input: &MountInput) -> SourceRights {
+        match (kind, input) {
+            _ if !self.sandbox.needs_files() => SourceRights::Copy,
+            (RunMountKind::Cache { readonly: false, .. }, _) => SourceRights::Lend,
+            (RunMountKind::Bind { .. }, MountInput::Nothing | MountInput::Layers { .. })
+            | (RunMountKind::Bind { writable: true, .. }, MountInput::Files { .. }) => SourceRights::Give,
+            _ => SourceRights::Copy,
+        }
     }
 
     fn is_file(&self, kind: &MountKind) -> bool {

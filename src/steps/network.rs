@@ -45,6 +45,11 @@ impl BuildNetwork {
         BuildNetwork { search_path, ids, ..Self::default() }
     }
 
+    /// For processes that can only be on this machine's network, which somebody else says.
+    pub fn shared() -> Self {
+        BuildNetwork { started: OnceLock::from(Err(String::new())), ..Self::default() }
+    }
+
     /// As [`BuildNetwork::new`], with ports of this machine that lead inside. There is no other network then: fails
     /// where it cannot be made, with why.
     pub fn forwarding(

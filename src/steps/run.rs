@@ -152,7 +152,9 @@ impl Job<'_> {
         }
         self.settings.network.begin(self.step.network);
         let (overlays, warn) = (&self.settings.overlays, &|text: String| self.report.events.warn(text));
-        let (snapshot, kept) = if overlays.work(self.snapshots, warn)? {
+        let (snapshot, kept) = if self.sandbox.needs_files() {
+            (self.on_files()?, BTreeSet::new())
+        } else if overlays.work(self.snapshots, warn)? {
             match self.on_an_overlay() {
                 Err(RunError::Sandbox(error)) if error.is_no_overlay() => {
                     overlays.failed(self.snapshots, &error, warn)?;
@@ -208,6 +210,19 @@ impl Job<'_> {
         let plain = PlainRoot::make(self.snapshots, self.parent, &mounted.missing)?;
         self.process(&mounted, RootFs::Directory(plain.path()), scratch.path())?;
         Ok(plain.freeze(self.snapshots)?)
+    }
+
+    /// On files that go on from step to step; the sandbox puts everything in its place itself.
+    fn on_files(&self) -> Result<SnapshotId, RunError> {
+        let scratch = self.snapshots.store().temp_dir()?;
+        let tree = self.snapshots.tree(self.parent)?;
+        let mounted = self.mounts(&tree, scratch.path(), true)?;
+        let mut root = self.settings.roots.take(self.snapshots, self.parent)?;
+        root.settle();
+        self.process(&mounted, RootFs::Directory(root.path()), scratch.path())?;
+        let snapshot = root.freeze(self.snapshots)?;
+        self.settings.roots.keep(root);
+        Ok(snapshot)
     }
 
     fn mounts(&self, tree: &Tree, scratch: &Path, no_overlay: bool) -> Result<Mounted, RunError> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::cache::Input;
 use crate::digest::Hasher;
 use crate::sandbox::{Limits, Ulimit};
+use crate::snapshot::LiveRoots;
 
 use super::mount::MountSettings;
 use super::network::BuildNetwork;
@@ -33,6 +34,8 @@ pub struct RunSettings {
     pub hostname: String,
     /// Whether steps run on overlays or on copies.
     pub overlays: Arc<Overlays>,
+    /// Root file systems made of files, where nothing can be mounted.
+    pub roots: Arc<LiveRoots>,
     /// What `--mount` works with.
     pub mounts: Arc<MountSettings>,
     /// The network of steps that ask for none in particular.

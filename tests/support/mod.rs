@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 /// The program under test.
 pub const RBUILD: &str = env!("CARGO_BIN_EXE_rbuild");
@@ -295,6 +296,33 @@ pub fn done(output: Output) -> Done {
         out: String::from_utf8_lossy(&output.stdout).into_owned(),
         err: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
+}
+
+/// As long as any build of a test may take on a loaded machine.
+const LONGEST: Duration = Duration::from_secs(600);
+
+/// Runs a program, and kills it where it does not end: a test that waits for ever says nothing.
+pub fn done_in_time(command: &mut Command) -> Done {
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let id = child.id().to_string();
+    let (ended, waits) = std::sync::mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || {
+        let late = waits.recv_timeout(LONGEST) == Err(std::sync::mpsc::RecvTimeoutError::Timeout);
+        if late {
+            let _ = Command::new("kill").args(["-KILL", &id]).status();
+        }
+        late
+    });
+    let output = child.wait_with_output().expect("output");
+    drop(ended);
+    let late = watch.join().expect("the thread");
+    assert!(!late, "{command:?} did not end within {LONGEST:?}");
+    done(output)
 }
 
 pub fn tool(program: &str, args: &[&OsStr]) -> Done {

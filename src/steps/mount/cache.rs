@@ -33,7 +33,8 @@ impl Maker<'_> {
             if self.cancel.is_cancelled() {
                 return Err(MountError::Canceled);
             }
-            let exclusive = *sharing != Sharing::Shared;
+            // What is moved to where a step sees it is nowhere else meanwhile.
+            let exclusive = *sharing != Sharing::Shared || self.sandbox.needs_files();
             let fill = |dir: &Path| self.seed(dir, input, (*mode, *uid, *gid));
             if let Some(dir) = store.cache_dir(&key, number, exclusive, fill)? {
                 return Ok(dir);
