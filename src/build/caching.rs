@@ -21,7 +21,7 @@ use crate::store::Store;
 
 use super::cache_places::{self, Places};
 use super::cache_spec::{CacheLocation, CacheMode, CacheTarget};
-use super::engine::{Engine, now_seconds};
+use super::engine::{Engine, now_seconds, oldest};
 use super::failure::{Failure, FailureKind};
 use super::request::{BuildRequest, CompressionChoice};
 
@@ -137,7 +137,7 @@ impl Engine {
                 Err(error) => events.warn(format!("a cache is not used: {error}")),
             }
         }
-        let import = Import::start(places, &self.store, events, cancel)
+        let import = Import::start(places, oldest(request), &self.store, events, cancel)
             .map_err(|error| Failure::new(FailureKind::Store, format!("cannot read caches: {error}")))?;
         Ok(Some(Arc::new(import)))
     }

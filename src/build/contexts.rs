@@ -54,11 +54,14 @@ impl<'a> Fetcher<'a> {
         let mut spec = ContextSpec {
             path: request.context.clone(),
             dockerfile: request.dockerfile.clone(),
-            dockerfile_text: None,
+            dockerfile_text: request.dockerfile_text.clone(),
+            fetched: request.fetched.clone(),
             downloaded: None,
             cwd: request.cwd.clone(),
         };
-        if let Some(url) = spec.dockerfile.as_ref().filter(|_| &*spec.path != "-") {
+        if let Some(url) =
+            spec.dockerfile.as_ref().filter(|_| &*spec.path != "-" && request.dockerfile_text.is_none())
+        {
             spec.dockerfile_text = self.remote_dockerfile(url, &spec.cwd)?;
         }
         let is_here = &*spec.path == "-" || spec.cwd.join(&spec.path).exists();

@@ -160,7 +160,9 @@ impl Engine {
     ) -> Result<BuildOutcome, Failure> {
         outputs::check(request)?;
         let access = self.access(request, events);
-        let asking = Asking::begin(&access, &outputs::pushed_to(request)?, cancel);
+        let pushed_to = outputs::pushed_to(request)?;
+        let asked = if request.skip_push_check { &[][..] } else { &pushed_to };
+        let asking = Asking::begin(&access, asked, cancel);
         let Recorded { events, history } = History::begin(&self.store, request, events, asking.cancel());
         let result = self.build_until(request, stdin, &events, asking.cancel(), &history);
         let result = asking.ended(result);
@@ -370,6 +372,7 @@ impl Engine {
                 (true, true) => ResultKind::Image,
             },
             no_cache: no_cache(request),
+            oldest: oldest(request),
             jobs: request.jobs.unwrap_or(DEFAULT_JOBS),
             witness: Some(work.history.clone()),
         }
@@ -443,6 +446,11 @@ fn check_runtime(options: &EngineOptions) -> Result<(), Failure> {
         ),
         _ => Ok(()),
     }
+}
+
+/// When the results were made, at the earliest, that a build may use; in seconds since 1970.
+pub(super) fn oldest(request: &BuildRequest) -> Option<i64> {
+    request.cache_lifetime.map(|lifetime| now_seconds().saturating_sub(lifetime))
 }
 
 pub(super) fn now_seconds() -> i64 {

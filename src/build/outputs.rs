@@ -17,6 +17,7 @@ use crate::snapshot::{Chain, NodeKind, Snapshots, Tree, path_order};
 use super::attestations::{self, WithFiles};
 use super::engine::{Engine, parse_tags};
 use super::failure::{Failure, FailureKind};
+use super::permission;
 use super::request::{BuildRequest, OutputKind, OutputSpec};
 use super::result::{self, Built, Package};
 use super::transfer::Transfer;
@@ -289,7 +290,17 @@ impl Output<'_> {
             cancel,
         };
         for name in &names {
-            let report = transfer.publish(name, &package.top, self.spec.by_digest)?;
+            let report = match transfer.publish(name, &package.top, self.spec.by_digest) {
+                Err(failure)
+                    if self.request.keep_immutable_tags && permission::is_immutable(&failure.message) =>
+                {
+                    let name = name.familiar();
+                    self.events
+                        .warn(format!("{name} is left as it is: its registry lets nobody move the tag"));
+                    continue;
+                }
+                report => report?,
+            };
             let sent = report.sent_bytes;
             self.events.send(Event::Delivered(format!(
                 "pushed {}@{} ({} sent, {} of {} blobs were there)",

@@ -98,3 +98,28 @@ impl Drop for Asking {
         let _ = follower.join();
     }
 }
+
+/// Whether a registry refused a tag because tags stay where they are: in the words of Google's Artifact Registry,
+/// Amazon's ECR and Harbor. The protocol has no code for it.
+pub(super) fn is_immutable(message: &str) -> bool {
+    let words =
+        ["enabled tag immutability", "because the repository is immutable", "configured as immutable"];
+    words.iter().any(|words| message.contains(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_of_tags_that_stay_are_known_by_their_words() {
+        for message in [
+            "cannot push r.test/a:1: The repository has enabled tag immutability. The tag 1 already exists",
+            "The image tag '1' cannot be overwritten because the repository is immutable.",
+            "Failed to process request due to 'a:1' configured as immutable.",
+        ] {
+            assert!(is_immutable(message), "{message}");
+        }
+        assert!(!is_immutable("cannot push r.test/immutable:1: denied"));
+    }
+}

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::compress::{CompressionAlgorithm, Packing};
-use crate::context::UserPath;
+use crate::context::{FetchedContext, UserPath};
 use crate::digest::Digest;
 use crate::image::{Descriptor, Platform};
 use crate::plan::RunNetwork;
@@ -26,6 +26,10 @@ pub struct BuildRequest {
     pub context: UserPath,
     /// `-f`: a path relative to `cwd`, or `-`; `None` looks for `Dockerfile`.
     pub dockerfile: Option<UserPath>,
+    /// The Dockerfile itself, where the caller has read it; `dockerfile` is its name then.
+    pub dockerfile_text: Option<Vec<u8>>,
+    /// How a context is taken that is no local directory.
+    pub fetched: FetchedContext,
     /// Directory that relative paths refer to.
     pub cwd: PathBuf,
     /// `-t`, as given, in order.
@@ -51,6 +55,8 @@ pub struct BuildRequest {
     pub cache_from: Vec<CacheLocation>,
     /// `--cache-to`, in order.
     pub cache_to: Vec<CacheTarget>,
+    /// Seconds after which the result of a step counts no more; `None` is no limit.
+    pub cache_lifetime: Option<i64>,
     /// `--pull`.
     pub pull: PullPolicy,
     /// `--network` for RUN.
@@ -77,6 +83,10 @@ pub struct BuildRequest {
     pub sources: SourceOptions,
     /// `-o`, in order; empty keeps the image in the store only.
     pub outputs: Vec<OutputSpec>,
+    /// Registries are not asked at the beginning whether they will take what the build makes.
+    pub skip_push_check: bool,
+    /// A tag that its registry does not let anybody move is left as it is, and the push counts as done.
+    pub keep_immutable_tags: bool,
     /// The digest of the manifest is asked for: layers are compressed even where no output needs that.
     pub wants_manifest: bool,
     /// The image's ID is asked for, so an image is made even if no output needs one.

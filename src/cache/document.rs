@@ -98,6 +98,8 @@ pub struct Bounds {
     pub max_age: Option<i64>,
     /// Bytes of all layers.
     pub max_size: Option<u64>,
+    /// Seconds since an entry's step was executed: results of earlier builds that are older are dropped.
+    pub lifetime: Option<i64>,
 }
 
 impl Default for CacheDocument {
@@ -345,9 +347,10 @@ mod tests {
         let old = entry("old", ChainId::scratch(), "old", 0);
         let base = entry("base", ChainId::scratch(), "base", 0);
         let top = entry("top", base.result(), "top", 10 * day);
-        for bounds in
-            [Bounds { max_age: Some(5 * day), max_size: None }, Bounds { max_age: None, max_size: Some(200) }]
-        {
+        for bounds in [
+            Bounds { max_age: Some(5 * day), ..Bounds::default() },
+            Bounds { max_size: Some(200), ..Bounds::default() },
+        ] {
             let mut all = document(vec![old.clone(), base.clone(), top.clone()]);
             all.tidy(bounds, 11 * day);
             assert_eq!(keys(&all), BTreeSet::from([base.key, top.key]), "{bounds:?}");

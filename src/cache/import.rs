@@ -69,6 +69,8 @@ pub struct Import {
     shared: Arc<Shared>,
     sources: Vec<Arc<Source>>,
     readers: Vec<JoinHandle<()>>,
+    /// Results from before this time, in seconds since 1970, do not count.
+    oldest: Option<i64>,
     /// Ends reading with the build.
     follower: Follower,
 }
@@ -108,9 +110,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Import {
-    /// Begins to read the records of all places.
+    /// Begins to read the records of all places. Steps that were executed before `oldest`, in seconds since 1970,
+    /// are not found.
     pub fn start(
         places: Vec<Arc<dyn CachePlace>>,
+        oldest: Option<i64>,
         store: &Store,
         events: &Events,
         cancel: &Cancel,
@@ -141,7 +145,7 @@ impl Import {
             }
             sources.push(source);
         }
-        Ok(Import { shared, sources, readers, follower })
+        Ok(Import { shared, sources, readers, oldest, follower })
     }
 
     /// What went wrong with layers since the last call. The build has to begin anew then: steps may stand on
@@ -174,7 +178,10 @@ impl Lookup for Import {
             let known = source.known(cancel)?;
             let bad = lock(&self.shared.bad);
             // The key is made of the parent too: a record with another one was tampered with.
-            let fits = |entry: &&Entry| entry.parent == inputs.parent && !bad.contains(&entry.layer.digest);
+            let young = |entry: &Entry| self.oldest.is_none_or(|oldest| entry.created >= oldest);
+            let fits = |entry: &&Entry| {
+                entry.parent == inputs.parent && young(entry) && !bad.contains(&entry.layer.digest)
+            };
             let entry = known.entries.get(&key)?.iter().find(fits)?.clone();
             drop(bad);
             Some(self.hit(source, entry, inputs))

@@ -85,6 +85,11 @@ impl Export<'_> {
     pub(super) fn merged_with(&self, found: CacheDocument) -> CacheDocument {
         let mut all = found;
         all.merged.clear();
+        // Before the merge, in which an equal result would keep the older time.
+        if let Some(lifetime) = self.bounds.lifetime {
+            let oldest = self.now.saturating_sub(lifetime);
+            all.entries.retain(|entry| entry.created >= oldest);
+        }
         all.merge(self.document.clone());
         all.take_content_of(&self.document);
         all.tidy(self.bounds, self.now);

@@ -50,6 +50,13 @@ pub(super) struct Cli {
 pub(super) enum Command {
     /// Build an image from a Dockerfile
     Build(Deferred<BuildArgs>),
+    /// Build as told by flags of Kaniko's executor; `rbuild kaniko --help` lists them
+    #[command(disable_help_flag = true)]
+    Kaniko {
+        /// Flags of Kaniko
+        #[arg(value_name = "FLAGS", trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
     /// Show what a build would do, as text, dot or JSON
     Plan(Deferred<PlanArgs>),
     /// Tell why each step of a build was executed or cached
@@ -218,7 +225,7 @@ pub(super) struct BuildArgs {
     /// Print the image ID only
     #[arg(short = 'q', long, help_heading = "Output")]
     pub quiet: bool,
-    /// How progress is shown: auto, plain, tty, quiet or rawjson [env: BUILDKIT_PROGRESS]
+    /// How progress is shown: auto, plain, tty, quiet, warnings or rawjson [env: BUILDKIT_PROGRESS]
     #[arg(long, value_name = "TYPE", help_heading = "Output")]
     pub progress: Option<String>,
     /// Groups and annotations for the log of a service: auto (by its variables), none, github, gitlab, teamcity, azure
@@ -477,7 +484,7 @@ pub(super) fn completion(shell: clap_complete::Shell) -> Vec<u8> {
 fn with_values(arg: clap::Arg) -> clap::Arg {
     let values: &[&str] = match arg.get_id().as_str() {
         "ci" => &["auto", "none", "github", "gitlab", "teamcity", "azure"],
-        "progress" => &["auto", "plain", "tty", "quiet", "rawjson"],
+        "progress" => &["auto", "plain", "tty", "quiet", "warnings", "rawjson"],
         "network" => &["default", "host", "none"],
         "call" => &["build", "check", "outline", "targets"],
         "isolation" => &["auto", "native", "chroot", "oci"],

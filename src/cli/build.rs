@@ -10,6 +10,7 @@ use crate::build::{
     OutputSpec, PullPolicy, RunNetwork,
 };
 use crate::cancel::CancelRead;
+use crate::context::FetchedContext;
 use crate::event::Events;
 use crate::progress::{self, Ledger, Mode, Renderer};
 
@@ -179,10 +180,11 @@ pub(super) fn progress_mode(flag: Option<&str>, quiet: bool, env: &Environment) 
         .help("set TERM, or use --progress=plain")),
         "tty" => Err(usage("--progress=tty needs a terminal on standard error").help("use --progress=plain")),
         "quiet" | "none" => Ok(Mode::Quiet),
+        "warnings" => Ok(Mode::Warnings),
         "rawjson" => Ok(Mode::RawJson),
-        other => {
-            Err(usage(format!("invalid progress type {other:?}; it is auto, plain, tty, quiet or rawjson")))
-        }
+        other => Err(usage(format!(
+            "invalid progress type {other:?}; it is auto, plain, tty, quiet, warnings or rawjson"
+        ))),
     }
 }
 
@@ -199,6 +201,8 @@ pub(super) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildReques
     Ok(BuildRequest {
         context: input.context.clone().into(),
         dockerfile: input.file.clone().map(Into::into),
+        dockerfile_text: None,
+        fetched: FetchedContext::default(),
         cwd: cwd.clone(),
         tags: args.tags.clone(),
         target: input.target.clone().filter(|target| !target.is_empty()),
@@ -221,6 +225,7 @@ pub(super) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildReques
         no_cache_filter: args.no_cache_filter.clone(),
         cache_from: cache::sources(args)?,
         cache_to: cache::targets(args)?,
+        cache_lifetime: None,
         pull: pull(input.pull.as_deref())?,
         network: network(&input.network)?,
         allow: values::entitlements(&args.allow).map_err(usage)?,
@@ -238,6 +243,8 @@ pub(super) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildReques
         source_network: input.source_network,
         sources: input.sources.options(env)?,
         outputs: output_specs(args)?,
+        skip_push_check: false,
+        keep_immutable_tags: false,
         wants_manifest: false,
         wants_id: args.iidfile.is_some(),
         source_date_epoch,

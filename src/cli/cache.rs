@@ -207,6 +207,7 @@ impl Options {
                 .get("max-size")
                 .map(|text| values::size(text).map_err(|error| self.bad(format!("max-size: {error}"))))
                 .transpose()?,
+            lifetime: None,
         };
         Ok(target)
     }
@@ -303,7 +304,7 @@ mod tests {
                 mode: crate::build::CacheMode::Max,
                 ignore_error: true,
                 compression: Some(compression),
-                bounds: CacheBounds { max_age: Some(7 * 24 * 3600), max_size: Some(1 << 30) },
+                bounds: CacheBounds { max_age: Some(7 * 24 * 3600), max_size: Some(1 << 30), lifetime: None },
                 ..CacheTarget::new(registry("a"))
             })
         );

@@ -340,6 +340,7 @@ fn prune(session: &Session, args: &PruneCacheArgs) -> Result<u8, Stop> {
     let bounds = CacheBounds {
         max_age: age.map_err(|error| usage(format!("--max-age: {error}")))?,
         max_size: size.map_err(|error| usage(format!("--max-size: {error}")))?,
+        lifetime: None,
     };
     let target = CacheTarget { bounds, ..CacheTarget::new(cache::location(&args.cache)?) };
     let pruned = care(session, &args.access, |care| care.prune(&target))?;

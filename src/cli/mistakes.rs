@@ -34,7 +34,7 @@ const FOREIGN: &[(&[&str], &str)] = &[
             "--force",
             "--force-build-metadata",
         ],
-        "it is about how kaniko works inside; leave it out",
+        "it is about how kaniko works inside; leave it out, or write `rbuild kaniko` with all of kaniko's flags",
     ),
     (
         &["--tarPath", "--tar-path", "--oci-layout-path", "--image-fs-extract-retry"],

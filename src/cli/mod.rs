@@ -24,6 +24,7 @@ mod image_filters;
 mod images;
 mod inspect_fields;
 mod isolation;
+mod kaniko;
 mod listing;
 mod mistakes;
 mod mounts;
@@ -67,6 +68,7 @@ use crate::visible::{visible, visible_json};
 use args::{Cli, Command, Userns};
 use environment::Environment;
 use isolation::Isolation;
+use registry::RegistryFlags;
 
 /// Everything a command works with.
 struct Session {
@@ -78,6 +80,8 @@ struct Session {
     cancel: Cancel,
     root: std::path::PathBuf,
     registries: Option<std::path::PathBuf>,
+    /// What flags say about registries, beyond their settings.
+    registry_flags: RegistryFlags,
     /// Signals are taken care of.
     watching: AtomicBool,
 }
@@ -200,7 +204,7 @@ fn start(cli: &Cli, env: &Environment) -> Result<Started, Stop> {
         user_name: env.user_name.clone(),
         runs_steps: matches!(
             &cli.command,
-            Command::Build(_) | Command::Run(_) | Command::VerifyReproducible(_)
+            Command::Build(_) | Command::Run(_) | Command::VerifyReproducible(_) | Command::Kaniko { .. }
         ),
         needs_none: isolation::is_chroot(cli.command.isolation(), env),
     };
@@ -221,8 +225,8 @@ fn dispatch(cli: Cli, env: Environment, started: Started) -> Result<u8, Stop> {
     let cancel = Cancel::new()?;
     let root = env.store_root(cli.root.as_deref(), user.uid)?;
     let registries = cli.registries;
-    let session =
-        Session { env, mode, user, no_sandbox, cancel, root, registries, watching: AtomicBool::new(false) };
+    let (registry_flags, watching) = (RegistryFlags::default(), AtomicBool::new(false));
+    let session = Session { env, mode, user, no_sandbox, cancel, root, registries, registry_flags, watching };
     perform(cli.command, &session).map_err(|stop| match stop {
         Stop::Failed(failure) => Stop::Failed(failure.explain_full_disk(&session.root)),
         outer => outer,
@@ -232,6 +236,7 @@ fn dispatch(cli: Cli, env: Environment, started: Started) -> Result<u8, Stop> {
 fn perform(command: Command, session: &Session) -> Result<u8, Stop> {
     match command {
         Command::Build(args) => build::build(session, *args.0),
+        Command::Kaniko { words } => kaniko::kaniko(session, &words),
         Command::Check(args) => check::check(session, *args.0),
         Command::Plan(args) => build::plan(session, *args.0),
         Command::Explain(args) => builds::explain(session, &args),
@@ -269,13 +274,34 @@ fn perform(command: Command, session: &Session) -> Result<u8, Stop> {
 }
 
 impl Session {
+    /// The same with another environment and flags about registries, before it watches signals.
+    fn with(&self, env: Environment, registry_flags: RegistryFlags) -> Self {
+        Session {
+            env,
+            mode: self.mode,
+            user: self.user,
+            no_sandbox: self.no_sandbox.clone(),
+            cancel: self.cancel.clone(),
+            root: self.root.clone(),
+            registries: self.registries.clone(),
+            registry_flags,
+            watching: AtomicBool::new(false),
+        }
+    }
+
     /// Everything the user configured about registries.
     fn registries(&self) -> Result<RegistryAccess, Failure> {
+        let flags = self.registry_flags.clone();
         let (own, containers) = (self.env.registry_settings(), self.env.containers_files());
         let settings = Settings::read(self.registries.as_deref(), &own, &containers)
             .map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))?;
         Ok(RegistryAccess {
             insecure: Vec::new(),
+            insecure_except: flags.insecure_except,
+            mirrors: flags.mirrors,
+            mirrors_only: flags.mirrors_only,
+            given: flags.given,
+            attempts: flags.attempts,
             credentials: self.env.credentials(self.user.uid),
             proxy: self.env.proxy(),
             settings,

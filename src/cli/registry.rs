@@ -9,7 +9,7 @@ use crate::event::Events;
 use crate::image::{Platform, Reference};
 use crate::progress::Mode;
 use crate::registry::login::{self, Kept};
-use crate::registry::{Credentials, RegistryError, Secret};
+use crate::registry::{Credentials, GivenCertificates, Location, RegistryError, Secret};
 use crate::sandbox::userns::IdMode;
 
 use super::build::progress_mode;
@@ -27,6 +27,16 @@ pub(super) struct AccessArgs {
     /// Show no progress
     #[arg(short = 'q', long)]
     pub quiet: bool,
+}
+
+/// What flags say about registries beyond their settings; fields as in [`RegistryAccess`].
+#[derive(Clone, Debug, Default)]
+pub(super) struct RegistryFlags {
+    pub insecure_except: Option<Vec<String>>,
+    pub mirrors: Vec<(String, Location)>,
+    pub mirrors_only: bool,
+    pub given: Vec<GivenCertificates>,
+    pub attempts: Option<u32>,
 }
 
 #[derive(Args, Debug)]

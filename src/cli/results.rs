@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat};
+use rustix::fs::{Access, AtFlags, CWD, OFlags, StatxAttributes, StatxFlags, accessat, statx};
 
 use crate::build::{Failure, FailureKind};
 use crate::fs::{inherited, new_file_beside};
@@ -19,6 +19,9 @@ pub(super) struct ResultFile {
 enum Place {
     /// A file, replaced as a whole.
     File,
+    /// A file that cannot be replaced: something is mounted on it, as Kubernetes does with
+    /// `/dev/termination-log`, or its directory takes no files.
+    Mounted,
     /// A pipe or device.
     Special,
     /// What the caller left open, as process substitution does.
@@ -39,8 +42,12 @@ impl ResultFile {
 
     /// Removes what an earlier build left, so that it is not taken for the outcome of one that fails.
     pub(super) fn clear(&self) -> Result<(), Failure> {
-        if !matches!(self.place, Place::File) {
-            return Ok(());
+        match self.place {
+            Place::File => {}
+            Place::Mounted => {
+                return opened(&self.path, true).map(drop).map_err(|error| failure(&self.path, &error));
+            }
+            Place::Special | Place::Open(_) => return Ok(()),
         }
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failure(&self.path, &error)),
@@ -52,12 +59,8 @@ impl ResultFile {
     pub(super) fn write(self, content: &[u8]) -> Result<(), Failure> {
         let written = match self.place {
             Place::Open(mut file) => file.write_all(content),
-            Place::Special => {
-                let mut options = OpenOptions::new();
-                let flags = (OFlags::NOFOLLOW | OFlags::NOCTTY).bits().cast_signed();
-                let file = options.write(true).custom_flags(flags).open(&self.path);
-                file.and_then(|mut file| file.write_all(content))
-            }
+            Place::Special => opened(&self.path, false).and_then(|mut file| file.write_all(content)),
+            Place::Mounted => opened(&self.path, true).and_then(|mut file| file.write_all(content)),
             Place::File => new_file_beside(&self.path, 0o666).and_then(|mut file| {
                 file.write_all(content)?;
                 Ok(file.persist(&self.path).map(drop)?)
@@ -65,6 +68,12 @@ impl ResultFile {
         };
         written.map_err(|error| failure(&self.path, &error))
     }
+}
+
+/// Opens what is there and no link.
+fn opened(path: &Path, truncate: bool) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NOCTTY).bits().cast_signed();
+    OpenOptions::new().write(true).truncate(truncate).custom_flags(flags).open(path)
 }
 
 fn failure(path: &Path, error: &io::Error) -> Failure {
@@ -89,6 +98,9 @@ fn place(path: &Path) -> io::Result<Place> {
         Ok(kind) if kind.is_fifo() || kind.is_char_device() => {
             return writable(path, Access::WRITE_OK).map(|()| Place::Special);
         }
+        Ok(kind) if kind.is_file() && is_mount(path) => {
+            return writable(path, Access::WRITE_OK).map(|()| Place::Mounted);
+        }
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
@@ -102,8 +114,18 @@ fn place(path: &Path) -> io::Result<Place> {
             Err(io::Error::other(format!("the directory {} does not exist", dir.display())))
         }
         Err(error) => Err(error),
-        Ok(_) => writable(dir, Access::WRITE_OK | Access::EXEC_OK).map(|()| Place::File),
+        Ok(_) => match writable(dir, Access::WRITE_OK | Access::EXEC_OK) {
+            Ok(()) => Ok(Place::File),
+            Err(_) if path.is_file() && writable(path, Access::WRITE_OK).is_ok() => Ok(Place::Mounted),
+            Err(error) => Err(error),
+        },
     }
+}
+
+/// Whether something is mounted on a file. Kernels before 5.8 do not know.
+fn is_mount(path: &Path) -> bool {
+    let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty());
+    found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 #[cfg(test)]

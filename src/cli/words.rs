@@ -176,7 +176,7 @@ const NOT_HERE_TWO: &[(&str, &[&str], &str)] = &[
 const GROUPS: [&str; 5] = ["image", "builder", "buildx", "system", "manifest"];
 
 /// Names of tools that are typed by habit.
-const TOOLS: [&str; 6] = ["docker", "podman", "buildah", "nerdctl", "finch", "kaniko"];
+const TOOLS: [&str; 5] = ["docker", "podman", "buildah", "nerdctl", "finch"];
 
 fn usage(message: impl Into<String>) -> Failure {
     Failure::new(FailureKind::Usage, message)
@@ -188,12 +188,14 @@ fn unsupported(message: impl Into<String>, help: &str) -> Failure {
 
 /// Reads the words of a command line, the program's name first.
 pub(super) fn read(args: impl Iterator<Item = OsString>) -> Result<Reading, Failure> {
-    let mut reading = Reading { args: args.collect(), ..Reading::default() };
+    let mut reading = Reading { args: super::kaniko::called(args.collect()), ..Reading::default() };
     let at = reading.global_flags()?;
     let first = reading.word(at);
     match first.as_deref() {
         // Most calls: no list of commands is needed.
         Some("build" | "run" | "check") | None => {}
+        // Its flags are not ours.
+        Some("kaniko") => reading.args.insert(at + 1, "--".into()),
         Some("-h" | "--help" | "-V" | "--version") => {}
         Some("-v") if reading.args.len() == at + 1 => reading.args[at] = "--version".into(),
         Some(word) if word.starts_with('-') => reading.args.insert(at, "build".into()),
@@ -470,8 +472,9 @@ fn names_context(word: &str) -> bool {
 }
 
 /// The commands, which every line is compared with: making the list from all their flags is not cheap.
-const COMMANDS: [&str; 36] = [
+const COMMANDS: [&str; 37] = [
     "build",
+    "kaniko",
     "plan",
     "explain",
     "builds",

@@ -34,7 +34,8 @@ pub use file::{FileInfo, FileKind, FileSource, Missing, Opened, Xattrs};
 pub use local::LocalContext;
 pub use pack::pack_tree;
 pub use source::{
-    ContextKind, ContextSpec, MainContext, open_fetched, open_main, open_named, open_tree, unpack_archive,
+    ContextKind, ContextSpec, FetchedContext, MainContext, open_fetched, open_main, open_named, open_tree,
+    unpack_archive,
 };
 pub use stat_cache::FileStatCache;
 pub use text::limited as read_limited;

@@ -34,11 +34,23 @@ pub struct ContextSpec {
     pub dockerfile: Option<UserPath>,
     /// The Dockerfile itself, where `dockerfile` is a name elsewhere (a URL).
     pub dockerfile_text: Option<Vec<u8>>,
+    /// How a context is taken that is no local directory.
+    pub fetched: FetchedContext,
     /// Where standard input is a download, its time in seconds since 1970: if it is no archive, it is the
     /// Dockerfile, whatever `dockerfile` names, and the only file of the context.
     pub downloaded: Option<i64>,
     /// The directory that relative paths start from.
     pub cwd: PathBuf,
+}
+
+/// How a context is taken that is no local directory: an archive, a download or a git repository.
+#[derive(Debug, Clone, Default)]
+pub struct FetchedContext {
+    /// Only this directory of it, which a link in it may lead to, but not out of it. Git addresses name theirs
+    /// themselves.
+    pub subdir: Option<UserPath>,
+    /// Its ignore files count, as in Kaniko. In BuildKit nobody looks at them.
+    pub ignore_files: bool,
 }
 
 /// What a context was made from.
@@ -114,17 +126,50 @@ pub fn open_main(
 /// Opens a directory that was fetched from elsewhere (a git repository's tree). `-f` names a file in
 /// it; ignore files count for nothing, since nothing is sent (BuildKit does not read them either).
 pub fn open_tree(tree: &Path, spec: &ContextSpec) -> Result<MainContext, ContextError> {
-    let context = open_fetched(tree)?;
+    take_tree(tree, spec, ContextKind::Directory, None)
+}
+
+/// A tree that came from elsewhere, as a context.
+fn take_tree(
+    tree: &Path,
+    spec: &ContextSpec,
+    kind: ContextKind,
+    newest_file: Option<i64>,
+) -> Result<MainContext, ContextError> {
+    let tree = match &spec.fetched.subdir {
+        Some(subdir) => directory_inside(tree, subdir)?,
+        None => tree.to_owned(),
+    };
+    let context = open_fetched(&tree)?;
     let (dockerfile_name, dockerfile) = dockerfile_of(&context, spec)?;
-    Ok(MainContext {
-        context,
-        kind: ContextKind::Directory,
-        dockerfile_name,
-        dockerfile,
-        dockerfile_path: None,
-        ignore_file: None,
-        newest_file: None,
-    })
+    let (mut rules, mut ignore_file) = (IgnoreRules::none(), None);
+    if spec.fetched.ignore_files {
+        for name in [format!("{dockerfile_name}.dockerignore"), ".dockerignore".to_owned()] {
+            let inside = paths::clean(name.as_bytes());
+            if let Some(found) = rules_in(&context, &inside, &name)? {
+                (rules, ignore_file) = (found, Some(name));
+                break;
+            }
+        }
+    }
+    let context = context.with_rules(rules);
+    let dockerfile_path = None;
+    Ok(MainContext { context, kind, dockerfile_name, dockerfile, dockerfile_path, ignore_file, newest_file })
+}
+
+/// A directory of a tree that came from elsewhere, whose links lead anywhere.
+fn directory_inside(tree: &Path, subdir: &UserPath) -> Result<PathBuf, ContextError> {
+    let wanted = tree.join(subdir.trim_start_matches('/'));
+    let failed = |source| ContextError::Read { path: PathBuf::from(subdir.to_string()), source };
+    let root = tree.canonicalize().map_err(failed)?;
+    let found = wanted.canonicalize().map_err(failed)?;
+    if !found.starts_with(&root) {
+        return Err(failed(io::Error::other("it lies outside the context")));
+    }
+    match found.is_dir() {
+        true => Ok(found),
+        false => Err(failed(io::ErrorKind::NotADirectory.into())),
+    }
 }
 
 /// Opens a directory without any rules, such as one that was fetched from elsewhere as a named context.
@@ -304,19 +349,8 @@ fn open_stdin(
     };
     if whole_is_tar {
         let newest_file = unpack(content, scratch)?;
-        // The reference applies no ignore file to an archive: it holds what was meant to be sent.
-        let context = open()?;
-        let (dockerfile_name, dockerfile) = dockerfile_of(&context, spec)?;
-        let kind = ContextKind::Archive;
-        return Ok(MainContext {
-            context,
-            kind,
-            dockerfile_name,
-            dockerfile,
-            dockerfile_path: None,
-            ignore_file: None,
-            newest_file,
-        });
+        // BuildKit applies no ignore file to an archive: it holds what was meant to be sent.
+        return take_tree(scratch, spec, ContextKind::Archive, newest_file);
     }
     if compression != Compression::None {
         return Err(ContextError::StdinNotTar { compression: compression.name() });

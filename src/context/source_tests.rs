@@ -24,6 +24,7 @@ impl Desk {
             path: path.into(),
             dockerfile: dockerfile.map(Into::into),
             dockerfile_text: None,
+            fetched: FetchedContext::default(),
             downloaded: None,
             cwd: self.0.path().join("cwd"),
         };
@@ -192,8 +193,14 @@ fn standard_input_is_used_once() {
         }
     }
     let cwd = local.0.path().join("cwd");
-    let spec =
-        ContextSpec { path: ".".into(), dockerfile: None, dockerfile_text: None, downloaded: None, cwd };
+    let spec = ContextSpec {
+        path: ".".into(),
+        dockerfile: None,
+        dockerfile_text: None,
+        fetched: FetchedContext::default(),
+        downloaded: None,
+        cwd,
+    };
     let cancel = Cancel::new().expect("a descriptor");
     open_main(&spec, &mut Untouched, &local.0.path().join("scratch"), &cancel).expect("opens");
     assert!(!local.0.path().join("scratch").exists());

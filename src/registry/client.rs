@@ -34,6 +34,8 @@ pub struct Registry(Arc<Inner>);
 struct Inner {
     name: String,
     mirrors: Vec<Host>,
+    /// What they lack is not asked for elsewhere.
+    mirrors_only: bool,
     origin: Host,
     retry: RetryPolicy,
     clock: Arc<dyn Clock>,
@@ -78,6 +80,7 @@ impl Registry {
         Ok(Registry(Arc::new(Inner {
             name: host.to_owned(),
             mirrors: options.mirrors.iter().map(mirror).collect::<Result<_, _>>()?,
+            mirrors_only: options.mirrors_only && !options.mirrors.is_empty(),
             origin: Host::new(origin, options)?,
             retry: options.retry.clone(),
             clock,
@@ -132,9 +135,11 @@ impl Registry {
         };
         let at_mirror =
             RetryPolicy { attempts: inner.retry.attempts.min(MIRROR_ATTEMPTS), ..inner.retry.clone() };
+        let mut refused = None;
         for mirror in &inner.mirrors {
             let left = if by_digest { mirror.endpoint.tag_only } else { mirror.endpoint.digest_only };
-            if mirror.down.load(Ordering::Relaxed) || left {
+            let down = mirror.down.load(Ordering::Relaxed) && !inner.mirrors_only;
+            if down || left {
                 continue;
             }
             match run(mirror, &at_mirror) {
@@ -146,9 +151,16 @@ impl Registry {
                 ) => {
                     return Err(error);
                 }
-                Err(error) if error.is_connection_failure() => mirror.down.store(true, Ordering::Relaxed),
-                Err(_) => {}
+                Err(error) => {
+                    if error.is_connection_failure() {
+                        mirror.down.store(true, Ordering::Relaxed);
+                    }
+                    refused = Some(error);
+                }
             }
+        }
+        if let Some(error) = refused.filter(|_| inner.mirrors_only) {
+            return Err(error);
         }
         run(&inner.origin, &inner.retry)
     }
@@ -169,6 +181,7 @@ pub(super) struct Call<'a> {
 impl Host {
     pub(super) fn new(mut endpoint: Endpoint, options: &RegistryOptions) -> Result<Self, RegistryError> {
         let mut own = HostCertificates::find(&options.certificates, [&endpoint.name, &endpoint.authority])?;
+        own.add(&options.given, [&endpoint.name, &endpoint.authority]);
         if endpoint.nearby && !own.authorities.is_empty() {
             // Whoever names an authority wants the certificate looked at.
             endpoint.policy = SchemePolicy::Https;

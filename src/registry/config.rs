@@ -26,6 +26,8 @@ pub struct RegistryOptions {
     /// Asked before the registry itself, in order. A mirror that cannot be reached is left alone
     /// from then on. Nothing is ever sent to one.
     pub mirrors: Vec<Location>,
+    /// Where there are mirrors, nobody else is asked: what they lack is not there.
+    pub mirrors_only: bool,
     /// Where the registry is, if not at the host its name gives.
     pub location: Option<Location>,
     /// Where names and passwords come from.
@@ -44,6 +46,8 @@ pub struct RegistryOptions {
     /// Directories that may hold, for a registry, a directory `host[:port]` with certificates: Docker's and
     /// containers' `certs.d`. The first that has one counts.
     pub certificates: Vec<PathBuf>,
+    /// Certificates that were given for single registries; they come before those of [`Self::certificates`].
+    pub given: Vec<GivenCertificates>,
     /// What another tool makes of this name, for the hint when the registry does not have it.
     pub alias: Option<String>,
     /// How often and how patiently to try again.
@@ -57,6 +61,7 @@ impl Default for RegistryOptions {
         RegistryOptions {
             insecure: false,
             mirrors: Vec::new(),
+            mirrors_only: false,
             location: None,
             credentials: Credentials::None,
             repository: String::new(),
@@ -65,6 +70,7 @@ impl Default for RegistryOptions {
             proxy: None,
             roots: Roots::default(),
             certificates: Vec::new(),
+            given: Vec::new(),
             alias: None,
             retry: RetryPolicy::default(),
             network: SourceNetwork::default(),
@@ -103,6 +109,17 @@ impl From<String> for Location {
     fn from(address: String) -> Self {
         Location { address, ..Location::default() }
     }
+}
+
+/// Certificates for one registry or mirror, as PEM files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GivenCertificates {
+    /// `host[:port]`, as names and mirrors have it.
+    pub host: String,
+    /// An authority trusted besides the others.
+    pub authority: Option<PathBuf>,
+    /// Our certificate and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// Text that is left out of debug output.

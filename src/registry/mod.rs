@@ -60,7 +60,8 @@ pub use access::{Notices, RegistryAccess};
 pub use blob::BlobReader;
 pub use client::Registry;
 pub use config::{
-    CredentialSource, Credentials, ENDPOINTS, Location, RegistryOptions, Roots, Secret, Timeouts,
+    CredentialSource, Credentials, ENDPOINTS, GivenCertificates, Location, RegistryOptions, Roots, Secret,
+    Timeouts,
 };
 pub use content::{Content, LayoutContent, RegistryContent, StoreContent};
 pub use error::{Fault, Refusal, RegistryError, Rejected, Target, Unreachable};

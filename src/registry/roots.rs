@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts};
 
-use super::config::Roots;
+use super::config::{GivenCertificates, Roots};
 use super::error::RegistryError;
 
 /// Where systems keep their certificate authorities.
@@ -111,6 +111,16 @@ impl HostCertificates {
             }
         }
         Ok(HostCertificates::default())
+    }
+
+    /// Adds what was given for one of these names.
+    pub(super) fn add(&mut self, given: &[GivenCertificates], names: [&String; 2]) {
+        for one in given.iter().filter(|one| names.contains(&&one.host)) {
+            self.authorities.extend(one.authority.clone());
+            if let Some((certificate, key)) = one.identity.clone() {
+                self.identity = Some(Identity { certificate, key });
+            }
+        }
     }
 
     fn of(dir: &Path, files: Vec<PathBuf>) -> Result<Self, RegistryError> {

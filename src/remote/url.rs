@@ -37,11 +37,15 @@ pub fn add_source(text: &str) -> Result<SourceKind, RemoteError> {
 }
 
 /// What a build context, a named context or the value of `-f` names: as [`add_source`], and
-/// `github.com/OWNER/NAME` without a scheme is git too. An existing local directory goes first, which
+/// `github.com/OWNER/NAME` without a scheme and `git+https://` are git too. An existing local directory goes first, which
 /// is for the caller to find out.
 pub fn context_source(text: &str) -> Result<SourceKind, RemoteError> {
     if text.starts_with("github.com/") {
         return Ok(SourceKind::Git(GitUrl::parse(&format!("https://{text}"))?));
+    }
+    // A repository whose path does not end in `.git`.
+    if let Some(address) = text.strip_prefix("git+").filter(|rest| rest.starts_with("http")) {
+        return Ok(SourceKind::Git(GitUrl::parse(address)?));
     }
     add_source(text)
 }

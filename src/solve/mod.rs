@@ -75,6 +75,8 @@ pub struct Solver {
     pub result: ResultKind,
     /// Steps whose records are not looked up.
     pub no_cache: Box<dyn Fn(&Step) -> bool + Send + Sync>,
+    /// Results of steps that were executed before this time, in seconds since 1970, do not count.
+    pub oldest: Option<i64>,
     /// Steps at work at once.
     pub jobs: usize,
     /// Is told how each step's look-up ended.

@@ -88,7 +88,8 @@ impl Run<'_> {
         let Some(parent_id) = key.parent else { return Ok(Err(Miss::NewParent)) };
         let inputs =
             KeyInputs { definition: key.definition.clone(), parent: parent_id, inputs: key.inputs.clone() };
-        let record = self.solver.records.get(&inputs.key())?;
+        let young = |record: &Record| self.solver.oldest.is_none_or(|oldest| record.created >= oldest);
+        let record = self.solver.records.get(&inputs.key())?.filter(young);
         if let Some(record) = &record
             && let Some(cell) = self.known_layer(&record.diff_id, Some(parent_id))?
         {
