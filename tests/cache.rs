@@ -3,6 +3,10 @@
 
 #[path = "cache/care.rs"]
 mod care;
+#[path = "support/objects.rs"]
+mod object_server;
+#[path = "cache/objects.rs"]
+mod objects;
 #[path = "support/proxy.rs"]
 mod proxy;
 #[path = "support/registry.rs"]
@@ -830,7 +834,7 @@ fn after_any_edit_the_image_is_the_one_that_no_cache_gives() {
         .unwrap_or(88172645463325252);
     let mut dice = Dice(seed);
     let lab = Lab::new();
-    let (host, own) = (server.host(), Lab::new());
+    let (host, own, objects) = (server.host(), Lab::new(), object_server::ObjectServer::start());
     for number in 0..2 {
         let dir = lab.out(&format!("cache{number}")).display().to_string();
         let places = [
@@ -839,6 +843,7 @@ fn after_any_edit_the_image_is_the_one_that_no_cache_gives() {
                 format!("type=registry,ref={host}/p{number}:c"),
             ),
             (format!("type=local,dest={dir},mode=max"), format!("type=local,src={dir}")),
+            objects::place_flags(&objects, number),
         ];
         let mut project = Project::new(&mut dice);
         let context = lab.context(&[]);
@@ -849,7 +854,7 @@ fn after_any_edit_the_image_is_the_one_that_no_cache_gives() {
                 format!("seed {seed}, project {number}, edit {edit}, {what}:\n{text}\n{err}")
             };
             let (right, ..) = built(&context, &[EPOCH, "--no-cache"]);
-            let (to, from) = &places[edit % 2];
+            let (to, from) = &places[edit % places.len()];
             let (to, from) = (format!("--cache-to={to}"), format!("--cache-from={from}"));
             let (image, _, err) = built(&context, &[EPOCH, &from, &to]);
             assert_eq!(image, right, "{}", shown("cache elsewhere", &err));

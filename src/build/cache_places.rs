@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::cache::{CacheError, CachePlace, DirectoryCache, RepositoryCache};
+use crate::cache::{CacheError, CachePlace, DirectoryCache, ObjectCache, RepositoryCache};
 use crate::image::Reference;
+use crate::objects::HttpSettings;
 use crate::registry::RegistryAccess;
 use crate::registry::origins::Origin;
 use crate::store::Store;
@@ -55,6 +56,17 @@ impl Places<'_> {
             CacheLocation::Local { path, tag, digest } => {
                 let (shown, path) = (path.display().to_string(), self.cwd.join(path));
                 Ok(Arc::new(DirectoryCache::new(shown, path, tag, *digest, self.store)))
+            }
+            CacheLocation::Objects(spec) => {
+                let settings = HttpSettings {
+                    proxy: self.access.proxy.clone(),
+                    roots: self.access.roots.clone(),
+                    network: self.access.network,
+                    attempts: spec.attempts,
+                    patience: spec.patience,
+                };
+                let objects = spec.service.open(&settings)?;
+                Ok(Arc::new(ObjectCache::new(location.to_string(), objects, spec.layout.clone())))
             }
             CacheLocation::Inline => Err(CacheError::Alien {
                 place: "type=inline".into(),

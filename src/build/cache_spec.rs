@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use crate::cache::Bounds;
+use crate::cache::{Bounds, ObjectLayout};
 use crate::digest::Digest;
+use crate::objects::Service;
 
 use super::request::CompressionChoice;
 
@@ -25,8 +27,23 @@ pub enum CacheLocation {
         /// One manifest, where a cache is read.
         digest: Option<Digest>,
     },
+    /// An object store.
+    Objects(ObjectSpec),
     /// The image itself. Only written: it is read as a registry is.
     Inline,
+}
+
+/// A cache in an object store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectSpec {
+    /// The service.
+    pub service: Service,
+    /// Where in it.
+    pub layout: ObjectLayout,
+    /// Attempts at a request; `None` is the usual number.
+    pub attempts: Option<u32>,
+    /// The longest wait for one answer, and the longest that the service may ask for; `None` is the usual one.
+    pub patience: Option<Duration>,
 }
 
 impl fmt::Display for CacheLocation {
@@ -34,6 +51,9 @@ impl fmt::Display for CacheLocation {
         match self {
             CacheLocation::Registry { reference } => f.write_str(reference),
             CacheLocation::Local { path, .. } => write!(f, "{}", path.display()),
+            CacheLocation::Objects(spec) => {
+                write!(f, "{}/{}", spec.service.shown(), spec.layout.documents.join(";"))
+            }
             CacheLocation::Inline => f.write_str("inline"),
         }
     }

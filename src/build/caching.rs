@@ -1,6 +1,6 @@
 //! Caches elsewhere: what a build reads from them, and what it leaves there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,11 +14,12 @@ use crate::event::{Event, Events, Outcome, Stream, VertexKind};
 use crate::image::{Family, Image};
 use crate::layer::{self, WriteOptions};
 use crate::plan::{Plan, StepId};
-use crate::registry::{RegistryAccess, StoreContent};
-use crate::snapshot::Chain;
+use crate::registry::RegistryAccess;
+use crate::snapshot::{Chain, LayerCell};
 use crate::solve::{Solved, StepKey, StepState};
 use crate::store::Store;
 
+use super::cache_content::ExportContent;
 use super::cache_places::{self, Places};
 use super::cache_spec::{CacheLocation, CacheMode, CacheTarget};
 use super::engine::{Engine, now_seconds, oldest};
@@ -171,6 +172,7 @@ impl Engine {
             let title = match &target.location {
                 CacheLocation::Registry { .. } => "exporting cache to registry",
                 CacheLocation::Local { .. } => "exporting cache to client directory",
+                CacheLocation::Objects(spec) => spec.service.export_title(),
                 // It was made with the image.
                 CacheLocation::Inline => continue,
             };
@@ -224,9 +226,9 @@ impl ExportWork<'_> {
                 .help("ignore-error=true makes this a warning"),
         };
         let place = self.engine.cache_place(&self.target.location, request).map_err(failed)?;
-        let document = self.document()?;
+        let (document, cells) = self.document()?;
         let access = self.engine.cache_access(request);
-        let content = StoreContent::new(&self.engine.store, &access);
+        let content = ExportContent::new(&self.engine.store, &access, cells);
         let export = Export {
             document,
             content: &content,
@@ -248,15 +250,16 @@ impl ExportWork<'_> {
         })
     }
 
-    /// The results of the build as records. Layers that nobody has packed yet are packed for it.
-    fn document(&self) -> Result<CacheDocument, Failure> {
-        let (mut entries, mut answers) = (Vec::new(), Vec::new());
+    /// The results of the build as records, with where the layers come from. Layers that nobody has packed yet are packed for it.
+    fn document(&self) -> Result<(CacheDocument, BTreeMap<Digest, Arc<LayerCell>>), Failure> {
+        let (mut entries, mut answers, mut cells) = (Vec::new(), Vec::new(), BTreeMap::new());
         let used = self.now;
         let mut parents: BTreeSet<ChainId> = BTreeSet::new();
         for solution in self.solutions {
             for (name, key, state) in solution.steps(self.target.mode) {
                 let Some(cell) = state.chain.cells().last() else { continue };
                 let layer = self.layer(&state.chain)?;
+                cells.insert(layer.digest, cell.clone());
                 parents.insert(key.parent);
                 entries.push(Entry {
                     key: key.key.0,
@@ -277,7 +280,7 @@ impl ExportWork<'_> {
         }
         let mut document = CacheDocument::default();
         document.merge(CacheDocument::new(entries, answers));
-        Ok(document)
+        Ok((document, cells))
     }
 
     /// The blob of a chain's topmost layer.
@@ -290,12 +293,12 @@ impl ExportWork<'_> {
         });
         let options = WriteOptions::packing(choice.packing());
         let mut blob = engine.snapshots.blob(chain, position, &options, self.cancel)?;
-        if let Some(cell) = chain.cells().get(position) {
-            cell.ensure_blob_for_push(&engine.store)?;
-            if choice.force && blob.compression != choice.algorithm {
-                cell.ensure_blob(&engine.store)?;
-                blob = layer::recompress(&engine.store, &cell.finished()?.diff_id, &options, self.cancel)?;
-            }
+        if let Some(cell) = chain.cells().get(position)
+            && choice.force
+            && blob.compression != choice.algorithm
+        {
+            cell.ensure_blob(&engine.store)?;
+            blob = layer::recompress(&engine.store, &cell.finished()?.diff_id, &options, self.cancel)?;
         }
         let media_type = Family::Oci.layer(blob.compression).to_owned();
         Ok(LayerBlob { media_type, digest: blob.digest, size: blob.size })

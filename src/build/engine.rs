@@ -294,7 +294,8 @@ impl Engine {
             if makes_image && !only_pushed {
                 chain.ensure_blobs(&self.store)?;
             }
-            if only_pushed {
+            // What is only cached elsewhere is needed by nobody here.
+            if only_pushed && request.outputs.iter().any(|output| output.push) {
                 chain.cells().iter().try_for_each(|cell| cell.ensure_blob_for_push(&self.store))?;
             }
             let epoch = epoch_of(request, plan);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::image::ReadError;
+use crate::objects::ObjectError;
 use crate::registry::RegistryError;
 use crate::store::StoreError;
 
@@ -42,6 +43,9 @@ pub enum CacheError {
     /// The registry refused or could not be reached.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// The object store refused, could not be reached, or gave something wrong.
+    #[error("{0}")]
+    Objects(#[source] ObjectError),
     /// A file could not be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -80,6 +84,7 @@ impl CacheError {
                 error.is_not_found()
                     || matches!(error, RegistryError::Mismatch { .. } | RegistryError::Size { .. })
             }
+            CacheError::Objects(error) => matches!(error, ObjectError::Missing(_) | ObjectError::Damaged(_)),
             CacheError::Layout(error) => {
                 matches!(error, ReadError::Mismatch { .. } | ReadError::MissingBlob { .. })
             }

@@ -7,10 +7,13 @@ use crate::digest::Digest;
 use crate::suggest::suggest;
 
 use super::args::BuildArgs;
+use super::cache_objects::{self, Surroundings};
+use super::environment::Environment;
 use super::{outputs, values};
 
-/// Types of BuildKit that are not there yet.
-const LATER: [&str; 5] = ["gha", "s3", "azblob", "gcs", "webdav"];
+/// Types that others have and that are not there.
+const LATER: [&str; 2] = ["gcs", "webdav"];
+const TYPES: &str = "registry, local, inline, s3, azblob and gha";
 const FROM_KEYS: &[&str] = &["type", "ref", "src", "tag", "digest"];
 const TO_KEYS: &[&str] = &[
     "type",
@@ -93,9 +96,9 @@ pub(super) fn targets(args: &BuildArgs) -> Result<Vec<CacheTarget>, Failure> {
 }
 
 /// The fields of one cache.
-struct Options {
-    flag: &'static str,
-    kind: String,
+pub(super) struct Options {
+    pub flag: &'static str,
+    pub kind: String,
     fields: Vec<(String, String)>,
 }
 
@@ -124,17 +127,20 @@ impl Options {
         let kind = kind.ok_or_else(|| usage(format!("{flag}: type=... is missing in {text:?}")))?;
         if LATER.contains(&kind.as_str()) {
             let message = format!("{flag} type={kind} is not supported yet");
-            return Err(
-                Failure::new(FailureKind::Unsupported, message).help("use type=registry, local or inline")
-            );
+            return Err(Failure::new(FailureKind::Unsupported, message).help(format!("use one of {TYPES}")));
         }
-        if !["registry", "local", "inline"].contains(&kind.as_str()) {
-            return Err(usage(format!("{flag}: unknown type {kind:?}; it is registry, local or inline")));
+        let objects = cache_objects::keys(&kind);
+        if objects.is_none() && !["registry", "local", "inline"].contains(&kind.as_str()) {
+            return Err(usage(format!("{flag}: unknown type {kind:?}; it is one of {TYPES}")));
         }
         for (key, _) in &fields {
+            if objects.is_some_and(|keys| keys.contains(&key.as_str())) {
+                continue;
+            }
             if !known.contains(&key.as_str()) {
-                let hint = suggest(key, known.iter().copied())
-                    .map_or_else(String::new, |key| format!("; did you mean {key:?}?"));
+                let all = known.iter().chain(objects.unwrap_or_default()).copied();
+                let hint =
+                    suggest(key, all).map_or_else(String::new, |key| format!("; did you mean {key:?}?"));
                 return Err(usage(format!("{flag}: unknown option {key:?}{hint}")));
             }
             if !fits(&kind, key) {
@@ -144,7 +150,7 @@ impl Options {
         Ok(vec![Options { flag, kind, fields }])
     }
 
-    fn get(&self, key: &str) -> Option<&str> {
+    pub fn get(&self, key: &str) -> Option<&str> {
         self.fields.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
     }
 
@@ -154,11 +160,11 @@ impl Options {
             .ok_or_else(|| usage(format!("{}: type={} needs {key}=...", self.flag, self.kind)))
     }
 
-    fn bad(&self, error: String) -> Failure {
+    pub fn bad(&self, error: String) -> Failure {
         usage(format!("{}: {error}", self.flag))
     }
 
-    fn boolean(&self, key: &str, default: bool) -> Result<bool, Failure> {
+    pub fn boolean(&self, key: &str, default: bool) -> Result<bool, Failure> {
         let value = self.get(key).map(outputs::boolean).transpose();
         Ok(value.map_err(|error| self.bad(format!("{key}: {error}")))?.unwrap_or(default))
     }
@@ -176,7 +182,14 @@ impl Options {
                     digest: digest.transpose()?,
                 })
             }
-            _ => Ok(CacheLocation::Inline),
+            "inline" => Ok(CacheLocation::Inline),
+            _ => cache_objects::location(
+                self,
+                &Surroundings {
+                    variable: &Environment::variable,
+                    file: &|path| std::fs::read_to_string(path).ok(),
+                },
+            ),
         }
     }
 
@@ -251,7 +264,8 @@ pub(super) fn age(text: &str) -> Result<i64, String> {
 fn fits(kind: &str, key: &str) -> bool {
     match key {
         "ref" => kind == "registry",
-        "src" | "dest" | "tag" | "digest" | "reset" => kind == "local",
+        "reset" => kind == "local" || cache_objects::keys(kind).is_some(),
+        "src" | "dest" | "tag" | "digest" => kind == "local",
         "mode" | "ignore-error" => true,
         _ => kind != "inline",
     }
@@ -324,8 +338,19 @@ mod tests {
     #[test]
     fn what_cannot_work_is_refused_by_name() {
         for (text, word) in [
-            ("type=gha", "type=gha is not supported yet"),
-            ("type=s3,bucket=b", "type=s3 is not supported yet"),
+            ("type=gcs", "type=gcs is not supported yet"),
+            ("type=s3,region=r,bukcet=b", "did you mean \"bucket\""),
+            ("type=s3,bucket=b,region=r,dest=d", "does not go with type=s3"),
+            ("type=s3,bucket=b,region=r,access_key_id=a", "belong together"),
+            ("type=s3,bucket=b,region=r,upload_parallelism=0", "no positive number"),
+            ("type=s3,bucket=b,region=r,touch_refresh=x", "touch_refresh"),
+            ("type=s3,bucket=b,region=r,retry_mode=adaptive", "retry_mode=adaptive is not supported"),
+            ("type=s3,bucket=b,region=r,scope=x", "unknown option"),
+            ("type=azblob", "account_url"),
+            ("type=azblob,account_url=https://a.blob.test", "secret_access_key"),
+            ("type=gha,url_v2=https://a.test/,token=t,scope=a,b", "invalid field"),
+            ("type=gha,url_v2=https://a.test/,token=t,ghtoken=x", "ghtoken is not supported"),
+            ("type=gha,url_v2=https://a.test/,token=t,version=1", "version=1"),
             ("type=wat", "unknown type"),
             ("ref=a", "type=... is missing"),
             ("type=registry", "needs ref"),
@@ -345,7 +370,7 @@ mod tests {
         for (text, word) in [
             ("type=inline", "read by the image's name"),
             ("type=local,src=d,digest=x", "digest"),
-            ("type=azblob", "type=azblob is not supported yet"),
+            ("type=webdav", "type=webdav is not supported yet"),
             ("type=registry,ref=a,mode=max", "unknown option"),
         ] {
             let message = from(&[text]).err().unwrap_or_default();

@@ -6,10 +6,12 @@
 
 mod args;
 mod attest;
+mod aws_files;
 mod build;
 mod builds;
 mod cache;
 mod cache_command;
+mod cache_objects;
 mod capabilities;
 mod check;
 mod ci;

@@ -351,7 +351,7 @@ impl RegistryError {
 
 /// Code and message of a refusal's body, cleaned for a terminal. Understands the error list of the
 /// distribution specification, the single objects other services send, and short plain text.
-pub(super) fn read_error_body(body: &[u8]) -> (Option<String>, Option<String>) {
+pub(crate) fn read_error_body(body: &[u8]) -> (Option<String>, Option<String>) {
     let Ok(json) = serde_json::from_slice::<serde_json::Value>(body) else {
         let text = String::from_utf8_lossy(body);
         let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();

@@ -73,8 +73,9 @@ pub use referrers::{Referrers, fallback_tag};
 pub use retry::RetryPolicy;
 pub use settings::{ContainersFiles, Settings};
 
-// What plain downloads (`remote`) share: connections, redirects, retries.
+// What plain downloads (`remote`) and object stores (`objects`) share: connections, redirects, retries.
 pub(crate) use client::refusal;
-pub(crate) use retry::{Clock, SystemClock};
+pub(crate) use error::read_error_body;
+pub(crate) use retry::{Clock, SystemClock, parse_retry_after};
 pub(crate) use roots::Trust;
-pub(crate) use transport::{Incoming, Outgoing, Session, Transport};
+pub(crate) use transport::{Incoming, Outgoing, Payload, Session, Transport};

@@ -111,7 +111,7 @@ impl Outgoing {
 }
 
 /// What an upload sends.
-pub(super) enum Payload<'a> {
+pub(crate) enum Payload<'a> {
     /// Bytes at hand; none is a body of length 0.
     Bytes(&'a [u8]),
     /// A reader, which must give exactly `length` bytes or fail.
@@ -158,12 +158,12 @@ impl Session {
     }
 
     /// Sends a request and gives the first answer, even if it leads elsewhere.
-    pub(super) fn send_unredirected(&self, outgoing: &Outgoing) -> Result<Incoming, RegistryError> {
+    pub(crate) fn send_unredirected(&self, outgoing: &Outgoing) -> Result<Incoming, RegistryError> {
         self.send_once(outgoing, &outgoing.url, None)
     }
 
     /// Sends a request with a body and gives the first answer, even if it leads elsewhere.
-    pub(super) fn send_payload(
+    pub(crate) fn send_payload(
         &self,
         outgoing: &Outgoing,
         payload: Payload<'_>,
@@ -263,7 +263,7 @@ impl Incoming {
     }
 
     /// Reads the body up to `limit` bytes; one more byte is read to tell a longer one.
-    pub(super) fn read_up_to(self, session: &Session, limit: usize) -> Result<Vec<u8>, RegistryError> {
+    pub(crate) fn read_up_to(self, session: &Session, limit: usize) -> Result<Vec<u8>, RegistryError> {
         let mut bytes = Vec::new();
         let read = self.body.into_reader().take(limit as u64 + 1).read_to_end(&mut bytes);
         read.map_err(|error| session.failure(&self.target, error.into()))?;
