@@ -46,6 +46,8 @@ pub(super) struct Builder<'a> {
     pub steps: Vec<Step>,
     pub evaluated: BTreeMap<usize, Evaluated>,
     images: BTreeMap<BaseId, StepId>,
+    /// The step that is `scratch` as a source of files.
+    scratch: Option<StepId>,
     needs: Vec<ImageRequest>,
     pub warnings: Vec<PlanWarning>,
 }
@@ -61,6 +63,7 @@ impl<'a> Builder<'a> {
             steps: Vec::new(),
             evaluated: BTreeMap::new(),
             images: BTreeMap::new(),
+            scratch: None,
             needs: Vec::new(),
             warnings: Vec::new(),
         }
@@ -182,20 +185,35 @@ impl<'a> Builder<'a> {
         if let Some(id) = self.images.get(&base) {
             return Ok(*id);
         }
-        let id = self.next_id();
+        let id = self.source_step(Base::Image { id: base, name: name.to_owned() }, name, source, span);
         self.images.insert(base, id);
-        let stage = self.dockerfile.stages.len() + self.images.len();
-        let base = Base::Image { id: base, name: name.to_owned() };
-        Ok(self.push(Step {
+        Ok(id)
+    }
+
+    /// The step of `COPY --from=scratch`: a tree without files, as BuildKit has it.
+    pub fn scratch_step(&mut self, source: &Arc<Source>, span: Span) -> StepId {
+        if let Some(id) = self.scratch {
+            return id;
+        }
+        let id = self.source_step(Base::Scratch, "scratch", source, span);
+        self.scratch = Some(id);
+        id
+    }
+
+    /// A base that no stage is built on.
+    fn source_step(&mut self, base: Base, name: &str, source: &Arc<Source>, span: Span) -> StepId {
+        let sources = self.images.len() + usize::from(self.scratch.is_some());
+        let id = self.next_id();
+        self.push(Step {
             id,
-            stage,
+            stage: self.dockerfile.stages.len() + sources + 1,
             stage_name: None,
             parent: None,
             name: format!("FROM {name}"),
             source: source.clone(),
             span,
-            kind: StepKind::From(FromStep { base, platform }),
-        }))
+            kind: StepKind::From(FromStep { base, platform: self.input.platform.clone() }),
+        })
     }
 
     fn finish(mut self, target: usize) -> Result<Plan, PlanError> {

@@ -219,7 +219,6 @@ fn mistakes_name_their_place_and_what_to_do() {
         ("FROM b AS x\nCOPY --from=y /a /\nFROM b AS y\nCOPY --from=x /a /", 2, "before"),
         ("FROM b\nCOPY --from=7 /a /", 2, "invalid stage index 7"),
         ("FROM b\nCOPY --from=$X /a /", 2, "not supported for --from"),
-        ("FROM b\nCOPY --from=scratch /a /", 2, "scratch"),
         ("FROM ${NOPE}", 1, "should not be blank"),
         ("FROM --platform=nonsense/x/y/z b", 1, "nonsense"),
         ("FROM b\nENV A=${B:?missing}", 2, "missing"),

@@ -139,7 +139,8 @@ impl Walk<'_, '_> {
                 Ok(CopyOrigin::Step(id, format!("image {name:?}")))
             }
             Origin::Scratch { .. } => {
-                Err(PlanError::at(source, from.span, "there is nothing to copy from scratch"))
+                let id = self.builder.scratch_step(source, from.span);
+                Ok(CopyOrigin::Step(id, "scratch".into()))
             }
         }
     }
