@@ -70,8 +70,12 @@ fn installs(command: &Command) -> bool {
 
 /// As [`installs`]; files given by their paths may need no list.
 fn installs_by_name(command: &Command) -> bool {
-    let is_file = |package: &str| package.ends_with(".deb") || package.starts_with(['/', '.', '$']);
+    let is_file = |package: &str| is_file(package) || package.starts_with('$');
     installs(command) && (verb(command) != "install" || packages(command).any(|package| !is_file(package)))
+}
+
+fn is_file(package: &str) -> bool {
+    package.ends_with(".deb") || package.starts_with(['/', '.'])
 }
 
 /// May do anything with lists: a script, a program that is run by its path or its variable's value, one that
@@ -199,13 +203,15 @@ fn is_answered(command: &Command) -> bool {
     })
 }
 
-/// Asks before it acts. What has nothing to do (`autoremove` most of the time) does not.
+/// Asks before it acts. What has nothing to do (`autoremove` most of the time) does not, nor an installation of
+/// files that need no other packages.
 fn asks(command: &Command) -> bool {
     let named = || packages(command).next().is_some();
+    let by_name = || packages(command).any(|package| !is_file(package));
     let broken = || command.has("-f") || command.has("--fix-broken");
     is_apt(command)
         && match verb(command) {
-            "install" => (named() && !command.has("--reinstall")) || broken(),
+            "install" => (by_name() && !command.has("--reinstall")) || broken(),
             "remove" | "purge" | "autoremove" | "build-dep" => named(),
             "upgrade" | "dist-upgrade" | "full-upgrade" => true,
             _ => false,

@@ -120,10 +120,13 @@ fn apt_is_not_left_waiting() {
             "RUN apt-get upgrade",
             "RUN apt-get remove a",
             "RUN echo a | apt-get install -y a | apt-get install b",
+            "RUN apt-get install $PACKAGES",
+            "RUN apt-get install ./a.deb b",
         ],
         &[
             "RUN apt-get autoremove",
             "RUN apt-get purge",
+            "RUN apt-get install /tmp/a.deb ./b.deb && rm /tmp/a.deb",
             "RUN apt-get install $APT_INSTALL_OPTIONS a",
             "RUN echo y | apt-get install a",
             "RUN apt-get -q=2 install a",
