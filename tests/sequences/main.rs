@@ -10,7 +10,7 @@
 //! | --- | --- |
 //! | `RBUILD_SEQUENCES` | how many sequences |
 //! | `RBUILD_SEQUENCES_SEED` | the first seed; every sequence (every batch beside BuildKit) takes the next |
-//! | `RBUILD_SEQUENCES_MODES` | names of modes to try, with commas |
+//! | `RBUILD_SEQUENCES_MODES` | names of modes to try, with commas; beside BuildKit they take turns, and without it `root` is the only one |
 //! | `RBUILD_SEQUENCES_MINUTES` | end after so many minutes |
 //!
 //! A difference is printed with its seed, its Dockerfile and its context, both as small as dropping lines makes them.
@@ -37,8 +37,8 @@ use std::time::{Duration, Instant};
 use context::Context;
 use dockerfile::{Kinds, Stage};
 use listing::Files;
-use modes::{Builder, MODES};
-use peer::{Batch, Peer};
+use modes::{Builder, MODES, Mode};
+use peer::{Batch, Counts, Peer};
 use random::Random;
 use support::{base, is_root, skip};
 
@@ -107,33 +107,34 @@ fn images_are_those_of_a_buildkit_beside() {
     let count = number("RBUILD_SEQUENCES", 200).div_ceil(BATCH as u64);
     let end = Duration::from_mins(number("RBUILD_SEQUENCES_MINUTES", 600));
     let begun = Instant::now();
-    let (mut compared, mut refused, mut deviating, mut different) = (0, 0, 0, 0);
-    let mut builder = None;
+    let wanted = std::env::var("RBUILD_SEQUENCES_MODES").unwrap_or_else(|_| "root".into());
+    let modes: Vec<&Mode> =
+        MODES.iter().filter(|mode| wanted.split(',').any(|name| name == mode.name)).collect();
+    assert!(!modes.is_empty(), "RBUILD_SEQUENCES_MODES={wanted}: no such mode");
+    let mut counts: BTreeMap<&str, Counts> = BTreeMap::new();
     for seed in first..first + count {
         if begun.elapsed() > end {
             break;
         }
-        // A fresh store now and then, since nothing of it is used again.
-        if (seed - first).is_multiple_of(25) {
-            drop(builder.take());
-        }
-        let builder = builder.get_or_insert_with(|| Builder::new(test, &MODES[0]).expect("a store"));
-        let batch = Batch::random(seed, BATCH);
-        let verdict = batch.judge(&peer, builder);
-        compared += verdict.compared;
-        refused += verdict.refused;
-        deviating += verdict.deviating;
+        // A fresh store each time, since nothing of it is used again.
+        let mode = modes[(seed - first) as usize % modes.len()];
+        let builder = Builder::new(test, mode).expect("a store");
+        let batch = Batch::random(seed, BATCH, mode.kinds_beside_buildkit());
+        let verdict = batch.judge(&peer, &builder);
+        let counts = counts.entry(mode.name).or_default();
+        counts.add(&verdict);
+        println!("seed {seed}, mode {}: {counts}", mode.name);
         for (stage, lines) in &verdict.differences {
-            different += 1;
-            println!("seed {seed}, stage {stage}:\n{}", lines.join("\n"));
-            println!("{}", batch.reduced(stage, &peer, builder).describe());
+            println!("seed {seed}, mode {}, stage {stage}:\n{}", mode.name, lines.join("\n"));
+            println!("{}", batch.reduced(stage, &peer, &builder).describe());
         }
-        println!(
-            "seed {seed}: {compared} compared, {refused} refused by both, {deviating} deviate as meant, {different} differ"
-        );
     }
-    assert_eq!(different, 0, "there are differences (see above)");
-    assert!(compared > refused, "most sequences were refused");
+    for (mode, counts) in &counts {
+        println!("sequences beside BuildKit ({mode}): {counts}");
+    }
+    let sum = |of: fn(&Counts) -> usize| counts.values().map(of).sum::<usize>();
+    assert_eq!(sum(|counts| counts.different), 0, "there are differences (see above)");
+    assert!(sum(|counts| counts.agreeing) > sum(|counts| counts.refused), "most sequences were refused");
 }
 
 /// Stages that end in a RUN which lists what it sees.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::context::Context;
+use crate::dockerfile::Kinds;
 use crate::overlay::Mounted;
 use crate::support::{Done, Lab, Who, base, done, has, skip, user_of};
 
@@ -28,6 +29,19 @@ pub const MODES: [Mode; 7] = [
         copies: false,
     },
 ];
+
+impl Mode {
+    /// What a sequence may contain whose image this mode can build just as BuildKit does. Copies part the names of a
+    /// file and rename directories that an overlay does not; with one ID a process sees no owners; only for root
+    /// does a context show root's files.
+    pub fn kinds_beside_buildkit(&self) -> Kinds {
+        Kinds {
+            mounts_of_context: self.who == Who::Caller,
+            hard_links: !self.copies,
+            subtle: !self.copies && self.who != Who::SingleId,
+        }
+    }
+}
 
 /// A store in which `busybox` and `debian` are known, for one mode.
 pub struct Builder {

@@ -59,13 +59,45 @@ pub struct Batch {
 /// What building a batch showed.
 #[derive(Default)]
 pub struct Verdict {
-    pub compared: usize,
+    /// Stages that both build.
+    compared: BTreeSet<String>,
     /// Stages that both refuse.
     pub refused: usize,
     /// Stages that differ only where rbuild means to (docs/conformance.md).
-    pub deviating: usize,
+    deviating: BTreeSet<String>,
     /// By stage.
     pub differences: BTreeMap<String, Vec<String>>,
+}
+
+/// What several batches showed, in stages. A stage that differs on purpose is not one that agrees.
+#[derive(Default)]
+pub struct Counts {
+    pub agreeing: usize,
+    pub refused: usize,
+    pub deviating: usize,
+    pub different: usize,
+}
+
+impl Counts {
+    pub fn add(&mut self, verdict: &Verdict) {
+        let agrees = |stage: &&String| {
+            !verdict.deviating.contains(*stage) && !verdict.differences.contains_key(*stage)
+        };
+        self.agreeing += verdict.compared.iter().filter(agrees).count();
+        self.refused += verdict.refused;
+        self.deviating += verdict.deviating.len();
+        self.different += verdict.differences.len();
+    }
+}
+
+impl std::fmt::Display for Counts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Counts { agreeing, refused, deviating, different } = self;
+        write!(
+            f,
+            "{agreeing} agree, {refused} refused by both, {deviating} differ as meant, {different} differ"
+        )
+    }
 }
 
 /// How a build of one builder ended.
@@ -76,10 +108,9 @@ enum Ended {
 }
 
 impl Batch {
-    pub fn random(seed: u64, count: usize) -> Self {
+    pub fn random(seed: u64, count: usize, kinds: Kinds) -> Self {
         let random = &mut Random::new(seed);
-        let context = Context::random(random, true);
-        let kinds = Kinds { mounts_of_context: true, hard_links: true, subtle: true };
+        let context = Context::random(random, kinds.hard_links);
         let stages = dockerfile::stages(random, &context, count, kinds, seed.is_multiple_of(4));
         Batch { context, stages }
     }
@@ -175,7 +206,9 @@ impl Batch {
             let text =
                 self.stages.iter().find(|other| other.name == *stage).map(Stage::text).unwrap_or_default();
             lines.retain(|line| !is_meant(line, &text));
-            *deviating += usize::from(lines.is_empty());
+            if lines.is_empty() {
+                deviating.insert(stage.clone());
+            }
             !lines.is_empty()
         });
         verdict
@@ -211,7 +244,8 @@ impl Batch {
         if theirs.is_null() {
             return verdict;
         }
-        verdict.compared = self.stages.len() - without.len();
+        let is_built = |name: &&String| !without.contains(*name);
+        verdict.compared = self.stages.iter().map(|stage| &stage.name).filter(is_built).cloned().collect();
         match self.build(&without, peer, builder, false) {
             Ok((ours, refused)) if refused.is_empty() => self.compare(&theirs, &ours, &mut verdict),
             Ok((_, refused)) => {
