@@ -165,14 +165,16 @@ fn patch(target: &mut Value, change: &Value) {
     }
 }
 
+fn expectation(case: &str) -> Value {
+    let text = fs::read_to_string(folder().join(case).join("expect.json"));
+    let text = text.unwrap_or_else(|error| panic!("{case}: expect.json: {error}"));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{case}: {error}"))
+}
+
 /// What is wrong with a case, one line each; nothing if it passes.
 fn run(lab: &Lab, flags: &[&str], name: &str, bases: &BTreeMap<&str, flat::Base>) -> Vec<String> {
     let case = folder().join(name);
-    let text = fs::read_to_string(case.join("expect.json")).unwrap_or_default();
-    let mut expected: Value = match serde_json::from_str(&text) {
-        Ok(expected) => expected,
-        Err(error) => return vec![format!("expect.json: {error}")],
-    };
+    let mut expected = expectation(name);
     if let Some(change) = expected.pointer("/deviation/expect").cloned() {
         patch(&mut expected, &change);
     }
@@ -268,9 +270,7 @@ fn expectations_contain_nothing_of_the_packages_in_the_bases() {
     assert!(known.len() > 1000, "only {} files in the bases", known.len());
     let mut problems = Vec::new();
     for case in cases() {
-        let text = fs::read_to_string(folder().join(&case).join("expect.json")).expect("expect.json");
-        let expected: Value = serde_json::from_str(&text).expect("JSON");
-        for (path, facts) in expected["tree"].as_object().into_iter().flatten() {
+        for (path, facts) in expectation(&case)["tree"].as_object().into_iter().flatten() {
             if let Some(origin) = facts["sha256"].as_str().and_then(|digest| known.get(digest)) {
                 problems.push(format!("{case}: {path} has the content of {origin} in a base"));
             }
@@ -414,10 +414,12 @@ fn compare(lab: &Lab, mode: &str, flags: &[&str], names: &[String]) -> Vec<Strin
     for name in pending.keys().filter(|name| !folder().join(name).is_dir()) {
         problems.push(format!("{name} is known to fail, but there is no such case"));
     }
-    let (mut passed, mut awaited) = (0, 0);
+    let (mut agreeing, mut deviating, mut awaited) = (0, 0, 0);
     for (name, wrong) in run_all(lab, flags, names) {
         match (wrong.is_empty(), pending.get(&name)) {
-            (true, None) => passed += 1,
+            // What differs from the peer on purpose does not agree with it.
+            (true, None) if expectation(&name)["deviation"].is_object() => deviating += 1,
+            (true, None) => agreeing += 1,
             (false, Some(_)) => awaited += 1,
             (true, Some(reason)) => problems.push(format!(
                 "{name} passes now: remove it from pending or modes in testdata/conformance ({reason})"
@@ -425,7 +427,11 @@ fn compare(lab: &Lab, mode: &str, flags: &[&str], names: &[String]) -> Vec<Strin
             (false, None) => problems.push(format!("{name}:\n      {}", wrong.join("\n      "))),
         }
     }
-    println!("conformance ({mode}): {passed} of {} cases passed, {awaited} are known to fail", names.len());
+    println!(
+        "conformance ({mode}): {} cases: {agreeing} agree with the peer, {deviating} differ as meant, {awaited} are \
+         known to fail",
+        names.len()
+    );
     problems.into_iter().map(|problem| format!("{mode}: {problem}")).collect()
 }
 
