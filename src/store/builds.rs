@@ -169,7 +169,10 @@ impl Store {
                 Ok(head) => Ok(head.map(|(head, _)| (head, file))),
                 Err(error) => Err(StoreError::io("read", &path)(error)),
             },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            // What is no file is no record either.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
+                Ok(None)
+            }
             Err(error) => Err(failed("read", &path)(error)),
         }
     }
@@ -261,8 +264,12 @@ fn parse_line(line: &[u8]) -> Option<(usize, u32, u32)> {
 pub fn damage_of_build(path: &Path, whole: bool) -> io::Result<Option<&'static str>> {
     let mut file = match open_file(path, File::options().read(true)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(Some("it is no regular file")),
         other => other?,
     };
+    if file.metadata()?.len() > MOST_HEAD as u64 + MOST_BYTES {
+        return Ok(Some("it is too large"));
+    }
     let Some((_, of_log)) = read_head(&mut file)? else { return Ok(Some("its head is damaged")) };
     if !whole {
         return Ok(None);
@@ -331,6 +338,36 @@ mod tests {
         store.remember_build(&early, b"x", None)?;
         let left = store.builds()?;
         assert!(left.len() == MOST && left.contains(&early));
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_no_file_is_no_record_and_keeps_nobody_waiting() -> Result {
+        let dir = tempfile::tempdir()?;
+        let store = Store::open(dir.path())?;
+        let build = at(&store, 1_700_000_000, &Digest::of(b"kind"));
+        store.remember_build(&build, b"head", None)?;
+        let path = store.builds_dir().join(build.file());
+        fs::remove_file(&path)?;
+        // A pipe that nobody writes to.
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+            0,
+        )?;
+        assert_eq!((store.builds()?.len(), store.build_head(&build)?), (1, None));
+        assert!(store.build_log(&build)?.is_none() && damage_of_build(&path, true)?.is_some());
+        fs::remove_file(&path)?;
+        fs::create_dir(&path)?;
+        assert_eq!(store.build_head(&build)?, None);
+        assert!(damage_of_build(&path, true)?.is_some());
+        // Too large to be one: it is not read to its end.
+        fs::remove_dir(&path)?;
+        store.remember_build(&build, b"head", None)?;
+        File::options().write(true).open(&path)?.set_len(1 << 40)?;
+        assert_eq!(damage_of_build(&path, true)?, Some("it is too large"));
         Ok(())
     }
 

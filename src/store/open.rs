@@ -13,7 +13,7 @@ use super::arrivals::Arrivals;
 use crate::fs::new_file_beside;
 
 use super::files::entries;
-use super::private::{self, claim, make_room, open_file};
+use super::private::{self, claim, make_room, open_file, refuse_link};
 use super::temp;
 
 const VERSION: &str = "1";
@@ -31,6 +31,8 @@ const ROOMS: [&str; 11] = [
     "mounts",
     "tmp",
 ];
+/// Directories that are made when they are first needed.
+const LATER_ROOMS: [&str; 4] = ["git", "builds", "logs", "told"];
 /// Bytes set aside for a full disk: directories and files of one process, with room to spare.
 const SPARE: usize = 64 * 1024;
 
@@ -140,14 +142,12 @@ impl Store {
             let path = root.join(room);
             make_room(&path)?;
         }
+        for room in LATER_ROOMS {
+            refuse_link(&root.join(room))?;
+        }
         if narrowed.is_some() {
-            // These are made when they are first needed.
-            for path in ROOMS
-                .iter()
-                .chain(&["git", "builds"])
-                .map(|room| root.join(room))
-                .filter(|path| path.is_dir())
-            {
+            let rooms = ROOMS.iter().chain(&LATER_ROOMS).map(|room| root.join(room));
+            for path in rooms.filter(|path| path.is_dir()) {
                 private::narrow(&path)?;
             }
         }

@@ -109,9 +109,23 @@ pub(super) fn make_room(dir: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Opens a file of the store, following no link.
+/// Refuses a link where the store has a directory, or will have one.
+pub(super) fn refuse_link(dir: &Path) -> Result<(), StoreError> {
+    match fs::symlink_metadata(dir) {
+        Ok(meta) if meta.is_symlink() => Err(StoreError::Link { path: dir.to_owned() }),
+        _ => Ok(()),
+    }
+}
+
+/// Opens a file of the store, following no link and waiting for nobody: opening a pipe that nobody writes to would
+/// last for ever, and no signal would end it. What is no regular file is an error.
 pub(super) fn open_file(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    options.mode(0o600).custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(path)
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = options.mode(0o600).custom_flags(flags.bits().cast_signed()).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidData, "it is no regular file")),
+    }
 }
 
 /// As [`StoreError::io`]; a link where the store has none is named as such.
@@ -171,15 +185,17 @@ mod tests {
 
     #[test]
     fn links_with_the_names_of_the_store_are_not_followed() -> Outcome {
-        for name in
-            ["lock", "gate", "collect", "version", "blocks", "spare", "secret-key", "tmp", "refs", "blobs"]
-        {
+        let files = ["lock", "gate", "collect", "version", "blocks", "spare", "secret-key"];
+        let later = ["git", "builds", "logs", "told"];
+        for name in files.into_iter().chain(["tmp", "refs", "blobs"]).chain(later) {
             let dir = tempfile::tempdir()?;
             let (root, outside) = (dir.path().join("s"), dir.path().join("outside"));
             drop(Store::open(&root)?);
             let place = root.join(name);
-            let was_dir = place.is_dir();
-            crate::fs::remove_tree(&place)?;
+            let was_dir = place.is_dir() || later.contains(&name);
+            if place.exists() {
+                crate::fs::remove_tree(&place)?;
+            }
             if was_dir {
                 fs::create_dir(&outside)?;
             }
