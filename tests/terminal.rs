@@ -98,12 +98,45 @@ fn signals_are_the_commands_own_and_end_what_does_not_handle_them() {
             assert_eq!(child.wait().expect("ends").code(), Some(5));
         }
         // What is ignored has to be insisted on.
-        let (mut child, _out) = start(&lab, &[], "trap '' INT; echo ready; while :; do sleep 0.05; done");
-        while child.try_wait().expect("a state").is_none() {
-            send(&child, "INT");
-            std::thread::sleep(Duration::from_millis(50));
+        for flags in [&[][..], &["--init"]] {
+            let (mut child, _out) =
+                start(&lab, flags, "trap '' INT; echo ready; while :; do sleep 0.05; done");
+            while child.try_wait().expect("a state").is_none() {
+                send(&child, "INT");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            assert_eq!(child.wait().expect("ends").code(), Some(130), "{who:?} {flags:?}");
         }
-        assert_eq!(child.wait().expect("ends").code(), Some(130), "{who:?}");
+    }
+}
+
+/// An init is a copy of rbuild, and may have the IDs of the command beside it.
+#[test]
+fn an_init_gives_nothing_of_rbuild_away() {
+    let test = "an_init_gives_nothing_of_rbuild_away";
+    if !bases_or_skip(test) {
+        return;
+    }
+    let canary = "canary-of-the-caller";
+    let look = "for f in /proc/1/fd/*; do echo \"fd ${f##*/}\"; done; tr '\\0' ' ' < /proc/1/cmdline; echo; \
+        cat /proc/1/environ /proc/1/maps; head -c 1 /proc/1/mem; (: > /proc/1/fd/8); ls -l /proc/1/exe /proc/1/cwd; true";
+    for who in modes(test) {
+        let lab = Lab::as_user(who);
+        image(&lab);
+        for flags in [&["--init"][..], &["--init", "--userns=host"], &["--init", "-u", "1000"]] {
+            let mut run = lab.rbuild();
+            run.env("OF_THE_CALLER", canary).args(["run", "--network=none"]).args(flags);
+            let done = support::done(run.args(["app:1", "sh", "-c", look]).output().expect("rbuild"));
+            let all = format!("{}{}", done.out, done.err);
+            assert_eq!(done.code, 0, "{who:?} {flags:?} {all}");
+            let fds: Vec<&str> = all.lines().filter_map(|line| line.strip_prefix("fd ")).collect();
+            assert!(!fds.is_empty(), "{who:?} {flags:?} {all}");
+            assert!(fds.iter().all(|fd| ["*", "0", "1", "2"].contains(fd)), "{who:?} {flags:?} {fds:?}");
+            // All that is left of the words of rbuild.
+            assert!(all.lines().any(|line| line.trim_matches(' ') == "init"), "{who:?} {flags:?} {all}");
+            assert!(!all.contains(canary), "{who:?} {flags:?} {all}");
+            assert!(!all.contains("r-xp") && !all.contains("-> /"), "{who:?} {flags:?} {all}");
+        }
     }
 }
 
@@ -120,18 +153,22 @@ fn three_interrupts_at_a_terminal_end_what_ignores_them() {
     image(&lab);
     let run = lab.rbuild();
     let program = run.get_program().to_string_lossy().into_owned();
-    let line = format!("{program} run -t --network=none app:1 sleep 100000");
-    let mut command = Command::new("script");
-    command.args(["-qec", &line, "/dev/null"]).envs(run.get_envs().filter_map(|(k, v)| Some((k, v?))));
-    command.stdin(Stdio::piped()).stdout(Stdio::null());
-    let mut child = command.spawn().expect("script");
-    let mut keys = child.stdin.take().expect("input");
-    // Before the command has its terminal the key is rbuild's own, and ends it at once with the same code.
-    while child.try_wait().expect("a state").is_none() {
-        let _ = keys.write_all(b"\x03");
-        std::thread::sleep(Duration::from_millis(50));
+    for (flags, ignored) in
+        [("", "sleep 100000"), ("--init", "sh -c 'trap \"\" INT; while :; do sleep 0.05; done'")]
+    {
+        let line = format!("{program} run -t --network=none {flags} app:1 {ignored}");
+        let mut command = Command::new("script");
+        command.args(["-qec", &line, "/dev/null"]).envs(run.get_envs().filter_map(|(k, v)| Some((k, v?))));
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut child = command.spawn().expect("script");
+        let mut keys = child.stdin.take().expect("input");
+        // Before the command has its terminal the key is rbuild's own, and ends it at once with the same code.
+        while child.try_wait().expect("a state").is_none() {
+            let _ = keys.write_all(b"\x03");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(child.wait().expect("ends").code(), Some(130), "{flags}");
     }
-    assert_eq!(child.wait().expect("ends").code(), Some(130));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::apparmor::{confine_next_program, open_proc};
+use super::init::become_init;
 use super::mounts::{
     bind, make_point, make_points, mask, mount_dev, mount_one, mount_proc, mount_root, open_inside,
     write_secrets,
@@ -143,10 +144,14 @@ impl Listening {
 
 /// The child's whole life.
 pub(super) fn live(plan: &Plan, streams: &Streams<'_>) -> ! {
-    let (stage, errno) = match set_up(plan, streams) {
-        Ok(errno) => (Stage::Exec, errno),
-        Err(failure) => failure,
-    };
+    match set_up(plan, streams) {
+        Ok(errno) => end((Stage::Exec, errno), streams),
+        Err(failure) => end(failure, streams),
+    }
+}
+
+/// Tells the parent what failed, and ends.
+fn end((stage, errno): Failure, streams: &Streams<'_>) -> ! {
     let mut message = [0u8; 5];
     message[0] = stage as u8;
     message[1..].copy_from_slice(&errno.raw_os_error().to_le_bytes());
@@ -287,32 +292,11 @@ pub(super) fn enter(
         confine_next_program(proc, profile).at(Stage::Confinement)?;
     }
     if plan.init {
-        become_init(plan, streams).at(Stage::Init)?;
+        let started = become_init(plan, streams).at(Stage::Init).map(|()| start_program(plan));
+        // Its descriptors are closed: those who own them must not close them again on the way back.
+        end(started.map_or_else(|failure| failure, |errno| (Stage::Exec, errno)), streams);
     }
     Ok(start_program(plan))
-}
-
-/// Leaves an init behind and goes on as its child, in a process group that has the terminal.
-fn become_init(plan: &Plan, streams: &Streams<'_>) -> Result<(), Errno> {
-    syscalls::set_signal_mask(u64::MAX);
-    // SAFETY: there is one thread here, and neither side allocates or unwinds before it executes a program or exits.
-    match unsafe { super::clone::fork_here() }? {
-        Some(program) => {
-            // The program tells how it starts; its end of the pipe is the last one.
-            syscalls::close(std::os::fd::AsRawFd::as_raw_fd(&streams.error));
-            super::signals::init(program)
-        }
-        None => {
-            rustix::process::setpgid(None, None)?;
-            if plan.terminal {
-                // Until it is in front, the terminal would stop it for trying.
-                let own = rustix::process::getpgrp();
-                rustix::termios::tcsetpgrp(rustix::stdio::stdin(), own)?;
-            }
-            syscalls::set_signal_mask(0);
-            syscalls::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong).map(drop)
-        }
-    }
 }
 
 /// Drops capabilities for good and installs the filter of system calls.

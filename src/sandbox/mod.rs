@@ -14,6 +14,7 @@ mod confine;
 mod emulation;
 mod fallback;
 mod identity;
+mod init;
 mod lifeline;
 mod lines;
 mod mounts;

@@ -6,6 +6,7 @@ mod overlay;
 mod scratch;
 
 use std::ffi::CString;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ use super::private::{self, PrivateIds};
 use super::spec::{EtcFiles, Network, ProcessSpec, RootFs, SandboxError, Security, Stdio, Ulimit};
 use super::streams::StreamOwner;
 use super::supervisor::Duty;
-use super::{seccomp, syscalls};
+use super::{init, seccomp, syscalls};
 
 pub(super) use self::mounts::Prepared;
 pub(super) use self::overlay::Overlay;
@@ -118,6 +119,8 @@ pub(super) struct Plan {
     pub read_only: bool,
     /// The program is a child of the first process, which collects others.
     pub init: bool,
+    /// Where this process's arguments and environment lie, for an init to forget them.
+    pub own_words: Option<Range<usize>>,
     pub filter: Option<Vec<sock_filter>>,
     /// What the filter asks the parent about.
     pub asks: Option<Duty>,
@@ -232,6 +235,7 @@ pub(super) fn plan(
         capabilities: sandboxed.then_some(wanted & permitted),
         read_only: spec.container.read_only,
         init: spec.container.init,
+        own_words: if spec.container.init { init::own_words() } else { None },
         filter: match (sandboxed, asks) {
             (_, Some(Duty::OneId)) => Some(seccomp::single_id_filter(!sandboxed)),
             (_, Some(Duty::Groups)) => Some(seccomp::groups_filter(!sandboxed)),

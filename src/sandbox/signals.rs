@@ -11,8 +11,6 @@ use std::time::{Duration, Instant};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::syscalls;
-
 /// How often a signal that is ignored has to come.
 const INSISTENCE: u32 = 3;
 /// Between two of them.
@@ -67,7 +65,7 @@ enum Disposition {
 /// Delivers signals to the first process of a PID namespace.
 #[derive(Debug, Default)]
 pub(super) struct Delivery {
-    /// The process is an init, which takes every signal. While it waits for them they do not even count as blocked.
+    /// The process is an init, which passes every signal on to the program: its first child.
     to_init: bool,
     ignored: Option<(i32, u32, Instant)>,
 }
@@ -80,16 +78,16 @@ impl Delivery {
     /// Sends a signal on. `true` where it must end the process and the kernel would drop it.
     pub fn deliver(&mut self, process: BorrowedFd<'_>, signal: i32) -> bool {
         let found = match signal {
-            _ if self.to_init => Disposition::Handles,
             libc::SIGHUP | libc::SIGINT | libc::SIGQUIT | libc::SIGTERM | libc::SIGUSR1 | libc::SIGUSR2 => {
-                disposition(process, signal)
+                self.disposition(process, signal)
             }
             _ => Disposition::Handles,
         };
         match found {
-            Disposition::Default => return true,
+            // A child of an init ends by it, as it would outside.
+            Disposition::Default if !self.to_init => return true,
             Disposition::Ignores => return self.insists(signal, Instant::now()),
-            Disposition::Handles => {}
+            Disposition::Default | Disposition::Handles => {}
         }
         if let Some(signal) = rustix::process::Signal::from_named_raw(signal) {
             // An error means that it is gone.
@@ -98,12 +96,22 @@ impl Delivery {
         false
     }
 
-    /// Counts an interrupt from the keyboard, which the terminal delivers by itself. `true` where the process does not
+    /// Counts an interrupt from the keyboard, which the terminal delivers by itself. `true` where the program does not
     /// handle it and it came often enough: a child that handles it may be meant.
     pub fn typed(&mut self, process: BorrowedFd<'_>) -> bool {
-        !self.to_init
-            && disposition(process, libc::SIGINT) != Disposition::Handles
+        self.disposition(process, libc::SIGINT) != Disposition::Handles
             && self.insists(libc::SIGINT, Instant::now())
+    }
+
+    /// What the program does with a signal. Where nothing is known it is left to decide.
+    fn disposition(&self, process: BorrowedFd<'_>, signal: i32) -> Disposition {
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd()));
+        let mut pid = info.ok().and_then(|text| number(&text, "Pid:", 10)).filter(|pid| *pid > 0);
+        if self.to_init {
+            pid = pid.and_then(first_child);
+        }
+        let status = pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/status")).ok());
+        status.map_or(Disposition::Handles, |status| disposition_in(&status, signal))
     }
 
     fn insists(&mut self, signal: i32, now: Instant) -> bool {
@@ -116,12 +124,10 @@ impl Delivery {
     }
 }
 
-fn disposition(process: BorrowedFd<'_>, signal: i32) -> Disposition {
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd()));
-    let pid = info.ok().and_then(|text| number(&text, "Pid:", 10)).filter(|pid| *pid > 0);
-    let status = pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/status")).ok());
-    // Where nothing is known the process is left to decide.
-    status.map_or(Disposition::Handles, |status| disposition_in(&status, signal))
+/// The oldest child of a process; those that it got from others come behind its own.
+fn first_child(pid: u64) -> Option<u64> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    children.split_whitespace().next()?.parse().ok()
 }
 
 /// From the text of `/proc/PID/status` (proc_pid_status(5)).
@@ -138,28 +144,6 @@ fn disposition_in(status: &str, signal: i32) -> Disposition {
 fn number(text: &str, name: &str, base: u32) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     u64::from_str_radix(line.trim(), base).ok()
-}
-
-/// The life of a small init: passes signals on to the program, collects whatever has lost its parent, and ends as the
-/// program does, which ends everything else. Signals are blocked already.
-pub(super) fn init(program: i32) -> ! {
-    loop {
-        match syscalls::wait_for_signal() {
-            Some(libc::SIGCHLD) => {
-                while let Some((pid, status)) = syscalls::collect_any() {
-                    if pid != program {
-                        continue;
-                    }
-                    match libc::WIFSIGNALED(status) {
-                        true => syscalls::exit_now(128 + libc::WTERMSIG(status)),
-                        false => syscalls::exit_now(libc::WEXITSTATUS(status)),
-                    }
-                }
-            }
-            Some(signal) => syscalls::send_signal(program, signal),
-            None => {}
-        }
-    }
 }
 
 #[cfg(test)]
