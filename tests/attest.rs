@@ -417,6 +417,25 @@ fn what_is_signed_is_verified_by_others_and_anywhere() {
     }
 }
 
+/// Lists a bundle for an image in a layout. Its manifest says how long it is; it is not there.
+fn attach(layout: &Path, subject: &Value, size: u64) {
+    let kind = "application/vnd.dev.sigstore.bundle.v0.3+json";
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "artifactType": kind,
+        "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": Digest::of(b"{}"), "size": 2},
+        "layers": [{"mediaType": kind, "digest": Digest::of(&size.to_le_bytes()), "size": size}],
+        "subject": {"mediaType": subject["mediaType"], "digest": subject["digest"], "size": subject["size"]},
+    });
+    let bytes = manifest.to_string();
+    let digest = Digest::of(bytes.as_bytes());
+    fs::write(layout.join("blobs/sha256").join(digest.hex()), &bytes).expect("manifest");
+    let mut index = json_of(&fs::read_to_string(layout.join("index.json")).expect("index.json"));
+    index["manifests"].as_array_mut().expect("manifests").push(json!({
+        "mediaType": manifest["mediaType"], "digest": digest, "size": bytes.len(), "artifactType": kind,
+    }));
+    fs::write(layout.join("index.json"), index.to_string()).expect("index.json");
+}
+
 #[test]
 fn without_a_fitting_signature_nothing_is_verified() {
     let lab = Lab::new();
@@ -424,7 +443,7 @@ fn without_a_fitting_signature_nothing_is_verified() {
     let (dir, top) = layout(&lab, &["--provenance=mode=min", "-t", "layout:1"], &context, "layout");
     let place = format!("oci:{}", dir.display());
     let public = key("p256.pub");
-    let refused = lab.run(["verify", "-q", "--key", &public, "--builder=", &place]);
+    let refused = lab.run(["verify", "-q", "--key", &public, "--builder=https://ci.test", &place]);
     assert_eq!(refused.code, 1, "{}{}", refused.out, refused.err);
     assert!(
         refused.out.contains("no signature") && refused.out.contains("no signed provenance"),
@@ -436,9 +455,37 @@ fn without_a_fitting_signature_nothing_is_verified() {
     sign.env("COSIGN_PASSWORD", "secret").args(["sign", "-q", "--key", &key("cosign.key"), &place]);
     let signed = ok(done(sign.output().expect("rbuild")));
     assert!(signed.contains(top["digest"].as_str().expect("digest")), "{signed}");
-    let json =
-        json_of(&ok(lab.run(["verify", "-q", "--format=json", "--key", &public, "--builder=", &place])));
+    let json = json_of(&ok(lab.run([
+        "verify",
+        "-q",
+        "--format=json",
+        "--key",
+        &public,
+        "--material=file:Dockerfile",
+        &place,
+    ])));
     assert_eq!((&json["verified"], &json["signatures"]), (&json!(true), &json!(1)), "{json}");
+    // It is in the signed index and a signed bundle of its own, and one statement all the same.
+    assert_eq!(json["statements"].as_array().map(Vec::len), Some(1), "{json}");
+    // What a variable that is not set gives is not what was meant.
+    for flag in ["--source=", "--builder=", "--builder= ", "--material="] {
+        let refused = lab.run(["verify", "-q", "--key", &public, flag, &place]);
+        assert!(
+            refused.code == 2 && refused.err.contains("empty value"),
+            "{flag}: {} {}",
+            refused.code,
+            refused.err
+        );
+    }
+    for args in [&["verify", "-q", "--key=", &place][..], &["sign", "-q", "--key=", &place]] {
+        let refused = lab.run(args);
+        assert!(
+            refused.code == 2 && refused.err.contains("is empty"),
+            "{args:?}: {} {}",
+            refused.code,
+            refused.err
+        );
+    }
     for (args, code, word) in [
         (&["sign", "-q", &place][..], 8, "keyless"),
         (&["sign", "-q", "--key", &key("cosign.key"), &place], 2, "COSIGN_PASSWORD"),
@@ -458,6 +505,18 @@ fn without_a_fitting_signature_nothing_is_verified() {
             refused.err
         );
     }
+    // What somebody else attached and nobody can read takes nothing away from what is signed.
+    let index = fs::read_to_string(dir.join("index.json")).expect("index.json");
+    attach(&dir, &top, 200 << 20);
+    attach(&dir, &top, 2);
+    ok(lab.run(["verify", "-q", "--key", &public, &place]));
+    let other = "--builder=https://other.test";
+    let json = lab.run(["verify", "-q", "--format=json", "--key", &public, other, &place]);
+    let json = json_of(&json.out);
+    assert!(json["unread"].as_array().is_some_and(|all| all.len() == 2), "{json}");
+    let refused = lab.run(["verify", "-q", "--key", &public, other, &place]);
+    assert!(refused.code == 1 && refused.out.contains("at most"), "{}{}", refused.out, refused.err);
+    fs::write(dir.join("index.json"), index).expect("index.json");
     // A changed statement is found out by its digest, and a changed index by its signature.
     let blobs = dir.join("blobs/sha256");
     let index = blobs.join(top["digest"].as_str().expect("digest").trim_start_matches("sha256:"));

@@ -116,6 +116,9 @@ impl Transfer<'_> {
         let opened = content.open(blob, 0, self.cancel).map_err(|error| wrong(error.to_string()))?;
         let mut bytes = Vec::new();
         opened.take(limit + 1).read_to_end(&mut bytes).map_err(|error| wrong(error.to_string()))?;
+        if bytes.len() as u64 > limit {
+            return Err(wrong(format!("it has more than the {} bytes that its descriptor names", blob.size)));
+        }
         if bytes.len() as u64 != blob.size || Digest::of(&bytes) != blob.digest {
             return Err(wrong("its content does not have that digest".into()));
         }

@@ -38,6 +38,9 @@ pub struct Verified {
     pub signatures: usize,
     /// Statements about the image that the key vouches for: signed themselves, or part of a signed index.
     pub statements: Vec<Value>,
+    /// Why some of what is attached to the image could not be read. Anybody who may write there can attach something,
+    /// so it takes nothing away from the rest.
+    pub unread: Vec<String>,
 }
 
 impl Transfer<'_> {
@@ -188,18 +191,21 @@ impl Transfer<'_> {
         let image = self.select(&source)?;
         let top = source.top.clone();
         let (mut signatures, mut top_is_signed, mut statements) = (0, false, Vec::new());
+        let mut unread = Vec::new();
         let subjects: BTreeSet<Digest> = [top.digest, image.digest].into();
         for subject in &subjects {
-            let (mut found, opened) = self.opened_bundles(&source, subject, key)?;
+            let (mut found, opened) = self.opened_bundles(&source, subject, key, &mut unread)?;
             if let Place::Registry(name) = place {
-                found += self.simple_signatures(&source, name, subject, key)?;
+                found += self.simple_signatures(&source, name, subject, key, &mut unread)?;
             }
             signatures += found;
             top_is_signed |= found > 0 && *subject == top.digest;
             statements.extend(opened);
         }
         if top_is_signed {
-            statements.extend(self.statements_of_index(&source, &image)?);
+            let listed = self.statements_of_index(&source, &image)?;
+            // Those that are signed bundles too are the same statements.
+            statements.extend(listed.into_iter().filter(|one| !statements.contains(one)).collect::<Vec<_>>());
         }
         let names = |statement: &Value| {
             let about = statement["subject"].as_array().into_iter().flatten();
@@ -208,7 +214,7 @@ impl Transfer<'_> {
                 .any(|hex| Digest::from_hex(hex).is_some_and(|digest| subjects.contains(&digest)))
         };
         statements.retain(names);
-        Ok(Verified { top, image, signatures, statements })
+        Ok(Verified { top, image, signatures, statements, unread })
     }
 
     /// How many bundles sign a manifest, and the statements about it that bundles have.
@@ -217,14 +223,17 @@ impl Transfer<'_> {
         source: &Source,
         subject: &Digest,
         key: &Verifier,
+        unread: &mut Vec<String>,
     ) -> Result<(usize, Vec<Value>), Failure> {
         let content = &*source.content;
         let (mut signatures, mut statements) = (0, Vec::new());
         let hex = subject.hex();
         for entry in self.listed(content, subject, Some(BUNDLE))?.iter().take(MOST) {
-            let Document::Manifest(manifest) = self.document(content, entry)? else { continue };
+            let document = self.unless_stopped(self.document(content, entry), unread)?;
+            let Some(Document::Manifest(manifest)) = document else { continue };
             for layer in manifest.layers.iter().filter(|layer| layer.media_type == BUNDLE) {
-                let bytes = self.small_blob(content, layer, MAX_BUNDLE)?;
+                let bytes = self.unless_stopped(self.small_blob(content, layer, MAX_BUNDLE), unread)?;
+                let Some(bytes) = bytes else { continue };
                 let Some(statement) = sign::opened(&bytes, key) else { continue };
                 let mut about = statement["subject"].as_array().into_iter().flatten();
                 if !about.any(|one| one["digest"]["sha256"] == hex.as_str()) {
@@ -245,17 +254,35 @@ impl Transfer<'_> {
         name: &Reference,
         subject: &Digest,
         key: &Verifier,
+        unread: &mut Vec<String>,
     ) -> Result<usize, Failure> {
         let at = Reference { tag: Some(sign::signature_tag(subject)), digest: None, ..name.clone() };
         let mut count = 0;
         for layer in self.signature_layers(&at)?.iter().take(MOST) {
             let Some(signature) = layer.annotations.get(SIGNATURE_ANNOTATION) else { continue };
             if layer.media_type == SIMPLE_SIGNING {
-                let payload = self.small_blob(&*source.content, layer, MAX_STATEMENT)?;
+                let payload = self.small_blob(&*source.content, layer, MAX_STATEMENT);
+                let Some(payload) = self.unless_stopped(payload, unread)? else { continue };
                 count += usize::from(sign::simply_signed(&payload, signature, subject, key));
             }
         }
         Ok(count)
+    }
+
+    /// `None` for what could not be read, which is noted; an error where the user ends it.
+    fn unless_stopped<T>(
+        &self,
+        read: Result<T, Failure>,
+        unread: &mut Vec<String>,
+    ) -> Result<Option<T>, Failure> {
+        match read {
+            Ok(read) => Ok(Some(read)),
+            Err(failure) if self.cancel.is_cancelled() => Err(failure),
+            Err(failure) => {
+                unread.push(failure.message);
+                Ok(None)
+            }
+        }
     }
 }
 

@@ -95,6 +95,10 @@ fn private_key(place: &str, env: &Environment) -> Result<Signer, Failure> {
 
 /// The bytes of a key: of a file, or of a variable.
 fn key_bytes(place: &str) -> Result<Vec<u8>, Failure> {
+    if place.is_empty() {
+        return Err(usage("the place of the key is empty")
+            .help("it is a file, or env://NAME; if it comes from a variable, that one is not set"));
+    }
     if let Some(name) = place.strip_prefix("env://") {
         let value = Environment::variable(name);
         return value.map(String::into_bytes).ok_or_else(|| usage(format!("the variable {name} is not set")));
@@ -108,6 +112,7 @@ fn key_bytes(place: &str) -> Result<Vec<u8>, Failure> {
     }
     let read = |error: std::io::Error| usage(format!("cannot read the key {place}: {error}"));
     let mut bytes = Vec::new();
+    // A pipe is fine: shells make one of `<(command)`.
     let file = std::fs::File::open(place).map_err(read)?;
     file.take(MAX_KEY + 1).read_to_end(&mut bytes).map_err(read)?;
     Ok(bytes)
@@ -140,6 +145,7 @@ pub(super) fn verify(session: &Session, args: &VerifyArgs) -> Result<u8, Stop> {
     let place = args.key.as_deref().ok_or_else(|| {
         unsupported("keyless verification is not supported").help("give the public key with --key FILE")
     })?;
+    refuse_empty(args)?;
     let key = Verifier::from_pem(&key_bytes(place)?)
         .map_err(|error| usage(format!("cannot use the key {place}: {error}")))?;
     let cwd = std::env::current_dir()?;
@@ -153,15 +159,17 @@ pub(super) fn verify(session: &Session, args: &VerifyArgs) -> Result<u8, Stop> {
         let result = json!({
             "image": args.image, "digest": verified.top.digest, "manifest": verified.image.digest,
             "verified": problems.is_empty(), "signatures": verified.signatures,
-            "statements": verified.statements, "problems": problems,
+            "statements": verified.statements, "problems": problems, "unread": verified.unread,
         });
         print_json(&format!("{result:#}\n"))?;
     } else if problems.is_empty() {
-        let (digest, count) = (verified.top.digest, verified.signatures);
-        let statements = verified.statements.len();
+        let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
         print(&format!(
-            "{}: verified {digest} ({count} signatures, {statements} attestations, {provenance} of them provenance)\n",
-            args.image
+            "{}: verified {} ({}, {}, {provenance} of them provenance)\n",
+            args.image,
+            verified.top.digest,
+            count(verified.signatures, "signature"),
+            count(verified.statements.len(), "attestation"),
         ))?;
     } else {
         let lines: Vec<String> =
@@ -169,6 +177,20 @@ pub(super) fn verify(session: &Session, args: &VerifyArgs) -> Result<u8, Stop> {
         print(&lines.concat())?;
     }
     Ok(u8::from(!problems.is_empty()))
+}
+
+/// An empty expectation, such as of a variable that is not set, must not look as if it was met. Elsewhere an empty
+/// value counts as not given; here that would be the attacker's wish.
+fn refuse_empty(args: &VerifyArgs) -> Result<(), Failure> {
+    let given = [("--source", args.source.as_ref()), ("--builder", args.builder.as_ref())];
+    let materials = args.materials.iter().map(|material| ("--material", Some(material)));
+    for (flag, value) in given.into_iter().chain(materials) {
+        if value.is_some_and(|value| value.trim().is_empty()) {
+            return Err(usage(format!("{flag} has an empty value, which nothing can be compared with"))
+                .help("leave it out, or set the variable that it comes from"));
+        }
+    }
+    Ok(())
 }
 
 fn provenance(verified: &Verified) -> impl Iterator<Item = &Value> {
@@ -182,8 +204,18 @@ fn problems(verified: &Verified, args: &VerifyArgs) -> Vec<String> {
     if verified.signatures == 0 {
         all.push("there is no signature by this key".to_owned());
     }
+    all.extend(unmet(verified, args));
+    // What could not be read may be what is missing.
+    if !all.is_empty() {
+        all.extend(verified.unread.iter().cloned());
+    }
+    all
+}
+
+/// What of the expectations no provenance says.
+fn unmet(verified: &Verified, args: &VerifyArgs) -> Vec<String> {
     if args.source.is_none() && args.builder.is_none() && args.materials.is_empty() {
-        return all;
+        return Vec::new();
     }
     let mut least: Option<Vec<String>> = None;
     for predicate in provenance(verified) {
@@ -192,8 +224,7 @@ fn problems(verified: &Verified, args: &VerifyArgs) -> Vec<String> {
             least = Some(found);
         }
     }
-    all.extend(least.unwrap_or_else(|| vec!["there is no signed provenance".to_owned()]));
-    all
+    least.unwrap_or_else(|| vec!["there is no signed provenance".to_owned()])
 }
 
 fn differences(predicate: &Value, args: &VerifyArgs) -> Vec<String> {

@@ -143,6 +143,11 @@ fn block(bytes: &[u8], kind: &str) -> Result<(String, Vec<u8>), KeyError> {
         return Err(malformed("the file is too large"));
     }
     let text = std::str::from_utf8(bytes).map_err(|_| malformed("it is not text"))?;
+    // RFC 1421's header, and the label of RFC 5958's encrypted form.
+    if text.contains("Proc-Type: 4,ENCRYPTED") || text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") {
+        return Err(KeyError::Unsupported("a key that OpenSSL encrypted".into()));
+    }
+    let other = if kind == "PRIVATE KEY" { "PUBLIC KEY" } else { "PRIVATE KEY" };
     let mut lines = text.lines().map(str::trim);
     let label = lines
         .by_ref()
@@ -150,7 +155,13 @@ fn block(bytes: &[u8], kind: &str) -> Result<(String, Vec<u8>), KeyError> {
             let label = line.strip_prefix("-----BEGIN ")?.strip_suffix("-----")?;
             label.ends_with(kind).then(|| label.to_owned())
         })
-        .ok_or_else(|| malformed(&format!("there is no {kind}")))?;
+        .ok_or_else(|| {
+            let has_other = text.contains(&format!("{other}-----"));
+            malformed(&format!(
+                "there is no {kind}{}",
+                if has_other { format!(", but a {other}") } else { String::new() }
+            ))
+        })?;
     let end = format!("-----END {label}-----");
     let mut body = String::new();
     for line in lines {
