@@ -305,6 +305,115 @@ fn broken_locks_and_locks_of_other_files_end_a_build() {
     assert!(done.code == 11 && done.err.contains("has 104857600 bytes; a lock has at most"), "{}", done.err);
 }
 
+/// Who gives a context away chooses what its links lead to.
+#[test]
+fn a_lock_that_leads_out_of_the_context_is_neither_read_nor_written() {
+    let lab = Lab::new();
+    let outside = lab.context(&[
+        ("secret", "first line of a secret\n"),
+        ("good.lock", "version = 1\ndockerfile = \"Dockerfile\"\n"),
+    ]);
+    let context = lab.context(&[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n"), ("locks/own.lock", "")]);
+    let directory = context.display().to_string();
+    let link = context.join("Dockerfile.lock");
+    for target in ["secret", "good.lock", "missing"] {
+        let target = outside.join(target);
+        std::os::unix::fs::symlink(&target, &link).expect("link");
+        let before = fs::read(&target).ok();
+        for args in
+            [&["build"][..], &["build", "--locked"], &["lock"], &["lock", "--check"], &["lock", "--update"]]
+        {
+            let done = lab.run([args, &[&directory]].concat());
+            assert!(
+                done.code == 11 && done.err.contains("is a link that leads to no file in"),
+                "{args:?}: {}",
+                done.err
+            );
+            assert!(!done.err.contains("first line"), "{args:?}: {}", done.err);
+        }
+        assert_eq!(fs::read(&target).ok(), before);
+        ok(&lab.run(["build", "--no-lock", &directory]));
+        fs::remove_file(&link).expect("remove");
+    }
+    // Inside it may lead anywhere, and stays a link.
+    std::os::unix::fs::symlink("locks/own.lock", &link).expect("link");
+    ok(&lab.run(["lock", "--update", &directory]));
+    ok(&lab.run(["build", "--locked", &directory]));
+    assert!(fs::symlink_metadata(&link).expect("link").is_symlink());
+    assert!(fs::read_to_string(context.join("locks/own.lock")).expect("lock").contains("version = 1"));
+    // A lock that was named and is not there is a mistake, without --locked too.
+    for args in [&["build"][..], &["build", "--locked"], &["vendor", "vendored"], &["build", "--dry-run"]] {
+        let done = lab.run([args, &["--lock-file=typo.lock", &directory]].concat());
+        assert!(done.code == 11 && done.err.contains("typo.lock"), "{args:?}: {}", done.err);
+    }
+    assert!(!lab.path().join("vendored").exists());
+    assert_eq!(lab.run(["lock", "--lock-file=-", &directory]).code, 2);
+}
+
+#[test]
+fn vendoring_goes_on_where_it_was_interrupted_and_leaves_what_is_not_its_own() {
+    let lab = Lab::new();
+    let context = lab.context(&[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    let directory = context.display().to_string();
+    let dir = lab.path().join("vendored");
+    let place = dir.display().to_string();
+    let vendor = || lab.run(["vendor", &place, &directory]);
+    // Without a lock there is nothing to begin with.
+    assert!(vendor().code == 11 && !dir.exists());
+    ok(&lab.run(["lock", &directory]));
+    ok(&vendor());
+    ok(&lab.run(["build", "--frozen", "--vendor", &place, &directory]));
+    let whole = fs::read(dir.join("index.json")).expect("index");
+    // As a process leaves it that is killed at the beginning, or in the middle.
+    let unfinished = String::from_utf8(whole.clone()).expect("text").replace(":\"1\"}", ":\"unfinished\"}");
+    assert_ne!(unfinished.as_bytes(), whole);
+    fs::remove_file(dir.join("index.json")).expect("remove");
+    fs::remove_file(dir.join("oci-layout")).expect("remove");
+    fs::remove_dir_all(dir.join("blobs")).expect("remove");
+    fs::write(dir.join("index.json.abc.partial"), "{").expect("write");
+    ok(&vendor());
+    fs::write(dir.join("index.json"), unfinished).expect("write");
+    fs::write(dir.join("blobs/sha256/blob.abc.partial"), "half").expect("write");
+    fs::write(dir.join("blobs/sha256").join("0".repeat(64)), "old").expect("write");
+    fs::write(dir.join("blobs/sha256/mine"), "mine").expect("write");
+    let done = lab.run(["build", "--frozen", "--vendor", &place, &directory]);
+    assert!(done.code == 5 && done.err.contains("incomplete"), "{}", done.err);
+    ok(&vendor());
+    assert_eq!(fs::read(dir.join("index.json")).expect("index"), whole);
+    let left = |dir: &Path| {
+        let names = fs::read_dir(dir).expect("read").map(|entry| entry.expect("entry").file_name());
+        names.map(|name| name.to_string_lossy().into_owned()).collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(left(&dir), ["blobs", "index.json", "oci-layout"].map(String::from).into());
+    assert_eq!(left(&dir.join("blobs/sha256")), ["mine".to_owned()].into());
+    // One at a time.
+    let held = fs::File::open(&dir).expect("open");
+    held.lock().expect("lock");
+    let done = vendor();
+    assert!(done.code == 6 && done.err.contains("another `rbuild vendor`"), "{}", done.err);
+    drop(held);
+    // A link of the user's is followed, one in the directory is not: behind it, files would go.
+    std::os::unix::fs::symlink(&dir, lab.path().join("link")).expect("link");
+    ok(&lab.run(["vendor", "link", &directory]));
+    let other = lab.context(&[("sha256/precious", "x")]);
+    fs::write(other.join("sha256").join("0".repeat(64)), "precious").expect("write");
+    for inner in ["blobs/sha256", "blobs"] {
+        fs::rename(dir.join(inner), lab.path().join("aside")).expect("rename");
+        let target = if inner == "blobs" { other.clone() } else { other.join("sha256") };
+        std::os::unix::fs::symlink(target, dir.join(inner)).expect("link");
+        let done = vendor();
+        assert!(done.code == 6 && done.err.contains("is no directory"), "{inner}: {}", done.err);
+        fs::remove_file(dir.join(inner)).expect("remove");
+        fs::rename(lab.path().join("aside"), dir.join(inner)).expect("rename");
+    }
+    assert_eq!(left(&other.join("sha256")).len(), 2);
+    let file = context.join("Dockerfile").display().to_string();
+    let done = lab.run(["vendor", &file, &directory]);
+    assert!(done.code == 2 && done.err.contains("is a file"), "{}", done.err);
+    let done = lab.run(["build", "--vendor", "no-such-place", &directory]);
+    assert!(done.code == 5 && done.err.contains("--vendor"), "{}", done.err);
+}
+
 #[test]
 fn the_place_of_a_lock_is_beside_its_dockerfile_or_named() {
     let lab = Lab::new();
@@ -380,7 +489,7 @@ fn vendored_sources_build_the_same_image_without_a_network() {
     let tree = tree.as_str();
 
     let unlocked = sources.run(&["vendor", "vendored", tree]);
-    assert!(unlocked.code == 11 && unlocked.err.contains("--locked"), "{}", unlocked.err);
+    assert!(unlocked.code == 11 && unlocked.err.contains("there is no Dockerfile.lock"), "{}", unlocked.err);
     ok(&sources.run(&["lock", tree]));
     let first = sources.build("online", &["--locked", tree]);
     let vendored = sources.lab.path().join("vendored").display().to_string();

@@ -49,8 +49,11 @@ pub struct Locked {
 
 /// Where a lock is, and what it is called.
 enum Place {
-    /// A file of this machine.
-    File(PathBuf, String),
+    /// A file of this machine, named by the user.
+    Given(PathBuf, String),
+    /// The file of the usual name beside a Dockerfile of this machine, and the directory that links must not lead out
+    /// of: both may be a stranger's.
+    Beside { path: PathBuf, name: String, within: PathBuf },
     /// A file of the context, which lies elsewhere: links lead nowhere out of it.
     InContext(String),
 }
@@ -63,14 +66,18 @@ fn own_name(main: &MainContext) -> &str {
 
 fn place(request: &BuildRequest, main: Option<&MainContext>) -> Option<Place> {
     if let Some(given) = &request.sources.lock_file {
-        return Some(Place::File(request.cwd.join(given), given.display().to_string()));
+        return Some(Place::Given(request.cwd.join(given), given.display().to_string()));
     }
     let main = main?;
     let name = format!("{}.lock", main.dockerfile_name);
-    if let Some(path) = &main.dockerfile_path {
-        let mut path = path.clone().into_os_string();
+    if let Some(dockerfile) = &main.dockerfile_path {
+        let mut path = dockerfile.clone().into_os_string();
         path.push(".lock");
-        return Some(Place::File(path.into(), name));
+        let path: PathBuf = PathBuf::from(path).components().collect();
+        let root = main.context.root();
+        let beside = path.parent().unwrap_or(root);
+        let within = if beside.starts_with(root) { root } else { beside }.to_owned();
+        return Some(Place::Beside { path, name, within });
     }
     let is_here = main.kind != ContextKind::DockerfileOnly
         && matches!(main.context.resolve(main.dockerfile_name.as_bytes()), Ok(Some(_)));
@@ -80,13 +87,38 @@ fn place(request: &BuildRequest, main: Option<&MainContext>) -> Option<Place> {
 impl Place {
     fn name(&self) -> &str {
         match self {
-            Place::File(_, name) | Place::InContext(name) => name,
+            Place::Given(_, name) | Place::Beside { name, .. } | Place::InContext(name) => name,
+        }
+    }
+
+    /// The file, where it is one of this machine.
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Place::Given(path, _) | Place::Beside { path, .. } => Some(path),
+            Place::InContext(_) => None,
+        }
+    }
+
+    /// Refuses a link that leads elsewhere: reading would print a stranger's choice of files, and writing replace it.
+    fn refuse_way_out(&self) -> Result<(), LockError> {
+        let Place::Beside { path, within, .. } = self else { return Ok(()) };
+        if !std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink()) {
+            return Ok(());
+        }
+        let real = |path: &Path| path.canonicalize().ok();
+        match real(path).zip(real(within)) {
+            Some((target, within)) if target.starts_with(&within) => Ok(()),
+            _ => {
+                let message = format!("is a link that leads to no file in {}", within.display());
+                Err(LockError { message, span: None })
+            }
         }
     }
 
     fn read(&self, main: Option<&MainContext>) -> Result<Option<Vec<u8>>, LockError> {
+        self.refuse_way_out()?;
         match (self, main) {
-            (Place::File(path, _), _) => lock::read(path),
+            (Place::Given(path, _) | Place::Beside { path, .. }, _) => lock::read(path),
             (Place::InContext(name), Some(main)) => read_in_context(main, name),
             (Place::InContext(_), None) => Ok(None),
         }
@@ -153,8 +185,8 @@ pub(super) fn load_beside(rules: &Rules, request: &BuildRequest, main: &MainCont
             return Ok(());
         }
         let message = match place(request, Some(main)) {
-            Some(place) => format!("there is no {}, and --locked needs it", place.name()),
-            None => "the Dockerfile has no lock, and --locked needs one".to_owned(),
+            Some(place) => format!("there is no {}, and only what it pins may be read", place.name()),
+            None => "the Dockerfile has no lock, and only what one pins may be read".to_owned(),
         };
         return Err(Failure::new(FailureKind::Lock, message)
             .help("`rbuild lock` writes it beside the Dockerfile; --lock-file names another place"));
@@ -174,7 +206,17 @@ fn load(rules: &Rules, request: &BuildRequest, main: Option<&MainContext>) -> Re
         return Ok(());
     }
     let Some(place) = place(request, main) else { return Ok(()) };
-    let Some(mut loaded) = place.load(main)? else { return Ok(()) };
+    let Some(mut loaded) = place.load(main)? else {
+        // A build is not to go without a lock because of a typing mistake.
+        return match (&place, &options.locking) {
+            (Place::Given(_, name), Locking::No) => {
+                let message = format!("there is no lock {name}");
+                Err(Failure::new(FailureKind::Lock, message)
+                    .help("`rbuild lock` with the same --lock-file writes it; --no-lock builds without"))
+            }
+            _ => Ok(()),
+        };
+    };
     if let Locking::Some(names) = &options.locking {
         for wanted in names {
             if loaded.lock.forget(wanted) == 0 {
@@ -229,17 +271,23 @@ impl Engine {
         let request = &BuildRequest { allow: Entitlements::all(), sources, ..request.clone() };
         self.store.cancel_by(cancel);
         let opened = self.open_request(request, Times::Unknown, stdin, events, cancel)?;
-        let Some(Place::File(path, name)) = place(request, Some(&opened.main)) else {
+        let file = place(request, Some(&opened.main));
+        let Some((file, path)) =
+            file.and_then(|file| file.path().map(Path::to_owned).map(|path| (file, path)))
+        else {
             let message = "the Dockerfile is no file of this machine, so there is no place for its lock";
             return Err(Failure::new(FailureKind::Usage, message).help("name one with --lock-file"));
         };
+        file.refuse_way_out().map_err(|error| {
+            let message = format!("{} {}", file.name(), error.message);
+            Failure::new(FailureKind::Lock, message).help("name the lock itself with --lock-file")
+        })?;
         let new = self.resolved(request, &opened, events, cancel)?;
         // What could not be read is written anew, which is what updating everything is for.
-        let file = Place::File(path.clone(), name);
         let old = match (&options.update, file.load(None)) {
             (_, Ok(old)) => old.map(|loaded| loaded.lock),
             (Locking::All, Err(failure)) if !options.check => {
-                events.warn(format!("the lock is replaced: {}", failure.message));
+                events.warn(format!("{} is replaced: {}", file.name(), failure.message));
                 None
             }
             (_, Err(failure)) => return Err(failure),

@@ -209,8 +209,13 @@ impl Engine {
         policies::check_local(&rules, request)?;
         locking::load_given(&rules, request)?;
         if let Some(dir) = &request.sources.vendor {
-            let vendor = Vendor::open(&request.cwd.join(dir), &self.store).map_err(Failure::from)?;
-            rules.take_from(vendor);
+            let dir: std::path::PathBuf = request.cwd.join(dir).components().collect();
+            if Vendor::is_unfinished(&dir) {
+                let message = format!("{} is incomplete: `rbuild vendor` did not end", dir.display());
+                return Err(Failure::new(FailureKind::Base, message).help("run it again").into());
+            }
+            let named = |failure: Failure| failure.help("--vendor names what `rbuild vendor` has written");
+            rules.take_from(Vendor::open(&dir, &self.store).map_err(|error| named(error.into()))?);
         }
         let mut fetch = Fetcher::new(&self.store, self.remotes(request, &rules), events, cancel);
         let (main, context_time) = fetch.main(request, stdin)?;

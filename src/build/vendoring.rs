@@ -1,6 +1,7 @@
 //! Everything that a locked build reads, gathered in an OCI layout.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -9,8 +10,8 @@ use crate::cancel::Cancel;
 use crate::context;
 use crate::digest::{Digest, Hasher};
 use crate::event::{Event, Events, Outcome, VertexKind};
-use crate::fs::new_file_beside;
-use crate::image::manifest::canonical;
+use crate::fs::{Root, new_file_beside};
+use crate::image::manifest::{MAX_MANIFEST_SIZE, canonical};
 use crate::image::read::{IMAGE_NAME, REF_NAME};
 use crate::image::{Descriptor, Document, Family, Index, Manifest, Reference};
 use crate::plan::Entitlements;
@@ -64,7 +65,9 @@ impl Engine {
             SourceOptions { lock: LockUse::Required, locking: Locking::No, ..request.sources.clone() };
         let request = &BuildRequest { allow: Entitlements::all(), sources, ..request.clone() };
         self.store.cancel_by(cancel);
-        let mut layout = LayoutDir::begin(&request.cwd.join(dir))?;
+        let dir: PathBuf = request.cwd.join(dir).components().collect();
+        // Before anything is fetched, and again when there is something to write.
+        LayoutDir::is_free(&dir)?;
         let opened = self.open_request(request, Times::Unknown, stdin, events, cancel)?;
         let bases = self.bases(request, &opened, request.pull, events, cancel);
         for plan in self.plans_of_all(request, &opened, &bases, cancel)? {
@@ -73,6 +76,7 @@ impl Engine {
                 opened.look_up(source, events, cancel).map_err(here)?;
             }
         }
+        let mut layout = LayoutDir::begin(&dir)?;
         self.vendor_images(&opened, &bases, &mut layout, events, cancel)?;
         self.vendor_remotes(&opened, &mut layout, events, cancel)?;
         layout.finish()
@@ -219,42 +223,87 @@ struct LayoutDir {
     written: BTreeMap<Digest, u64>,
     index: BTreeMap<(&'static str, String), Descriptor>,
     done: Vendored,
+    /// The directory, locked: what another process gathers at the same time would be removed as nobody's.
+    _lock: fs::File,
 }
 
 impl LayoutDir {
+    /// Whether a directory is new, or empty, or was written by this before, be it in part; an error where it is not.
+    fn is_free(dir: &Path) -> Result<bool, Failure> {
+        let names: Vec<OsString> = match fs::read_dir(dir) {
+            Ok(entries) => {
+                let names = entries.map(|entry| entry.map(|entry| entry.file_name()));
+                names.collect::<io::Result<_>>().map_err(|error| cannot_write(dir, &error))?
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                let message = format!("{} is a file, and the sources go into a directory", dir.display());
+                return Err(Failure::new(FailureKind::Usage, message));
+            }
+            Err(error) => return Err(cannot_write(dir, &error)),
+        };
+        // A file that was being written when a process was killed.
+        if names.iter().all(|name| is_partial(name)) {
+            return Ok(true);
+        }
+        let index = Root::open(dir).and_then(|root| {
+            let mut bytes = Vec::new();
+            root.open_file(b"index.json")?.take(MAX_MANIFEST_SIZE).read_to_end(&mut bytes).map(|_| bytes)
+        });
+        let index = serde_json::from_slice::<Index>(&index.unwrap_or_default());
+        if index.is_ok_and(|index| index.annotations.contains_key(vendor::MARK)) {
+            return Ok(false);
+        }
+        let message = format!("{} has other things in it", dir.display());
+        Err(Failure::new(FailureKind::Usage, message)
+            .help("name a new directory, or one that `rbuild vendor` has written"))
+    }
+
     /// Begins in a new or empty directory, or in one that was written by this before.
     fn begin(dir: &Path) -> Result<Self, Failure> {
-        let failed = |error: &io::Error| {
-            Failure::new(FailureKind::Output, format!("cannot write {}: {error}", dir.display()))
-        };
-        let is_empty = match fs::read_dir(dir) {
-            Ok(mut entries) => entries.next().is_none(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
-            Err(error) => return Err(failed(&error)),
-        };
-        let index = fs::read(dir.join("index.json")).unwrap_or_default();
-        let is_ours = serde_json::from_slice::<Index>(&index)
-            .is_ok_and(|index| index.annotations.contains_key(vendor::MARK));
-        if !is_empty && !is_ours {
-            let message = format!("{} has other things in it", dir.display());
-            return Err(Failure::new(FailureKind::Usage, message)
-                .help("name a new directory, or one that `rbuild vendor` has written"));
+        let failed = |error: io::Error| cannot_write(dir, &error);
+        // A link that the user names is followed. What lies in the directory may be a stranger's.
+        fs::create_dir_all(dir).map_err(failed)?;
+        let dir = &dir.canonicalize().map_err(failed)?;
+        let lock = fs::File::open(dir).map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                let message = format!("another `rbuild vendor` writes {}", dir.display());
+                return Err(Failure::new(FailureKind::Output, message).help("wait until it has ended"));
+            }
+            Err(fs::TryLockError::Error(error)) => return Err(failed(error)),
         }
+        let is_new = Self::is_free(dir)?;
         let blobs = dir.join("blobs/sha256");
-        fs::create_dir_all(&blobs).map_err(|error| failed(&error))?;
+        for path in [&dir.join("blobs"), &blobs] {
+            match fs::symlink_metadata(path) {
+                Ok(meta) if meta.is_dir() => {}
+                Ok(_) => {
+                    let message = format!("{} is no directory", path.display());
+                    return Err(Failure::new(FailureKind::Output, message)
+                        .help("a link is none: what is removed behind it would be somebody else's"));
+                }
+                Err(_) => fs::create_dir(path).map_err(failed)?,
+            }
+        }
         let layout = LayoutDir {
             dir: dir.to_owned(),
             blobs,
             written: BTreeMap::new(),
             index: BTreeMap::new(),
             done: Vendored::default(),
+            _lock: lock,
         };
+        if is_new {
+            layout.write_index(vendor::UNFINISHED)?;
+        }
         layout.replace("oci-layout", LAYOUT)?;
         Ok(layout)
     }
 
     fn failed(&self, error: &io::Error) -> Failure {
-        Failure::new(FailureKind::Output, format!("cannot write {}: {error}", self.dir.display()))
+        cannot_write(&self.dir, error)
     }
 
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Failure> {
@@ -344,27 +393,48 @@ impl LayoutDir {
         Ok(())
     }
 
-    /// Makes the new index count, and removes what it does not refer to.
-    fn finish(mut self) -> Result<Vendored, Failure> {
+    /// Writes the index; `mark` says that this wrote it, and whether it is complete.
+    fn write_index(&self, mark: &str) -> Result<(), Failure> {
         let mut index = Index::new(self.index.values().cloned().collect());
-        index.annotations.insert(vendor::MARK.to_owned(), "1".to_owned());
+        index.annotations.insert(vendor::MARK.to_owned(), mark.to_owned());
         let bytes = canonical(&index)
             .map_err(|error| Failure::new(FailureKind::Output, format!("cannot write the index: {error}")))?;
-        self.replace("index.json", &bytes)?;
-        let names: BTreeSet<String> = self.written.keys().map(Digest::hex).collect();
-        let removed = fs::read_dir(&self.blobs).and_then(|entries| {
-            for entry in entries {
-                let entry = entry?;
-                if !names.contains(&*entry.file_name().to_string_lossy()) {
-                    fs::remove_file(entry.path())?;
-                }
-            }
-            Ok(())
-        });
-        removed.map_err(|error| self.failed(&error))?;
+        self.replace("index.json", &bytes)
+    }
+
+    /// Makes the new index count, and removes the blobs that it does not refer to.
+    fn finish(mut self) -> Result<Vendored, Failure> {
+        self.write_index(vendor::COMPLETE)?;
+        self.sweep(&self.dir, |_| false).map_err(|error| self.failed(&error))?;
+        let is_old =
+            |name: &str| Digest::from_hex(name).is_some_and(|digest| !self.written.contains_key(&digest));
+        self.sweep(&self.blobs, is_old).map_err(|error| self.failed(&error))?;
         self.done.bytes = self.written.values().sum();
         Ok(self.done)
     }
+
+    /// Removes what a killed process left, and what `is_old`. Files that this did not name stay, whoever put them here.
+    fn sweep(&self, dir: &Path, is_old: impl Fn(&str) -> bool) -> io::Result<()> {
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if is_partial(&name) || name.to_str().is_some_and(&is_old) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn cannot_write(dir: &Path, error: &io::Error) -> Failure {
+    Failure::new(FailureKind::Output, format!("cannot write {}: {error}", dir.display()))
+}
+
+/// Whether a file is one of those that [`new_file_beside`] makes in a layout.
+fn is_partial(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    let ours = ["index.json.", "oci-layout.", "blob."].iter().any(|begin| name.starts_with(begin));
+    ours && name.ends_with(".partial")
 }
 
 /// A file whose content is digested while it is written.

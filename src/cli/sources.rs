@@ -1,11 +1,14 @@
 //! Flags about where a build's sources come from, and `rbuild lock`.
 
+use std::io::Read;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use crate::build::{Change, Failure, FailureKind, LockOptions, LockUse, Locked, Locking, SourceOptions};
+use crate::build::{
+    BuildRequest, Change, Engine, Failure, FailureKind, LockOptions, LockUse, Locked, Locking, SourceOptions,
+};
 use crate::cancel::CancelRead;
 use crate::event::Events;
 use crate::image::Reference;
@@ -51,6 +54,9 @@ impl SourceArgs {
         }
         if self.no_lock && self.lock_file.is_some() {
             return Err(usage("--no-lock contradicts --lock-file"));
+        }
+        if self.lock_file.as_deref().is_some_and(|file| file.as_os_str() == "-") {
+            return Err(usage("--lock-file names a file; a lock is not read from standard input"));
         }
         Ok(SourceOptions {
             lock: match (locked, self.no_lock) {
@@ -137,17 +143,10 @@ pub(super) fn vendor(session: &Session, args: VendorArgs) -> Result<u8, Stop> {
     if dir.as_os_str().is_empty() {
         return Err(Failure::new(FailureKind::Usage, "the directory to write is missing").into());
     }
-    let build = BuildArgs { input: args.input, secrets: args.secrets, ssh: args.ssh, ..BuildArgs::default() };
-    let request = build::request(&build, &session.env)?;
-    let mode = build::progress_mode(None, false, &session.env)?;
-    session.watch_signals()?;
-    let engine = session.engine()?;
-    let renderer = session.renderer(mode);
-    let events = Events::new(renderer.clone());
-    let stdin = &mut CancelRead::stdin(&session.cancel);
-    let result = engine.vendor(&request, &dir, stdin, &events, &session.cancel);
-    renderer.finish();
-    let done = result?;
+    let done =
+        with_sources(session, args.input, args.secrets, args.ssh, |engine, request, stdin, events| {
+            engine.vendor(request, &dir, stdin, events, &session.cancel)
+        })?;
     let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let parts = [count(done.images, "image"), count(done.trees, "git tree"), count(done.files, "file")];
     print(&format!(
@@ -157,6 +156,26 @@ pub(super) fn vendor(session: &Session, args: VendorArgs) -> Result<u8, Stop> {
         crate::fs::shown_size(done.bytes)
     ))?;
     Ok(0)
+}
+
+/// Does something with the sources of a build, as far as a build goes before its first step.
+fn with_sources<T>(
+    session: &Session,
+    input: InputArgs,
+    secrets: Vec<String>,
+    ssh: Vec<String>,
+    work: impl FnOnce(&Engine, &BuildRequest, &mut (dyn Read + Send), &Events) -> Result<T, Failure>,
+) -> Result<T, Stop> {
+    let build = BuildArgs { input, secrets, ssh, ..BuildArgs::default() };
+    let request = build::request(&build, &session.env)?;
+    let mode = build::progress_mode(None, false, &session.env)?;
+    session.watch_signals()?;
+    let engine = session.engine()?;
+    let renderer = session.renderer(mode);
+    let events = Events::new(renderer.clone());
+    let result = work(&engine, &request, &mut CancelRead::stdin(&session.cancel), &events);
+    renderer.finish();
+    Ok(result?)
 }
 
 impl LockArgs {
@@ -190,17 +209,10 @@ pub(super) fn lock(session: &Session, args: LockArgs) -> Result<u8, Stop> {
             .into());
     }
     let (format, check) = (args.format, args.check);
-    let build = BuildArgs { input: args.input, secrets: args.secrets, ssh: args.ssh, ..BuildArgs::default() };
-    let request = build::request(&build, &session.env)?;
-    let mode = build::progress_mode(None, false, &session.env)?;
-    session.watch_signals()?;
-    let engine = session.engine()?;
-    let renderer = session.renderer(mode);
-    let events = Events::new(renderer.clone());
-    let stdin = &mut CancelRead::stdin(&session.cancel);
-    let result = engine.lock(&request, &options, stdin, &events, &session.cancel);
-    renderer.finish();
-    let locked = result?;
+    let locked =
+        with_sources(session, args.input, args.secrets, args.ssh, |engine, request, stdin, events| {
+            engine.lock(request, &options, stdin, events, &session.cancel)
+        })?;
     match format {
         LockFormat::Text => print(&text(&locked, check))?,
         LockFormat::Json => print_json(&format!("{:#}\n", document(&locked)))?,

@@ -3,19 +3,27 @@
 //! Images lie there as they are. A git tree is a tar, a download its file; each is the only layer of an artifact's
 //! manifest, so that any tool that copies layouts copies them too.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::digest::Digest;
+use crate::fs::open_file_in;
+use crate::image::manifest::MAX_MANIFEST_SIZE;
 use crate::image::read::IMAGE_NAME;
 use crate::image::{
-    Descriptor, ImageSource, Manifest, Platform, ReadError, Reference, ResolvedImage, Selector, open_layout,
+    Descriptor, ImageSource, Index, Manifest, Platform, ReadError, Reference, ResolvedImage, Selector,
+    open_layout,
 };
 use crate::remote::{HttpFile, HttpUrl};
 use crate::store::Store;
 
 /// Marks the index of a layout that `rbuild vendor` wrote.
 pub const MARK: &str = "dev.rbuild.vendor";
+/// The value of [`MARK`] where all was gathered.
+pub const COMPLETE: &str = "1";
+/// The value of [`MARK`] from the beginning on, until all is gathered.
+pub const UNFINISHED: &str = "unfinished";
 /// Artifact type of a checked-out commit.
 pub const GIT: &str = "application/vnd.rbuild.source.git.v1";
 /// Artifact type of a download.
@@ -40,6 +48,16 @@ impl Vendor {
     /// index.
     pub fn open(dir: &Path, store: &Store) -> Result<Self, ReadError> {
         Ok(Vendor { dir: dir.to_owned(), source: Arc::from(open_layout(dir, store)?) })
+    }
+
+    /// Whether the directory was begun and never completed.
+    pub fn is_unfinished(dir: &Path) -> bool {
+        let index = open_file_in(dir, b"index.json").and_then(|file| {
+            let mut bytes = Vec::new();
+            file.take(MAX_MANIFEST_SIZE).read_to_end(&mut bytes).map(|_| bytes)
+        });
+        let index = serde_json::from_slice::<Index>(&index.unwrap_or_default());
+        index.is_ok_and(|index| index.annotations.get(MARK).is_some_and(|mark| mark == UNFINISHED))
     }
 
     /// Where it lies.
