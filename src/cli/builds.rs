@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::build::{Failure, FailureKind, LogLine, read_log, read_record};
 use crate::explain::{self, BuildRecord, Shown, StepOutcome, StepRecord};
 use crate::progress::whole_seconds;
+use crate::progress::width::columns;
 use crate::store::{RememberedBuild, Store};
 use crate::visible::{self, visible_line};
 
@@ -260,11 +261,12 @@ fn shown(build: &RememberedBuild, record: &BuildRecord) -> String {
         if record.platforms.len() > 1 {
             out.push_str(&format!("{}\n", platform.platform));
         }
-        let width = platform.steps.iter().map(|step| visible_line(&step.name).chars().count()).max();
+        let width = platform.steps.iter().map(|step| columns(&visible_line(&step.name))).max();
         let width = width.unwrap_or(0).min(60);
         for step in &platform.steps {
             let name: String = visible_line(&step.name).chars().take(60).collect();
-            out.push_str(format!("{name:<width$}  {}", outcome(step)).trim_end());
+            let gap = " ".repeat(width.saturating_sub(columns(&name)));
+            out.push_str(format!("{name}{gap}  {}", outcome(step)).trim_end());
             out.push('\n');
         }
     }

@@ -13,6 +13,8 @@ use super::{Stop, write_out};
 
 /// The narrowest that a column is cut to.
 const NARROW: usize = 12;
+/// The widest column where there is no terminal to fit.
+pub(super) const WIDEST: usize = 256;
 
 /// A column: its title, the field it shows, and whether it may be cut.
 #[derive(Clone, Copy)]
@@ -127,6 +129,10 @@ fn table(rows: &[Vec<String>], flexible: &[bool], width: Option<usize>) -> Strin
             rows.iter().filter_map(|row| row.get(at)).map(|cell| columns(cell)).max().unwrap_or_default()
         })
         .collect();
+    // What comes from registries and images may be of any length; it is shown, but does not widen all rows.
+    if width.is_none() {
+        widths.iter_mut().for_each(|width| *width = (*width).min(WIDEST));
+    }
     let gaps = 3 * count.saturating_sub(1);
     while let Some(limit) = width
         && widths.iter().sum::<usize>() + gaps > limit
@@ -140,7 +146,7 @@ fn table(rows: &[Vec<String>], flexible: &[bool], width: Option<usize>) -> Strin
     for row in rows {
         let mut line = String::new();
         for (at, cell) in row.iter().enumerate() {
-            let cell = cut(cell, widths[at]);
+            let cell = if width.is_some() { cut(cell, widths[at]) } else { cell.clone() };
             line.push_str(&cell);
             line.push_str(&" ".repeat(widths[at].saturating_sub(columns(&cell)) + 3));
         }

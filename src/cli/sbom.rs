@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::build::{Failure, FailureKind};
 use crate::layer::OnDiskIds;
+use crate::progress::width::columns;
 use crate::sandbox::userns::IdMode;
 use crate::sbom::{Document, Facts, Inventory, Subject};
 use crate::snapshot::Snapshots;
@@ -110,17 +111,39 @@ fn table(inventory: &Inventory) -> String {
             visible_line(&package.licenses.join(", ")).into_owned(),
         ]
     }));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    // Names come from images, and one of a megabyte would make every row as wide.
+    let width = |column: usize| {
+        rows.iter().map(|row| columns(&row[column]).min(listing::WIDEST)).max().unwrap_or_default()
+    };
     let widths = [0, 1, 2, 3].map(width);
     let mut out = String::new();
     for row in &rows {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(widths) {
-            line.push_str(&format!("{cell:<width$}   "));
+            line.push_str(cell);
+            line.push_str(&" ".repeat(width.saturating_sub(columns(cell)) + 3));
         }
         line.push_str(&row[4]);
         out.push_str(line.trim_end());
         out.push('\n');
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sbom::{Ecosystem, Package};
+
+    #[test]
+    fn a_version_of_any_length_is_shown_and_widens_no_other_row() {
+        let long = "9".repeat(70_000);
+        let packages =
+            vec![Package::new(Ecosystem::Python, "a", &long), Package::new(Ecosystem::Python, "b", "1")];
+        let inventory = Inventory { packages, ..Inventory::default() };
+        let table = table(&inventory);
+        let lines: Vec<&str> = table.lines().collect();
+        assert!(lines[1].contains(&long));
+        assert!(lines[0].len() < 400 && lines[2].len() < 400, "{}", lines[2].len());
+    }
 }
