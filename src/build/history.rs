@@ -6,6 +6,7 @@
 //! the build, and that values of secrets and of arguments that look like secrets are in no record.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -41,6 +42,8 @@ const MOST_COMPARED: usize = 8;
 const MOST_WARNINGS: usize = 50;
 /// Bytes of a Dockerfile that are kept.
 const MOST_TEXT: usize = 1 << 20;
+/// Bytes of a head that are read, unpacked.
+const MOST_HEAD: u64 = 256 << 20;
 /// From this size on a head is compressed.
 const LONG_HEAD: usize = 16 << 10;
 
@@ -467,7 +470,11 @@ pub fn read_record(store: &Store, build: &RememberedBuild) -> Option<BuildRecord
     let head = store.build_head(build).ok().flatten()?;
     match head.first() {
         Some(b'{') => serde_json::from_slice(&head).ok(),
-        _ => serde_json::from_slice(&zstd::decode_all(&*head).ok()?).ok(),
+        _ => {
+            let mut text = Vec::new();
+            zstd::Decoder::new(&*head).ok()?.take(MOST_HEAD).read_to_end(&mut text).ok()?;
+            serde_json::from_slice(&text).ok()
+        }
     }
 }
 
@@ -509,15 +516,31 @@ fn clean(path: &Path) -> PathBuf {
     out
 }
 
-/// Values that are in no record: those of secrets, and of arguments that look like one.
+/// Values that are in no record: those of secrets, of arguments that look like one, and credentials in the addresses
+/// that arguments are.
 fn hidden(request: &BuildRequest) -> Forms {
-    let arguments = request.build_args.iter().filter(|(name, value)| looks_secret(name) && !value.is_empty());
+    let hidden = |(name, value): &(String, String)| match looks_secret(name) {
+        true => vec![value.clone()],
+        false => passwords(value),
+    };
+    let values = request.build_args.iter().flat_map(hidden).filter(|value| !value.is_empty());
     let arguments: Vec<Secret> =
-        arguments.map(|(_, value)| Secret { value: value.as_bytes().into(), invalidates: false }).collect();
+        values.map(|value| Secret { value: value.into_bytes().into(), invalidates: false }).collect();
     if request.secrets.is_empty() && arguments.is_empty() {
         return Forms::default();
     }
     Forms::of(request.secrets.values().chain(&arguments))
+}
+
+/// The secret parts of the addresses in a text: `PASSWORD` of `scheme://USER:PASSWORD@HOST`, `TOKEN` of
+/// `scheme://TOKEN@HOST`.
+fn passwords(text: &str) -> Vec<String> {
+    let authorities = text.split("://").skip(1).map(|rest| {
+        let end = rest.find(|c: char| matches!(c, '/' | '?' | '#') || c.is_whitespace());
+        &rest[..end.unwrap_or(rest.len())]
+    });
+    let user = authorities.filter_map(|authority| authority.rsplit_once('@')).map(|(user, _)| user);
+    user.map(|user| user.split_once(':').map_or(user, |(_, password)| password).to_owned()).collect()
 }
 
 /// The build arguments, each once: the last one given counts.
@@ -543,4 +566,25 @@ fn keyed(store: &Store, value: &str) -> String {
     let secret = Secret { value: value.as_bytes().into(), invalidates: false };
     let key = store.secret_key().ok();
     key.map(|key| secret.keyed_digest("text of a build", &key).short()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_secret_parts_of_addresses_are_found() {
+        for (text, found) in [
+            ("https://me:pass@h.test/x", &["pass"][..]),
+            ("https://token@h.test", &["token"]),
+            ("a=https://a:b@h c=ssh://x:y:z@h?q", &["b", "y:z"]),
+            ("https://u:p@ss@h.test/a@b", &["p@ss"]),
+            ("https://h.test/a:b@c", &[]),
+            ("a@b:c", &[]),
+            ("://@", &[""]),
+            ("", &[]),
+        ] {
+            assert_eq!(passwords(text), found, "{text}");
+        }
+    }
 }
