@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, Hasher};
 use crate::image::{Document, Platform, Reference, ResolvedImage};
-use crate::store::{Edge, RecordKind, Recorded};
+use crate::store::{Edge, RecordKind, RecordedAsJson};
 
 use super::bases::Bases;
 use super::failure::Failure;
@@ -18,7 +18,7 @@ pub(super) struct Pulled {
     manifest: Digest,
 }
 
-impl Recorded for Pulled {
+impl RecordedAsJson for Pulled {
     const KIND: RecordKind = RecordKind::Pulled;
 
     fn edges(&self) -> Vec<Edge> {
@@ -27,14 +27,6 @@ impl Recorded for Pulled {
 
     fn note(&self) -> String {
         "image pulled from a registry".into()
-    }
-
-    fn to_bytes(&self) -> Vec<u8> {
-        serde_json::to_vec(self).unwrap_or_default()
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        serde_json::from_slice(bytes).ok()
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{DiffId, Digest, Hasher};
-use crate::store::{Edge, RecordKind, Recorded, Store, StoreError};
+use crate::store::{Edge, RecordKind, Recorded, RecordedAsJson, Store, StoreError};
 
 use super::key::{CacheKey, Input, KeyInputs};
 
@@ -109,7 +109,7 @@ impl Records {
     }
 }
 
-impl Recorded for Record {
+impl RecordedAsJson for Record {
     const KIND: RecordKind = RecordKind::Step;
 
     fn edges(&self) -> Vec<Edge> {
@@ -120,15 +120,6 @@ impl Recorded for Record {
 
     fn note(&self) -> String {
         self.step.clone()
-    }
-
-    fn to_bytes(&self) -> Vec<u8> {
-        // A struct of strings, numbers and values always has a JSON form.
-        serde_json::to_vec(self).unwrap_or_default()
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        serde_json::from_slice(bytes).ok()
     }
 }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use ureq::http::header::{HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH};
 
 use crate::digest::{Digest, Hasher};
-use crate::store::{Edge, RecordKind, Recorded, Store, StoreError};
+use crate::store::{Edge, RecordKind, RecordedAsJson, Store, StoreError};
 
 use super::checksum::Checksum;
 use super::http::HttpAuth;
@@ -40,7 +40,7 @@ pub(super) fn key(url: &HttpUrl, auth: Option<&HttpAuth>) -> Digest {
     hasher.finish()
 }
 
-impl Recorded for Memo {
+impl RecordedAsJson for Memo {
     const KIND: RecordKind = RecordKind::Download;
 
     fn edges(&self) -> Vec<Edge> {
@@ -49,15 +49,6 @@ impl Recorded for Memo {
 
     fn note(&self) -> String {
         "downloaded file".into()
-    }
-
-    fn to_bytes(&self) -> Vec<u8> {
-        // A struct of strings and numbers always has a JSON form.
-        serde_json::to_vec(self).unwrap_or_default()
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        serde_json::from_slice(bytes).ok()
     }
 }
 

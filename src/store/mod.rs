@@ -57,7 +57,7 @@ pub use collect::{Collector, Fate};
 pub use inventory::{Item, Listing, Room};
 pub use mounts::CacheDir;
 pub use open::{Store, StoreError};
-pub use record::{Edge, ParsedRecord, RecordHead, RecordKind, Recorded, parse_record};
+pub use record::{Edge, ParsedRecord, RecordHead, RecordKind, Recorded, RecordedAsJson, parse_record};
 pub use snapshots::{SnapshotId, SnapshotKind};
 pub use space::FullDisk;
 pub use temp::TempDir;

@@ -11,6 +11,9 @@
 //!
 //! Records of older versions begin with their content; they are read as before.
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use crate::digest::{ChainId, DiffId, Digest};
 
 use super::open::{Store, StoreError};
@@ -139,6 +142,39 @@ pub trait Recorded: Sized {
 
     /// What bytes mean; also those of records that were written before records had kinds.
     fn from_bytes(bytes: &[u8]) -> Option<Self>;
+}
+
+/// A [`Recorded`] whose bytes are JSON.
+pub trait RecordedAsJson: Serialize + DeserializeOwned {
+    /// Its kind.
+    const KIND: RecordKind;
+
+    /// What it refers to.
+    fn edges(&self) -> Vec<Edge>;
+
+    /// What it is, in a few words on one line.
+    fn note(&self) -> String;
+}
+
+impl<T: RecordedAsJson> Recorded for T {
+    const KIND: RecordKind = <T as RecordedAsJson>::KIND;
+
+    fn edges(&self) -> Vec<Edge> {
+        RecordedAsJson::edges(self)
+    }
+
+    fn note(&self) -> String {
+        RecordedAsJson::note(self)
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        // What consists of strings, numbers and values always has a JSON form.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
 }
 
 /// What a record says of itself.
