@@ -107,8 +107,13 @@ fn images_are_named_by_their_ids() {
     assert_eq!(lab.run(["run", "app:1"]).out, "hello\n");
     // With a name it is dangling no more.
     assert_eq!(lab.run(["images", "-q", "-f", "dangling=true"]).out, "");
-    assert_eq!(lab.run(["rmi", short]).out, "Untagged: app:1\n");
-    // As in Docker, it goes with its last name.
+    // Built again without a name, it is the same image: as in Docker, it goes with its last name.
+    assert_eq!(lab.build(&context, &flags).out.trim(), id);
+    assert_eq!(lab.run(["tag", short, "app:2"]).code, 0);
+    assert_eq!(lab.build(&context, &flags).out.trim(), id);
+    assert_eq!(lab.run(["rmi", "app:2"]).out, "Untagged: app:2\n");
+    let gone = lab.run(["rmi", short]).out;
+    assert_eq!(gone, format!("Untagged: app:1\nDeleted: {id}\n"));
     assert_eq!(lab.run(["images", "-aq"]).out, "");
     assert_eq!(lab.build(&context, &flags).out.trim(), id);
     assert_eq!(lab.run(["images", "-q", "-f", "dangling=true"]).out.trim(), short);

@@ -392,8 +392,17 @@ pub(super) fn rmi(session: &Session, args: &RmiArgs) -> Result<u8, Stop> {
 fn remove(store: &Store, name: &Reference) -> Result<(), Stop> {
     match name.digest {
         None => {
+            let meant = stored(store, name).map_err(Failure::from)?;
+            let id =
+                meant.map(|top| ids::id_of(store, &top.digest)).transpose().map_err(Failure::from)?.flatten();
             store.remove_reference(&name.to_string()).map_err(Failure::from)?;
-            print(&format!("Untagged: {}\n", name.familiar()))
+            print(&format!("Untagged: {}\n", name.familiar()))?;
+            match id {
+                Some(id) if ids::forget_with_last_name(store, &id).map_err(Failure::from)? => {
+                    print(&format!("Deleted: {id}\n"))
+                }
+                _ => Ok(()),
+            }
         }
         // By its digest it is one without a name, or an image below one that has a name.
         Some(manifest) => {

@@ -8,7 +8,9 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, Hasher};
-use crate::store::{Edge, ParsedRecord, RecordKind, Recorded, Room, Store, StoreError, parse_record};
+use crate::store::{
+    Edge, ParsedRecord, RecordKind, Recorded, RecordedAsJson, Room, Store, StoreError, parse_record,
+};
 
 use super::draft::Draft;
 use super::manifest::{Descriptor, Document};
@@ -28,7 +30,7 @@ pub struct Unnamed {
     pub manifest: Digest,
 }
 
-impl Recorded for Unnamed {
+impl RecordedAsJson for Unnamed {
     const KIND: RecordKind = RecordKind::Image;
 
     fn edges(&self) -> Vec<Edge> {
@@ -37,14 +39,6 @@ impl Recorded for Unnamed {
 
     fn note(&self) -> String {
         format!("image {} without a name", self.id.short())
-    }
-
-    fn to_bytes(&self) -> Vec<u8> {
-        serde_json::to_vec(self).unwrap_or_default()
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        serde_json::from_slice(bytes).ok()
     }
 }
 
@@ -115,6 +109,12 @@ pub fn shown(
 /// Forgets an image that has no name; `false` where there is none with this ID.
 pub fn forget_unnamed(store: &Store, id: &Digest) -> Result<bool, StoreError> {
     store.remove_record(&key(id))
+}
+
+/// Forgets the image of a name that was removed if that was its last one: as in Docker it goes with it, also where
+/// it was built again without a name. Whether it was kept without one.
+pub fn forget_with_last_name(store: &Store, id: &Digest) -> Result<bool, StoreError> {
+    Ok(!named_ids(store, None)?.contains(&id.hex()) && forget_unnamed(store, id)?)
 }
 
 /// Docker's ID of what the store has under a digest: that of the config, or of an index itself. `None` where this
