@@ -6,16 +6,13 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::cancel::Cancel;
-use crate::context::FileStatCache;
 use crate::event::Events;
 use crate::explain::Cause;
 use crate::image::Platform;
 use crate::plan::{Plan, Step, StepId, StepKind};
 use crate::solve::{Looked, Miss, NoExecutor, ResultKind, Solver, Unknown};
-use crate::steps::mount::MountSettings;
 
-use super::caching;
-use super::engine::{Engine, Work, parse_tags};
+use super::engine::{Engine, Ready, Work};
 use super::failure::Failure;
 use super::history::{History, Recorded};
 use super::outputs;
@@ -101,18 +98,11 @@ impl Engine {
         cancel: &Cancel,
     ) -> Result<DryRun, Failure> {
         outputs::check(request)?;
-        parse_tags(&request.tags)?;
-        caching::check(request)?;
         self.store.look_only();
-        let import = self.import_caches(request, events, cancel)?;
         let Recorded { history, .. } = History::begin(&self.store, request, &Events::none(), cancel);
-        let prepared = self.prepare(request, stdin, events, cancel)?;
-        history.prepared(&prepared, import.as_ref());
-        let request = &BuildRequest { source_date_epoch: prepared.epoch, ..request.clone() };
-        outputs::check_times(request)?;
-        let stat_cache = FileStatCache::open(&self.store.stat_cache_path(&prepared.context_root));
-        let stat_cache = Arc::new(stat_cache);
-        let mounts = Arc::new(MountSettings::new(request.secrets.clone(), request.ssh.clone()));
+        let ready = self.make_ready(request, stdin, events, cancel, &history)?;
+        let Ready { import, prepared, request, stat_cache, mounts, .. } = ready;
+        let request = &request;
         let mut platforms = Vec::new();
         for (platform, plan) in &prepared.plans {
             let begun = SystemTime::now();

@@ -91,6 +91,18 @@ pub(super) struct Work<'a> {
     pub history: &'a Arc<History>,
 }
 
+/// A request whose steps are known, before the first of them is looked up.
+pub(super) struct Ready {
+    /// The names of the image.
+    pub names: Vec<Reference>,
+    pub import: Option<Arc<Import>>,
+    pub prepared: Prepared,
+    /// As it was given, with the epoch that was found.
+    pub request: BuildRequest,
+    pub stat_cache: Arc<FileStatCache>,
+    pub mounts: Arc<MountSettings>,
+}
+
 /// Builds images in one store.
 pub struct Engine {
     pub(super) store: Store,
@@ -188,17 +200,9 @@ impl Engine {
         history: &Arc<History>,
     ) -> Result<BuildOutcome, Failure> {
         let (begun, begun_at) = (Instant::now(), SystemTime::now());
-        let names = parse_tags(&request.tags)?;
-        caching::check(request)?;
-        // Caches are read while bases are looked up.
-        let import = self.import_caches(request, events, cancel)?;
-        let prepared = self.prepare(request, stdin, events, cancel)?;
-        history.prepared(&prepared, import.as_ref());
-        let request = &BuildRequest { source_date_epoch: prepared.epoch, ..request.clone() };
-        outputs::check_times(request)?;
-        let stat_cache = FileStatCache::open(&self.store.stat_cache_path(&prepared.context_root));
-        let stat_cache = Arc::new(stat_cache);
-        let mounts = Arc::new(MountSettings::new(request.secrets.clone(), request.ssh.clone()));
+        let ready = self.make_ready(request, stdin, events, cancel, history)?;
+        let Ready { names, import, prepared, request, stat_cache, mounts } = ready;
+        let request = &request;
         // What only goes to registries need not be here: layers of bases go from one to the other.
         let only_pushed = !request.outputs.is_empty()
             && request.outputs.iter().all(|output| output.push || output.kind == OutputKind::CacheOnly);
@@ -271,6 +275,29 @@ impl Engine {
         let on_stdout = request.outputs_on_stdout() > 0;
         let hermetic = prepared.is_hermetic(request);
         Ok(BuildOutcome { image, names, summary, warnings: prepared.warnings, on_stdout, hermetic })
+    }
+
+    /// Comes as far as to know what there is to do.
+    pub(super) fn make_ready(
+        &self,
+        request: &BuildRequest,
+        stdin: &mut (dyn Read + Send),
+        events: &Events,
+        cancel: &Cancel,
+        history: &History,
+    ) -> Result<Ready, Failure> {
+        let names = parse_tags(&request.tags)?;
+        caching::check(request)?;
+        // Caches are read while bases are looked up.
+        let import = self.import_caches(request, events, cancel)?;
+        let prepared = self.prepare(request, stdin, events, cancel)?;
+        history.prepared(&prepared, import.as_ref());
+        let request = BuildRequest { source_date_epoch: prepared.epoch, ..request.clone() };
+        outputs::check_times(&request)?;
+        let stat_cache = FileStatCache::open(&self.store.stat_cache_path(&prepared.context_root));
+        let mounts = MountSettings::new(request.secrets.clone(), request.ssh.clone());
+        let (stat_cache, mounts) = (Arc::new(stat_cache), Arc::new(mounts));
+        Ok(Ready { names, import, prepared, request, stat_cache, mounts })
     }
 
     /// Brings all plans to results, and to images where there are to be some.
