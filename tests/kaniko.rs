@@ -11,6 +11,8 @@ mod support;
 mod cases;
 #[path = "kaniko/contexts.rs"]
 mod contexts;
+#[path = "kaniko/image.rs"]
+mod image;
 #[path = "kaniko/registries.rs"]
 mod registries;
 #[path = "kaniko/results.rs"]
