@@ -26,6 +26,7 @@ pub mod gc;
 pub mod image;
 pub mod layer;
 pub mod lint;
+mod memory;
 pub mod objects;
 pub mod plan;
 pub mod progress;

@@ -19,3 +19,5 @@ mod registries;
 mod results;
 #[path = "kaniko/scene.rs"]
 mod scene;
+#[path = "kaniko/surroundings.rs"]
+mod surroundings;

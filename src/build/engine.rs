@@ -35,6 +35,7 @@ use super::provenance;
 use super::request::{BuildOutcome, BuildRequest, OutputKind, OutputSpec};
 use super::result::{self, Built};
 use super::solve_failure;
+use super::space;
 
 /// Steps at work at once where nothing is said; a step that waits costs nothing.
 const DEFAULT_JOBS: usize = 32;
@@ -75,6 +76,8 @@ pub struct EngineOptions {
     /// Where the programs that connect RUN's own network are looked for, as in `PATH`; without any, RUN uses
     /// this machine's.
     pub network_helpers: Option<OsString>,
+    /// Whoever runs the container ends it when less than this part of the disk is free, in percent.
+    pub evicted_below: Option<u8>,
     /// Registries.
     pub registries: RegistryAccess,
     /// Downloads and git repositories.
@@ -200,6 +203,7 @@ impl Engine {
         history: &Arc<History>,
     ) -> Result<BuildOutcome, Failure> {
         let (begun, begun_at) = (Instant::now(), SystemTime::now());
+        space::warn(&self.store, self.options.evicted_below, events);
         let ready = self.make_ready(request, stdin, events, cancel, history)?;
         let Ready { names, import, prepared, request, stat_cache, mounts } = ready;
         let request = &request;
@@ -401,7 +405,7 @@ impl Engine {
             },
             no_cache: no_cache(request),
             oldest: oldest(request),
-            jobs: request.jobs.unwrap_or(DEFAULT_JOBS),
+            jobs: request.jobs.unwrap_or_else(|| crate::threads::steps(DEFAULT_JOBS)),
             witness: Some(work.history.clone()),
         }
     }

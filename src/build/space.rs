@@ -1,6 +1,7 @@
 //! Downloads that cannot fit on the disk.
 
-use crate::fs::{free_space, shown_size};
+use crate::event::Events;
+use crate::fs::{disk_space, free_space, shown_size};
 use crate::image::Descriptor;
 use crate::store::Store;
 
@@ -27,9 +28,35 @@ pub(super) fn shortage<'a>(store: &Store, blobs: impl Iterator<Item = &'a Descri
     })
 }
 
+/// Warns where the disk of the store is so full that whoever runs the container may end it, below `percent`. What
+/// counts for that is no secret of the node's disk alone: a limit of the pod cannot be seen from inside.
+pub(super) fn warn(store: &Store, percent: Option<u8>, events: &Events) {
+    let Some(percent) = percent else { return };
+    let Ok((total, free)) = disk_space(store.root()) else { return };
+    if is_scarce(total, free, percent) {
+        events.warn(format!(
+            "the disk of the store {} has {} of {} left, and Kubernetes evicts pods below {percent}%: free some space, \
+             or mount a volume there",
+            store.root().display(),
+            shown_size(free),
+            shown_size(total)
+        ));
+    }
+}
+
+fn is_scarce(total: u64, free: u64, percent: u8) -> bool {
+    u128::from(free) * 100 < u128::from(total) * u128::from(percent)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_is_scarce_below_the_part_that_is_named() {
+        assert!(is_scarce(100, 9, 10) && !is_scarce(100, 10, 10) && !is_scarce(0, 0, 10));
+        assert!(is_scarce(u64::MAX, 0, 1) && !is_scarce(u64::MAX, u64::MAX, 100));
+    }
 
     #[test]
     fn only_what_certainly_does_not_fit_is_refused() -> Result<(), Box<dyn std::error::Error>> {

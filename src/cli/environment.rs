@@ -36,6 +36,8 @@ pub(super) struct Environment {
     /// Of an encrypted key.
     pub cosign_password: Option<String>,
     pub runtime_dir: Option<PathBuf>,
+    /// This is a container of a pod.
+    pub kubernetes: bool,
     pub colour: bool,
     pub stderr_is_terminal: bool,
     /// The service that this is a job of.
@@ -103,6 +105,7 @@ impl Environment {
             no_default_attestations: text("BUILDX_NO_DEFAULT_ATTESTATIONS"),
             cosign_password: std::env::var("COSIGN_PASSWORD").ok(),
             runtime_dir: path("XDG_RUNTIME_DIR"),
+            kubernetes: text("KUBERNETES_SERVICE_HOST").is_some(),
             colour: text("NO_COLOR").is_none() && (forced || terminal && !dumb),
             stderr_is_terminal: terminal,
             ci,

@@ -72,6 +72,9 @@ use environment::Environment;
 use isolation::Isolation;
 use registry::RegistryFlags;
 
+/// The kubelet's usual threshold, `nodefs.available<10%`.
+const EVICTED_BELOW: u8 = 10;
+
 /// Everything a command works with.
 struct Session {
     env: Environment,
@@ -196,7 +199,8 @@ struct Started {
 
 /// Enters a user namespace where that is needed. There is only one thread until it returns.
 fn start(cli: &Cli, env: &Environment) -> Result<Started, Stop> {
-    if uses_store(&cli.command) {
+    // In the namespace everybody is root, whose store is another.
+    if uses_store(&cli.command) && env.userns_mark.is_none() {
         let uid = rustix::process::geteuid().as_raw();
         Store::refuse_foreign(&env.store_root(cli.root.as_deref(), uid)?).map_err(Failure::from)?;
     }
@@ -341,6 +345,7 @@ impl Session {
             apparmor,
             resolv_conf: environment::resolv_conf(),
             network_helpers: self.env.path.clone(),
+            evicted_below: self.env.kubernetes.then_some(EVICTED_BELOW),
             registries: self.registries()?,
             remotes: RemoteOptions {
                 proxy: self.env.proxy(),

@@ -216,6 +216,14 @@ fn unable(session: &Session, engine: &Engine, reason: &str) -> Result<u8, Stop> 
 }
 
 /// Says what this machine allows and how it is used.
+/// What of the container's memory rbuild makes.
+fn memory() -> String {
+    let Some(limit) = crate::memory::limit() else { return "not limited".to_owned() };
+    let threads = crate::threads::workers();
+    let many = if threads == 1 { "thread compresses" } else { "threads compress" };
+    format!("limited to {}; {threads} {many} a layer", crate::fs::shown_size(limit))
+}
+
 pub(super) fn info(session: &Session, args: &InfoArgs) -> Result<u8, Stop> {
     if args.apparmor_profile {
         print(apparmor::PROFILE)?;
@@ -274,6 +282,7 @@ pub(super) fn info(session: &Session, args: &InfoArgs) -> Result<u8, Stop> {
         ("LSM", security_modules(Path::new("/sys"))),
         ("Landlock", landlock(landlock_abi())),
         ("Cgroups", facts.cgroups.to_string()),
+        ("Memory", memory()),
         ("Kernel", facts.kernel.to_string()),
         ("Network", network(&NetworkHelper::find(session.env.path.as_deref()))),
     ];

@@ -19,8 +19,15 @@ use super::cut::Sizes;
 use super::error::LayerError;
 use super::pack::{Cache, Joiner, Method, Packed, Packer};
 
-/// Bytes of blocks under way at once, about.
+/// Bytes of blocks under way at once, about; less in a container with little memory, where several layers are
+/// written at the same time all the same.
 const MEMORY: usize = 40 << 20;
+
+/// [`MEMORY`], or a sixteenth of what this process may have; four blocks at least.
+fn memory(limit: Option<u64>, block: usize) -> usize {
+    let share = limit.map_or(MEMORY, |limit| usize::try_from(limit / 16).unwrap_or(MEMORY));
+    share.min(MEMORY).max(4 * block)
+}
 
 /// A piece of the stream. Gives its buffer back when nobody needs it any more.
 pub(super) struct Block {
@@ -100,7 +107,7 @@ pub(super) fn write(
     let joiner = blob.map(|blob| Joiner::new(blob, method)).transpose().map_err(LayerError::Stream)?;
     thread::scope(|scope| {
         let sizes = method.sizes();
-        let slots = (threads + 3).min(MEMORY / sizes.target);
+        let slots = (threads + 3).min(memory(crate::memory::limit(), sizes.target) / sizes.target);
         let (home, returned) = bounded(slots);
         let mut stream = Stream {
             scope,

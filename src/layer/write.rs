@@ -37,7 +37,7 @@ pub struct WriteOptions {
 impl WriteOptions {
     /// Compressed in this way, with times as they are.
     pub fn packing(packing: Packing) -> Self {
-        let threads = std::thread::available_parallelism().map_or(2, usize::from);
+        let threads = crate::threads::workers();
         let Packing { compression, level } = packing;
         WriteOptions { compression, level, threads, clamp_mtime: None }
     }
