@@ -13,6 +13,8 @@ mod cases;
 mod contexts;
 #[path = "kaniko/image.rs"]
 mod image;
+#[path = "kaniko/manifests.rs"]
+mod manifests;
 #[path = "kaniko/registries.rs"]
 mod registries;
 #[path = "kaniko/results.rs"]
