@@ -234,7 +234,8 @@ impl Opened {
 
 #[test]
 fn dockerfiles_in_kaniko_s_shapes_build_through_its_flags() {
-    let Some(scene) = Scene::new("dockerfiles_in_kaniko_s_shapes_build_through_its_flags") else { return };
+    let test = "dockerfiles_in_kaniko_s_shapes_build_through_its_flags";
+    let Some(scene) = Scene::in_container(test) else { return };
     let triggers = "FROM BASE\nONBUILD COPY trigger /trigger\nONBUILD RUN echo ran > /trigger.ran\n";
     let context = scene.context(&[("Dockerfile", triggers)]);
     let made = scene.executor(["--context", &context, "--destination", &scene.name("base/onbuild:1")]);

@@ -1,22 +1,41 @@
 //! A registry with the base of all builds, and a store that they share.
 
 use std::ffi::OsStr;
-use std::process::Command;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
 use super::registry::{Setup, TestRegistry};
-use super::support::{Done, Lab, base, done, has, skip, tool};
+use super::support::{Done, Lab, RBUILD, base, compiled, done, has, is_root, skip, tool};
 
 /// A registry with the bases of the cases, and a store that all builds share.
 pub struct Scene {
     pub lab: Lab,
     pub registry: TestRegistry,
+    /// Runs a program as root of a container with an engine's default settings has it.
+    container: Option<PathBuf>,
 }
 
 impl Scene {
     pub fn new(test: &str) -> Option<Self> {
         Self::with(test, Setup::default())
+    }
+
+    /// A scene whose executor can make neither namespaces nor mounts, as in Kaniko's containers.
+    pub fn in_container(test: &str) -> Option<Self> {
+        let mut scene = Self::new(test)?;
+        let helper = scene.lab.path().join("container");
+        if !is_root() {
+            skip(test, "only root is root of a container");
+            return None;
+        }
+        if !compiled(test, "container/container.c", &helper) {
+            return None;
+        }
+        scene.container = Some(helper);
+        Some(scene)
     }
 
     pub fn with(test: &str, setup: Setup) -> Option<Self> {
@@ -32,7 +51,8 @@ impl Scene {
             skip(test, "docker-registry is not installed");
             return None;
         };
-        let scene = Scene { lab: Lab::new(), registry };
+        let scene = Scene { lab: Lab::new(), registry, container: None };
+        symlink(RBUILD, scene.lab.path().join("executor")).expect("a link");
         let source = format!("oci:{}:latest", layout.display());
         let target = format!("docker://{}", scene.base());
         let insecure = ["--insecure-policy", "copy", "-q", "--dest-tls-verify=false"];
@@ -59,9 +79,13 @@ impl Scene {
         flags: impl IntoIterator<Item = S>,
         change: impl FnOnce(&mut Command),
     ) -> Done {
-        use std::os::unix::process::CommandExt as _;
-        let mut command = self.lab.rbuild();
-        command.arg0("/kaniko/executor").args(flags);
+        let (plain, link) = (self.lab.rbuild(), self.lab.path().join("executor"));
+        let mut command = Command::new(self.container.as_ref().unwrap_or(&link));
+        if self.container.is_some() {
+            command.arg(&link);
+        }
+        command.args(flags).env_clear().stdin(Stdio::null()).current_dir(self.lab.path());
+        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
         change(&mut command);
         done(command.output().expect("rbuild starts"))
     }

@@ -40,7 +40,8 @@ fn a_user_that_nobody_knows_builds_and_pushes() {
     let Some(scene) = Scene::new(test) else { return };
     fs::set_permissions(scene.lab.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
     // The checkout may lie where other users cannot go.
-    let program = scene.lab.path().join("executor");
+    let program = scene.lab.path().join("other/executor");
+    fs::create_dir(scene.lab.path().join("other")).expect("mkdir");
     fs::copy(support::RBUILD, &program).expect("copy");
     let (home, own) = (scene.lab.path().join("home"), scene.lab.path().join("own"));
     for file in ["containers/auth.json", "containers/registries.conf", "rbuild/registries.toml"] {
