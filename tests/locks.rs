@@ -628,6 +628,22 @@ fn a_source_policy_decides_before_anything_is_fetched() {
         &base,
     ]);
     assert!(done.code == 5 && done.err.contains("is denied by policy"), "{}", done.err);
+    // What buildx would evaluate is refused by name.
+    fs::write(sources.context.join("Dockerfile.rego"), "package docker\ndefault allow := false\n")
+        .expect("write");
+    for (args, code) in [
+        (&["build"][..], 8),
+        (&["build", "--policy=reset=true,filename=other.rego"], 8),
+        (&["build", "--policy=disabled=true"], 0),
+    ] {
+        let done = sources.run(args);
+        assert!(
+            done.code == code && (code == 0 || done.err.contains("not supported")),
+            "{args:?}: {}",
+            done.err
+        );
+    }
+    fs::remove_file(sources.context.join("Dockerfile.rego")).expect("remove");
     // A checksum that a policy adds is verified. The variable counts like the flag.
     policy(&format!(
         r#"{{"action":"CONVERT","selector":{{"identifier":"{file}"}},"updates":{{"attrs":{{"http.checksum":"sha256:{}"}}}}}}"#,

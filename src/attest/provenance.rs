@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use crate::image::Descriptor;
-use crate::plan::{Plan, RunMountKind, RunNetwork, StepKind};
+use crate::plan::{Plan, RunMountKind, StepKind};
 use crate::time::rfc3339;
 
 use super::options::{Mode, ProvenanceOptions, SlsaVersion};
@@ -100,13 +100,9 @@ impl Facts<'_> {
         self.locals.is_empty()
     }
 
-    /// No step could use the network, and nothing unknown was read.
+    /// No step could reach anything outside, and nothing unknown was read.
     fn is_hermetic(&self) -> bool {
-        let offline = |kind: &StepKind| match kind {
-            StepKind::Run(run) => run.network == RunNetwork::None,
-            _ => true,
-        };
-        self.is_complete() && self.plan.steps.iter().all(|step| offline(&step.kind))
+        self.is_complete() && self.plan.is_closed()
     }
 }
 

@@ -1,6 +1,9 @@
 //! Policies of a build: read before everything else, asked about the contexts of this machine, and asked about the
 //! digest of an image.
 
+use std::path::PathBuf;
+
+use crate::context::{ContextKind, FileSource as _, MainContext};
 use crate::digest::Digest;
 use crate::image::{Platform, Reference};
 use crate::remote::{self, SourceKind};
@@ -49,6 +52,30 @@ pub(super) fn check_local(rules: &Rules, request: &BuildRequest) -> Result<(), F
         rules.local(&identifier).map_err(|forbidden| Failure::forbidden(forbidden, FailureKind::Context))?;
     }
     Ok(())
+}
+
+/// Fails where buildx would evaluate a Rego policy, which it finds beside the Dockerfile: a build that passed over it
+/// could read what it forbids.
+pub(super) fn refuse_rego(request: &BuildRequest, main: &MainContext) -> Result<(), Failure> {
+    let name = format!("{}.rego", main.dockerfile_name);
+    let is_there = match &main.dockerfile_path {
+        Some(path) => {
+            let mut path = path.clone().into_os_string();
+            path.push(".rego");
+            PathBuf::from(path).exists()
+        }
+        None => {
+            main.kind != ContextKind::DockerfileOnly
+                && matches!(main.context.resolve(name.as_bytes()), Ok(Some(_)))
+        }
+    };
+    if !is_there || request.sources.without_rego {
+        return Ok(());
+    }
+    let message = format!("{name} is a Rego policy, and Rego policies are not supported");
+    Err(Failure::new(FailureKind::Unsupported, message).help(
+        "--policy=disabled=true builds without it, as with buildx; --source-policy reads BuildKit's policies in JSON",
+    ))
 }
 
 impl Bases {

@@ -11,9 +11,7 @@ use crate::digest::Digest;
 use crate::dockerfile::{self, Dockerfile, InstructionKind, Source};
 use crate::event::{Event, Events};
 use crate::image::Platform;
-use crate::plan::{
-    self, Plan, PlanInput, Planned, RemoteSource, RunMount, RunMountKind, RunNetwork, Step, StepKind,
-};
+use crate::plan::{self, Plan, PlanInput, Planned, RemoteSource};
 use crate::registry::SourceNetwork;
 use crate::remote;
 use crate::sources::{Rules, Vendor};
@@ -59,17 +57,10 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// Whether nothing can come from outside while this is built: bases, contexts and sources of ADD are here, and no
-    /// step has a network or somebody's SSH agent.
+    /// Whether nothing can come from outside while this is built: bases, contexts and sources of ADD are here, and the
+    /// steps are closed.
     pub(super) fn is_hermetic(&self, request: &BuildRequest) -> bool {
-        let closed = |step: &Step| match &step.kind {
-            StepKind::Run(run) => {
-                let agent = |mount: &RunMount| matches!(mount.kind, RunMountKind::Ssh { .. });
-                run.network == RunNetwork::None && !run.mounts.iter().any(agent)
-            }
-            _ => true,
-        };
-        request.sources.offline && self.plans.iter().flat_map(|(_, plan)| &plan.steps).all(closed)
+        request.sources.offline && self.plans.iter().all(|(_, plan)| plan.is_closed())
     }
 }
 
@@ -219,6 +210,7 @@ impl Engine {
         }
         let mut fetch = Fetcher::new(&self.store, self.remotes(request, &rules), events, cancel);
         let (main, context_time) = fetch.main(request, stdin)?;
+        policies::refuse_rego(request, &main)?;
         locking::load_beside(&rules, request, &main)?;
         let dockerfile = parse(&main, &request.build_args)?;
         let epoch = match request.source_date_epoch {

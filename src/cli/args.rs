@@ -361,8 +361,6 @@ pub(super) struct LaterArgs {
     #[arg(long, hide = true)]
     pub builder: Option<String>,
     #[arg(long, hide = true)]
-    pub policy: Vec<String>,
-    #[arg(long, hide = true)]
     pub squash: bool,
 }
 
@@ -372,7 +370,6 @@ impl LaterArgs {
         let other = self.builder.as_deref().is_some_and(|name| !matches!(name, "default" | "rbuild"));
         let rows = [
             ("--builder", other, "rbuild has no builders: it builds by itself"),
-            ("--policy", !self.policy.is_empty(), "leave it out"),
             ("--squash", self.squash, "a last stage with COPY --from=STAGE / / has one layer"),
         ];
         rows.into_iter().find(|(_, used, _)| *used).map(|(flag, _, help)| (flag, help))
@@ -526,7 +523,7 @@ mod tests {
 
     #[test]
     fn every_later_flag_fails_by_name() {
-        for text in ["--builder b", "--policy p", "--squash"] {
+        for text in ["--builder b", "--squash"] {
             let cli = parse(&format!("build {text} .")).unwrap_or_else(|error| panic!("{text}: {error}"));
             let Command::Build(args) = cli.command else { panic!("{text}") };
             let flag = args.later.used().map(|(flag, _)| flag);

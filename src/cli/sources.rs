@@ -42,6 +42,9 @@ pub(super) struct SourceArgs {
     /// A source policy in JSON: ALLOW, DENY and CONVERT rules [env: EXPERIMENTAL_BUILDKIT_SOURCE_POLICY]
     #[arg(long = "source-policy", value_name = "FILE", value_parser = path(), help_heading = "Sources")]
     pub source_policies: Vec<PathBuf>,
+    /// Rego policies as in buildx are not supported; disabled=true builds although there is a Dockerfile.rego
+    #[arg(long = "policy", value_name = "disabled=true", help_heading = "Sources")]
+    pub rego: Vec<String>,
 }
 
 impl SourceArgs {
@@ -58,6 +61,19 @@ impl SourceArgs {
         if self.lock_file.as_deref().is_some_and(|file| file.as_os_str() == "-") {
             return Err(usage("--lock-file names a file; a lock is not read from standard input"));
         }
+        let mut without_rego = false;
+        for field in self.rego.iter().flat_map(|policy| policy.split(',')) {
+            match field.trim() {
+                "disabled=true" => without_rego = true,
+                "disabled=false" | "" => {}
+                other => {
+                    let message = format!("--policy {other}: Rego policies are not supported");
+                    return Err(Failure::new(FailureKind::Unsupported, message).help(
+                        "--source-policy reads BuildKit's policies in JSON; docs/policy.md compares them",
+                    ));
+                }
+            }
+        }
         Ok(SourceOptions {
             lock: match (locked, self.no_lock) {
                 (true, _) => LockUse::Required,
@@ -73,6 +89,7 @@ impl SourceArgs {
                 .chain(self.source_policies.iter().filter(|file| !file.as_os_str().is_empty()))
                 .cloned()
                 .collect(),
+            without_rego,
             locking: Locking::No,
         })
     }

@@ -30,6 +30,19 @@ pub struct Plan {
     pub hostname: String,
 }
 
+impl Plan {
+    /// Whether no step can reach anything outside: none has a network, and none somebody's SSH agent.
+    pub fn is_closed(&self) -> bool {
+        self.steps.iter().all(|step| match &step.kind {
+            StepKind::Run(run) => {
+                let agent = |mount: &RunMount| matches!(mount.kind, RunMountKind::Ssh { .. });
+                run.network == RunNetwork::None && !run.mounts.iter().any(agent)
+            }
+            _ => true,
+        })
+    }
+}
+
 /// One stage.
 #[derive(Clone, Debug)]
 pub struct StagePlan {

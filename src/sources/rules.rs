@@ -26,6 +26,8 @@ pub struct SourceOptions {
     pub vendor: Option<PathBuf>,
     /// `--source-policy`, in order: files relative to the request's directory.
     pub source_policies: Vec<PathBuf>,
+    /// `--policy=disabled=true`: a Rego policy beside the Dockerfile, which rbuild cannot evaluate, is passed over.
+    pub without_rego: bool,
     /// Whether a lock is being made.
     pub locking: Locking,
 }
