@@ -13,6 +13,8 @@ use rbuild::layer::{Limits, NoParent, OnDiskIds, UnpackOptions, read_index, scan
 use rbuild::registry::answers::understand;
 use rbuild::remote::{Checksum, GitUrl, HttpUrl, add_source, context_source, without_credentials};
 use rbuild::sandbox::{Memory, Place, Request};
+use rbuild::sbom::packages_of;
+use rbuild::secrets;
 use rbuild::sources::{Lock, lock};
 use rbuild::steps::agent;
 
@@ -273,4 +275,29 @@ pub fn lock_file(bytes: &[u8]) {
             assert!(inside, "{text}");
         }
     }
+}
+
+/// A path up to the first line end, and a file that lists packages: names and versions are bounded by the file.
+pub fn packages(bytes: &[u8]) {
+    let (path, content) = path_and_content(bytes);
+    let (packages, problems) = packages_of(path, content);
+    for package in &packages {
+        assert!(!package.name.is_empty(), "{package:?}");
+        assert!(package.purl().starts_with("pkg:"), "{package:?}");
+    }
+    assert!(problems.len() <= content.len() + 1, "{} problems", problems.len());
+}
+
+/// A path up to the first line end, and a file that may hold secrets: lines are those of the file, each once.
+pub fn secrets_of(bytes: &[u8]) {
+    let (path, content) = path_and_content(bytes);
+    let lines = content.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let found = secrets::find(path, content);
+    assert!(found.iter().all(|(line, _)| (1..=lines).contains(line)), "{found:?}");
+    assert!(found.is_sorted_by(|one, next| one.0 < next.0), "{found:?}");
+}
+
+fn path_and_content(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+    (&bytes[..end], bytes.get(end + 1..).unwrap_or_default())
 }

@@ -148,3 +148,13 @@ fn requests_of_a_step() {
 fn what_a_step_says_to_an_agent() {
     smoke("ssh_agent", CHANGES, targets::ssh_agent);
 }
+
+#[test]
+fn lists_of_packages() {
+    smoke("packages", CHANGES, targets::packages);
+}
+
+#[test]
+fn files_with_secrets() {
+    smoke("secrets_of", CHANGES, targets::secrets_of);
+}

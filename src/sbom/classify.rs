@@ -17,6 +17,10 @@ pub enum Class {
     Copyright,
     /// apk's list.
     Apk,
+    /// rpm's list.
+    Rpm,
+    /// What of rpm's list is not in it yet.
+    RpmLog,
     /// Metadata of a Python distribution.
     Python,
     /// A node module.
@@ -40,7 +44,7 @@ pub enum Class {
 impl Class {
     /// Whether one file lists the packages of the whole image, so that a layer replaces it to add some.
     pub(super) fn is_database(self) -> bool {
-        matches!(self, Class::DpkgStatus | Class::Apk)
+        matches!(self, Class::DpkgStatus | Class::Apk | Class::Rpm)
     }
 }
 
@@ -54,6 +58,8 @@ pub fn classify(path: &[u8], mode: u32, size: u64) -> Option<Class> {
         b"os-release" if matches!(dir, b"etc" | b"usr/lib") => Class::OsRelease,
         b"status" if dir == b"var/lib/dpkg" => Class::DpkgStatus,
         b"installed" if matches!(dir, b"lib/apk/db" | b"usr/lib/apk/db") => Class::Apk,
+        b"rpmdb.sqlite" | b"Packages.db" | b"Packages" if is_rpm(dir) => Class::Rpm,
+        b"rpmdb.sqlite-wal" if is_rpm(dir) && size > 0 => Class::RpmLog,
         b"copyright" if split(dir).0 == b"usr/share/doc" => Class::Copyright,
         b"METADATA" if dir.ends_with(b".dist-info") => Class::Python,
         b"PKG-INFO" if dir.ends_with(b".egg-info") || (dir.ends_with(b"/EGG-INFO")) => Class::Python,
@@ -72,6 +78,11 @@ pub fn classify(path: &[u8], mode: u32, size: u64) -> Option<Class> {
         _ => return None,
     };
     Some(class)
+}
+
+/// Where distributions keep rpm's database.
+fn is_rpm(dir: &[u8]) -> bool {
+    matches!(dir, b"var/lib/rpm" | b"usr/lib/sysimage/rpm" | b"usr/share/rpm")
 }
 
 /// `node_modules/NAME` or `node_modules/@SCOPE/NAME`.

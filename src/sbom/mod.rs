@@ -24,6 +24,7 @@ mod origin;
 mod package;
 mod python;
 mod read;
+mod rpm;
 mod scan;
 mod spdx;
 mod text;
@@ -32,6 +33,7 @@ mod zip;
 pub use classify::{Class, classify};
 pub use document::{Document, Facts, Subject};
 pub use package::{Ecosystem, Package};
+pub use read::packages_of;
 pub use scan::{FileRecord, Inventory, LayerOrigin, Note, scan, scan_context};
 
 #[cfg(test)]

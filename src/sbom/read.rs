@@ -2,12 +2,13 @@
 
 use crate::snapshot::FileReader;
 
-use super::classify::Class;
+use super::classify::{Class, classify};
 use super::elf::{self, Elf};
 use super::origin::Distribution;
+use super::package::Package;
 use super::scan::Task;
 use super::text::Found;
-use super::{apk, cargo, composer, dotnet, dpkg, gem, golang, java, lock, npm, python};
+use super::{apk, cargo, composer, dotnet, dpkg, gem, golang, java, lock, npm, python, rpm};
 
 /// Bytes of databases, and of the other text files, that are read.
 const MAX_DATABASE: u64 = 256 << 20;
@@ -23,6 +24,10 @@ pub(super) enum Parsed {
 
 /// What one file says; `None` where it turns out to say nothing.
 pub(super) fn read(task: &Task, file: &mut FileReader<'_>) -> std::io::Result<Option<Parsed>> {
+    if task.class == Class::RpmLog {
+        let problem = "rpm's write-ahead log is not read: packages that were installed last may be missing";
+        return Ok(Some(Parsed::Found(Found::problem(problem))));
+    }
     let limit = if task.class.is_database() { MAX_DATABASE } else { MAX_TEXT };
     if matches!(task.class, Class::Java | Class::Binary) {
         return binary(task, file).map(|found| found.map(Parsed::Found));
@@ -34,6 +39,7 @@ pub(super) fn read(task: &Task, file: &mut FileReader<'_>) -> std::io::Result<Op
         Class::DpkgStatus => dpkg::status(&bytes, false),
         Class::DpkgStatusD => dpkg::status(&bytes, true),
         Class::Apk => apk::installed(&bytes),
+        Class::Rpm => rpm::installed(&bytes),
         Class::Python => python::metadata(&bytes),
         Class::PackageJson => npm::package_json(&bytes),
         Class::PackageLock => lock::package_lock(&bytes),
@@ -41,9 +47,21 @@ pub(super) fn read(task: &Task, file: &mut FileReader<'_>) -> std::io::Result<Op
         Class::Gem => gem::specification(&bytes),
         Class::Composer => composer::installed(&bytes),
         Class::Dotnet => dotnet::deps(&bytes),
-        Class::Java | Class::Binary => return Ok(None),
+        Class::Java | Class::Binary | Class::RpmLog => return Ok(None),
     };
     Ok(Some(Parsed::Found(found)))
+}
+
+/// The packages that a file of an image names, and what is wrong with it, by its path (without a leading slash) and its
+/// content.
+pub fn packages_of(path: &[u8], content: &[u8]) -> (Vec<Package>, Vec<String>) {
+    let size = content.len() as u64;
+    let Some(class) = classify(path, 0o755, size) else { return Default::default() };
+    match read(&Task::of(path, size, class), &mut FileReader::of(content)) {
+        Ok(Some(Parsed::Found(found))) => (found.packages, found.problems),
+        Ok(_) => Default::default(),
+        Err(error) => (Vec::new(), vec![error.to_string()]),
+    }
 }
 
 fn binary(task: &Task, file: &mut FileReader<'_>) -> std::io::Result<Option<Found>> {

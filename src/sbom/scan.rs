@@ -82,6 +82,14 @@ pub(super) struct Task {
     same: Vec<Vec<u8>>,
 }
 
+impl Task {
+    /// A file by itself.
+    pub(super) fn of(path: &[u8], size: u64, class: Class) -> Self {
+        let (path, place) = (path.to_vec(), path.to_vec());
+        Task { path, place, offset: 0, size, class, is_hidden: false, same: Vec::new() }
+    }
+}
+
 /// Lists what an image holds. `created_by` has the instruction of each layer.
 pub fn scan(
     snapshots: &Snapshots,
@@ -381,7 +389,9 @@ impl<'a> Work<'a> {
                 Ecosystem::Rpm => None,
                 _ => continue,
             };
-            package.namespace = id.clone().or(default.map(str::to_owned));
+            // The vendor's name in package URLs, where it differs from the distribution's.
+            let vendor = id.clone().map(|id| if id == "rhel" { "redhat".to_owned() } else { id });
+            package.namespace = vendor.or(default.map(str::to_owned));
             if let Some(qualifier) = &qualifier {
                 package.qualifiers.insert("distro", qualifier.clone());
             }

@@ -87,6 +87,63 @@ fn debian_packages_are_those_that_dpkg_lists() {
     );
 }
 
+/// rpm's database in the form `ndb`.
+fn packages_db(packages: &[(&str, &str)]) -> Vec<u8> {
+    let bytes = |numbers: &[u32]| numbers.iter().flat_map(|number| number.to_be_bytes()).collect::<Vec<u8>>();
+    let (mut slots, mut blobs) = (Vec::new(), Vec::new());
+    for (at, (name, version)) in packages.iter().enumerate() {
+        let values = [name, version, &"1.el9", &"MIT", &"noarch"].map(|value| format!("{value}\0"));
+        let mut header = bytes(&[5, values.iter().map(String::len).sum::<usize>() as u32]);
+        let mut offset = 0;
+        for (tag, value) in [1000, 1001, 1002, 1014, 1022].into_iter().zip(&values) {
+            header.extend(bytes(&[tag, 6, offset, 1]));
+            offset += value.len() as u32;
+        }
+        header.extend(values.concat().bytes());
+        let numbers = |all: &[u32]| all.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>();
+        let (package, block) = (at as u32 + 1, (4096 + blobs.len()) as u32 / 16);
+        slots.extend([b"Slot".to_vec(), numbers(&[package, block, 1])].concat());
+        blobs.extend([b"BlbS".to_vec(), numbers(&[package, 0, header.len() as u32]), header].concat());
+        blobs.resize(blobs.len().next_multiple_of(16), 0);
+    }
+    let mut file = [&b"RpmP"[..], &[0; 8], &1u32.to_le_bytes(), &[0; 16], &slots].concat();
+    while file.len() < 4096 {
+        file.extend(b"Slot\0\0\0\0\0\0\0\0\0\0\0\0");
+    }
+    [file, blobs].concat()
+}
+
+#[test]
+fn packages_of_rpm_are_listed_and_an_unreadable_database_is_noted() {
+    let lab = Lab::new();
+    let release = "ID=fedora\nVERSION_ID=40\n";
+    let text = "FROM scratch\nCOPY os-release /etc/os-release\nCOPY one /usr/lib/sysimage/rpm/Packages.db\n\
+        COPY two /usr/lib/sysimage/rpm/Packages.db\nCOPY broken /var/lib/rpm/rpmdb.sqlite\n";
+    let context =
+        lab.context(&[("Dockerfile", text), ("os-release", release), ("broken", "SQLite format 3")]);
+    let packages = [("bash", "5.2"), ("zlib", "1.3")];
+    fs::write(context.join("one"), packages_db(&packages[..1])).expect("write");
+    fs::write(context.join("two"), packages_db(&packages)).expect("write");
+    let made = lab.build(&context, &["-t", "app"]);
+    assert_eq!(made.code, 0, "{}", made.err);
+    let (bom, made) = bill(&lab, "app", "cyclonedx");
+    assert_eq!(listed(&bom, "rpm"), ["bash 5.2-1.el9", "zlib 1.3-1.el9"].map(str::to_owned).into());
+    let facts: Vec<String> = components(&bom, "rpm")
+        .map(|one| {
+            format!("{} {}", property(one, "rbuild:layer:index"), one["purl"].as_str().unwrap_or_default())
+        })
+        .collect();
+    assert_eq!(
+        facts,
+        [
+            "2 pkg:rpm/fedora/bash@5.2-1.el9?arch=noarch&distro=fedora-40",
+            "3 pkg:rpm/fedora/zlib@1.3-1.el9?arch=noarch&distro=fedora-40"
+        ]
+    );
+    let note = "/var/lib/rpm/rpmdb.sqlite: the rpm database was not read to its end";
+    assert!(made.err.contains(note), "{}", made.err);
+}
+
 /// A list in dpkg's format.
 fn status(packages: &[(&str, &str)]) -> String {
     let entry = |(name, version): &(&str, &str)| {
