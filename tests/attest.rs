@@ -201,6 +201,38 @@ fn the_image_is_the_same_with_attestations_and_the_same_build_attests_the_same()
 }
 
 #[test]
+fn a_layout_with_an_index_has_provenance_like_a_push() {
+    let lab = Lab::new();
+    let context = simple(&lab);
+    for (number, (args, images, statements)) in [
+        (&["--platform=linux/amd64,linux/arm64"][..], 2, 1),
+        (&["--platform=linux/amd64,linux/arm64", "--provenance=false"], 2, 0),
+        (&["--sbom=true"], 1, 2),
+        (&["--platform=linux/arm64"], 1, 0),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let dir = lab.out(&format!("layout-{number}"));
+        let output = format!("type=oci,tar=false,dest={}", dir.display());
+        ok(with_defaults(&lab, &[&["build", "-q"], args, &["-o", &output, &context]].concat()));
+        let index = json_of(&fs::read_to_string(dir.join("index.json")).expect("index"));
+        let top = &index["manifests"][0];
+        let entries = match blob(&dir, top)["manifests"].as_array() {
+            Some(entries) => entries.clone(),
+            None => vec![top.clone()],
+        };
+        let attached: Vec<&Value> =
+            entries.iter().filter(|entry| entry["platform"]["os"] == "unknown").collect();
+        assert_eq!(entries.len() - attached.len(), images, "{args:?}: {entries:?}");
+        assert_eq!(attached.len(), if statements > 0 { images } else { 0 }, "{args:?}: {entries:?}");
+        for entry in attached {
+            assert_eq!(blob(&dir, entry)["layers"].as_array().map(Vec::len), Some(statements), "{args:?}");
+        }
+    }
+}
+
+#[test]
 fn only_a_build_that_was_repeated_is_called_reproducible() {
     let lab = Lab::new();
     let context = simple(&lab);

@@ -49,7 +49,8 @@ pub(super) fn of_store<'a>(request: &BuildRequest, names: &'a [Reference]) -> Op
     wanted.then_some(Attaching { names, form, inline_only: true })
 }
 
-/// How this output carries attestations; `None` where it has none. Without being asked only pushed images do.
+/// How this output carries attestations; `None` where it has none. Without being asked only pushed images do, and, as in
+/// BuildKit, layouts that have an index for another reason.
 pub(super) fn attaching<'a>(
     request: &BuildRequest,
     spec: &OutputSpec,
@@ -57,7 +58,9 @@ pub(super) fn attaching<'a>(
     names: &'a [Reference],
 ) -> Option<Attaching<'a>> {
     let attest = &request.attest;
-    let inline_only = spec.push || spec.attestation_inline;
+    let asked = built.iter().flat_map(|one| &one.statements).any(|statement| !statement.inline_only);
+    let has_index = spec.is_layout() && (built.len() > 1 || asked);
+    let inline_only = spec.push || spec.attestation_inline || has_index;
     let form = match (attest.attach_as, spec.legacy_attestations) {
         (AttachAs::Referrers, _) => Form::Referrer,
         (AttachAs::Index, true) => Form::Legacy,

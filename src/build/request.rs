@@ -147,11 +147,11 @@ impl BuildRequest {
         self.wants_manifest || attested || self.outputs.iter().any(OutputSpec::wants_bytes)
     }
 
-    /// Whether images in the store and in registries carry attestations: they were asked for, or something is
-    /// pushed that has them without being asked.
+    /// Whether images in the store and in registries carry attestations: they were asked for, or there is an output
+    /// that has them without being asked.
     pub fn attests_images(&self) -> bool {
-        self.attest.is_asked_for()
-            || self.attest.provenance.is_some() && self.outputs.iter().any(|one| one.push)
+        let of_itself = |one: &OutputSpec| one.push || self.platforms.len() > 1 && one.is_layout();
+        self.attest.is_asked_for() || self.attest.provenance.is_some() && self.outputs.iter().any(of_itself)
     }
 
     /// Whether the image carries the records of its layers.
@@ -247,6 +247,11 @@ pub struct OutputSpec {
 }
 
 impl OutputSpec {
+    /// Whether it is an OCI layout with OCI media types, which can hold attestations beside an image.
+    pub fn is_layout(&self) -> bool {
+        matches!(self.kind, OutputKind::Oci | OutputKind::OciDir) && self.oci_types != Some(false)
+    }
+
     /// An output of a kind with every default.
     pub fn new(kind: OutputKind, dest: impl Into<String>) -> Self {
         OutputSpec {

@@ -1,4 +1,4 @@
-//! Keys: PEM files as OpenSSL and cosign write them.
+//! Keys: PEM files as OpenSSL and cosign write them, ECDSA on P-256 and Ed25519.
 
 use std::fmt;
 
@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use crypto_secretbox::aead::{Aead as _, KeyInit as _};
 use crypto_secretbox::{Nonce, XSalsa20Poly1305};
+use ed25519_dalek as ed25519;
 use p256::SecretKey;
 use p256::ecdsa::signature::{Signer as _, Verifier as _};
 use p256::ecdsa::{Signature, SigningKey, VerifyingKey};
@@ -27,7 +28,7 @@ pub enum KeyError {
     #[error("it is no key in PEM form: {0}")]
     Malformed(String),
     /// Some other algorithm.
-    #[error("{0} is not supported: keys are ECDSA on the curve P-256")]
+    #[error("{0} is not supported: keys are ECDSA on the curve P-256, or Ed25519")]
     Unsupported(String),
     /// Encrypted, and no password was given.
     #[error("the key is encrypted, and no password was given")]
@@ -39,7 +40,13 @@ pub enum KeyError {
 
 /// A private key.
 #[derive(Clone)]
-pub struct Signer(SigningKey);
+pub struct Signer(Private);
+
+#[derive(Clone)]
+enum Private {
+    P256(SigningKey),
+    Ed25519(ed25519::SigningKey),
+}
 
 impl fmt::Debug for Signer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -80,34 +87,50 @@ impl Signer {
     /// Reads a PEM file: PKCS#8, SEC 1, or cosign's encrypted form, which takes a password.
     pub fn from_pem(bytes: &[u8], password: Option<&[u8]>) -> Result<Self, KeyError> {
         let (label, der) = block(bytes, "PRIVATE KEY")?;
-        let secret = match label.as_str() {
-            "PRIVATE KEY" => pkcs8(&der)?,
+        match label.as_str() {
+            "PRIVATE KEY" => pkcs8(&der),
             "EC PRIVATE KEY" => {
-                SecretKey::from_sec1_der(&der).map_err(|_| KeyError::Unsupported("this EC key".into()))?
+                let secret = SecretKey::from_sec1_der(&der);
+                let secret = secret.map_err(|_| KeyError::Unsupported("this EC key".into()))?;
+                Ok(Signer(Private::P256(secret.into())))
             }
             "ENCRYPTED SIGSTORE PRIVATE KEY" | "ENCRYPTED COSIGN PRIVATE KEY" => {
-                pkcs8(&decrypted(&der, password.ok_or(KeyError::NoPassword)?)?)?
+                pkcs8(&decrypted(&der, password.ok_or(KeyError::NoPassword)?)?)
             }
-            other => return Err(KeyError::Unsupported(format!("a key of the kind {other:?}"))),
-        };
-        Ok(Signer(SigningKey::from(secret)))
+            other => Err(KeyError::Unsupported(format!("a key of the kind {other:?}"))),
+        }
     }
 
-    /// A signature of `message` in DER. The same message has the same signature (RFC 6979).
+    /// A signature of `message`: DER for ECDSA, 64 bytes for Ed25519. The same message has the same signature (RFC 6979,
+    /// RFC 8032).
     pub fn sign(&self, message: &[u8]) -> Vec<u8> {
-        let signature: Signature = self.0.sign(message);
-        signature.to_der().as_bytes().to_vec()
+        match &self.0 {
+            Private::P256(key) => {
+                let signature: Signature = key.sign(message);
+                signature.to_der().as_bytes().to_vec()
+            }
+            Private::Ed25519(key) => key.sign(message).to_bytes().to_vec(),
+        }
     }
 
     /// The public key.
     pub fn verifier(&self) -> Verifier {
-        Verifier(*self.0.verifying_key())
+        Verifier(match &self.0 {
+            Private::P256(key) => Public::P256(*key.verifying_key()),
+            Private::Ed25519(key) => Public::Ed25519(key.verifying_key()),
+        })
     }
 }
 
 /// A public key.
 #[derive(Clone, Debug)]
-pub struct Verifier(VerifyingKey);
+pub struct Verifier(Public);
+
+#[derive(Clone, Debug)]
+enum Public {
+    P256(VerifyingKey),
+    Ed25519(ed25519::VerifyingKey),
+}
 
 impl Verifier {
     /// Reads a PEM file with a public key.
@@ -116,24 +139,43 @@ impl Verifier {
         if label != "PUBLIC KEY" {
             return Err(KeyError::Unsupported(format!("a key of the kind {label:?}")));
         }
-        let key = VerifyingKey::from_public_key_der(&der);
-        key.map(Verifier).map_err(|_| KeyError::Unsupported("this public key".into()))
+        if let Ok(key) = VerifyingKey::from_public_key_der(&der) {
+            return Ok(Verifier(Public::P256(key)));
+        }
+        let key = ed25519::VerifyingKey::from_public_key_der(&der);
+        let key = key.map_err(|_| KeyError::Unsupported("this public key".into()))?;
+        Ok(Verifier(Public::Ed25519(key)))
     }
 
-    /// Whether `signature` (DER) is one of `message`.
+    /// Whether `signature`, in the form of [`Signer::sign`], is one of `message`.
     pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
-        Signature::from_der(signature).is_ok_and(|signature| self.0.verify(message, &signature).is_ok())
+        match &self.0 {
+            Public::P256(key) => {
+                Signature::from_der(signature).is_ok_and(|found| key.verify(message, &found).is_ok())
+            }
+            // Keys and signatures that fit every message are refused.
+            Public::Ed25519(key) => ed25519::Signature::from_slice(signature)
+                .is_ok_and(|found| key.verify_strict(message, &found).is_ok()),
+        }
     }
 
     /// What bundles name the key by: the digest of its DER form, in base64.
     pub fn hint(&self) -> String {
-        let der = p256::PublicKey::from(&self.0).to_public_key_der();
+        let der = match &self.0 {
+            Public::P256(key) => p256::PublicKey::from(key).to_public_key_der(),
+            Public::Ed25519(key) => key.to_public_key_der(),
+        };
         der.map_or_else(|_| String::new(), |der| STANDARD.encode(Digest::of(der.as_bytes()).raw()))
     }
 }
 
-fn pkcs8(der: &[u8]) -> Result<SecretKey, KeyError> {
-    SecretKey::from_pkcs8_der(der).map_err(|_| KeyError::Unsupported("this private key".into()))
+fn pkcs8(der: &[u8]) -> Result<Signer, KeyError> {
+    if let Ok(secret) = SecretKey::from_pkcs8_der(der) {
+        return Ok(Signer(Private::P256(secret.into())));
+    }
+    let key = ed25519::SigningKey::from_pkcs8_der(der);
+    let key = key.map_err(|_| KeyError::Unsupported("this private key".into()))?;
+    Ok(Signer(Private::Ed25519(key)))
 }
 
 /// The first block whose label ends with `kind`: files of OpenSSL have parameters before the key.

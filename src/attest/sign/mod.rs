@@ -1,7 +1,7 @@
 //! Signatures with a key, in cosign's forms: simple signing under the tag `sha256-HEX.sig` (cosign, `specs/SIGNATURE_SPEC.md`),
 //! and sigstore bundles of DSSE envelopes (sigstore protobuf-specs, bundle v0.3; DSSE `protocol.md`).
 //!
-//! Keys are ECDSA on P-256. Keyless signing needs an identity provider and a transparency log, and is not done.
+//! Keys are ECDSA on P-256 or Ed25519. Keyless signing needs an identity provider and a transparency log, and is not done.
 
 mod envelope;
 mod key;

@@ -6,7 +6,10 @@ type Result<T = (), E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 /// Made by `openssl ecparam -name prime256v1 -genkey` and `openssl pkcs8 -topk8 -nocrypt`.
 const PRIVATE: &str = include_str!("../../../testdata/keys/p256.pem");
 const PUBLIC: &str = include_str!("../../../testdata/keys/p256.pub");
-/// The same, encrypted with the password `secret` as cosign does it.
+/// Made by `openssl genpkey -algorithm ed25519`.
+const ED25519: &str = include_str!("../../../testdata/keys/ed25519.pem");
+const ED25519_PUBLIC: &str = include_str!("../../../testdata/keys/ed25519.pub");
+/// The same as the first, encrypted with the password `secret` as cosign does it.
 const ENCRYPTED: &str = include_str!("../../../testdata/keys/cosign.key");
 
 #[test]
@@ -19,6 +22,29 @@ fn keys_of_openssl_and_cosign_are_read() -> Result {
     assert!(public.verifies(b"message", &signature) && !public.verifies(b"massage", &signature));
     assert!(!public.verifies(b"message", &signature[1..]));
     assert_eq!(public.hint(), plain.verifier().hint());
+    Ok(())
+}
+
+#[test]
+fn a_key_for_ed25519_signs_as_openssl_does() -> Result {
+    use base64::Engine as _;
+    // `openssl pkeyutl -sign -rawin` of the bytes `message`.
+    let theirs = "LMb/ccjsn78Kq4c6Cb1cAJUn1b/26C3BPt5/vz5NyG5HSlBTnHuYEnDgeJsn7PrNFDxnt/jR6UI6OnzABOj7Dg==";
+    let theirs = base64::engine::general_purpose::STANDARD.decode(theirs)?;
+    let (private, public) =
+        (Signer::from_pem(ED25519.as_bytes(), None)?, Verifier::from_pem(ED25519_PUBLIC.as_bytes())?);
+    assert_eq!(private.sign(b"message"), theirs);
+    assert!(public.verifies(b"message", &theirs) && !public.verifies(b"massage", &theirs));
+    assert!(!public.verifies(b"message", &theirs[1..]));
+    assert_eq!(public.hint(), private.verifier().hint());
+    let other = Signer::from_pem(PRIVATE.as_bytes(), None)?;
+    assert!(
+        !public.verifies(b"message", &other.sign(b"message"))
+            && !other.verifier().verifies(b"message", &theirs)
+    );
+    let made = bundle(b"{}", &private);
+    assert!(opened(made.to_string().as_bytes(), &public).is_some());
+    assert_eq!(opened(made.to_string().as_bytes(), &other.verifier()), None);
     Ok(())
 }
 
