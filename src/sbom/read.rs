@@ -22,8 +22,20 @@ pub(super) enum Parsed {
     Distribution(Option<Distribution>),
 }
 
-/// What one file says; `None` where it turns out to say nothing.
+/// What one file says; `None` where it turns out to say nothing. A package without a name is a problem, and no package.
 pub(super) fn read(task: &Task, file: &mut FileReader<'_>) -> std::io::Result<Option<Parsed>> {
+    let mut parsed = read_as_written(task, file)?;
+    if let Some(Parsed::Found(found)) = &mut parsed {
+        let before = found.packages.len();
+        found.packages.retain(|package| !package.name.trim().is_empty());
+        if found.packages.len() < before {
+            found.problems.push("it lists a package without a name".to_owned());
+        }
+    }
+    Ok(parsed)
+}
+
+fn read_as_written(task: &Task, file: &mut FileReader<'_>) -> std::io::Result<Option<Parsed>> {
     if task.class == Class::RpmLog {
         let problem = "rpm's write-ahead log is not read: packages that were installed last may be missing";
         return Ok(Some(Parsed::Found(Found::problem(problem))));
