@@ -1,13 +1,14 @@
 //! Secrets in the layers and the config of an image.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::cancel::Cancel;
 use crate::event::{Event, Events};
 use crate::image::ContainerConfig;
 use crate::plan::{Plan, StageHistory, Step};
 use crate::secrets::{self, Finding, Findings, scan_layer};
-use crate::snapshot::Snapshots;
+use crate::snapshot::{LayerCell, Snapshots};
 use crate::solve::Solved;
 use crate::verify::Report;
 
@@ -73,8 +74,9 @@ impl Engine {
         cancel: &Cancel,
     ) -> Result<(), Failure> {
         let (mut shipped, mut more, mut seen) = (Vec::new(), 0, BTreeSet::new());
+        let all = request.fail_on_secrets || request.secret_scan == SecretScan::Always;
         for (plan, solved) in results {
-            more += self.add_secrets(plan, solved, &mut shipped, cancel)?;
+            more += self.add_secrets(plan, solved, all, &mut shipped, cancel)?;
         }
         // Platforms mostly ship the same.
         shipped.retain(|one| seen.insert((one.location(), one.text.clone())));
@@ -93,11 +95,13 @@ impl Engine {
         Ok(())
     }
 
-    /// Adds the secrets of one platform; the number of those that were not kept.
+    /// Adds the secrets of one platform; the number of those that were not kept. Layers that a cache elsewhere has
+    /// are fetched for it only if `all` is wanted.
     fn add_secrets<'a>(
         &self,
         plan: &'a Plan,
         solved: &Solved,
+        all: bool,
         shipped: &mut Vec<Shipped<'a>>,
         cancel: &Cancel,
     ) -> Result<usize, Failure> {
@@ -108,6 +112,10 @@ impl Engine {
         let base = chain.cells().len().saturating_sub(own.len());
         let mut more = 0;
         for (line, layer) in own.iter().zip(base..) {
+            let absent = |cell: &Arc<LayerCell>| cell.lacking(&self.store).is_some();
+            if !all && chain.cells().get(layer).is_some_and(absent) {
+                continue;
+            }
             let findings = scan_layer(&self.snapshots, &chain, layer, cancel).map_err(scan_failure)?;
             more += findings.more;
             let by = made_by(&line.created_by);
