@@ -11,6 +11,8 @@ mod objects;
 mod proxy;
 #[path = "support/registry.rs"]
 mod registry;
+#[path = "cache/signed.rs"]
+mod signed;
 mod support;
 
 use std::collections::BTreeSet;
@@ -577,6 +579,7 @@ fn entry(store: &Store, name: &str) -> Entry {
         created: 5,
         used: 5,
         step: name.to_owned(),
+        signature: None,
     }
 }
 
@@ -607,6 +610,7 @@ fn write_at_once(places: &[Box<dyn CachePlace>], access: &RegistryAccess) -> Out
                             content: &content,
                             bounds: Bounds::default(),
                             reset: false,
+                            sign: None,
                             bad: &BTreeSet::new(),
                             now: 5,
                             progress: &|_, _, _| {},
@@ -670,6 +674,7 @@ fn layers_that_were_damaged_or_lost_are_written_again_though_the_records_are_the
             content: &content,
             bounds,
             reset: false,
+            sign: None,
             bad,
             now: 5,
             progress,

@@ -77,7 +77,14 @@ impl CacheCare<'_> {
         let place = self.open(location).map_err(|error| unreadable(location, &error))?;
         let ReadCache { document, failures } =
             place.read(self.cancel).map_err(|error| unreadable(location, &error))?;
-        let failures = failures.iter().map(ToString::to_string).collect();
+        let mut failures: Vec<String> = failures.iter().map(ToString::to_string).collect();
+        let mut document = document;
+        if let Some(verify) = cache_places::verifier(location) {
+            let dropped = document.keep_signed(&*verify);
+            if dropped > 0 {
+                failures.push(format!("{dropped} records are not signed by the key that verify= names"));
+            }
+        }
         let name = place.name().to_owned();
         Ok((place, FoundCache { name, document, failures }))
     }
@@ -176,6 +183,7 @@ impl CacheCare<'_> {
                 self.events.send(Event::Progress { vertex, item, current, total });
             };
             let export = Export {
+                sign: None,
                 document,
                 content,
                 bounds: target.bounds,

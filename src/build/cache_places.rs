@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::cache::{CacheError, CachePlace, DirectoryCache, ObjectCache, RepositoryCache};
+use crate::cache::{CacheError, CachePlace, DirectoryCache, ObjectCache, RepositoryCache, VerifyRecord};
 use crate::image::Reference;
 use crate::objects::HttpSettings;
 use crate::registry::RegistryAccess;
@@ -23,7 +23,11 @@ pub(super) struct Places<'a> {
 
 /// Refuses a name that cannot be that of a cache. `flag` is what gave it.
 pub(super) fn check(flag: &str, location: &CacheLocation, to_write: bool) -> Result<(), Failure> {
-    let CacheLocation::Registry { reference } = location else { return Ok(()) };
+    let reference = match location {
+        CacheLocation::Registry { reference } => reference,
+        CacheLocation::Signed { location, .. } => return check(flag, location, to_write),
+        _ => return Ok(()),
+    };
     let name = parse_reference(reference)
         .map_err(|failure| Failure { message: format!("{flag}: {}", failure.message), ..failure })?;
     if to_write && name.digest.is_some() {
@@ -36,6 +40,13 @@ pub(super) fn check(flag: &str, location: &CacheLocation, to_write: bool) -> Res
 fn parse_reference(text: &str) -> Result<Reference, Failure> {
     let parsed = Reference::parse(text).map(Reference::with_default_tag);
     parsed.map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))
+}
+
+/// How signatures of a cache's records are checked, where they must be.
+pub(super) fn verifier(location: &CacheLocation) -> Option<Arc<VerifyRecord>> {
+    let CacheLocation::Signed { key, .. } = location else { return None };
+    let key = key.0.clone();
+    Some(Arc::new(move |text: &[u8], signature: &[u8]| key.verifies(text, signature)))
 }
 
 impl Places<'_> {
@@ -68,6 +79,7 @@ impl Places<'_> {
                 let objects = spec.service.open(&settings)?;
                 Ok(Arc::new(ObjectCache::new(location.to_string(), objects, spec.layout.clone())))
             }
+            CacheLocation::Signed { location, .. } => self.open(location),
             CacheLocation::Inline => Err(CacheError::Alien {
                 place: "type=inline".into(),
                 what: "read by the name of the image".into(),

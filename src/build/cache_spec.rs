@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::attest::sign::{Signer, Verifier};
 use crate::cache::{Bounds, ObjectLayout};
 use crate::digest::Digest;
 use crate::objects::Service;
@@ -29,6 +30,13 @@ pub enum CacheLocation {
     },
     /// An object store.
     Objects(ObjectSpec),
+    /// A cache of which only records count that this key has signed. Only read.
+    Signed {
+        /// The cache.
+        location: Box<CacheLocation>,
+        /// The key.
+        key: TrustedKey,
+    },
     /// The image itself. Only written: it is read as a registry is.
     Inline,
 }
@@ -54,10 +62,35 @@ impl fmt::Display for CacheLocation {
             CacheLocation::Objects(spec) => {
                 write!(f, "{}/{}", spec.service.shown(), spec.layout.documents.join(";"))
             }
+            CacheLocation::Signed { location, .. } => location.fmt(f),
             CacheLocation::Inline => f.write_str("inline"),
         }
     }
 }
+
+/// A public key that records must be signed by.
+#[derive(Clone, Debug)]
+pub struct TrustedKey(pub Verifier);
+
+impl PartialEq for TrustedKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.hint() == other.0.hint()
+    }
+}
+
+impl Eq for TrustedKey {}
+
+/// A private key that signs records.
+#[derive(Clone, Debug)]
+pub struct RecordKey(pub Signer);
+
+impl PartialEq for RecordKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.verifier().hint() == other.0.verifier().hint()
+    }
+}
+
+impl Eq for RecordKey {}
 
 /// How much of a build goes into a cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,6 +117,8 @@ pub struct CacheTarget {
     pub bounds: Bounds,
     /// What is there is replaced.
     pub reset: bool,
+    /// Signs the records.
+    pub sign: Option<RecordKey>,
 }
 
 impl CacheTarget {
@@ -101,6 +136,7 @@ impl CacheTarget {
             compression: None,
             bounds: Bounds::default(),
             reset: false,
+            sign: None,
         }
     }
 }

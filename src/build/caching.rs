@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::cache::{
-    Answer, CacheDocument, CacheError, CachePlace, Entry, Export, Exported, INLINE_FIELD, Import,
-    InlineEntry, InlineRecords, LayerBlob,
+    Answer, CacheDocument, CacheError, CachePlace, CacheSource, Entry, Export, Exported, INLINE_FIELD,
+    Import, InlineEntry, InlineRecords, LayerBlob, SignRecord,
 };
 use crate::cancel::Cancel;
 use crate::digest::{ChainId, Digest};
@@ -28,6 +28,13 @@ use super::request::{BuildRequest, CompressionChoice};
 
 /// Refuses names that cannot be those of a cache before anything is built.
 pub(super) fn check(request: &BuildRequest) -> Result<(), Failure> {
+    let signs = request.cache_to.iter().any(|target| target.sign.is_some());
+    let is_signed = |source: &CacheLocation| matches!(source, CacheLocation::Signed { .. });
+    if let Some(source) = request.cache_from.iter().find(|source| signs && !is_signed(source)) {
+        let message = format!("--cache-to: sign= would vouch for what comes from {source} unseen");
+        return Err(Failure::new(FailureKind::Usage, message)
+            .help("give each --cache-from of this build verify=KEY, or leave it out"));
+    }
     request.cache_from.iter().try_for_each(|source| cache_places::check("--cache-from", source, false))?;
     request.cache_to.iter().try_for_each(|to| cache_places::check("--cache-to", &to.location, true))
 }
@@ -131,10 +138,10 @@ impl Engine {
         if request.cache_from.is_empty() || request.no_cache {
             return Ok(None);
         }
-        let mut places: Vec<Arc<dyn CachePlace>> = Vec::new();
+        let mut places: Vec<CacheSource> = Vec::new();
         for location in &request.cache_from {
             match self.cache_place(location, request) {
-                Ok(place) => places.push(place),
+                Ok(place) => places.push(CacheSource { place, verify: cache_places::verifier(location) }),
                 Err(error) => events.warn(format!("a cache is not used: {error}")),
             }
         }
@@ -173,8 +180,8 @@ impl Engine {
                 CacheLocation::Registry { .. } => "exporting cache to registry",
                 CacheLocation::Local { .. } => "exporting cache to client directory",
                 CacheLocation::Objects(spec) => spec.service.export_title(),
-                // It was made with the image.
-                CacheLocation::Inline => continue,
+                // The one was made with the image, the other is only read.
+                CacheLocation::Inline | CacheLocation::Signed { .. } => continue,
             };
             let vertex = events.add(VertexKind::Export, title);
             events.send(Event::Started { vertex });
@@ -229,7 +236,10 @@ impl ExportWork<'_> {
         let (document, cells) = self.document()?;
         let access = self.engine.cache_access(request);
         let content = ExportContent::new(&self.engine.store, &access, cells);
+        let signer = self.target.sign.clone();
+        let sign = signer.map(|key| move |text: &[u8]| key.0.sign(text));
         let export = Export {
+            sign: sign.as_ref().map(|sign| sign as &SignRecord),
             document,
             content: &content,
             bounds: self.target.bounds,
@@ -269,12 +279,13 @@ impl ExportWork<'_> {
                     created: state.created,
                     used,
                     step: name.to_owned(),
+                    signature: None,
                 });
             }
             for (key, answer) in &solution.solved.answers {
                 // Without their results, nobody asks about the layers of other stages.
                 if self.target.mode == CacheMode::Max || parents.contains(&answer.chain) {
-                    answers.push(Answer { key: *key, value: answer.value.clone(), used });
+                    answers.push(Answer { key: *key, value: answer.value.clone(), used, signature: None });
                 }
             }
         }

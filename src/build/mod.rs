@@ -61,7 +61,7 @@ pub use crate::plan::{HOST_GATEWAY, RunNetwork};
 pub use crate::registry::RegistryAccess;
 pub use attested::Attested;
 pub use cache_care::{CacheCare, CheckedLayer, FoundCache, PrunedCache};
-pub use cache_spec::{CacheLocation, CacheMode, CacheTarget, ObjectSpec};
+pub use cache_spec::{CacheLocation, CacheMode, CacheTarget, ObjectSpec, RecordKey, TrustedKey};
 pub use check::{Checked, FixedFile};
 pub use containers::StorageTools;
 pub use dry_run::{DryRun, DryStep, Outlook, Pull};

@@ -64,6 +64,9 @@ pub struct Entry {
     pub used: i64,
     /// The step's name, for people.
     pub step: String,
+    /// Who vouches for all of it but `used`: a signature in base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
 }
 
 /// A layer's blob as manifests list it.
@@ -89,6 +92,9 @@ pub struct Answer {
     pub value: String,
     /// As [`Entry::used`].
     pub used: i64,
+    /// As [`Entry::signature`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
 }
 
 /// How old and how large a cache may become.
@@ -190,8 +196,15 @@ impl CacheDocument {
         for entry in other.entries {
             match places.get(&(entry.key, entry.diff_id)).and_then(|at| self.entries.get_mut(*at)) {
                 Some(known) => {
-                    known.used = later(known.used, entry.used);
-                    known.created = known.created.min(entry.created);
+                    let used = later(known.used, entry.used);
+                    match (&known.signature, &entry.signature) {
+                        (None, None) => known.created = known.created.min(entry.created),
+                        // What is signed stays together.
+                        (None, Some(_)) => *known = entry,
+                        (Some(_), Some(_)) if entry.created < known.created => *known = entry,
+                        (Some(_), _) => {}
+                    }
+                    known.used = used;
                 }
                 None => {
                     places.insert((entry.key, entry.diff_id), self.entries.len());
@@ -203,7 +216,13 @@ impl CacheDocument {
             self.answers.iter().enumerate().map(|(at, answer)| (answer.key, at)).collect();
         for answer in other.answers {
             match places.get(&answer.key).and_then(|at| self.answers.get_mut(*at)) {
-                Some(known) => known.used = later(known.used, answer.used),
+                Some(known) => {
+                    let used = later(known.used, answer.used);
+                    if known.signature.is_none() && answer.signature.is_some() {
+                        *known = answer;
+                    }
+                    known.used = used;
+                }
                 None => {
                     places.insert(answer.key, self.answers.len());
                     self.answers.push(answer);
@@ -218,15 +237,24 @@ impl CacheDocument {
         let layers: HashMap<(Digest, DiffId), &Entry> =
             right.entries.iter().map(|entry| ((entry.key, entry.diff_id), entry)).collect();
         for entry in &mut self.entries {
-            if let Some(right) = layers.get(&(entry.key, entry.diff_id)) {
-                (entry.layer, entry.parent) = (right.layer.clone(), right.parent);
+            match layers.get(&(entry.key, entry.diff_id)) {
+                Some(right) if right.signature.is_some() => {
+                    *entry = Entry { used: entry.used, ..(*right).clone() };
+                }
+                Some(right) if entry.signature.is_none() => {
+                    (entry.layer, entry.parent) = (right.layer.clone(), right.parent);
+                }
+                // A signature of somebody else is worth more.
+                _ => {}
             }
         }
-        let values: HashMap<Digest, &String> =
-            right.answers.iter().map(|answer| (answer.key, &answer.value)).collect();
+        let values: HashMap<Digest, &Answer> =
+            right.answers.iter().map(|answer| (answer.key, answer)).collect();
         for answer in &mut self.answers {
-            if let Some(value) = values.get(&answer.key) {
-                answer.value.clone_from(value);
+            if let Some(right) = values.get(&answer.key)
+                && (right.signature.is_some() || answer.signature.is_none())
+            {
+                *answer = Answer { used: answer.used, ..(*right).clone() };
             }
         }
     }
@@ -330,6 +358,7 @@ mod tests {
             created: used,
             used,
             step: format!("RUN {key}"),
+            signature: None,
         }
     }
 

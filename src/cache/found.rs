@@ -135,7 +135,7 @@ fn inline(parts: &dyn Parts, manifest: &Manifest) -> Result<CacheDocument, Cache
         let position = parsed.rootfs.diff_ids.iter().position(|layer| *layer == diff_id);
         let layer = position.and_then(|position| manifest.layers.get(position)).map(LayerBlob::from);
         let layer = layer.ok_or_else(|| malformed(parts, format!("it has no layer {diff_id}")))?;
-        entries.push(Entry { key, parent, diff_id, layer, created, used: created, step });
+        entries.push(Entry { key, parent, diff_id, layer, created, used: created, step, signature: None });
     }
     // The same rules as for documents.
     CacheDocument::parse(&parts.place(), &CacheDocument::new(entries, Vec::new()).to_bytes())

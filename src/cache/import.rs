@@ -19,11 +19,12 @@ use crate::registry::origins;
 use crate::snapshot::{Fetch, LayerCell};
 use crate::store::Store;
 
-use super::document::{CacheDocument, Entry};
+use super::document::{Answer, CacheDocument, Entry};
 use super::failure::CacheError;
 use super::key::KeyInputs;
 use super::place::{CachePlace, ReadCache};
 use super::record::{Record, Records};
+use super::signature::{Signed, VerifyRecord};
 
 /// How often somebody who waits for records asks whether the build was given up.
 const ASK: Duration = Duration::from_millis(50);
@@ -64,6 +65,14 @@ pub enum Closest {
     Empty,
 }
 
+/// A cache that is read.
+pub struct CacheSource {
+    /// The cache.
+    pub place: Arc<dyn CachePlace>,
+    /// What signatures of its records must pass.
+    pub verify: Option<Arc<VerifyRecord>>,
+}
+
 /// The caches that a build reads, in the order in which they are asked.
 pub struct Import {
     shared: Arc<Shared>,
@@ -89,6 +98,9 @@ struct Shared {
 
 struct Source {
     place: Arc<dyn CachePlace>,
+    verify: Option<Arc<VerifyRecord>>,
+    /// Somebody was told of records without a right signature.
+    told: AtomicBool,
     index: Mutex<Reading>,
     ready: Condvar,
     given_up: AtomicBool,
@@ -102,7 +114,7 @@ enum Reading {
 #[derive(Default)]
 struct Known {
     entries: BTreeMap<Digest, Vec<Entry>>,
-    answers: BTreeMap<Digest, String>,
+    answers: BTreeMap<Digest, Answer>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -113,7 +125,7 @@ impl Import {
     /// Begins to read the records of all places. Steps that were executed before `oldest`, in seconds since 1970,
     /// are not found.
     pub fn start(
-        places: Vec<Arc<dyn CachePlace>>,
+        places: Vec<CacheSource>,
         oldest: Option<i64>,
         store: &Store,
         events: &Events,
@@ -130,9 +142,11 @@ impl Import {
             fetchers: Mutex::default(),
         });
         let (mut sources, mut readers) = (Vec::new(), Vec::new());
-        for place in places {
+        for CacheSource { place, verify } in places {
             let source = Arc::new(Source {
                 place,
+                verify,
+                told: AtomicBool::new(false),
                 index: Mutex::new(Reading::Waiting),
                 ready: Condvar::new(),
                 given_up: AtomicBool::new(false),
@@ -180,7 +194,10 @@ impl Lookup for Import {
             // The key is made of the parent too: a record with another one was tampered with.
             let young = |entry: &Entry| self.oldest.is_none_or(|oldest| entry.created >= oldest);
             let fits = |entry: &&Entry| {
-                entry.parent == inputs.parent && young(entry) && !bad.contains(&entry.layer.digest)
+                entry.parent == inputs.parent
+                    && young(entry)
+                    && !bad.contains(&entry.layer.digest)
+                    && source.trusts(*entry, &self.shared)
             };
             let entry = known.entries.get(&key)?.iter().find(fits)?.clone();
             drop(bad);
@@ -207,7 +224,11 @@ impl Lookup for Import {
     }
 
     fn answer(&self, key: &Digest, cancel: &Cancel) -> Option<String> {
-        self.sources.iter().find_map(|source| source.known(cancel)?.answers.get(key).cloned())
+        self.sources.iter().find_map(|source| {
+            let known = source.known(cancel)?;
+            let answer = known.answers.get(key).filter(|answer| source.trusts(*answer, &self.shared))?;
+            Some(answer.value.clone())
+        })
     }
 }
 
@@ -247,6 +268,19 @@ impl Source {
             }
             index = self.ready.wait_timeout(index, ASK).unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// Whether a record is signed as it must be here. Signatures are looked at when a record is asked for.
+    fn trusts(&self, record: &impl Signed, shared: &Shared) -> bool {
+        let Some(verify) = &self.verify else { return true };
+        let trusted = record.is_signed(&**verify);
+        if !trusted && !self.told.swap(true, Ordering::SeqCst) {
+            let name = self.place.name();
+            shared.events.warn(format!(
+                "records of the cache at {name} are not signed by the key that verify= names, and are not used"
+            ));
+        }
+        trusted
     }
 
     fn read(&self, shared: &Shared) {
@@ -296,7 +330,7 @@ impl Source {
 
 impl Known {
     fn of(document: CacheDocument) -> Self {
-        let answers = document.answers.iter().map(|answer| (answer.key, answer.value.clone())).collect();
+        let answers = document.answers.iter().map(|answer| (answer.key, answer.clone())).collect();
         Known { answers, entries: document.by_key() }
     }
 }

@@ -21,15 +21,17 @@ mod place;
 mod record;
 mod repository;
 mod sealed;
+mod signature;
 
 pub use content::PlaceContent;
 pub use directory::DirectoryCache;
 pub use document::{Answer, Bounds, CacheDocument, Entry, INLINE_FIELD, LayerBlob};
 pub use failure::CacheError;
 pub use found::{InlineEntry, InlineRecords};
-pub use import::{Closest, Hit, Import, Lookup};
+pub use import::{CacheSource, Closest, Hit, Import, Lookup};
 pub use key::{CacheKey, GENERATION, Input, KeyInputs};
 pub use objects::{ObjectCache, ObjectLayout};
 pub use place::{CachePlace, Export, Exported, ReadCache};
 pub use record::{Record, Records};
 pub use repository::RepositoryCache;
+pub use signature::{SignRecord, VerifyRecord};

@@ -10,6 +10,7 @@ use crate::store::Store;
 
 use super::document::{Bounds, CacheDocument, LayerBlob};
 use super::failure::CacheError;
+use super::signature::SignRecord;
 
 /// A cache as it was found.
 #[derive(Debug, Default)]
@@ -32,6 +33,8 @@ pub struct Export<'a> {
     pub reset: bool,
     /// Blobs that turned out to be wrong: results that are there with one of them are dropped.
     pub bad: &'a BTreeSet<Digest>,
+    /// Signs the new records.
+    pub sign: Option<&'a SignRecord>,
     /// Seconds since 1970.
     pub now: i64,
     /// Called with the part, its bytes that have gone out, and its size.
@@ -90,8 +93,12 @@ impl Export<'_> {
             let oldest = self.now.saturating_sub(lifetime);
             all.entries.retain(|entry| entry.created >= oldest);
         }
-        all.merge(self.document.clone());
-        all.take_content_of(&self.document);
+        let mut own = self.document.clone();
+        if let Some(sign) = self.sign {
+            own.sign(&all, sign);
+        }
+        all.merge(own.clone());
+        all.take_content_of(&own);
         all.tidy(self.bounds, self.now);
         all
     }

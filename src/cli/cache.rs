@@ -2,19 +2,21 @@
 
 use std::path::PathBuf;
 
-use crate::build::{CacheBounds, CacheLocation, CacheTarget, CompressionChoice, Failure, FailureKind};
+use crate::build::{
+    CacheBounds, CacheLocation, CacheTarget, CompressionChoice, Failure, FailureKind, RecordKey, TrustedKey,
+};
 use crate::digest::Digest;
 use crate::suggest::suggest;
 
 use super::args::BuildArgs;
 use super::cache_objects::{self, Surroundings};
 use super::environment::Environment;
-use super::{outputs, values};
+use super::{outputs, sign, values};
 
 /// Types that others have and that are not there.
 const LATER: [&str; 2] = ["gcs", "webdav"];
 const TYPES: &str = "registry, local, inline, s3, azblob and gha";
-const FROM_KEYS: &[&str] = &["type", "ref", "src", "tag", "digest"];
+const FROM_KEYS: &[&str] = &["type", "ref", "src", "tag", "digest", "verify"];
 const TO_KEYS: &[&str] = &[
     "type",
     "ref",
@@ -30,6 +32,7 @@ const TO_KEYS: &[&str] = &[
     "max-age",
     "max-size",
     "reset",
+    "sign",
 ];
 /// The build argument that stands for `--cache-to type=inline`.
 const INLINE_ARGUMENT: &str = "BUILDKIT_INLINE_CACHE";
@@ -43,7 +46,7 @@ pub(super) fn sources(args: &BuildArgs) -> Result<Vec<CacheLocation>, Failure> {
     let mut all = Vec::new();
     for text in &args.cache_from {
         for option in Options::parse("--cache-from", text, FROM_KEYS)? {
-            let location = option.location("src")?;
+            let location = option.source("src")?;
             if location == CacheLocation::Inline {
                 let message = "--cache-from: the inline cache of an image is read by the image's name";
                 return Err(usage(message.into()).help("write --cache-from NAME"));
@@ -64,7 +67,7 @@ pub(super) fn location(text: &str) -> Result<CacheLocation, Failure> {
     let (Some(option), true) = (options.pop(), options.is_empty()) else {
         return Err(usage(format!("{text:?} names several caches")));
     };
-    let location = option.location(if option.get("dest").is_some() { "dest" } else { "src" })?;
+    let location = option.source(if option.get("dest").is_some() { "dest" } else { "src" })?;
     if location == CacheLocation::Inline {
         let message = "the cache: the inline cache of an image is read by the image's name";
         return Err(usage(message.into()));
@@ -193,6 +196,14 @@ impl Options {
         }
     }
 
+    /// A cache that is read, and the key that has to have signed it.
+    fn source(&self, path_key: &str) -> Result<CacheLocation, Failure> {
+        let location = self.location(path_key)?;
+        let Some(key) = self.get("verify") else { return Ok(location) };
+        let key = TrustedKey(sign::public_key(key)?);
+        Ok(CacheLocation::Signed { location: Box::new(location), key })
+    }
+
     fn target(&self) -> Result<CacheTarget, Failure> {
         let mut target = CacheTarget::new(self.location("dest")?);
         target.mode = match self.get("mode") {
@@ -213,6 +224,9 @@ impl Options {
         }
         target.ignore_error = self.boolean("ignore-error", false)?;
         target.reset = self.boolean("reset", false)?;
+        let password = || Environment::variable("COSIGN_PASSWORD");
+        let key = self.get("sign").map(|key| sign::record_key(key, password())).transpose()?;
+        target.sign = key.map(RecordKey);
         target.compression = self.compression()?;
         target.bounds = CacheBounds {
             max_age: self.age()?,

@@ -82,8 +82,13 @@ fn no_keyless() -> Failure {
 }
 
 fn private_key(place: &str, env: &Environment) -> Result<Signer, Failure> {
+    record_key(place, env.cosign_password.clone())
+}
+
+/// A private key, with the password of an encrypted one.
+pub(super) fn record_key(place: &str, password: Option<String>) -> Result<Signer, Failure> {
     let bytes = key_bytes(place)?;
-    let password = env.cosign_password.as_deref().map(str::as_bytes);
+    let password = password.as_deref().map(str::as_bytes);
     Signer::from_pem(&bytes, password).map_err(|error| {
         let failure = usage(format!("cannot use the key {place}: {error}"));
         match error {
@@ -91,6 +96,12 @@ fn private_key(place: &str, env: &Environment) -> Result<Signer, Failure> {
             _ => failure,
         }
     })
+}
+
+/// A public key.
+pub(super) fn public_key(place: &str) -> Result<Verifier, Failure> {
+    let key = Verifier::from_pem(&key_bytes(place)?);
+    key.map_err(|error| usage(format!("cannot use the key {place}: {error}")))
 }
 
 /// The bytes of a key: of a file, or of a variable.
@@ -146,8 +157,7 @@ pub(super) fn verify(session: &Session, args: &VerifyArgs) -> Result<u8, Stop> {
         unsupported("keyless verification is not supported").help("give the public key with --key FILE")
     })?;
     refuse_empty(args)?;
-    let key = Verifier::from_pem(&key_bytes(place)?)
-        .map_err(|error| usage(format!("cannot use the key {place}: {error}")))?;
+    let key = public_key(place)?;
     let cwd = std::env::current_dir()?;
     let platform = platform(args.platform.as_deref(), session)?;
     let verified = transfer(session, &args.access, Some(platform), |transfer| {

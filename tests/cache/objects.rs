@@ -192,6 +192,7 @@ fn reading_an_object_store_gives_what_was_written_or_says_what_is_wrong() -> Out
             content: &StoreContent::new(&store, &access),
             bounds: Bounds::default(),
             reset: false,
+            sign: None,
             bad: &BTreeSet::new(),
             now: 5,
             progress: &|_, _, _| {},
