@@ -15,6 +15,8 @@ use rbuild::remote::{Checksum, GitUrl, HttpUrl, add_source, context_source, with
 use rbuild::sandbox::{Memory, Place, Request};
 use rbuild::sbom::packages_of;
 use rbuild::secrets;
+use rbuild::sources::policy::json::SourcePolicy;
+use rbuild::sources::policy::{Policies, Source};
 use rbuild::sources::{Lock, lock};
 use rbuild::steps::agent;
 
@@ -300,4 +302,22 @@ pub fn secrets_of(bytes: &[u8]) {
 fn path_and_content(bytes: &[u8]) -> (&[u8], &[u8]) {
     let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
     (&bytes[..end], bytes.get(end + 1..).unwrap_or_default())
+}
+
+/// Any text as a source policy: a mistake is named with the file, and every source is decided about.
+pub fn policy(text: &str) {
+    match SourcePolicy::parse("policy.json", text) {
+        Ok(policy) => {
+            let mut policies = Policies::default();
+            policies.add(policy);
+            for identifier in
+                ["docker-image://docker.io/library/a:1", "https://a.test/f", "local://context", ""]
+            {
+                if let Ok(Some(other)) = policies.evaluate(&Source::new(identifier)) {
+                    let _ = (other.to_image(), other.to_file());
+                }
+            }
+        }
+        Err(error) => assert!(error.starts_with("policy.json"), "{error}"),
+    }
 }

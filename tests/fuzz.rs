@@ -158,3 +158,8 @@ fn lists_of_packages() {
 fn files_with_secrets() {
     smoke("secrets_of", CHANGES, targets::secrets_of);
 }
+
+#[test]
+fn source_policies() {
+    smoke("policy", CHANGES, |bytes| targets::policy(&String::from_utf8_lossy(bytes)));
+}

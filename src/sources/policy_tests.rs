@@ -65,6 +65,24 @@ fn mistakes_in_a_policy_are_named_with_their_place() {
 }
 
 #[test]
+fn a_conversion_that_grows_ends() {
+    let growing = format!(
+        r#"{{"rules":[{{"action":"CONVERT","selector":{{"identifier":"^.*$","match_type":"REGEX"}},"updates":{{"identifier":"{}"}}}}]}}"#,
+        "${0}".repeat(1000)
+    );
+    let mut policies = Policies::default();
+    policies.add(SourcePolicy::parse("p.json", &growing).unwrap_or_else(|error| panic!("{error}")));
+    let error = policies.evaluate(&Source::new("https://a.test/f")).err().map(|error| error.message);
+    assert!(
+        error.is_some_and(|text| text.contains("p.json: rule 1 converts a source to an identifier of more"))
+    );
+    let long = growing.replace("${0}", "${0}${0}");
+    assert!(
+        SourcePolicy::parse("p.json", &long).is_err_and(|error| error.contains("rule 1: an identifier has"))
+    );
+}
+
+#[test]
 fn sources_have_buildkits_identifiers() -> Result {
     for (url, identifier) in [
         ("https://github.com/moby/buildkit.git", "git://github.com/moby/buildkit.git"),

@@ -12,6 +12,11 @@ use crate::sources::lock;
 
 use super::Source;
 
+/// Bytes of an identifier in a policy, and of what it makes of a source's: groups that are referred to several times
+/// would let it grow with each conversion.
+const MAX_TEXT: usize = 4096;
+const MAX_IDENTIFIER: usize = 8192;
+
 /// A policy: its rules in order. Of ALLOW and DENY rules the last that matches counts; a CONVERT that changes
 /// something ends the policy's turn.
 pub struct SourcePolicy {
@@ -172,7 +177,10 @@ impl SourcePolicy {
                 Action::Deny => denied = Some(rule),
                 Action::Convert => {
                     if rule.convert(source) {
-                        return Ok(true);
+                        return match source.identifier.len() > MAX_IDENTIFIER {
+                            true => Err(self.too_long(rule)),
+                            false => Ok(true),
+                        };
                     }
                 }
             }
@@ -192,9 +200,23 @@ impl SourcePolicy {
     }
 }
 
+impl SourcePolicy {
+    fn too_long(&self, rule: &Rule) -> Forbidden {
+        let message = format!(
+            "policy {}: rule {} converts a source to an identifier of more than {MAX_IDENTIFIER} bytes",
+            self.name, rule.number
+        );
+        Forbidden::new(ForbiddenBy::Policy, message).help("refer to each group once in `updates`")
+    }
+}
+
 impl Rule {
     fn new(number: usize, raw: RawRule) -> Result<Self, String> {
         let RawSelector { identifier, match_type, constraints } = raw.selector;
+        let update = raw.updates.as_ref().map_or("", |updates| &updates.identifier);
+        if identifier.len().max(update.len()) > MAX_TEXT {
+            return Err(format!("an identifier has more than {MAX_TEXT} bytes"));
+        }
         let pattern = match match_type {
             MatchType::Exact => None,
             MatchType::Wildcard => Some(wildcard(&identifier)?),
