@@ -1,5 +1,7 @@
 //! Attestations: what they say, how they are attached, and that every reader copes with them.
 
+#[path = "support/proxy.rs"]
+mod proxy;
 #[path = "support/registry.rs"]
 mod registry;
 mod support;
@@ -8,6 +10,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use proxy::{Harm, Proxy, Rule};
 use rbuild::digest::Digest;
 use registry::TestRegistry;
 use serde_json::{Value, json};
@@ -466,6 +469,35 @@ fn attach(layout: &Path, subject: &Value, size: u64) {
         "mediaType": manifest["mediaType"], "digest": digest, "size": bytes.len(), "artifactType": kind,
     }));
     fs::write(layout.join("index.json"), index.to_string()).expect("index.json");
+}
+
+/// A tag never means an image whose signature was refused, and what is signed is what was sent.
+#[test]
+fn the_tag_comes_after_the_signatures() {
+    let Some(registry) = start("the_tag_comes_after_the_signatures") else { return };
+    let proxy = Proxy::start(registry.host()).expect("a proxy");
+    let lab = Lab::new();
+    let (context, private) = (simple(&lab), format!("key={}", key("p256.pem")));
+    let mut name = String::new();
+    // The first manifest by digest is the image's, the next one the bundle's.
+    for (at, (part, after)) in [(".sig", 0), ("/manifests/sha256:", 1)].into_iter().enumerate() {
+        for verb in ["build", "push"] {
+            name = format!("{}/late-{verb}-{at}:1", proxy.host());
+            ok(lab.run(["build", "-q", "-t", &name, &context]));
+            let place = format!("docker://{name}");
+            let build = ["build", "-q", "--push", "--sign", &private, "-t", &name, &context];
+            let push = ["push", "-q", "--sign", &private, &name];
+            let args = if verb == "build" { &build[..] } else { &push };
+            let (part, harm) = (part.to_owned(), Harm::Refuse(403, ""));
+            proxy.harm(vec![Rule { method: "PUT", part: part.clone(), harm, after, times: 100 }]);
+            let refused = lab.run(args);
+            assert_ne!(refused.code, 0, "{args:?} {part}: {}{}", refused.out, refused.err);
+            assert_eq!(lab.run(["inspect", &place]).code, 5, "{args:?} {part}");
+            proxy.harm(Vec::new());
+        }
+    }
+    ok(lab.run(["push", "-q", "--sign", &private, &name]));
+    ok(lab.run(["verify", "-q", "--key", &key("p256.pub"), &name]));
 }
 
 #[test]

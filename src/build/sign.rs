@@ -16,7 +16,7 @@ use crate::digest::Digest;
 use crate::export::{self, ExportImage};
 use crate::image::manifest::canonical;
 use crate::image::{Descriptor, Document, Family, Manifest, Reference};
-use crate::registry::{Content, RegistryError, StoreContent};
+use crate::registry::{Content, PushReport, RegistryError, StoreContent};
 
 use super::failure::{Failure, FailureKind};
 use super::place::Place;
@@ -72,8 +72,33 @@ impl Transfer<'_> {
         Ok((source.top.clone(), bundles.len()))
     }
 
+    /// Sends an image of the store, what is attached to it as referrers, and signatures of both by `key`. The tag comes
+    /// last: whoever follows it finds all of them, and where one is refused it stays what it was. What is signed is
+    /// what the store has, and not what the registry says that the tag means.
+    pub fn publish_with(
+        &self,
+        name: &Reference,
+        top: &Descriptor,
+        attached: &[Descriptor],
+        key: Option<&Signer>,
+        by_digest: bool,
+    ) -> Result<PushReport, Failure> {
+        let tag_is_late = !by_digest && (key.is_some() || !attached.is_empty());
+        let report = self.publish(name, top, by_digest || tag_is_late)?;
+        for referrer in attached {
+            self.publish(name, referrer, true)?;
+        }
+        if let Some(key) = key {
+            self.sign_pushed(name, top, attached, key)?;
+        }
+        if tag_is_late {
+            self.publish(name, top, false)?;
+        }
+        Ok(report)
+    }
+
     /// Signs what was just pushed from the store, with its attestations. `more` are those that are referrers.
-    pub(super) fn sign_pushed(
+    fn sign_pushed(
         &self,
         name: &Reference,
         top: &Descriptor,

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, Read as _, Write as _};
 
 use clap::Args;
 
-use crate::build::{Failure, FailureKind, Place, RegistryAccess, StorageTools, Transfer};
+use crate::build::{Failure, FailureKind, RegistryAccess, StorageTools, Transfer};
 use crate::event::Events;
 use crate::image::{Platform, Reference};
 use crate::progress::Mode;
@@ -169,10 +169,7 @@ pub(super) fn push(session: &Session, args: &PushArgs) -> Result<u8, Stop> {
         let mut lines = String::new();
         for name in &names {
             let descriptor = transfer.stored(name)?;
-            let report = transfer.publish(name, &descriptor, false)?;
-            if let Some(key) = &key {
-                transfer.sign(&Place::Registry(name.clone()), key)?;
-            }
+            let report = transfer.publish_with(name, &descriptor, &[], key.as_ref(), false)?;
             if args.access.quiet {
                 lines.push_str(&format!("{}\n", name.familiar()));
                 continue;
