@@ -208,6 +208,13 @@ fn a_dry_run_fails_as_the_build_would_and_takes_no_part_of_it() {
         (&["--dry-run", "--target=x"], 3, "x"),
         (&["--dry-run", "-t", "Upper"], 2, "Upper"),
         (&["--dry-run", "--check"], 2, "--dry-run does not go with"),
+        // A place that an output cannot have is found out before any step.
+        (&["--dry-run", "-o", "type=tar,dest=no-such-dir/x"], 6, "no-such-dir does not exist"),
+        (&["-o", "type=oci,dest=no-such-dir/x"], 6, "no-such-dir does not exist"),
+        (&["-o", "type=docker,dest=."], 6, "it is a directory"),
+        (&["--dry-run", "-o", "type=local,dest=/dev/null"], 6, "it is not a directory"),
+        (&["--dry-run", "--iidfile=no-such-dir/id"], 6, "no-such-dir"),
+        (&["--dry-run", "--metadata-file=no-such-dir/m"], 6, "no-such-dir"),
     ] {
         let done = lab.build(&context, flags);
         assert!(done.code == code && done.err.contains(words), "{flags:?}: {} {}", done.code, done.err);

@@ -284,6 +284,12 @@ fn services_get_groups_annotations_and_a_summary_page() {
     assert!(page.contains("### Built <code>app&#58;1</code> in"), "{page}");
     assert!(page.contains("### ❌ Build failed") && page.contains("| ❌ failed |"), "{page}");
     assert!(!page.contains("<b>"), "{page}");
+    // A page in a pipe that nobody reads keeps nobody waiting.
+    let pipe = context.join("pipe").display().to_string();
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    let piped = [github[0], github[1], ("GITHUB_STEP_SUMMARY", &*pipe)];
+    let done = build_in(&lab, &piped, &[&sub]);
+    assert!(done.code == 0 && done.err.contains("cannot write the summary"), "{} {}", done.code, done.err);
     // Quiet is quiet, and none is none.
     assert_eq!(build_in(&lab, &github, &["-q", &sub]).err, "");
     for (variables, args, start) in [

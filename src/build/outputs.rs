@@ -41,6 +41,11 @@ pub(super) fn check(request: &BuildRequest) -> Result<(), Failure> {
                 "a directory output needs a path as its dest, not -",
             ));
         }
+        let has_place =
+            directory || matches!(output.kind, OutputKind::Oci | OutputKind::Docker | OutputKind::Tar);
+        if has_place && output.dest != "-" {
+            export::check_place(&request.cwd.join(&output.dest), directory)?;
+        }
     }
     Ok(())
 }
@@ -290,7 +295,10 @@ impl Output<'_> {
             cancel,
         };
         for name in &names {
-            let report = match transfer.publish(name, &package.top, self.spec.by_digest) {
+            let key = self.request.sign.as_ref();
+            let sent =
+                transfer.publish_with(name, &package.top, &package.referrers, key, self.spec.by_digest);
+            let report = match sent {
                 Err(failure)
                     if self.request.keep_immutable_tags && permission::is_immutable(&failure.message) =>
                 {
@@ -320,12 +328,6 @@ impl Output<'_> {
             );
             let line = line.into_bytes();
             self.events.send(Event::Log { vertex: self.vertex, stream: Stream::Stdout, line });
-            for referrer in &package.referrers {
-                transfer.publish(name, referrer, true)?;
-            }
-            if let Some(key) = &self.request.sign {
-                transfer.sign_pushed(name, &package.top, &package.referrers, key)?;
-            }
         }
         Ok(())
     }

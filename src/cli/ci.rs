@@ -94,7 +94,14 @@ pub(super) fn summarize(env: &Environment, ledger: &Ledger, failure: Option<&Fai
 }
 
 fn append(path: &PathBuf, text: &str) -> std::io::Result<()> {
-    std::fs::OpenOptions::new().append(true).create(true).open(path)?.write_all(text.as_bytes())
+    use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+    // A pipe that nobody reads would keep a finished build for ever.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let mut file = std::fs::OpenOptions::new().append(true).create(true).custom_flags(flags).open(path)?;
+    if file.metadata()?.file_type().is_fifo() {
+        return Err(std::io::Error::other("it is a pipe"));
+    }
+    file.write_all(text.as_bytes())
 }
 
 fn page(ledger: &Ledger, failure: Option<&Failure>) -> String {

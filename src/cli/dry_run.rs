@@ -11,6 +11,7 @@ use crate::progress::width::columns;
 use crate::visible::visible_line;
 
 use super::args::BuildArgs;
+use super::results::ResultFile;
 use super::{Session, Stop, build, print, print_json};
 
 /// The exit code where something would be executed.
@@ -56,6 +57,9 @@ pub(super) fn dry_run(session: &Session, args: &BuildArgs, format: DryRunFormat)
     let work = |engine: &Engine, request: &BuildRequest, events: &Events| {
         engine.dry_run(request, &mut CancelRead::stdin(&session.cancel), events, &session.cancel)
     };
+    for file in [&args.iidfile, &args.metadata_file] {
+        ResultFile::check(file.as_deref())?;
+    }
     let found = build::with_looking_engine(session, args, work)?;
     match format {
         _ if args.quiet => {}

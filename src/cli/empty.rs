@@ -20,6 +20,7 @@ pub(super) fn drop_empty(cli: &mut Cli) {
         Command::Plan(args) => input(&mut args.input),
         Command::Lock(args) => input(&mut args.input),
         Command::Vendor(args) => input(&mut args.input),
+        Command::Sbom(args) => unset(&mut args.output, |path| path.as_os_str().is_empty()),
         // Docker takes an empty name for the standard streams.
         Command::Save(args) if args.output.is_empty() => "-".clone_into(&mut args.output),
         Command::Load(args) if args.input.is_empty() => "-".clone_into(&mut args.input),

@@ -34,7 +34,7 @@ pub(super) struct SbomArgs {
     format: Option<SbomFormat>,
     /// Write to a file instead of standard output
     #[arg(short = 'o', long, value_name = "FILE", value_parser = path())]
-    output: Option<PathBuf>,
+    pub(super) output: Option<PathBuf>,
     /// Of an index, the image for this platform
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<String>,

@@ -65,7 +65,7 @@ enum Term {
 
 fn wrong(message: impl std::fmt::Display) -> Failure {
     Failure::new(FailureKind::Usage, format!("--format: {message}"))
-        .help("write json, or a Go template such as '{{.ID}}'; '{{json .}}' shows every field")
+        .help("write json, or a Go template such as '{{json .}}', which shows every field")
 }
 
 impl Template {

@@ -24,6 +24,24 @@ impl Dest {
     }
 }
 
+/// Refuses a place where an output cannot begin, before there is anything to write: an archive needs a directory to
+/// be in, and is none itself; what is a `directory` needs no file in its way.
+pub fn check_place(path: &Path, directory: bool) -> Result<(), ExportError> {
+    match std::fs::metadata(path) {
+        Ok(meta) if directory && !meta.is_dir() => Err(ExportError::NotADirectory { path: path.to_owned() }),
+        Ok(meta) if !directory && meta.is_dir() => Err(ExportError::IsDirectory { path: path.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !directory => {
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            match parent.map(std::fs::metadata) {
+                Some(Err(error)) => Err(no_place(path, error)),
+                _ => Ok(()),
+            }
+        }
+        // Whatever else is wrong is said when it is written.
+        _ => Ok(()),
+    }
+}
+
 /// An archive being written.
 pub(super) struct Output {
     file: io::BufWriter<File>,

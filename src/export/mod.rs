@@ -19,7 +19,7 @@ mod pack;
 mod save;
 mod tree;
 
-pub use dest::Dest;
+pub use dest::{Dest, check_place};
 pub use error::ExportError;
 pub use layout::ExportImage;
 pub use occupied::Replaced;

@@ -124,7 +124,7 @@ fn secrets_are_in_no_record() {
     let flags = [
         secret.as_str(),
         "--build-arg=DB_PASSWORD=hunter33-argument",
-        "--build-arg=URL=https://user:hunter33-argument@host/",
+        "--build-arg=URL=https://user:hunter77-address@host/",
     ];
     let raw = [&flags[..], &["--progress=rawjson"]].concat();
     for flags in [&flags[..], &raw] {
