@@ -13,6 +13,7 @@ mod full;
 mod inject;
 mod limits;
 mod locks;
+mod records;
 mod scene;
 #[path = "../support/mod.rs"]
 mod support;
