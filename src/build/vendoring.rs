@@ -149,9 +149,9 @@ impl Engine {
             return Ok(bytes);
         }
         if let Some(vendor) = opened.remotes.rules().vendor()
-            && let Ok(mut blob) = vendor.images().open_blob(digest)
+            && let Ok(blob) = vendor.images().open_blob(digest)
         {
-            let mut bytes = Vec::new();
+            let (mut blob, mut bytes) = (blob.take(MAX_MANIFEST_SIZE), Vec::new());
             if blob.read_to_end(&mut bytes).is_ok() && Digest::of(&bytes) == *digest {
                 return Ok(bytes);
             }
