@@ -616,6 +616,17 @@ fn a_source_policy_decides_before_anything_is_fetched() {
         ));
         assert_eq!(&sources.build("one", &["--source-policy=policy.json"]), image, "{identifier}");
     }
+    // The frontend is not fetched for a build, and for a lock only if it is allowed.
+    let frontend = format!("# syntax={host}/docker/dockerfile:1\nFROM scratch\nCOPY f /f\n");
+    let small = sources.lab.context(&[("Dockerfile", &frontend), ("f", "x")]);
+    fs::write(small.join("policy.json"), format!("{{\"rules\":[{}]}}", deny("docker-image://*")))
+        .expect("write");
+    let mut command = sources.rbuild();
+    command.args(["lock", "--source-policy=policy.json", "."]).current_dir(&small);
+    let done = support::done(command.output().expect("rbuild"));
+    let told =
+        format!("no `# syntax` entry: source docker-image://{host}/docker/dockerfile:1 is denied by policy");
+    assert!(done.code == 0 && done.err.contains(&told), "{}", done.err);
     // An image of the store is a source too, also by its ID.
     let id = sources.build("ids", &["--target=first"]);
     policy(&deny("docker-image://*"));

@@ -329,7 +329,7 @@ impl Engine {
             match old.and_then(|old| old.syntax.get(&name.to_string())) {
                 Some(digest) => rules.saw_syntax(&name, *digest),
                 // rbuild never reads it, so it can do without.
-                None => match bases.top_of(&name) {
+                None => match bases.allowed(&name).and_then(|wanted| bases.top_of(&wanted.reference)) {
                     Ok(digest) => rules.saw_syntax(&name, digest),
                     Err(failure) => {
                         events.warn(format!("the lock gets no `# syntax` entry: {}", failure.message));
