@@ -36,6 +36,7 @@ use super::request::{BuildOutcome, BuildRequest, OutputKind, OutputSpec};
 use super::result::{self, Built};
 use super::solve_failure;
 use super::space;
+use super::squash;
 
 /// Steps at work at once where nothing is said; a step that waits costs nothing.
 const DEFAULT_JOBS: usize = 32;
@@ -174,6 +175,7 @@ impl Engine {
         cancel: &Cancel,
     ) -> Result<BuildOutcome, Failure> {
         outputs::check(request)?;
+        squash::check(request)?;
         let access = self.access(request, events);
         let pushed_to = outputs::pushed_to(request)?;
         let asked = if request.skip_push_check { &[][..] } else { &pushed_to };
@@ -334,8 +336,15 @@ impl Engine {
             let mut images = Vec::new();
             for choice in compressions.iter().take_while(|_| makes_image) {
                 let whole = wants_bytes(request, prepared.plans.len());
-                let mut image =
-                    self.image(plan, &solution.solved, solver.now, epoch, *choice, whole, cancel)?;
+                let mut image = self.image(
+                    plan,
+                    &solution.solved,
+                    solver.now,
+                    epoch,
+                    *choice,
+                    (whole, request.squash),
+                    cancel,
+                )?;
                 if request.has_inline_cache() {
                     caching::add_inline(&mut image, &solution)?;
                 }

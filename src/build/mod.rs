@@ -50,6 +50,7 @@ mod secrets;
 mod sign;
 mod solve_failure;
 mod space;
+mod squash;
 mod transfer;
 mod validate;
 mod vendoring;

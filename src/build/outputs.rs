@@ -474,14 +474,14 @@ impl RootTree for Platforms {
 }
 
 /// The final root file system, read through layer directories.
-struct ImageFiles {
+pub(super) struct ImageFiles {
     snapshots: Snapshots,
     chain: Chain,
-    tree: Arc<Tree>,
+    pub tree: Arc<Tree>,
 }
 
 impl ImageFiles {
-    fn new(snapshots: &Snapshots, chain: &Chain) -> Result<Self, Failure> {
+    pub fn new(snapshots: &Snapshots, chain: &Chain) -> Result<Self, Failure> {
         let tree = snapshots.complete_tree(chain)?;
         Ok(ImageFiles { snapshots: snapshots.clone(), chain: chain.clone(), tree })
     }

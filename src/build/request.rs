@@ -93,6 +93,8 @@ pub struct BuildRequest {
     pub wants_id: bool,
     /// `SOURCE_DATE_EPOCH` in seconds, when set.
     pub source_date_epoch: Option<i64>,
+    /// `--squash`: the layers of the build, above those of the base, become one.
+    pub squash: bool,
     /// `--reproducible`: without an epoch from elsewhere, that of the context is taken (the commit of
     /// its git work tree, else 0), and files of contexts get it as their time.
     pub reproducible: bool,

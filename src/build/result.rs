@@ -21,6 +21,7 @@ use crate::solve::Solved;
 use super::engine::Engine;
 use super::failure::{Failure, FailureKind};
 use super::request::{Annotation, AnnotationKind, BuildRequest, BuiltImage, CompressionChoice};
+use super::squash;
 
 /// What history entries of BuildKit carry.
 const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
@@ -193,7 +194,7 @@ fn matching(
 
 impl Engine {
     /// Config and layers of the target, in the compression asked for. Unless `whole`, layers that are not
-    /// compressed yet stay so.
+    /// compressed yet stay so. With `squash` those of the build become one.
     pub(super) fn image(
         &self,
         plan: &Plan,
@@ -201,7 +202,7 @@ impl Engine {
         now: i64,
         epoch: Option<i64>,
         compression: CompressionChoice,
-        whole: bool,
+        (whole, squash): (bool, bool),
         cancel: &Cancel,
     ) -> Result<Image, Failure> {
         let Some(stage) = plan.stages.get(plan.target) else {
@@ -232,14 +233,24 @@ impl Engine {
                 ..History::default()
             });
         }
+        let squash = squash && own > 1;
+        if squash {
+            let from = config.history.len().saturating_sub(stage.history.len());
+            squash::mark_history(config.history.get_mut(from..).unwrap_or_default());
+        }
         let time = config.history.last().and_then(|line| line.created.clone());
         config.created = Some(time.unwrap_or(started));
         let (mut layers, mut packing) = (Vec::new(), Vec::new());
-        for position in 0..chain.cells().len() {
+        let listed = if squash { base_layers } else { chain.cells().len() };
+        for position in 0..listed {
             let ours = position >= base_layers || compression.force;
             let (layer, later) = self.layer(&chain, position, compression, (ours, whole), cancel)?;
             layers.push(layer);
             packing.push(later);
+        }
+        if squash {
+            layers.push(squash::layer(self, &chain, base_layers, compression)?);
+            packing.push(None);
         }
         Ok(Image { config, layers, packing, annotations: BTreeMap::new() })
     }

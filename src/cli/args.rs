@@ -285,6 +285,9 @@ pub(super) struct BuildArgs {
     /// the context's git commit, else 1970
     #[arg(long, help_heading = "Output")]
     pub reproducible: bool,
+    /// Make one layer of those that the build adds to its base
+    #[arg(long, help_heading = "Output")]
+    pub squash: bool,
     #[command(flatten)]
     pub limits: LimitArgs,
     #[command(flatten)]
@@ -360,18 +363,13 @@ pub(super) struct LimitArgs {
 pub(super) struct LaterArgs {
     #[arg(long, hide = true)]
     pub builder: Option<String>,
-    #[arg(long, hide = true)]
-    pub squash: bool,
 }
 
 impl LaterArgs {
     /// The first flag that was used, and what to do without it.
     pub fn used(&self) -> Option<(&'static str, &'static str)> {
         let other = self.builder.as_deref().is_some_and(|name| !matches!(name, "default" | "rbuild"));
-        let rows = [
-            ("--builder", other, "rbuild has no builders: it builds by itself"),
-            ("--squash", self.squash, "a last stage with COPY --from=STAGE / / has one layer"),
-        ];
+        let rows = [("--builder", other, "rbuild has no builders: it builds by itself")];
         rows.into_iter().find(|(_, used, _)| *used).map(|(flag, _, help)| (flag, help))
     }
 }
@@ -523,13 +521,12 @@ mod tests {
 
     #[test]
     fn every_later_flag_fails_by_name() {
-        for text in ["--builder b", "--squash"] {
-            let cli = parse(&format!("build {text} .")).unwrap_or_else(|error| panic!("{text}: {error}"));
-            let Command::Build(args) = cli.command else { panic!("{text}") };
-            let flag = args.later.used().map(|(flag, _)| flag);
-            let word = text.split([' ', '=']).next().unwrap_or_default();
-            assert_eq!(flag, Some(word), "{text}");
-        }
+        let text = "--builder b";
+        let cli = parse(&format!("build {text} .")).unwrap_or_else(|error| panic!("{text}: {error}"));
+        let Command::Build(args) = cli.command else { panic!("{text}") };
+        let flag = args.later.used().map(|(flag, _)| flag);
+        let word = text.split([' ', '=']).next().unwrap_or_default();
+        assert_eq!(flag, Some(word), "{text}");
         let cli =
             parse("build --provenance=false --sbom=0 --attest type=sbom,disabled=true --builder default .");
         let Ok(Cli { command: Command::Build(args), .. }) = cli else { panic!("refused") };

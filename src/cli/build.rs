@@ -248,6 +248,7 @@ pub(super) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildReques
         wants_manifest: false,
         wants_id: args.iidfile.is_some(),
         source_date_epoch,
+        squash: args.squash,
         reproducible: args.reproducible,
         attest: super::attest::options(&args.attest, env)?,
         secret_scan: args.secret_scan.scan_secrets.into(),

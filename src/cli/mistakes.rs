@@ -74,8 +74,8 @@ const FOREIGN: &[(&[&str], &str)] = &[
     (&["--format"], "the media types are -o type=image,oci-mediatypes=true|false"),
     (&["--manifest"], "several --platform give an index under the name of -t"),
     (
-        &["--squash-all", "--squash"],
-        "layers are not squashed; a last stage with COPY --from=STAGE / / has one layer",
+        &["--squash-all"],
+        "layers of the base stay as they are: --squash makes one of those that the build adds",
     ),
     (
         &["--volume", "-v"],

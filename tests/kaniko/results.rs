@@ -70,6 +70,21 @@ fn the_image_goes_wherever_it_is_asked_for_and_has_one_digest() {
 }
 
 #[test]
+fn one_layer_is_pushed_where_the_base_was_never_unpacked() {
+    let Some(scene) = Scene::new("one_layer_is_pushed_where_the_base_was_never_unpacked") else { return };
+    let context =
+        scene.context(&[("Dockerfile", "FROM BASE\nCOPY Dockerfile /a\nCOPY Dockerfile /b\nWORKDIR /w\n")]);
+    let layers = |name: &str, more: &[&str]| {
+        let name = scene.name(name);
+        let ended = scene.executor([&["-c", &context, "-d", &name], more].concat());
+        assert_eq!(ended.code, 0, "{}", ended.err);
+        scene.inspect(&name)["Layers"].as_array().map_or(0, Vec::len)
+    };
+    assert_eq!(layers("one/app:1", &["--single-snapshot"]), 2);
+    assert_eq!(layers("all/app:1", &["--single-snapshot=false"]), 4);
+}
+
+#[test]
 fn nothing_is_pushed_unless_it_is_asked_for() {
     let Some(scene) = Scene::new("nothing_is_pushed_unless_it_is_asked_for") else { return };
     let context = scene.context(&[("Dockerfile", DOCKERFILE)]);

@@ -85,6 +85,7 @@ impl Job {
             no_cache: !caching.uses,
             progress: progress.map(str::to_owned),
             reproducible: line.is_on("reproducible"),
+            squash: line.is_on("single-snapshot"),
             ..BuildArgs::default()
         };
         // What is pushed is the image alone, and the digest that files get is its own.

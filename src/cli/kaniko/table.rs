@@ -191,11 +191,7 @@ pub(super) const FLAGS: &[Flag] = &[
             "`rbuild build --reproducible`, with 1970 as the time unless SOURCE_DATE_EPOCH is set; layers of the base stay as they are",
         ),
     ),
-    flag(
-        "single-snapshot",
-        Switch,
-        Refused("each step has its layer; a last stage with COPY --from=STAGE / / has one"),
-    ),
+    flag("single-snapshot", Switch, Spelled("--squash")),
     flag("skip-default-registry-fallback", Switch, Same("")),
     flag("skip-push-permission-check", Switch, Same("")),
     flag(
