@@ -352,14 +352,18 @@ impl Root {
         Ok(rustix::fs::renameat_with(&from_dir, from_name, &to_dir, to_name, RenameFlags::empty())?)
     }
 
-    /// Everything below, parents before children, siblings in byte order.
+    /// Everything below, parents before children, siblings in byte order. A path that the kernel would not take as a
+    /// whole (4,095 bytes) is an error.
     pub fn walk(&self) -> io::Result<Vec<TreeEntry>> {
         let dir = self.open_at(b"", OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let mut found = Vec::new();
-        walk_into(dir, b"", &mut found)?;
-        Ok(found)
+        walk_from(dir)
     }
 }
+
+/// The longest path that a system call takes (PATH_MAX with its end).
+const MAX_PATH: usize = 4095;
+/// Bytes of a path that is too long which are shown.
+const SHOWN: usize = 60;
 
 struct Magic {
     path: CString,
@@ -380,26 +384,79 @@ pub(super) fn names(dir: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
     Ok(names)
 }
 
-fn walk_into(dir: OwnedFd, path: &[u8], found: &mut Vec<TreeEntry>) -> io::Result<()> {
-    for name in names(dir.as_fd())? {
-        let stat = rustix::fs::statx(&dir, &name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?;
-        let below =
-            if path.is_empty() { name.to_bytes().to_vec() } else { [path, b"/", name.to_bytes()].concat() };
-        let entry = TreeEntry { path: below.clone(), stat };
-        let is_dir = entry.file_type() == FileType::Directory;
-        found.push(entry);
-        if is_dir {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            walk_into(rustix::fs::openat(&dir, &name, flags, Mode::empty())?, &below, found)?;
-        }
+/// A directory on the way down.
+struct Level {
+    dir: OwnedFd,
+    path: Vec<u8>,
+    names: std::vec::IntoIter<CString>,
+}
+
+impl Level {
+    fn new(dir: OwnedFd, path: Vec<u8>) -> io::Result<Self> {
+        let names = names(dir.as_fd())?.into_iter();
+        Ok(Level { dir, path, names })
     }
-    Ok(())
+}
+
+/// Not by recursion: whoever makes a tree decides how deep it is.
+fn walk_from(dir: OwnedFd) -> io::Result<Vec<TreeEntry>> {
+    let (mut found, mut levels) = (Vec::new(), vec![Level::new(dir, Vec::new())?]);
+    while let Some(level) = levels.last_mut() {
+        let Some(name) = level.names.next() else {
+            levels.pop();
+            continue;
+        };
+        let stat = rustix::fs::statx(&level.dir, &name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?;
+        let path = match level.path.as_slice() {
+            b"" => name.to_bytes().to_vec(),
+            above => [above, b"/", name.to_bytes()].concat(),
+        };
+        if path.len() > MAX_PATH {
+            return Err(too_long(&path));
+        }
+        let entry = TreeEntry { path: path.clone(), stat };
+        if entry.file_type() == FileType::Directory {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let dir = rustix::fs::openat(&level.dir, &name, flags, Mode::empty())?;
+            levels.push(Level::new(dir, path)?);
+        }
+        found.push(entry);
+    }
+    Ok(found)
+}
+
+fn too_long(path: &[u8]) -> io::Error {
+    let begin = String::from_utf8_lossy(&path[..SHOWN.min(path.len())]).into_owned();
+    io::Error::other(format!(
+        "the path {begin}... is longer than {MAX_PATH} bytes, which no program can open"
+    ))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
+
+    #[test]
+    fn trees_of_any_depth_are_walked_or_refused_by_name() -> io::Result<()> {
+        let nested = |count: usize, name: &str| -> io::Result<_> {
+            let dir = tempfile::tempdir()?;
+            let mut at = rustix::fs::openat(CWD, dir.path(), OFlags::PATH, Mode::empty())?;
+            for _ in 0..count {
+                rustix::fs::mkdirat(&at, name, Mode::RWXU)?;
+                at = rustix::fs::openat(&at, name, OFlags::PATH, Mode::empty())?;
+            }
+            let found = Root::open(dir.path())?.walk();
+            super::super::remove_tree(dir.path())?;
+            Ok(found)
+        };
+        // Where a process may have 1,024 descriptors.
+        assert_eq!(nested(500, "d")?.map(|found| found.len()).ok(), Some(500));
+        let refused =
+            nested(200, &"long".repeat(8))?.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(refused.contains("longer than 4095 bytes") && refused.len() < 200, "{refused}");
+        Ok(())
+    }
 
     #[test]
     fn nothing_is_reached_through_a_link() -> io::Result<()> {
