@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD, OFlags, StatxAttributes, StatxFlags, accessat, statx};
 
 use crate::build::{Failure, FailureKind};
-use crate::fs::{inherited, new_file_beside};
+use crate::fs::{descriptor_of, inherited, new_file_beside};
 
 /// A place that is known to take a result.
 pub(super) struct ResultFile {
@@ -33,7 +33,7 @@ impl ResultFile {
     pub(super) fn check(path: Option<&Path>) -> Result<Option<Self>, Failure> {
         let Some(path) = path else { return Ok(None) };
         let failed = |error| failure(path, &error);
-        let place = match descriptor(path) {
+        let place = match descriptor_of(path) {
             Some(number) => Place::Open(inherited(number).map_err(failed)?),
             None => place(path).map_err(failed)?,
         };
@@ -78,15 +78,6 @@ fn opened(path: &Path, truncate: bool) -> io::Result<File> {
 
 fn failure(path: &Path, error: &io::Error) -> Failure {
     Failure::new(FailureKind::Output, format!("cannot write {}: {error}", path.display()))
-}
-
-/// The number in a name of one of this process's descriptors.
-fn descriptor(path: &Path) -> Option<i32> {
-    match path.to_str()? {
-        "/dev/stdout" => Some(1),
-        "/dev/stderr" => Some(2),
-        text => ["/dev/fd/", "/proc/self/fd/"].iter().find_map(|dir| text.strip_prefix(dir))?.parse().ok(),
-    }
 }
 
 fn place(path: &Path) -> io::Result<Place> {

@@ -2,9 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::fs;
+use rustix::fs::OFlags;
+
+use crate::fs::{self, descriptor_of, inherited};
 
 use super::error::ExportError;
 
@@ -50,20 +53,34 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Begins an archive. A device or pipe is written to directly, a file by way of a temporary.
+    /// Begins an archive. What this process has open, a device or a pipe is written to directly, a file by way of
+    /// a temporary, which takes the place of a link too.
     pub(super) fn create(dest: &Dest) -> Result<Self, ExportError> {
         let path = match dest {
             Dest::Stdout => return Self::stdout(),
             Dest::File(path) => path,
         };
-        let (file, path, partial) = match std::fs::metadata(path) {
-            Ok(meta) if meta.is_dir() => return Err(ExportError::IsDirectory { path: path.clone() }),
-            Ok(meta) if !meta.is_file() => {
-                let file = File::options().write(true).open(path).map_err(ExportError::io("open", path))?;
-                (file, path.clone(), None)
+        if let Some(number) = descriptor_of(path) {
+            let file = inherited(number).map_err(ExportError::io("write", path))?;
+            if rustix::termios::isatty(&file) {
+                return Err(ExportError::Terminal);
             }
-            // Renaming over a link would replace the link, not the file it names.
-            Ok(_) => Self::beside(std::fs::canonicalize(path).map_err(ExportError::io("resolve", path))?)?,
+            return Ok(Output {
+                file: io::BufWriter::with_capacity(1 << 18, file),
+                path: path.clone(),
+                partial: None,
+            });
+        }
+        if std::fs::metadata(path).is_ok_and(|meta| meta.is_dir()) {
+            return Err(ExportError::IsDirectory { path: path.clone() });
+        }
+        let (file, path, partial) = match std::fs::symlink_metadata(path) {
+            Ok(meta) if !meta.is_file() && !meta.is_symlink() => {
+                let flags = (OFlags::NOFOLLOW | OFlags::NOCTTY).bits().cast_signed();
+                let opened = File::options().write(true).custom_flags(flags).open(path);
+                (opened.map_err(ExportError::io("open", path))?, path.clone(), None)
+            }
+            Ok(_) => Self::beside(path.clone())?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Self::beside(path.clone())?,
             Err(error) => return Err(ExportError::io("write", path)(error)),
         };

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
+use std::path::Path;
 
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_getfd};
@@ -23,4 +24,13 @@ pub fn inherited(number: RawFd) -> io::Result<File> {
         return Err(io::Error::other("it is open for reading only"));
     }
     Ok(File::from(fcntl_dupfd_cloexec(given, 3)?))
+}
+
+/// The number in a name of one of this process's descriptors.
+pub fn descriptor_of(path: &Path) -> Option<i32> {
+    match path.to_str()? {
+        "/dev/stdout" => Some(1),
+        "/dev/stderr" => Some(2),
+        text => ["/dev/fd/", "/proc/self/fd/"].iter().find_map(|dir| text.strip_prefix(dir))?.parse().ok(),
+    }
 }

@@ -18,7 +18,7 @@ mod space;
 pub use copy::{copy_content, copy_layer, copy_metadata};
 pub use fresh::{make_beside, make_private_dir, new_file_beside};
 pub use ids::IdMap;
-pub use inherited::inherited;
+pub use inherited::{descriptor_of, inherited};
 pub use remove::{remove_in, remove_tree};
 pub use resolve::{open_resolved, open_resolved_c};
 pub use root::{

@@ -204,7 +204,7 @@ fn nothing_is_written_through_links_planted_where_temporaries_come() {
         }
     }
     let place = |name: &str| context.join(name).display().to_string();
-    for name in ["out/id", "out/meta"] {
+    for name in ["out/id", "out/meta", "out/image", "out/saved", "out/copied"] {
         symlink(&victim, context.join(name)).expect("link");
     }
     let done = range.lab.run(["check", "--fix", &context.display().to_string()]);
@@ -213,10 +213,20 @@ fn nothing_is_written_through_links_planted_where_temporaries_come() {
     assert!(fixed != text && fixed.contains("copy x"), "{fixed}{}", done.err);
     let (id, meta, image) = (place("out/id"), place("out/meta"), place("out/image"));
     let image = format!("type=oci,dest={image}");
-    let done = range.build(&context, &["--iidfile", &id, "--metadata-file", &meta, "-o", &image]);
+    let flags = ["-t", "planted:1", "--iidfile", &id, "--metadata-file", &meta, "-o", &image];
+    let done = range.build(&context, &flags);
     assert_eq!(done.code, 0, "{}", done.err);
     range.safe("build", &done, &[]);
-    for name in [&id, &meta] {
+    let (saved, copied) = (place("out/saved"), place("out/copied"));
+    for arguments in [
+        ["save", "planted:1", "-o", &saved].as_slice(),
+        &["copy", "store:planted:1", &format!("oci-archive:{copied}")],
+    ] {
+        let done = range.lab.run(arguments.iter().copied());
+        assert_eq!(done.code, 0, "{}", done.err);
+        range.safe(arguments[0], &done, &[]);
+    }
+    for name in [&id, &meta, &place("out/image"), &saved, &copied] {
         assert!(fs::symlink_metadata(name).expect("result").is_file(), "{name} is still a link");
     }
 }
