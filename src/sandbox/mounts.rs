@@ -4,7 +4,7 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd as _, OwnedFd};
 
-use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 
@@ -42,13 +42,14 @@ pub(super) const READ_ONLY: [&CStr; 5] =
 /// As if the directory were the root.
 const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
 
-const DEVICES: [(&CStr, &CStr); 6] = [
-    (c"null", c"/dev/null"),
-    (c"zero", c"/dev/zero"),
-    (c"full", c"/dev/full"),
-    (c"random", c"/dev/random"),
-    (c"urandom", c"/dev/urandom"),
-    (c"tty", c"/dev/tty"),
+/// Name, the machine's own node, major and minor number.
+const DEVICES: [(&CStr, &CStr, u32, u32); 6] = [
+    (c"null", c"/dev/null", 1, 3),
+    (c"zero", c"/dev/zero", 1, 5),
+    (c"full", c"/dev/full", 1, 7),
+    (c"random", c"/dev/random", 1, 8),
+    (c"urandom", c"/dev/urandom", 1, 9),
+    (c"tty", c"/dev/tty", 5, 0),
 ];
 const DEV_LINKS: [(&CStr, &CStr); 6] = [
     (c"/proc/self/fd", c"fd"),
@@ -247,15 +248,13 @@ pub(super) fn mount_dev(
         new_fs(c"tmpfs", &plan.dev_options, MOUNT_ATTR_NOSUID | root_attributes(plan)).at(Stage::Dev)?;
     let dir = dev.as_fd();
     attach_inside(dir, root, c"dev").at(Stage::Dev)?;
-    for (name, host) in DEVICES {
-        device(dir, name, host).at(Stage::Dev)?;
-    }
     let links = || DEV_LINKS.iter().try_for_each(|(target, name)| rustix::fs::symlinkat(*target, dir, *name));
     let linked = if plan.ids.is_some() { syscalls::with_files_of(private::FIRST, links) } else { links() };
     linked.at(Stage::Dev)?;
     for name in [c"pts", c"shm", c"mqueue"] {
         rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(0o755)).at(Stage::Dev)?;
     }
+    devices(plan, dir).at(Stage::Dev)?;
     let safe = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
     let pts = mount_pts(plan, dir).at(Stage::Dev)?;
     let shm = new_fs(c"tmpfs", &plan.shm_options, safe).at(Stage::Dev)?;
@@ -348,12 +347,48 @@ fn make_terminal(
     Ok(own)
 }
 
-/// Binds one of the machine's own device nodes: the directory it appears in lets no other be opened.
-fn device(dev: BorrowedFd<'_>, name: &CStr, host: &CStr) -> Result<(), Errno> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    drop(rustix::fs::openat(dev, name, flags, Mode::from_raw_mode(0o666))?);
+/// Makes the device nodes of `/dev`, the only ones there that can be opened: each is mounted over itself without what
+/// keeps others from it. They are the process's own, so that what it does to their owners and modes does nothing to
+/// the machine's. Where it may make none, they are the machine's.
+fn devices(plan: &Plan, dev: BorrowedFd<'_>) -> Result<(), Errno> {
+    for (name, host, major, minor) in DEVICES {
+        let tree = if own_node(plan, dev, name, rustix::fs::makedev(major, minor))? {
+            let tree = clone_tree(dev, name, false)?;
+            syscalls::clear_mount_attributes(tree.as_fd(), MOUNT_ATTR_NODEV)?;
+            tree
+        } else {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            drop(rustix::fs::openat(dev, name, flags, Mode::from_raw_mode(0o666))?);
+            machines_node(host)?
+        };
+        attach(tree.as_fd(), dev, name, false)?;
+    }
+    Ok(())
+}
+
+/// `false` where processes of this user may make no nodes.
+fn own_node(plan: &Plan, dev: BorrowedFd<'_>, name: &CStr, device: u64) -> Result<bool, Errno> {
+    let mode = Mode::from_raw_mode(0o666);
+    match rustix::fs::mknodat(dev, name, FileType::CharacterDevice, mode, device) {
+        Err(Errno::PERM) => return Ok(false),
+        made => made?,
+    }
+    rustix::fs::chmodat(dev, name, mode, AtFlags::empty())?;
+    if plan.ids.is_some() {
+        let (uid, gid) = (Uid::from_raw(private::FIRST), Gid::from_raw(private::FIRST));
+        rustix::fs::chownat(dev, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    Ok(true)
+}
+
+/// A node of the machine, whose owner and mode nobody can change: the mount is read-only, which only files and
+/// directories mind when they are written to.
+fn machines_node(host: &CStr) -> Result<OwnedFd, Errno> {
     let tree = clone_tree(CWD, host, false)?;
-    attach(tree.as_fd(), dev, name, false)
+    if rustix::fs::stat(host)?.st_uid == rustix::process::geteuid().as_raw() {
+        syscalls::mount_setattr(tree.as_fd(), MOUNT_ATTR_RDONLY, false)?;
+    }
+    Ok(tree)
 }
 
 pub(super) fn mount_one(
@@ -366,7 +401,7 @@ pub(super) fn mount_one(
     match mount {
         Prepared::Device { source } => {
             // Not with other owners: no file system of device nodes can do that.
-            let tree = clone_tree(CWD, source, false)?;
+            let tree = machines_node(source)?;
             syscalls::mount_setattr(tree.as_fd(), MOUNT_ATTR_NOSUID, false)?;
             attach_inside(tree.as_fd(), root, target)
         }
@@ -473,7 +508,7 @@ pub(super) fn cover(point: &OwnedFd) -> Result<(), Errno> {
         new_fs(c"tmpfs", &[], MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)?
     } else {
         // This machine's own node: the one inside could be something else by now (CVE-2025-31133).
-        clone_tree(CWD, c"/dev/null", false)?
+        machines_node(c"/dev/null")?
     };
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(&cover, c"", point, c"", flags)

@@ -43,6 +43,11 @@ pub(super) fn mount_setattr(mount: BorrowedFd<'_>, set: u64, recursive: bool) ->
     set_attributes(mount, &MountAttr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 }, recursive)
 }
 
+/// Takes attributes away from a mount.
+pub(super) fn clear_mount_attributes(mount: BorrowedFd<'_>, clear: u64) -> Result<(), Errno> {
+    set_attributes(mount, &MountAttr { attr_set: 0, attr_clr: clear, propagation: 0, userns_fd: 0 }, false)
+}
+
 fn set_attributes(mount: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> Result<(), Errno> {
     const AT_RECURSIVE: libc::c_int = 0x8000;
     let flags = libc::AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };

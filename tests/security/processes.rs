@@ -1,6 +1,7 @@
 //! What a RUN step finds when it looks around.
 
 use super::*;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixListener;
 use std::process::Command;
 
@@ -281,6 +282,40 @@ fn cve_2024_23653_privileges_need_permission() {
             assert!(done.code != 0 && !out.join("done").exists(), "{who:?} {text}: {}", done.err);
             assert!(done.err.contains("--allow"), "{who:?} {text}: {}", done.err);
         }
+    }
+}
+
+/// What a step does to owners, modes and times of the devices in its `/dev`, and of what hides kernel files, it does to
+/// nothing of this machine, whoever builds.
+#[test]
+fn the_devices_of_a_step_are_not_those_of_the_machine() {
+    let test = "the_devices_of_a_step_are_not_those_of_the_machine";
+    let mut ways: Vec<(Who, Vec<&str>)> = modes(test).into_iter().map(|who| (who, vec![])).collect();
+    if is_root() && !ways.is_empty() {
+        ways.push((Who::Caller, vec!["--userns=host"]));
+        ways.push((Who::Caller, vec!["--userns=host", "--allow=security.insecure"]));
+        let runtimes = ["--runtime=crun", "--runtime=runc"].into_iter().filter(|flag| has(&flag[10..]));
+        ways.extend(runtimes.map(|runtime| (Who::Caller, vec!["--isolation=oci", runtime])));
+    }
+    let state = || {
+        ["null", "full", "zero", "tty"].map(|name| {
+            let meta = fs::metadata(format!("/dev/{name}")).expect("a device");
+            (meta.uid(), meta.gid(), meta.mode())
+        })
+    };
+    let before = state();
+    // Not the null device itself: if this fails, the machine is to remain usable.
+    let script = "chmod 640 /dev/full; chown 5:6 /dev/full; chmod 640 /dev/zero; chmod 666 /proc/keys; \
+                  chown 0:0 /proc/keys; echo x >/dev/null && head -c 3 /dev/zero >/zeros && cat /dev/full | head -c 2 >/two";
+    for (who, flags) in ways {
+        let lab = Lab::as_user(who);
+        let run =
+            if flags.contains(&"--allow=security.insecure") { "RUN --security=insecure" } else { "RUN" };
+        let context =
+            lab.context(&[("Dockerfile", &format!("FROM busybox\n{run} {script}\nUSER 1234\nRUN id\n"))]);
+        let image = lab.build_image(&context, &[&["--network=none"], &flags[..]].concat());
+        assert_eq!(image.text("/zeros"), "\0\0\0", "{who:?} {flags:?}");
+        assert_eq!(state(), before, "{who:?} {flags:?}");
     }
 }
 
