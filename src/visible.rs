@@ -49,7 +49,16 @@ pub fn visible_json(text: &str) -> Cow<'_, str> {
     })
 }
 
+/// Whether all of a text is what anybody may print anywhere. Most text is, and needs no closer look.
+fn is_plain(text: &[u8]) -> bool {
+    text.iter().all(|byte| matches!(byte, b' '..=b'~'))
+}
+
+/// `replacement` leaves the printable characters of ASCII alone.
 fn written_out(text: &str, replacement: impl Fn(char) -> Option<String>) -> Cow<'_, str> {
+    if is_plain(text.as_bytes()) {
+        return Cow::Borrowed(text);
+    }
     let Some(first) = text.char_indices().find(|(_, c)| replacement(*c).is_some()).map(|(at, _)| at) else {
         return Cow::Borrowed(text);
     };
@@ -65,8 +74,11 @@ fn written_out(text: &str, replacement: impl Fn(char) -> Option<String>) -> Cow<
 }
 
 /// A line of a program's output without what would move the cursor; colours stay where they are wanted.
-pub fn output(line: &[u8], colour: bool) -> String {
+pub fn output(line: &[u8], colour: bool) -> Cow<'_, str> {
     let text = String::from_utf8_lossy(line);
+    if is_plain(line) {
+        return text;
+    }
     // A progress bar redraws its line: what it shows last is what counts.
     let text = text.rsplit('\r').find(|part| !part.is_empty()).unwrap_or("");
     let mut out = String::with_capacity(text.len());
@@ -92,7 +104,7 @@ pub fn output(line: &[u8], colour: bool) -> String {
     if coloured {
         out.push_str("\x1b[0m");
     }
-    out
+    Cow::Owned(out)
 }
 
 /// What follows `ESC [`, up to its last character.

@@ -433,7 +433,7 @@ impl EventSink for History {
                     let began = state.build.platforms.get(platform).and_then(|all| all.steps.get(step));
                     let began = began.map_or(0, |step| step.began);
                     let since = millis(self.begun.elapsed()).saturating_sub(began);
-                    let line = self.hidden.hide(line);
+                    let line = self.hidden.hide_shown(line);
                     state.log.add(&self.store, (platform, step), *stream, since, &line);
                 }
             }

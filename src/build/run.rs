@@ -167,13 +167,16 @@ impl Engine {
             })?,
         };
         network.begin(request.network);
-        let connect =
-            || network.connect(request.network, &self.options.resolv_conf, &request.extra_hosts, notice);
+        let connect = || {
+            let (resolv_conf, hosts) = (&self.options.resolv_conf, &request.extra_hosts);
+            let connected = network.connect(request.network, resolv_conf, hosts, notice);
+            connected.map_err(|why| Failure::new(FailureKind::Sandbox, why))
+        };
         let scratch = self.store.temp_dir()?;
         if self.sandbox.needs_files() {
             let root = LiveRoots::default().take(&self.snapshots, &chain)?;
             let files = RootFs::Directory(root.path());
-            let spec = self.process(request, &image, &chain, connect(), files, scratch.path())?;
+            let spec = self.process(request, &image, &chain, connect()?, files, scratch.path())?;
             let ended = self.sandbox.run(&spec, &Unused, cancel);
             return self.ended(ended, &spec, notice);
         }
@@ -190,7 +193,7 @@ impl Engine {
             lowers.insert(0, points.map_err(|error| Failure::new(FailureKind::Store, error.to_string()))?);
         }
         let root = RootFs::Overlay { lowers, upper, work };
-        let spec = self.process(request, &image, &chain, connect(), root, scratch.path())?;
+        let spec = self.process(request, &image, &chain, connect()?, root, scratch.path())?;
         let overlays = has_user_attributes(scratch.path()).unwrap_or(false);
         let tried = overlays.then(|| self.sandbox.run(&spec, &Unused, cancel));
         let ended = match tried {
@@ -200,7 +203,7 @@ impl Engine {
                 let plain = PlainRoot::make(&self.snapshots, &chain, &points)?;
                 let again = self.store.temp_dir()?;
                 let root = RootFs::Directory(plain.path());
-                let spec = self.process(request, &image, &chain, connect(), root, again.path())?;
+                let spec = self.process(request, &image, &chain, connect()?, root, again.path())?;
                 self.sandbox.run(&spec, &Unused, cancel)
             }
         };

@@ -41,7 +41,7 @@ pub use chroot::Chroot;
 pub use confine::{Confinement, landlock_abi};
 pub use emulation::obstacle;
 pub use native::Native;
-pub use network::{Forward, NetworkHelper, UserNetwork, outward_address};
+pub use network::{Forward, NetworkFailure, NetworkHelper, UserNetwork, outward_address};
 pub use oci::OciRuntime;
 pub use prepare::{CAPABILITY_NAMES, DEFAULT_CAPABILITIES};
 pub use private::PrivateIds;

@@ -6,15 +6,18 @@
 //! ends when this process does, whatever the reason, and the kernel then ends the program too.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{WaitId, WaitIdOptions};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -117,6 +120,39 @@ impl NetworkHelper {
     }
 }
 
+/// Why there is no network of one's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetworkFailure {
+    /// This machine has none for its user: no helper is installed, or none works here.
+    Unavailable(String),
+    /// Memory, processes, descriptors or time were lacking. Others can bring that about, so it says nothing about
+    /// what the machine has.
+    Undecided(String),
+}
+
+impl fmt::Display for NetworkFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NetworkFailure::Unavailable(why) | NetworkFailure::Undecided(why) => f.write_str(why),
+        }
+    }
+}
+
+/// Whether a helper could not be started for want of what others may have used up.
+fn is_passing(error: &io::Error) -> bool {
+    const WANTS: [Errno; 5] = [Errno::AGAIN, Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::INTR];
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    errno.is_some_and(|errno| WANTS.contains(&errno))
+        || matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::OutOfMemory)
+}
+
+/// The same of the last words of a helper, which are the C library's.
+fn names_a_want(words: &str) -> bool {
+    ["Resource temporarily unavailable", "Cannot allocate memory", "Too many open files"]
+        .iter()
+        .any(|text| words.contains(text))
+}
+
 /// Whether IDs in here are those of the machine.
 pub(super) fn is_initial_user_namespace() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
@@ -135,8 +171,9 @@ pub struct UserNetwork {
 
 impl UserNetwork {
     /// Makes a namespace and connects it with the first helper that works. The error is that of the
-    /// last one. Processes with other IDs than this machine's need to say which.
-    pub fn start(helpers: &[NetworkHelper], ids: Option<&PrivateIds>) -> Result<Self, String> {
+    /// last one, or of one that may work another time. Processes with other IDs than this machine's need to say
+    /// which.
+    pub fn start(helpers: &[NetworkHelper], ids: Option<&PrivateIds>) -> Result<Self, NetworkFailure> {
         Self::forwarding(helpers, ids, &[])
     }
 
@@ -145,16 +182,24 @@ impl UserNetwork {
         helpers: &[NetworkHelper],
         ids: Option<&PrivateIds>,
         forwards: &[Forward],
-    ) -> Result<Self, String> {
-        let mut last = match forwards {
-            [] => "neither pasta nor slirp4netns is installed".to_owned(),
-            _ => "pasta (package passt) is not installed".to_owned(),
+    ) -> Result<Self, NetworkFailure> {
+        let missing = match forwards {
+            [] => "neither pasta nor slirp4netns is installed",
+            _ => "pasta (package passt) is not installed",
         };
+        let mut last = NetworkFailure::Unavailable(missing.to_owned());
         let able = |helper: &&NetworkHelper| forwards.is_empty() || helper.kind == Kind::Pasta;
         for helper in helpers.iter().filter(able) {
             match Self::start_with(helper, ids, forwards) {
                 Ok(network) => return Ok(network),
-                Err(error) => last = format!("{}: {error}", helper.program.display()),
+                Err(error) => {
+                    let text = format!("{}: {error}", helper.program.display());
+                    last = match last {
+                        _ if is_passing(&error) => NetworkFailure::Undecided(text),
+                        NetworkFailure::Undecided(_) => last,
+                        NetworkFailure::Unavailable(_) => NetworkFailure::Unavailable(text),
+                    };
+                }
             }
         }
         Err(last)
@@ -175,7 +220,14 @@ impl UserNetwork {
         let program = helper.program.clone();
         let pid = keeper.pid;
         let mut network = UserNetwork { namespace, program, helper: Some(child), keeper: Some(keeper) };
-        if network.wait_for_routes(pid)? { Ok(network) } else { Err(io::Error::other(last_words(&mut log))) }
+        let Some(ended) = network.wait_for_routes(pid)? else { return Ok(network) };
+        let words = last_words(&mut log);
+        let is_killed = ended.signal().is_some_and(|signal| signal == libc::SIGKILL);
+        match is_killed || names_a_want(&words) {
+            // By the kernel, which had no memory left, unless somebody does such things.
+            true => Err(io::Error::new(io::ErrorKind::OutOfMemory, words)),
+            false => Err(io::Error::other(words)),
+        }
     }
 
     /// The namespace, for [`super::Network::Joined`].
@@ -194,19 +246,19 @@ impl UserNetwork {
     }
 
     /// Both helpers tell in their own way, or not at all, when they are ready. The default route is
-    /// the last thing that each of them sets.
-    fn wait_for_routes(&mut self, keeper: u32) -> io::Result<bool> {
+    /// the last thing that each of them sets. Gives how the helper ended, if it did.
+    fn wait_for_routes(&mut self, keeper: u32) -> io::Result<Option<ExitStatus>> {
         let until = Instant::now() + START_LIMIT;
         let table =
             |name: &str| std::fs::read_to_string(format!("/proc/{keeper}/net/{name}")).unwrap_or_default();
         while Instant::now() < until {
             if has_default_route(&table("route"), &table("ipv6_route")) {
-                return Ok(true);
+                return Ok(None);
             }
             if let Some(helper) = &mut self.helper
-                && helper.try_wait()?.is_some()
+                && let Some(ended) = helper.try_wait()?
             {
-                return Ok(false);
+                return Ok(Some(ended));
             }
             std::thread::sleep(LOOK_AGAIN);
         }

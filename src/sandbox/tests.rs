@@ -481,6 +481,31 @@ fn a_helper_that_fails_says_why_and_leaves_nothing() {
     fs::write(&program, "#!/bin/sh\necho warming up\necho no such luck >&2\nexit 1\n").expect("write");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("chmod");
     let helpers = NetworkHelper::find(Some(lab.dir.path().as_os_str()));
-    let error = UserNetwork::start(&helpers, None).err().unwrap_or_default();
+    let Err(NetworkFailure::Unavailable(error)) = UserNetwork::start(&helpers, None) else {
+        panic!("a helper that does not work here");
+    };
     assert!(error.contains("pasta") && error.ends_with("no such luck"), "{error}");
+}
+
+#[test]
+fn a_helper_that_lacks_memory_or_processes_is_not_taken_for_one_that_does_not_work() {
+    let test = "a_helper_that_lacks_memory_or_processes_is_not_taken_for_one_that_does_not_work";
+    let Some(lab) = Lab::new(test) else { return };
+    let program = lab.dir.path().join("pasta");
+    for script in [
+        "echo 'Failed to clone process: Resource temporarily unavailable' >&2; exit 1",
+        "echo 'malloc: Cannot allocate memory' >&2; exit 1",
+        "kill -9 $$",
+    ] {
+        fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("write");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("chmod");
+        let mut helpers = NetworkHelper::find(Some(lab.dir.path().as_os_str()));
+        // One that does not work says nothing about the one before it.
+        let broken = lab.dir.path().join("slirp4netns");
+        fs::write(&broken, "#!/bin/sh\nexit 1\n").expect("write");
+        fs::set_permissions(&broken, fs::Permissions::from_mode(0o755)).expect("chmod");
+        helpers.extend(NetworkHelper::find(Some(lab.dir.path().as_os_str())).into_iter().skip(1));
+        let started = UserNetwork::start(&helpers, None);
+        assert!(matches!(started, Err(NetworkFailure::Undecided(_))), "{script}: {started:?}");
+    }
 }

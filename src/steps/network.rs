@@ -9,9 +9,11 @@ use std::thread::JoinHandle;
 
 use crate::plan::{HOST_GATEWAY, RunNetwork};
 use crate::plan::{Step, StepKind};
-use crate::sandbox::{Forward, Network, NetworkHelper, PrivateIds, UserNetwork, outward_address};
+use crate::sandbox::{
+    Forward, Network, NetworkFailure, NetworkHelper, PrivateIds, UserNetwork, outward_address,
+};
 
-type Starting = JoinHandle<Result<UserNetwork, String>>;
+type Starting = JoinHandle<Result<UserNetwork, NetworkFailure>>;
 
 /// Starts the network of a build at most once, and ends it when dropped.
 #[derive(Debug, Default)]
@@ -24,7 +26,7 @@ pub struct BuildNetwork {
     /// A step of the build is going to use it.
     expected: AtomicBool,
     starting: Mutex<Option<Starting>>,
-    started: OnceLock<Result<UserNetwork, String>>,
+    started: OnceLock<Result<UserNetwork, NetworkFailure>>,
 }
 
 /// What a process gets.
@@ -47,7 +49,10 @@ impl BuildNetwork {
 
     /// For processes that can only be on this machine's network, which somebody else says.
     pub fn shared() -> Self {
-        BuildNetwork { started: OnceLock::from(Err(String::new())), ..Self::default() }
+        BuildNetwork {
+            started: OnceLock::from(Err(NetworkFailure::Unavailable(String::new()))),
+            ..Self::default()
+        }
     }
 
     /// As [`BuildNetwork::new`], with ports of this machine that lead inside. There is no other network then: fails
@@ -58,7 +63,7 @@ impl BuildNetwork {
         forwards: Vec<Forward>,
     ) -> Result<Self, String> {
         let network = BuildNetwork { search_path, ids, forwards, ..Self::default() };
-        network.started(&|_| {}).map_err(String::clone)?;
+        network.started(&|_| {}).map_err(NetworkFailure::to_string)?;
         Ok(network)
     }
 
@@ -101,16 +106,26 @@ impl BuildNetwork {
     }
 
     /// The network as `wanted`, complete. `notice` is called once where the host's network has to
-    /// stand in.
+    /// stand in. An error means that the machine gave no answer, which is no reason for that.
     pub fn connect(
         &self,
         wanted: RunNetwork,
         resolv_conf: &[u8],
         extra_hosts: &[(String, String)],
         notice: &dyn Fn(String),
-    ) -> Connection {
+    ) -> Result<Connection, String> {
         let own = match wanted {
-            RunNetwork::Default => self.started(notice).ok(),
+            RunNetwork::Default => match self.started(notice) {
+                Ok(own) => Some(own),
+                Err(NetworkFailure::Unavailable(_)) => None,
+                Err(NetworkFailure::Undecided(why)) => {
+                    return Err(format!(
+                        "a network of RUN's own could not be made: {why}. Something was lacking for the moment, and \
+                         rbuild does not take this machine's network instead. Try again, or choose --network=host \
+                         or none"
+                    ));
+                }
+            },
             RunNetwork::Host | RunNetwork::None => {
                 if self.is_expected() {
                     let _ = self.started(notice);
@@ -133,25 +148,27 @@ impl BuildNetwork {
             let address = if address == HOST_GATEWAY { gateway.to_string() } else { address.clone() };
             (name.clone(), address)
         };
-        Connection {
+        Ok(Connection {
             resolv_conf: own.map_or_else(|| resolv_conf.to_vec(), |own| own.resolv_conf(resolv_conf)),
             extra_hosts: extra_hosts.iter().map(host).collect(),
             network,
-        }
+        })
     }
 
-    fn started(&self, notice: &dyn Fn(String)) -> Result<&UserNetwork, &String> {
+    fn started(&self, notice: &dyn Fn(String)) -> Result<&UserNetwork, &NetworkFailure> {
         let start = || {
             let thread = self.starting.lock().unwrap_or_else(PoisonError::into_inner).take();
             let started = match thread.map(JoinHandle::join) {
                 Some(Ok(started)) => started,
                 _ => UserNetwork::forwarding(self.helpers(), self.ids(), &self.forwards),
             };
-            started.inspect_err(|why| {
-                notice(format!(
-                    "RUN uses this machine's network, its loopback services included: {why} (install passt or \
-                     slirp4netns, or choose --network=host or none)"
-                ));
+            started.inspect_err(|failure| {
+                if let NetworkFailure::Unavailable(why) = failure {
+                    notice(format!(
+                        "RUN uses this machine's network, its loopback services included: {why} (install passt or \
+                         slirp4netns, or choose --network=host or none)"
+                    ));
+                }
             })
         };
         self.started.get_or_init(start).as_ref()
@@ -175,7 +192,7 @@ mod tests {
         assert_eq!(said.borrow().len(), 0);
         for _ in 0..2 {
             network.begin(RunNetwork::Default);
-            let made = network.connect(RunNetwork::Default, b"x", &hosts, &notice);
+            let made = network.connect(RunNetwork::Default, b"x", &hosts, &notice).expect("a network");
             assert!(matches!(made.network, Network::Host));
             assert_eq!(made.resolv_conf, b"x");
             assert_eq!(made.extra_hosts[0].1, "127.0.0.1");

@@ -8,6 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use memchr::memmem::Finder;
 
+use crate::visible;
+
 use super::mount::Secret;
 
 /// Shorter values would blot out ordinary text.
@@ -90,6 +92,20 @@ impl Forms {
         Cow::Owned(out)
     }
 
+    /// What is shown of a line that a program printed: the same, and none of the forms appears where only bytes that
+    /// never reach a terminal stood between its own.
+    pub fn hide_shown<'l>(&self, line: &'l [u8]) -> Cow<'l, [u8]> {
+        let hidden = self.hide(line);
+        if self.is_empty() {
+            return hidden;
+        }
+        let hides_more = match self.hide(visible::output(&hidden, false).as_bytes()) {
+            Cow::Owned(shown) => Some(shown),
+            Cow::Borrowed(_) => None,
+        };
+        hides_more.map_or(hidden, Cow::Owned)
+    }
+
     /// The part of a line that has not ended which can be shown already. `held` is what is not shown yet: its
     /// end may be the beginning of a form.
     pub fn hide_part(&self, held: &mut Vec<u8>, part: &[u8]) -> Vec<u8> {
@@ -146,6 +162,20 @@ mod tests {
         assert_eq!(shown("hunter22", "aHVudGVyMjI="), "****");
         assert_eq!(shown("a b/c&d", "x=a%20b%2Fc%26d"), "x=****");
         assert_eq!(shown("line one\nline two\n", "it says line two here"), "it says **** here");
+    }
+
+    #[test]
+    fn what_a_terminal_leaves_out_splits_no_secret() {
+        let secret = Secret { value: b"hunter22-secret".as_slice().into(), invalidates: false };
+        let forms = Forms::of([&secret].into_iter());
+        for between in ["\0", "\x08", "\x1b[2K", "\x1b[31m", "\u{9b}", "\x7f", "\0\x07\x1b[1;2H"] {
+            let line = format!("a hunter{between}22-secret b");
+            let shown = forms.hide_shown(line.as_bytes());
+            assert_eq!(String::from_utf8_lossy(&shown), "a **** b", "{between:?}");
+        }
+        // Where nothing is hidden the line stays as it was.
+        let line = b"\x1b[31mhunter\x1b[0m 22\0";
+        assert_eq!(forms.hide_shown(line).as_ref(), line);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `RUN`: one process on an overlay, and the upper directory it leaves.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +16,7 @@ use crate::sandbox::{
 };
 use crate::snapshot::{Chain, PlainRoot, SnapshotError, Snapshots, Tree};
 use crate::store::{FullDisk, SnapshotId, Store, StoreError};
+use crate::visible;
 
 use super::device::{self, DeviceError};
 use super::identity::IdentityError;
@@ -307,7 +309,8 @@ impl Job<'_> {
             }
         };
         let (resolv_conf, extra_hosts) = (&settings.resolv_conf, &settings.extra_hosts);
-        let connection = settings.network.connect(step.network, resolv_conf, extra_hosts, &notice);
+        let connected = settings.network.connect(step.network, resolv_conf, extra_hosts, &notice);
+        let connection = connected.map_err(SandboxError::Invalid)?;
         Ok(ProcessSpec {
             argv: step.argv.iter().map(|arg| arg.clone().into_bytes()).collect(),
             env,
@@ -485,7 +488,7 @@ pub struct Report {
 
 /// What a step has printed.
 struct Output {
-    tail: VecDeque<String>,
+    tail: VecDeque<Vec<u8>>,
     log: StepLog,
 }
 
@@ -503,7 +506,8 @@ impl Report {
 
     /// The last lines of output.
     pub fn tail(&self) -> Vec<String> {
-        self.output.lock().unwrap_or_else(PoisonError::into_inner).tail.iter().cloned().collect()
+        let output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        output.tail.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect()
     }
 
     /// Keeps all output in the store if the last lines are not all of it. Where that does not work, the last
@@ -518,10 +522,11 @@ impl Report {
 
     fn show(&self, stream: Stream, line: Vec<u8>) {
         let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
-        if output.tail.len() == TAIL_LINES {
-            output.tail.pop_front();
-        }
-        output.tail.push_back(String::from_utf8_lossy(&line).into_owned());
+        let oldest = if output.tail.len() == TAIL_LINES { output.tail.pop_front() } else { None };
+        let mut last = oldest.unwrap_or_default();
+        last.clear();
+        last.extend_from_slice(&line);
+        output.tail.push_back(last);
         output.log.push(&line);
         drop(output);
         self.events.send(Event::Log { vertex: self.vertex, stream, line });
@@ -531,9 +536,9 @@ impl Report {
 impl OutputSink for Report {
     fn line(&self, stream: Stream, line: &[u8]) {
         let mut hidden = self.hidden.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut whole = std::mem::take(hidden.held(stream));
-        whole.extend_from_slice(line);
-        let shown = hidden.forms.hide(&whole).into_owned();
+        let held = std::mem::take(hidden.held(stream));
+        let whole: Cow<'_, [u8]> = if held.is_empty() { line.into() } else { [&held, line].concat().into() };
+        let shown = hidden.forms.hide_shown(&whole).into_owned();
         drop(hidden);
         self.show(stream, shown);
     }
@@ -541,7 +546,11 @@ impl OutputSink for Report {
     fn part(&self, stream: Stream, part: &[u8]) {
         let mut hidden = self.hidden.lock().unwrap_or_else(PoisonError::into_inner);
         let mut held = std::mem::take(hidden.held(stream));
-        let shown = hidden.forms.hide_part(&mut held, part);
+        let shown = match hidden.forms.is_empty() {
+            true => part.to_vec(),
+            // What a terminal would not show cannot stand between two halves of a form.
+            false => hidden.forms.hide_part(&mut held, visible::output(part, false).as_bytes()),
+        };
         *hidden.held(stream) = held;
         drop(hidden);
         self.show(stream, shown);
