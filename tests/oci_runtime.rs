@@ -240,7 +240,6 @@ fn what_does_not_go_together_is_named() {
     let context = lab.context(&[("Dockerfile", "FROM scratch\n")]);
     for (more, code, message) in [
         (&["--runtime=crun"][..], 2, "--runtime needs --isolation=oci"),
-        (&["--isolation=chroot"], 8, "--isolation=chroot is not supported"),
         (&["--isolation=hyperv"], 8, "--isolation=hyperv is not supported"),
         (&["--isolation=odd"], 2, "invalid isolation \"odd\""),
     ] {

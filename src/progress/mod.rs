@@ -7,6 +7,7 @@
 
 mod board;
 mod ci;
+mod clock;
 mod ledger;
 mod mux;
 mod plain;

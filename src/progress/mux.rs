@@ -219,10 +219,10 @@ impl Mux {
             Event::Executing { vertex } => self.executing(vertex, now),
             Event::Log { vertex, line, .. } => {
                 let begun = self.vertexes.get(&vertex).and_then(|vertex| vertex.begun);
-                let at = begun.map_or(0.0, |begun| now.saturating_sub(begun).as_secs_f64());
+                let at = begun.map_or(0, |begun| (now.saturating_sub(begun).as_micros() + 500) / 1000);
                 if let Some(number) = self.number(vertex) {
                     let line = visible::output(&line, self.output_colour);
-                    self.say(vertex, &format!("#{number} {at:.3} {line}"), now);
+                    self.say(vertex, &format!("#{number} {}.{:03} {line}", at / 1000, at % 1000), now);
                 }
             }
             Event::Unfinished { vertex, .. } => {

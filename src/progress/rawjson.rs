@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,10 +15,15 @@ use crate::lint::RULES;
 use crate::visible::visible_json;
 
 use super::Renderer;
+use super::clock::{Clock, TICK};
+
+/// Bytes of output that one object has at most, unless one line is longer.
+const FULL: usize = 16 * 1024;
 
 /// Writes events as JSON lines.
 pub(super) struct RawJson {
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
+    clock: Clock,
 }
 
 struct State {
@@ -25,6 +31,19 @@ struct State {
     vertexes: BTreeMap<VertexId, Vertex>,
     /// Warnings need a vertex to be shown by; BuildKit's have that which read the Dockerfile.
     first: Option<VertexId>,
+    /// Lines that are written as one object, as BuildKit does it with what it reads at once.
+    lines: Option<Lines>,
+    /// A thread writes lines that wait.
+    has_clock: bool,
+}
+
+/// Lines of one stream that came one after the other.
+struct Lines {
+    vertex: VertexId,
+    stream: Stream,
+    data: Vec<u8>,
+    since: Instant,
+    timestamp: String,
 }
 
 struct Vertex {
@@ -53,8 +72,11 @@ fn digest(vertex: VertexId, name: &str) -> String {
 
 impl RawJson {
     pub fn to_stderr() -> Self {
-        let state = State { out: Box::new(io::stderr()), vertexes: BTreeMap::new(), first: None };
-        RawJson { state: Mutex::new(state) }
+        RawJson { state: Arc::new(Mutex::new(State::new(Box::new(io::stderr())))), clock: Clock::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -84,6 +106,53 @@ impl Vertex {
 }
 
 impl State {
+    fn new(out: Box<dyn Write + Send>) -> Self {
+        State { out, vertexes: BTreeMap::new(), first: None, lines: None, has_clock: false }
+    }
+
+    fn take(&mut self, event: Event) {
+        if let Event::Log { vertex, stream, line } = event {
+            return self.line(vertex, stream, &line);
+        }
+        if let Some(status) = self.status(event) {
+            self.write_lines();
+            let mut line = visible_json(&status.to_string()).into_owned();
+            line.push('\n');
+            // A closed pipe is no reason to fail.
+            let _ = self.out.write_all(line.as_bytes());
+        }
+    }
+
+    fn line(&mut self, vertex: VertexId, stream: Stream, line: &[u8]) {
+        let is_next = |lines: &Lines| {
+            (lines.vertex, lines.stream) == (vertex, stream) && lines.data.len() + line.len() < FULL
+        };
+        if !self.lines.as_ref().is_some_and(is_next) {
+            self.write_lines();
+        }
+        let begin = || Lines { vertex, stream, data: Vec::new(), since: Instant::now(), timestamp: now() };
+        let lines = self.lines.get_or_insert_with(begin);
+        lines.data.extend_from_slice(line);
+        lines.data.push(b'\n');
+        if !self.has_clock || lines.since.elapsed() >= TICK {
+            self.write_lines();
+        }
+    }
+
+    fn write_lines(&mut self) {
+        let Some(lines) = self.lines.take() else { return };
+        let stream = if lines.stream == Stream::Stdout { 1 } else { 2 };
+        // Digests, base64 and times need no quoting.
+        let mut out = format!(
+            "{{\"logs\":[{{\"vertex\":\"{}\",\"stream\":{stream},\"timestamp\":\"{}\",\"data\":\"",
+            self.id(lines.vertex),
+            lines.timestamp
+        );
+        STANDARD.encode_string(&lines.data, &mut out);
+        out.push_str("\"}]}\n");
+        let _ = self.out.write_all(out.as_bytes());
+    }
+
     fn id(&self, vertex: VertexId) -> String {
         self.vertexes.get(&vertex).map_or_else(String::new, |vertex| vertex.digest.clone())
     }
@@ -168,12 +237,8 @@ impl State {
             Event::Missed { vertex, why, cause } => {
                 json!({"rbuild.miss": {"vertex": self.id(vertex), "why": why, "cause": *cause}})
             }
-            Event::Executing { .. } | Event::Unfinished { .. } | Event::Delivered(_) => return None,
-            Event::Log { vertex, stream, mut line } => {
-                line.push(b'\n');
-                let stream = if stream == Stream::Stdout { 1 } else { 2 };
-                let data = STANDARD.encode(line);
-                json!({"logs": [{"vertex": self.id(vertex), "stream": stream, "data": data, "timestamp": now()}]})
+            Event::Log { .. } | Event::Executing { .. } | Event::Unfinished { .. } | Event::Delivered(_) => {
+                return None;
             }
             Event::Progress { vertex, item, current, total } => {
                 self.progress(vertex, item, current, total)?
@@ -207,17 +272,23 @@ fn place(location: &str) -> Option<(&str, u32, u32)> {
 
 impl EventSink for RawJson {
     fn event(&self, event: Event) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(status) = state.status(event) {
-            let mut line = visible_json(&status.to_string()).into_owned();
-            line.push('\n');
-            let _ = state.out.write_all(line.as_bytes());
+        // Only what executes prints.
+        if matches!(event, Event::Executing { .. }) {
+            let state = self.state.clone();
+            let look = move || state.lock().unwrap_or_else(PoisonError::into_inner).write_lines();
+            self.state().has_clock = self.clock.start(look);
         }
+        self.state().take(event);
     }
 }
 
 impl Renderer for RawJson {
-    fn finish(&self) {}
+    fn finish(&self) {
+        self.clock.stop();
+        let mut state = self.state();
+        state.has_clock = false;
+        state.write_lines();
+    }
 }
 
 #[cfg(test)]
@@ -227,7 +298,7 @@ mod tests {
     use super::*;
 
     fn state() -> State {
-        State { out: Box::new(io::sink()), vertexes: BTreeMap::new(), first: None }
+        State::new(Box::new(io::sink()))
     }
 
     fn added(state: &mut State, number: u32, inputs: &[u32]) -> Value {
