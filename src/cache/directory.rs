@@ -6,7 +6,10 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use crate::cancel::Cancel;
 use crate::digest::{Digest, Hasher};
@@ -101,8 +104,13 @@ impl DirectoryCache {
             }
         }
         let path = self.path.join(LOCK);
-        let options = File::options().create(true).truncate(false).write(true).clone();
-        let lock = options.open(&path).map_err(CacheError::io("open", &path))?;
+        // Somebody else may have made the directory: a link leads nowhere, and nobody waits for a pipe.
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        let opened = File::options().create(true).truncate(false).write(true).custom_flags(flags).open(&path);
+        let lock = opened.map_err(CacheError::io("open", &path))?;
+        if !lock.metadata().is_ok_and(|meta| meta.is_file()) {
+            return Err(CacheError::io("lock", &path)(io::ErrorKind::InvalidData.into()));
+        }
         lock.lock().map_err(CacheError::io("lock", &path))?;
         Ok(lock)
     }

@@ -15,6 +15,7 @@ use crate::visible::visible_line;
 
 use super::empty::path;
 use super::registry::{AccessArgs, platform, transfer};
+use super::results::ResultFile;
 use super::{Session, Stop, listing, print, print_json, tell};
 
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,7 @@ pub(super) struct SbomArgs {
 pub(super) fn sbom(session: &Session, args: &SbomArgs) -> Result<u8, Stop> {
     let platform = platform(args.platform.as_deref(), session)?;
     let created = created(session)?;
+    let output = ResultFile::check(args.output.as_deref())?;
     let cwd = std::env::current_dir()?;
     let (subject, inventory) = transfer(session, &args.access, Some(platform), |transfer| {
         let place = transfer.source_or_name(&args.image, &cwd, false)?;
@@ -62,10 +64,8 @@ pub(super) fn sbom(session: &Session, args: &SbomArgs) -> Result<u8, Stop> {
     let default = if args.output.is_some() { SbomFormat::Spdx } else { SbomFormat::Table };
     let facts = Facts { created, version: env!("CARGO_PKG_VERSION").to_owned() };
     let text = render(args.format.unwrap_or(default), &subject, &inventory, &facts);
-    match &args.output {
-        Some(path) => std::fs::write(path, text).map_err(|error| {
-            Failure::new(FailureKind::Output, format!("cannot write {}: {error}", path.display()))
-        })?,
+    match output {
+        Some(file) => file.write(text.as_bytes())?,
         None if args.format.is_none_or(|format| format == SbomFormat::Table) => print(&text)?,
         None => print_json(&text)?,
     }

@@ -18,6 +18,10 @@ use super::stage::{self, Evaluated};
 pub use self::input::{BaseConfigs, ContextKind, Entitlements, ImageRequest, PlanInput, Planned};
 pub(super) use self::names::Origin;
 
+/// A longer chain of stages, each of which needs the next, is refused: nobody writes one, and a file of a stranger is
+/// not to decide how deep this program recurses.
+const MOST_STAGES_DEEP: usize = 500;
+
 /// Plans a build.
 pub fn plan(dockerfile: &Dockerfile, input: &PlanInput, bases: &BaseConfigs) -> Result<Planned, PlanError> {
     let mut builder = Builder::new(dockerfile, input, bases)?;
@@ -49,6 +53,8 @@ pub(super) struct Builder<'a> {
     /// The step that is `scratch` as a source of files.
     scratch: Option<StepId>,
     needs: Vec<ImageRequest>,
+    /// Stages that are being seen to, each for the one before it.
+    depth: usize,
     pub warnings: Vec<PlanWarning>,
 }
 
@@ -65,6 +71,7 @@ impl<'a> Builder<'a> {
             images: BTreeMap::new(),
             scratch: None,
             needs: Vec::new(),
+            depth: 0,
             warnings: Vec::new(),
         }
     }
@@ -89,6 +96,19 @@ impl<'a> Builder<'a> {
         if self.evaluated.contains_key(&index) {
             return Ok(true);
         }
+        if self.depth >= MOST_STAGES_DEEP {
+            let span = self.dockerfile.stages[index].from.image.span;
+            let message =
+                format!("more than {MOST_STAGES_DEEP} stages are built on or copy from one another");
+            return Err(PlanError::at(&self.dockerfile.source, span, message));
+        }
+        self.depth += 1;
+        let known = self.stage_below(index);
+        self.depth -= 1;
+        known
+    }
+
+    fn stage_below(&mut self, index: usize) -> Result<bool, PlanError> {
         let from = &self.dockerfile.stages[index].from;
         let platform = self.froms[index].1.clone();
         let base_known = match &self.froms[index].0 {

@@ -461,3 +461,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_chain_of_stages_that_nobody_would_write_is_an_error() {
+    let chain = |count: usize, next: &dyn Fn(usize) -> String| {
+        let stages: String = (0..count).map(next).collect();
+        format!("FROM scratch AS s0\nCOPY x /\n{stages}")
+    };
+    let built_on = |n: usize| format!("FROM s{n} AS s{}\n", n + 1);
+    let copied = |n: usize| format!("FROM scratch AS s{}\nCOPY --from=s{n} / /\n", n + 1);
+    for next in [&built_on as &dyn Fn(usize) -> String, &copied] {
+        assert!(error(&chain(20_000, next)).message.contains("more than 500 stages"));
+        assert_eq!(planned(&chain(100, next), &input()).stages.len(), 101);
+    }
+}

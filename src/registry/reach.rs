@@ -43,10 +43,10 @@ const METADATA: &[IpAddr] = &[
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
     IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
-    // Amazon, Google.
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
 ];
+
+/// The same, by the first 32 bits: Amazon (also for pods), Google, Scaleway.
+const METADATA_NETWORKS: &[[u16; 2]] = &[[0xfd00, 0xec2], [0xfd20, 0xce], [0xfd00, 0x42]];
 
 /// The IPv4 address that an IPv6 address stands for: mapped, compatible, NAT64 or 6to4.
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
@@ -75,21 +75,41 @@ pub fn is_local(address: IpAddr) -> bool {
         || match address {
             // "This network" is this machine to Linux.
             IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local() || v4.octets()[0] == 0,
-            IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified() || v6.segments()[0] & 0xffc0 == 0xfe80,
+            IpAddr::V6(v6) => {
+                let [first, second, ..] = v6.segments();
+                v6.is_loopback()
+                    || v6.is_unspecified()
+                    || first & 0xffc0 == 0xfe80
+                    || METADATA_NETWORKS.contains(&[first, second])
+            }
         }
 }
 
-/// Whether an address is one of a private network, or none that a single host has.
+/// Whether an address is one of a private network, or none that a single host of the internet has: what IANA's
+/// registries of special addresses do not call globally reachable (RFC 6890).
 fn is_private(address: IpAddr) -> bool {
     match plain(address) {
-        IpAddr::V4(v4) => {
-            let [a, b, ..] = v4.octets();
-            v4.is_private() || (a == 100 && b & 0xc0 == 64) || (a == 198 && b & 0xfe == 18) || a >= 224
-        }
-        IpAddr::V6(v6) => {
-            let first = v6.segments()[0];
-            first & 0xfe00 == 0xfc00 || first & 0xffc0 == 0xfec0 || first & 0xff00 == 0xff00
-        }
+        IpAddr::V4(v4) => match v4.octets() {
+            // Shared by customers of a provider; benchmarks; multicast and reserved.
+            [100, b, ..] if b & 0xc0 == 64 => true,
+            [198, 18 | 19, ..] | [224..=255, ..] => true,
+            // Protocols, examples, relays of 6to4.
+            [192, 0, 0 | 2, _] | [198, 51, 100, _] | [203, 0, 113, _] | [192, 88, 99, _] => true,
+            _ => v4.is_private(),
+        },
+        IpAddr::V6(v6) => match v6.segments() {
+            // Private, site-local, multicast.
+            [first, ..]
+                if first & 0xfe00 == 0xfc00 || first & 0xffc0 == 0xfec0 || first & 0xff00 == 0xff00 =>
+            {
+                true
+            }
+            // Protocols with Teredo and ORCHID, examples, segment routing, discarded.
+            [0x2001, second, ..] if second < 0x200 || second == 0xdb8 => true,
+            [0x3fff, second, ..] if second < 0x1000 => true,
+            [0x5f00, ..] | [0x100, 0, 0, 0, ..] => true,
+            _ => false,
+        },
     }
 }
 
@@ -298,6 +318,9 @@ mod tests {
             ("fe80::1", true),
             ("fe80::1%eth0", true),
             ("fd00:ec2::254", true),
+            ("fd00:ec2::23", true),
+            ("fd20:ce::254", true),
+            ("[fd00:42::42]", true),
             ("10.0.0.1", false),
             ("8.8.8.8", false),
             ("128.0.0.1", false),
@@ -325,6 +348,18 @@ mod tests {
             ("100.64.0.1", true, true, true, false),
             ("fd12::1", true, true, true, false),
             ("224.0.0.1", true, true, true, false),
+            ("192.0.2.7", true, true, true, false),
+            ("198.51.100.1", true, true, true, false),
+            ("203.0.113.9", true, true, true, false),
+            ("192.0.0.8", true, true, true, false),
+            ("240.0.0.1", true, true, true, false),
+            ("2001:db8::1", true, true, true, false),
+            ("2001:0:1::1", true, true, true, false),
+            ("3fff::1", true, true, true, false),
+            ("64:ff9b::a01:203", true, true, true, false),
+            ("192.1.0.1", true, true, true, true),
+            ("198.20.0.1", true, true, true, true),
+            ("2001:4860:4860::8888", true, true, true, true),
             ("93.184.216.34", true, true, true, true),
             ("2606:4700::1111", true, true, true, true),
         ] {

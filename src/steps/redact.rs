@@ -44,7 +44,7 @@ impl Forms {
             let lines = value.split(|c| *c == b'\n').map(<[u8]>::trim_ascii);
             for part in [&**value, trimmed].into_iter().chain(lines) {
                 all.push(part.to_vec());
-                all.push(percent(part));
+                percent(part, &mut all);
                 base64(part, &mut all);
             }
         }
@@ -136,15 +136,32 @@ fn base64(value: &[u8], all: &mut Vec<Vec<u8>>) {
     }
 }
 
-fn percent(value: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(value.len());
-    for byte in value {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(*byte),
-            other => out.extend_from_slice(format!("%{other:02X}").as_bytes()),
+/// A value as programs write it into URLs: they differ in what they leave as it is beside letters, digits and `-_.~`,
+/// in the case of the digits, and in blanks.
+fn percent(value: &[u8], all: &mut Vec<Vec<u8>>) {
+    // RFC 3986; Python's quote(); JavaScript's encodeURIComponent() and encodeURI().
+    for kept in ["", "/", "!*'()", "!*'();,/?:@&=+$#"] {
+        for upper in [true, false] {
+            for blank in ["%20", "+"] {
+                let mut out = Vec::with_capacity(value.len());
+                for byte in value {
+                    match byte {
+                        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                            out.push(*byte)
+                        }
+                        byte if kept.as_bytes().contains(byte) => out.push(*byte),
+                        b' ' => out.extend_from_slice(blank.as_bytes()),
+                        other if upper => out.extend_from_slice(format!("%{other:02X}").as_bytes()),
+                        other => out.extend_from_slice(format!("%{other:02x}").as_bytes()),
+                    }
+                }
+                all.push(out);
+                if !value.contains(&b' ') {
+                    break;
+                }
+            }
         }
     }
-    out
 }
 
 #[cfg(test)]
@@ -160,7 +177,11 @@ mod tests {
     fn a_secret_is_hidden_in_all_its_forms() {
         assert_eq!(shown("hunter22\n", "the password is hunter22, hunter22!"), "the password is ****, ****!");
         assert_eq!(shown("hunter22", "aHVudGVyMjI="), "****");
-        assert_eq!(shown("a b/c&d", "x=a%20b%2Fc%26d"), "x=****");
+        for encoded in
+            ["a%20b%2Fc%26d", "a%20b%2fc%26d", "a+b%2Fc%26d", "a%20b/c%26d", "a+b/c%26d", "a%20b/c&d"]
+        {
+            assert_eq!(shown("a b/c&d", &format!("x={encoded}")), "x=****");
+        }
         assert_eq!(shown("line one\nline two\n", "it says line two here"), "it says **** here");
     }
 

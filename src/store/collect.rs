@@ -1,5 +1,6 @@
 //! Taking things out of a store while others use it. What goes is for `gc/` to say.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::inventory::{Item, Room};
-use super::open::{Store, StoreError, open_lock};
+use super::open::{LATER_ROOMS, Store, StoreError, open_lock};
 use super::private;
 use super::temp::{self, TempDir};
 
@@ -150,8 +151,12 @@ impl Collector {
     /// put right where this user may do so.
     pub fn wrong_permissions(&self, repair: bool) -> Vec<(PathBuf, &'static str)> {
         let mut wrong = Vec::new();
-        let rooms = Room::ALL.iter().map(|room| room.dir()).chain(["blobs", "tmp", ""]);
+        let rooms = Room::ALL.iter().map(|room| room.dir()).chain(["blobs", "tmp", ""]).chain(LATER_ROOMS);
+        let mut seen = BTreeSet::new();
         for path in rooms.map(|dir| self.store.root().join(dir)) {
+            if !seen.insert(path.clone()) {
+                continue;
+            }
             let Ok(dir) = private::open_dir(&path) else { continue };
             let Ok(mode) = dir.metadata().map(|meta| meta.permissions().mode()) else { continue };
             let reason = match (mode & 0o700, mode & 0o022, mode & 0o077) {

@@ -13,7 +13,7 @@ use super::arrivals::Arrivals;
 use crate::fs::new_file_beside;
 
 use super::files::entries;
-use super::private::{self, claim, make_room, open_file, refuse_link};
+use super::private::{self, claim, make_room, open_file, refuse_planted};
 use super::temp;
 
 const VERSION: &str = "1";
@@ -32,7 +32,7 @@ const ROOMS: [&str; 11] = [
     "tmp",
 ];
 /// Directories that are made when they are first needed.
-const LATER_ROOMS: [&str; 4] = ["git", "builds", "logs", "told"];
+pub(super) const LATER_ROOMS: [&str; 4] = ["git", "builds", "logs", "told"];
 /// Bytes set aside for a full disk: directories and files of one process, with room to spare.
 const SPARE: usize = 64 * 1024;
 
@@ -57,7 +57,7 @@ pub enum StoreError {
         /// What its version file says.
         found: String,
     },
-    /// The root belongs to another user.
+    /// The root, or a directory in it, belongs to another user.
     #[error("the store's directory {} belongs to {owner}, and rbuild runs as {caller}; a store is for one user alone", path.display())]
     Foreign {
         /// The store's root.
@@ -143,7 +143,7 @@ impl Store {
             make_room(&path)?;
         }
         for room in LATER_ROOMS {
-            refuse_link(&root.join(room))?;
+            refuse_planted(&root.join(room))?;
         }
         if narrowed.is_some() {
             let rooms = ROOMS.iter().chain(&LATER_ROOMS).map(|room| root.join(room));

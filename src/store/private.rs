@@ -103,17 +103,19 @@ pub(super) fn open_dir(dir: &Path) -> Result<File, StoreError> {
 /// Makes a directory of the store unless there is one. A link is none.
 pub(super) fn make_room(dir: &Path) -> Result<(), StoreError> {
     match fs::symlink_metadata(dir) {
-        Ok(meta) if meta.is_dir() => Ok(()),
+        // Whoever made it could change it as long as they have it open.
+        Ok(meta) if meta.is_dir() => check_owner(dir, meta.uid()),
         Ok(meta) if meta.is_symlink() => Err(StoreError::Link { path: dir.to_owned() }),
         _ => super::files::make_dir(dir),
     }
 }
 
-/// Refuses a link where the store has a directory, or will have one.
-pub(super) fn refuse_link(dir: &Path) -> Result<(), StoreError> {
+/// Refuses a link, and a directory of somebody else, where the store has a directory or will have one.
+pub(super) fn refuse_planted(dir: &Path) -> Result<(), StoreError> {
     match fs::symlink_metadata(dir) {
         Ok(meta) if meta.is_symlink() => Err(StoreError::Link { path: dir.to_owned() }),
-        _ => Ok(()),
+        Ok(meta) => check_owner(dir, meta.uid()),
+        Err(_) => Ok(()),
     }
 }
 

@@ -155,6 +155,18 @@ fn a_store_of_another_user_is_refused_by_name_and_its_links_are_not_followed() {
         let meta = fs::metadata(&advice).expect("store");
         assert_eq!((meta.mode() & 0o777, meta.uid()), (0o700, uid));
         assert_eq!(fs::metadata(&volume).expect("volume").mode() & 0o7777, 0o2777);
+        // Directories that somebody put where a store is going to be, and still has open.
+        for planted in ["records", "builds"] {
+            let place = root.path().join(format!("planted-{planted}"));
+            fs::create_dir_all(place.join(planted)).expect("planted");
+            chown(place.join(planted), Some(uid), Some(uid)).expect("chown");
+            let done = root.run(["--root", &place.display().to_string(), "images"]);
+            assert!(
+                done.code == 7 && done.err.contains(&format!("{planted} belongs to {name}")),
+                "{}",
+                done.err
+            );
+        }
     }
 }
 
@@ -175,7 +187,8 @@ fn a_store_that_others_could_use_is_closed_with_a_notice_and_fsck_finds_open_dir
         assert_eq!((mode(&lab.store()), mode(&lab.store().join("blobs"))), (0o700, 0o700));
         assert_eq!(lab.run(["images"]).err, "");
     }
-    for room in ["tmp", "snapshots", "blobs"] {
+    fs::create_dir(lab.store().join("logs")).expect("logs");
+    for room in ["tmp", "snapshots", "blobs", "logs"] {
         let room = lab.store().join(room);
         chmod(&room, 0o711);
         let done = lab.run(["fsck"]);

@@ -219,7 +219,7 @@ fn an_existing_layout_keeps_its_images_and_other_directories_are_refused() -> Re
 }
 
 #[test]
-fn links_and_devices_as_destinations_stay_what_they_are() -> Result {
+fn a_link_as_destination_is_replaced_and_a_device_written_to() -> Result {
     let dir = tempfile::tempdir()?;
     let store = Store::open(&dir.path().join("store"))?;
     let images = [export_image(&image(&store, "amd64", Gzip, Family::Oci)?, &["app:1"])?];
@@ -227,7 +227,9 @@ fn links_and_devices_as_destinations_stay_what_they_are() -> Result {
     fs::write(&real, "old")?;
     std::os::unix::fs::symlink(&real, &link)?;
     oci::write_archive(&store, &images, &file(&link), &go_on()?)?;
-    assert!(fs::symlink_metadata(&link)?.is_symlink() && fs::metadata(&real)?.len() > 3);
+    // What it leads to may be somebody else's choice.
+    assert_eq!(fs::read_to_string(&real)?, "old");
+    assert!(fs::symlink_metadata(&link)?.is_file());
     oci::write_archive(&store, &images, &file(Path::new("/dev/null")), &go_on()?)?;
     use std::os::unix::fs::FileTypeExt as _;
     assert!(fs::symlink_metadata("/dev/null")?.file_type().is_char_device());
