@@ -62,13 +62,19 @@ impl Container {
     }
 
     fn build(&self, context: &Path, more: &[&str]) -> Done {
-        let context = context.display().to_string();
-        let mut args = vec!["build", "--progress=plain", "--build-arg", "SOURCE_DATE_EPOCH=1700000000"];
-        let bases = self.lab.bases();
-        args.extend(bases.iter().map(String::as_str));
-        args.extend(more);
-        args.push(&context);
-        self.run(&args)
+        done_in_time(&mut self.building(context, more))
+    }
+
+    /// With something in rbuild's environment.
+    fn build_marked(&self, context: &Path, more: &[&str]) -> Done {
+        done_in_time(self.building(context, more).env("OUTSIDE_MARK", "outside"))
+    }
+
+    fn building(&self, context: &Path, more: &[&str]) -> Command {
+        let mut command = self.rbuild();
+        command.args(["build", "--progress=plain", "--build-arg", "SOURCE_DATE_EPOCH=1700000000"]);
+        command.args(self.lab.bases()).args(more).arg(context);
+        command
     }
 }
 

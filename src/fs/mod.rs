@@ -9,6 +9,7 @@ mod fresh;
 mod ids;
 mod inherited;
 mod mode;
+mod nodes;
 pub mod paths;
 mod remove;
 mod resolve;
@@ -19,6 +20,7 @@ pub use copy::{copy_content, copy_layer, copy_metadata};
 pub use fresh::{make_beside, make_private_dir, new_file_beside};
 pub use ids::IdMap;
 pub use inherited::{descriptor_of, inherited};
+pub use nodes::{HARMLESS_DEVICES, make_recorded_node, record_nodes};
 pub use remove::{remove_in, remove_tree};
 pub use resolve::{open_resolved, open_resolved_c};
 pub use root::{

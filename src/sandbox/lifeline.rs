@@ -122,7 +122,7 @@ fn wait_for(home: i32, go: i32, go_write: i32) -> ! {
     let _ = rustix::process::setsid();
     syscalls::reset_signals();
     // Locks and pipes of the parent must not live on in here.
-    let ready = syscalls::keep_only([(home, HOME), (go, GO)]).and_then(|()| syscalls::set_capabilities(0));
+    let ready = syscalls::keep_only(&[(home, HOME), (go, GO)]).and_then(|()| syscalls::set_capabilities(0));
     if ready.is_ok() {
         (0..3).for_each(syscalls::close);
         // The parent needs to look at this process once.

@@ -396,7 +396,7 @@ fn keep(network: Option<&OwnedFd>, life: &OwnedFd, ready: &OwnedFd) -> ! {
             None => syscalls::loopback_up()?,
         }
         // Locks and pipes of the parent must not live on in here.
-        syscalls::keep_only([(life.as_raw_fd(), LIFE), (ready.as_raw_fd(), READY)])?;
+        syscalls::keep_only(&[(life.as_raw_fd(), LIFE), (ready.as_raw_fd(), READY)])?;
         rustix::process::setsid()?;
         syscalls::set_capabilities(0)
     };

@@ -144,7 +144,7 @@ impl Helper {
             match clone_process(namespaces) {
                 Ok(Cloned::Child) => {
                     // What is set up may need descriptors that are closed afterwards.
-                    let set_up = set_up().and_then(|()| syscalls::keep_only([(life_fd, 3), (ready_fd, 4)]));
+                    let set_up = set_up().and_then(|()| syscalls::keep_only(&[(life_fd, 3), (ready_fd, 4)]));
                     match set_up {
                         Ok(()) if syscalls::write_byte(4, 0).is_ok() => syscalls::wait_for_end(3),
                         Ok(()) => {}

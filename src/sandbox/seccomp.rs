@@ -12,6 +12,8 @@
 
 use libc::{c_long, sock_filter};
 
+use crate::fs::HARMLESS_DEVICES;
+
 /// Highest number that the table below knows; what is beyond did not exist when it was written.
 const NEWEST: u32 = 466;
 
@@ -118,6 +120,7 @@ const LOAD: u16 = 0x20;
 const JUMP_EQUAL: u16 = 0x15;
 const JUMP_GREATER_EQUAL: u16 = 0x35;
 const JUMP_ANY_BIT: u16 = 0x45;
+const AND: u16 = 0x54;
 const RETURN: u16 = 0x06;
 const OFFSET_NUMBER: u32 = 0;
 const OFFSET_ARCH: u32 = 4;
@@ -167,11 +170,19 @@ const NODES: &[c_long] = numbers![SYS_mknodat];
 
 /// By which a process reaches files of the kernel's that are about itself.
 #[cfg(target_arch = "x86_64")]
-const OPENING: &[c_long] = numbers![SYS_openat SYS_open SYS_readlink SYS_readlinkat SYS_openat2 SYS_uname];
+const OPENING: &[c_long] = numbers![
+    SYS_openat SYS_open SYS_creat SYS_readlink SYS_readlinkat SYS_openat2 SYS_execve SYS_execveat SYS_uname SYS_statfs
+];
 #[cfg(target_arch = "aarch64")]
-const OPENING: &[c_long] = numbers![SYS_openat SYS_readlinkat SYS_openat2 SYS_uname];
-/// By which a process looks into others, or out of its root directory.
-const OTHER_PROCESSES: &[c_long] = numbers![SYS_ptrace SYS_process_vm_readv SYS_process_vm_writev SYS_chroot];
+const OPENING: &[c_long] =
+    numbers![SYS_openat SYS_readlinkat SYS_openat2 SYS_execve SYS_execveat SYS_uname SYS_statfs];
+/// By which a process looks into others.
+const OTHER_PROCESSES: &[c_long] = numbers![SYS_ptrace SYS_process_vm_readv SYS_process_vm_writev];
+/// Which make nodes, and the number of the argument that has the kind. The device is the one behind it.
+#[cfg(target_arch = "x86_64")]
+const MAKING_NODES: &[(c_long, u32)] = &[(libc::SYS_mknod, 1), (libc::SYS_mknodat, 2)];
+#[cfg(target_arch = "aarch64")]
+const MAKING_NODES: &[(c_long, u32)] = &[(libc::SYS_mknodat, 2)];
 
 /// The filter for root where there is one ID only: calls about identities and owners are
 /// asked about. With `all`, everything else is allowed.
@@ -220,6 +231,10 @@ pub(super) fn chroot_filter(offline: bool, guarded: bool, answers: bool) -> Vec<
     for call in OPENING.iter().filter(|_| answers) {
         program.push(op(JUMP_EQUAL, *call as u32, 0, 1));
         program.push(op(RETURN, ASK, 0, 0));
+    }
+    let refused = if answers { ASK } else { ERRNO | libc::EPERM as u32 };
+    for (call, argument) in MAKING_NODES {
+        program.extend(devices(*call, *argument, refused));
     }
     if offline {
         for (_, call) in SOCKET_CALLS {
@@ -297,6 +312,25 @@ fn choice(call: c_long, tests: &[sock_filter], if_true: u32, if_false: u32) -> V
     out
 }
 
+/// Allows a call that makes a node, except for devices that are not harmless.
+fn devices(call: c_long, argument: u32, otherwise: u32) -> Vec<sock_filter> {
+    let load = |argument: u32| op(LOAD, OFFSET_ARG0 + 8 * argument, 0, 0);
+    let harmless: Vec<u32> =
+        HARMLESS_DEVICES.iter().map(|(major, minor)| libc::makedev(*major, *minor) as u32).collect();
+    let mut tests = vec![load(argument), op(AND, libc::S_IFMT, 0, 0)];
+    let numbers = harmless.len() as u8;
+    // Past the comparisons of the number, to one of the two returns.
+    tests.push(op(JUMP_EQUAL, libc::S_IFBLK, numbers + 3, 0));
+    tests.push(op(JUMP_EQUAL, libc::S_IFCHR, 0, numbers + 1));
+    tests.push(load(argument + 1));
+    tests.extend(any_of(&harmless));
+    let mut out = vec![op(JUMP_EQUAL, call as u32, 0, tests.len() as u8 + 2)];
+    out.extend(tests);
+    out.push(op(RETURN, ALLOW, 0, 0));
+    out.push(op(RETURN, otherwise, 0, 0));
+    out
+}
+
 /// Names of the calls whose first argument is an address family.
 pub(super) fn socket_names() -> Vec<&'static str> {
     names(SOCKET_CALLS.iter())
@@ -360,101 +394,5 @@ fn search(stretches: &[(u32, u32)]) -> Vec<sock_filter> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Interprets the filter as the kernel does.
-    fn run(program: &[sock_filter], arch: u32, number: u32, arg0: u32) -> u32 {
-        let (mut at, mut value) = (0usize, 0u32);
-        loop {
-            let step = program[at];
-            at += 1;
-            let jump = |holds: bool| usize::from(if holds { step.jt } else { step.jf });
-            match step.code {
-                LOAD => {
-                    value = match step.k {
-                        OFFSET_NUMBER => number,
-                        OFFSET_ARCH => arch,
-                        _ => arg0,
-                    }
-                }
-                JUMP_EQUAL => at += jump(value == step.k),
-                JUMP_GREATER_EQUAL => at += jump(value >= step.k),
-                JUMP_ANY_BIT => at += jump(value & step.k != 0),
-                0x05 => at += step.k as usize,
-                RETURN => return step.k,
-                other => panic!("unknown instruction {other:#x}"),
-            }
-        }
-    }
-
-    #[test]
-    fn the_filter_answers_like_the_table() {
-        let program = default_filter();
-        assert!(program.len() < 400, "{}", program.len());
-        let call = |number: c_long, arg0: u32| run(&program, AUDIT_ARCH, number as u32, arg0);
-        let (eperm, enosys) = (ERRNO | libc::EPERM as u32, ERRNO | libc::ENOSYS as u32);
-        for number in allowed() {
-            assert_eq!(call(c_long::from(number), 0), ALLOW, "{number}");
-        }
-        for refused in numbers![SYS_mount SYS_umount2 SYS_bpf SYS_unshare SYS_setns SYS_reboot SYS_swapon
-            SYS_init_module SYS_kexec_load SYS_add_key SYS_keyctl SYS_request_key SYS_userfaultfd
-            SYS_perf_event_open SYS_open_by_handle_at SYS_pivot_root SYS_quotactl SYS_acct
-            SYS_settimeofday SYS_clock_settime SYS_io_uring_setup SYS_io_uring_enter
-            SYS_fsopen SYS_move_mount SYS_open_tree SYS_mount_setattr SYS_syslog SYS_vhangup
-            SYS_lookup_dcookie SYS_move_pages SYS_mbind SYS_get_mempolicy SYS_kcmp SYS_nfsservctl
-            SYS_pidfd_getfd SYS_process_madvise]
-        {
-            assert_eq!(call(*refused, 0), eperm, "{refused}");
-        }
-        assert_eq!(call(libc::SYS_clone3, 0), enosys);
-        assert_eq!(call(libc::SYS_clone, 0x1200011), ALLOW);
-        assert_eq!(call(libc::SYS_clone, 0x1000_0000), eperm);
-        for number in [libc::SYS_socket, libc::SYS_socketpair] {
-            for family in (0..50).chain([u32::MAX]) {
-                let wanted = if [15, 38, 40].contains(&family) { eperm } else { ALLOW };
-                assert_eq!(call(number, family), wanted, "{number} {family}");
-            }
-        }
-        assert_eq!(call(libc::SYS_personality, 0), ALLOW);
-        assert_eq!(call(libc::SYS_personality, 0xffff_ffff), ALLOW);
-        assert_eq!(call(libc::SYS_personality, 0x40000), eperm);
-        assert_eq!(call(9999, 0), enosys);
-        assert_eq!(run(&program, 0x4000_0003, 1, 0), enosys);
-        assert_eq!(run(&program, AUDIT_ARCH, X32 | 1, 0), enosys);
-    }
-
-    #[test]
-    fn without_namespaces_a_step_may_be_offline_asked_and_kept_from_others() {
-        let eperm = ERRNO | libc::EPERM as u32;
-        for (offline, guarded, answers) in [(false, true, false), (true, false, true)] {
-            let program = chroot_filter(offline, guarded, answers);
-            let call = |number: c_long, arg0: u32| run(&program, AUDIT_ARCH, number as u32, arg0);
-            assert_eq!(call(libc::SYS_openat, 0), if answers { ASK } else { ALLOW });
-            assert_eq!(call(libc::SYS_ptrace, 0), if guarded { ALLOW } else { eperm });
-            assert_eq!(call(libc::SYS_chroot, 0), if guarded { ALLOW } else { eperm });
-            let internet = if offline { ERRNO | libc::EAFNOSUPPORT as u32 } else { ALLOW };
-            for family in [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK] {
-                assert_eq!(call(libc::SYS_socket, family as u32), internet);
-            }
-            assert_eq!(call(libc::SYS_socket, libc::AF_UNIX as u32), ALLOW);
-            assert_eq!(call(libc::SYS_mount, 0), eperm);
-        }
-    }
-
-    #[test]
-    fn with_one_id_identities_and_owners_are_asked_about() {
-        for all in [false, true] {
-            let program = single_id_filter(all);
-            let call = |number: c_long| run(&program, AUDIT_ARCH, number as u32, 0);
-            assert_eq!(call(libc::SYS_setresuid), ASK);
-            assert_eq!(call(libc::SYS_setfsuid), ERRNO);
-            assert_eq!(call(libc::SYS_fchownat), ASK);
-            assert_eq!(call(libc::SYS_capset), ASK);
-            let prctl = |option: u32| run(&program, AUDIT_ARCH, libc::SYS_prctl as u32, option);
-            assert_eq!((prctl(8), prctl(28), prctl(15), prctl(4)), (ASK, ASK, ALLOW, ALLOW));
-            assert_eq!(call(libc::SYS_read), ALLOW);
-            assert_eq!(call(libc::SYS_mount) == ALLOW, all);
-        }
-    }
-}
+#[path = "seccomp_tests.rs"]
+mod tests;

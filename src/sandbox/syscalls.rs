@@ -312,22 +312,28 @@ pub(super) fn close_on_exec_from_3() -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, CLOEXEC) }).map(drop)
 }
 
+/// So many descriptors can be kept.
+pub(super) const MOST_KEPT: usize = 64;
+
 /// Gives descriptors the wanted numbers, which must come right behind the standard streams and in
 /// order, and closes all others behind those.
-pub(super) fn keep_only<const N: usize>(wanted: [(i32, i32); N]) -> Result<(), Errno> {
+pub(super) fn keep_only(wanted: &[(i32, i32)]) -> Result<(), Errno> {
     /// Above any number wanted, so that no source is overwritten before it was moved.
     const AWAY: i32 = 100;
-    let mut moved = [0; N];
-    for (at, (from, _)) in wanted.into_iter().enumerate() {
+    let mut moved = [0; MOST_KEPT];
+    if wanted.len() > MOST_KEPT {
+        return Err(Errno::INVAL);
+    }
+    for (at, (from, _)) in wanted.iter().enumerate() {
         // SAFETY: numbers only; nothing in this process uses the descriptors afterwards.
-        let copy = unsafe { libc::syscall(libc::SYS_fcntl, from, libc::F_DUPFD_CLOEXEC, AWAY) };
+        let copy = unsafe { libc::syscall(libc::SYS_fcntl, *from, libc::F_DUPFD_CLOEXEC, AWAY) };
         moved[at] = check(copy)? as i32;
     }
     let mut first_free = 3;
-    for ((_, to), from) in wanted.into_iter().zip(moved) {
+    for ((_, to), from) in wanted.iter().zip(moved) {
         // SAFETY: as above.
-        check(unsafe { libc::syscall(libc::SYS_dup3, from, to, libc::O_CLOEXEC) })?;
-        first_free = to + 1;
+        check(unsafe { libc::syscall(libc::SYS_dup3, from, *to, libc::O_CLOEXEC) })?;
+        first_free = *to + 1;
     }
     // SAFETY: as above.
     check(unsafe { libc::syscall(libc::SYS_close_range, first_free, u32::MAX, 0) }).map(drop)

@@ -11,7 +11,11 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use crate::fs::{Root, TreeEntry, copy_content, copy_layer, copy_metadata};
+use rustix::fs::FileType;
+
+use crate::fs::{
+    NODE_RECORD, Root, TreeEntry, copy_content, copy_layer, copy_metadata, parse_node_record, record_nodes,
+};
 use crate::layer::LayerError;
 use crate::store::{SnapshotId, TempDir};
 
@@ -102,14 +106,13 @@ impl LiveRoot {
         }
         if self.layers.len() < layers.len() {
             self.layers = layers.to_vec();
-            self.look(&root)?;
+            let path = self.path();
+            let failed = |source| LayerError::io("list", &path, source);
+            let seen = scan(&root).map_err(failed)?;
+            // A process could open them: no mount keeps them closed.
+            let any = record_nodes(&root, &seen.entries).map_err(failed)?;
+            self.facts = if any { scan(&root).map_err(failed)?.stamps } else { seen.stamps };
         }
-        Ok(())
-    }
-
-    fn look(&mut self, root: &Root) -> Result<(), SnapshotError> {
-        let path = self.path();
-        self.facts = scan(root).map_err(|source| LayerError::io("list", &path, source))?.stamps;
         Ok(())
     }
 
@@ -174,19 +177,39 @@ impl LiveRoot {
 }
 
 fn copy(from: &Root, to: &Root, file: &TreeEntry) -> std::io::Result<()> {
-    let is_link = file.file_type() == rustix::fs::FileType::Symlink;
-    copy_content(from, to, file)?;
-    let xattrs = if is_link { Vec::new() } else { from.xattrs(&file.path)? };
+    let is_link = file.file_type() == FileType::Symlink;
+    let mut xattrs = if is_link { Vec::new() } else { from.xattrs(&file.path)? };
+    match recorded(file, &xattrs) {
+        Some((is_block, major, minor)) => {
+            let kind = if is_block { FileType::BlockDevice } else { FileType::CharacterDevice };
+            to.make_node(&file.path, kind, major, minor)?;
+            xattrs.retain(|(name, _)| name != NODE_RECORD.as_bytes());
+        }
+        None => copy_content(from, to, file)?,
+    }
     copy_metadata(to, file, &xattrs, true)
+}
+
+/// The device that a file stands for.
+fn recorded(file: &TreeEntry, xattrs: &[(Vec<u8>, Vec<u8>)]) -> Option<(bool, u32, u32)> {
+    let is_empty = file.file_type() == FileType::RegularFile && file.stat.stx_size == 0;
+    let record = xattrs.iter().find(|(name, _)| is_empty && name == NODE_RECORD.as_bytes());
+    record.and_then(|(_, value)| parse_node_record(value))
 }
 
 /// Makes another name of a file a file of its own: on an overlay, who changes one of them in a later step leaves the
 /// others alone.
 fn part(root: &Root, layer: &Root, file: &TreeEntry) -> std::io::Result<()> {
     let above = parent(&file.path).map(|above| root.stat(above)).transpose()?.flatten();
+    let xattrs = root.xattrs(&file.path)?;
     root.remove(&file.path)?;
-    // The layer has the same content under the same name.
-    copy(layer, root, file)?;
+    if recorded(file, &xattrs).is_some() {
+        drop(root.create_file(&file.path)?);
+        copy_metadata(root, file, &xattrs, true)?;
+    } else {
+        // The layer has the same content under the same name.
+        copy(layer, root, file)?;
+    }
     keep_time(root, above.as_ref());
     Ok(())
 }

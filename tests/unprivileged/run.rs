@@ -1,8 +1,11 @@
 //! RUN where root of a container has neither namespaces nor mounts: by chroot.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::Container;
 use super::support::{Lab, Who, base, compiled, done, skip};
@@ -16,11 +19,11 @@ const DOCKERFILE: &str = "FROM busybox AS other
 RUN mkdir /o && echo o > /o/f && chown -R 7:8 /o
 FROM busybox
 RUN mkdir -m 750 /d && echo x > /d/f && chown 1000:2000 /d/f && echo l > /d/l && ln /d/l /d/hard && ln -s f /d/link && mkfifo /d/p
-RUN echo more >> /d/hard && cat /d/l > /seen-l
-RUN rm /bin/sleep && echo changed > /etc/motd && chmod 6755 /d/f && mv /home/app /home/moved && mknod /d/null c 1 3
+RUN echo more >> /d/hard && cat /d/l > /seen-l && chmod 600 /etc/group && chmod 644 /etc/group
+RUN rm /bin/sleep && echo changed > /etc/motd && chmod 6755 /d/f && mv /home/app /home/moved && mknod /d/null c 1 3 && mknod -m 640 /d/disk b 7 0
 RUN --mount=type=cache,target=/c --mount=type=tmpfs,target=/t --mount=type=secret,id=s,mode=0440 --mount=target=/context \\
     --mount=type=bind,from=other,source=/o,target=/b,rw --mount=type=secret,id=s,env=SECRET \\
-    cat /b/f /context/file /run/secrets/s > /seen && echo \"$SECRET\" >> /seen && echo z | tee /c/z /t/z /b/new && chmod 600 /etc/group && chmod 644 /etc/group
+    cat /b/f /context/file /run/secrets/s > /seen && echo \"$SECRET\" >> /seen && echo z | tee /c/z /t/z /b/new
 COPY --from=other --chown=5 /o /copied
 RUN tar -cf /t.tar -C /copied . && mkdir /from-tar && tar -xf /t.tar -C /from-tar && rm /t.tar
 RUN --mount=target=/context /context/hostile capability /d/l
@@ -118,7 +121,7 @@ fn a_secret_stays_in_no_layer_under_any_name() {
     assert_eq!(ended.code, 0, "{}", ended.err);
     assert!(ended.err.contains("the secret /run/secrets/s was linked"), "{}", ended.err);
     for dir in [PathBuf::from(&out), container.lab.store()] {
-        let found = std::process::Command::new("grep").args(["-rl", "very hidden"]).arg(&dir).output();
+        let found = Command::new("grep").args(["-rl", "very hidden"]).arg(&dir).output();
         let found = done(found.expect("grep"));
         assert_eq!(found.out, "", "the secret is in {}", dir.display());
     }
@@ -128,31 +131,83 @@ fn a_secret_stays_in_no_layer_under_any_name() {
 fn a_step_cannot_reach_what_is_outside_of_its_root() {
     let test = "a_step_cannot_reach_what_is_outside_of_its_root";
     let Some(container) = container(test) else { return };
-    let text = "FROM busybox\nARG FILE PIDS\nRUN --mount=target=/c /c/hostile escape \"$FILE\"\n\
+    let text = "FROM busybox\nARG FILE\nRUN --mount=target=/c /c/hostile escape \"$FILE\"\n\
+                RUN --mount=target=/c /c/hostile race && /c/hostile again\n\
                 RUN --mount=target=/c /c/hostile kill 1; \
-                for file in environ root/etc/passwd mem fd/0 cwd; do cat /proc/1/$file; done; ls /proc/1/root/; true\n\
-                RUN --mount=target=/c pid=$$; while [ $pid -gt 1 ]; do \
-                pid=$(sed 's/.*) //' /proc/$pid/stat | cut -d' ' -f2); echo \"above: $pid\"; \
-                [ $pid -gt 1 ] && /c/hostile kill $pid; cat /proc/$pid/environ; done; true\n";
+                for file in environ root/etc/passwd mem fd/0 cwd cmdline; do cat /proc/1/$file; done; ls /proc/1/root/; true\n\
+                RUN --mount=target=/c above=$PPID; for pid in $above $((above - 1)) $((above - 2)); do /c/hostile kill $pid; \
+                for file in environ cmdline root/etc/passwd; do cat /proc/$pid/$file; done; done; echo looked\n";
     let Some(context) = context(&container.lab, test, text) else { return };
     let file = container.lab.out("outside");
     fs::write(&file, "outside\n").expect("write");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("chmod");
     let flag = format!("FILE={}", file.display());
     let info = container.run(&["info"]).out;
     if info.contains("no Landlock") || info.contains("Landlock without signals") {
         return skip(test, "this kernel has no Landlock, or one that lets signals pass");
     }
-    let ended = container.build(&context, &["--build-arg", &flag]);
+    let ended = container.build_marked(&context, &["--build-arg", &flag]);
     assert_eq!(ended.code, 0, "{}", ended.err);
-    for what in ["read", "write", "remove", "make", "list", "execute"] {
-        assert!(ended.err.contains(&format!("{what}: Permission denied")), "{what}: {}", ended.err);
+    assert!(!ended.err.contains("FOUND"), "{}", ended.err);
+    for what in ["chroot", "io_uring", "pidfd_getfd", "open_by_handle_at", "unshare", "mount"] {
+        assert!(ended.err.contains(&format!("{what}: Operation not permitted")), "{what}: {}", ended.err);
     }
     assert_eq!(fs::read_to_string(&file).expect("file"), "outside\n");
-    assert!(!ended.err.contains("signal: done"), "{}", ended.err);
-    assert!(!ended.err.contains("trace: done"), "{}", ended.err);
-    assert!(ended.err.contains("above: 1"), "{}", ended.err);
-    assert!(!ended.err.contains("PATH="), "an environment was read: {}", ended.err);
-    assert!(!ended.err.contains("root:x:"), "{}", ended.err);
+    assert_eq!(fs::metadata(&file).expect("file").permissions().mode() & 0o777, 0o640);
+    for seen in ["signal: done", "trace: done", "PATH=", "root:x:", "--build-arg"] {
+        assert!(!ended.err.contains(seen), "{seen}: {}", ended.err);
+    }
+    for done in ["raced well", "executed again", "looked"] {
+        assert!(ended.err.contains(done), "{done}: {}", ended.err);
+    }
+}
+
+/// What is not about the step's own processes is not there.
+#[test]
+fn a_step_sees_its_own_processes() {
+    let test = "a_step_sees_its_own_processes";
+    let Some(container) = container(test) else { return };
+    let text = "FROM busybox\nRUN sleep 1000 & pid=$!; \
+                until ps | grep -v grep | grep -q 'sleep 1000'; do :; done; ls /proc | grep -qx $pid || exit 1; \
+                ls /proc | grep -qx 1 && exit 2; test -e /proc/1/stat && exit 3; \
+                [ $(cat /proc/$pid/comm) = sleep ] || exit 4; cd /proc/$pid && [ $(cat comm) = sleep ] || exit 5; \
+                [ $(ls /proc/self/fd | wc -l) -ge 3 ] || exit 6; [ \"$(cd /proc/self && cat comm)\" = cat ] || exit 7; \
+                kill $pid; wait; ls /proc | grep -qx $pid && exit 8; ls /sys/class/net | grep -q lo\n";
+    let context = container.lab.context(&[("Dockerfile", text)]);
+    let ended = container.build(&context, &[]);
+    assert_eq!(ended.code, 0, "{}", ended.err);
+}
+
+/// The init of the step outlives rbuild and clears up.
+#[test]
+fn a_secret_does_not_outlive_a_killed_build() {
+    let Some(container) = container("a_secret_does_not_outlive_a_killed_build") else { return };
+    let text = "FROM busybox\nRUN --mount=type=secret,id=s sleep 1000\n";
+    let context = container.lab.context(&[("Dockerfile", text), ("secret", "very hidden value\n")]);
+    let secret = format!("id=s,src={}", context.join("secret").display());
+    let mut command = container.building(&context, &["--secret", &secret]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("rbuild starts");
+    let store = container.lab.store();
+    let is_there = || {
+        let found = Command::new("grep").args(["-rlsD", "skip", "very hidden"]).arg(&store).output();
+        !found.expect("grep").stdout.is_empty()
+    };
+    let waits_until = |wanted: bool| {
+        let begun = Instant::now();
+        while is_there() != wanted {
+            assert!(begun.elapsed() < Duration::from_secs(300), "waited for {wanted} in vain");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    waits_until(true);
+    // Until its program runs, the step has no init that could do anything.
+    while done(Command::new("pgrep").args(["-f", "^sleep 1000$"]).output().expect("pgrep")).out.is_empty() {
+        assert!(child.try_wait().expect("wait").is_none(), "the build ended");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().expect("kill");
+    child.wait().expect("wait");
+    waits_until(false);
 }
 
 #[test]
@@ -164,8 +219,7 @@ fn what_a_step_leaves_running_ends_with_it() {
     let Some(context) = context(&container.lab, test, text) else { return };
     let ended = container.build(&context, &[]);
     assert_eq!(ended.code, 0, "{}", ended.err);
-    let found =
-        std::process::Command::new("pgrep").args(["-f", "lingers-on daemon"]).output().expect("pgrep");
+    let found = Command::new("pgrep").args(["-f", "lingers-on daemon"]).output().expect("pgrep");
     assert_eq!(done(found).out, "");
 }
 
@@ -193,6 +247,8 @@ RUN mkdir -p /p/DEBIAN /p/usr/share/thing && echo content > /p/usr/share/thing/f
     && chmod 755 /p/DEBIAN/postinst && dpkg-deb --build /p /thing.deb && apt-get install -y /thing.deb && rm -r /p /thing.deb
 RUN [[ $(stat -c %U /usr/share/thing/file) == thing ]] && dpkg -s thing | grep -q 'install ok installed'
 RUN diff <(echo a; echo b) <(echo a; echo b) && cat <(echo via) > >(cat) && [[ $(readlink /proc/self/exe) == /usr/bin/readlink ]]
+RUN for i in {1..20}; do /proc/self/exe --version >> /bash & perl -e 'exec qw(/proc/self/exe -v)' >> /perl & done; wait; \
+    [[ $(grep -c '^GNU bash' /bash) == 20 && $(grep -c 'This is perl' /perl) == 20 ]]
 RUN script -qec 'test -t 1 && stty size' /dev/null && su -s /bin/bash nobody -c 'cat /proc/self/comm <(echo sub)'
 ";
 

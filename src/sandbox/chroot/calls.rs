@@ -51,6 +51,12 @@ pub(in crate::sandbox) fn write_all(fd: i32, bytes: &[u8]) -> Result<(), Errno> 
     check(unsafe { libc::syscall(libc::SYS_write, fd, bytes.as_ptr(), bytes.len()) }).map(drop)
 }
 
+/// Empties a file known by its descriptor's number only.
+pub(in crate::sandbox) fn empty(fd: i32) {
+    // SAFETY: numbers only.
+    unsafe { libc::syscall(libc::SYS_ftruncate, fd, 0) };
+}
+
 /// Takes on the rules of a Landlock ruleset.
 pub(in crate::sandbox) fn restrict_by_landlock(rules: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: numbers only.
@@ -138,7 +144,8 @@ pub(super) fn with_ids<T>(
     (uid, gid): (u32, u32),
     act: impl FnOnce() -> Result<T, Errno>,
 ) -> Result<T, Errno> {
-    if (uid, gid) == (0, 0) {
+    // Root's rights do not depend on its group, and with another one it could not look into processes of root.
+    if uid == 0 {
         return act();
     }
     let done = become_for_files(uid, gid).and_then(|()| act());
@@ -167,6 +174,18 @@ fn become_for_files(uid: u32, gid: u32) -> Result<(), Errno> {
 pub(super) fn leave_groups() -> Result<(), Errno> {
     // SAFETY: no groups are read.
     check(unsafe { libc::syscall(libc::SYS_setgroups, 0usize, std::ptr::null::<libc::gid_t>()) }).map(drop)
+}
+
+/// `struct statfs` of a path, as the kernel stores it.
+pub(super) fn file_system_of(path: &std::ffi::CStr) -> Result<Vec<u8>, Errno> {
+    let mut facts = MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: the path ends in NUL, and the kernel fills the structure, all zeroes of which are valid.
+    unsafe {
+        check(libc::syscall(libc::SYS_statfs, path.as_ptr(), facts.as_mut_ptr()))?;
+        let facts = facts.assume_init();
+        // It has no padding: all of its fields are words, and the spare ones are zeroes.
+        Ok(std::slice::from_raw_parts((&raw const facts).cast::<u8>(), size_of_val(&facts)).to_vec())
+    }
 }
 
 /// `struct utsname` with another host name, as the kernel stores it.

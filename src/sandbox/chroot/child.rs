@@ -28,7 +28,7 @@ pub(in crate::sandbox) fn set_up(
     syscalls::set_signal_mask(u64::MAX);
     // SAFETY: there is one thread here, and neither side allocates or unwinds before it executes a program or exits.
     if let Some(program) = unsafe { fork_here() }.at(Stage::Start)? {
-        watch_over(program, streams);
+        watch_over(program, streams, &inside.secrets);
     }
     syscalls::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong).at(Stage::Start)?;
     rustix::process::setsid().at(Stage::Start)?;
@@ -78,16 +78,28 @@ pub(in crate::sandbox) fn filter_calls(plan: &Plan, plain: &[libc::sock_filter])
 /// Descriptors of the init.
 const GO: i32 = 3;
 const ERROR: i32 = 4;
+const SECRETS: i32 = 5;
+/// So many secrets can be emptied.
+pub(super) const MOST_SECRETS: usize = syscalls::MOST_KEPT - 2;
 
 /// The life of the init: until the program ends or rbuild closes its end of `go`, also by its death. Then everything
 /// that the program started ends.
-fn watch_over(program: i32, streams: &Streams<'_>) -> ! {
+fn watch_over(program: i32, streams: &Streams<'_>, secrets: &[OwnedFd]) -> ! {
     // The ends of the program's pipes and of other steps must not live on in here.
-    let kept = syscalls::keep_only([(streams.go.as_raw_fd(), GO), (streams.error.as_raw_fd(), ERROR)]);
+    let mut wanted = [(streams.go.as_raw_fd(), GO); syscalls::MOST_KEPT];
+    wanted[1] = (streams.error.as_raw_fd(), ERROR);
+    let mut count = 2;
+    for secret in secrets.iter().take(MOST_SECRETS) {
+        wanted[count] = (secret.as_raw_fd(), GO + count as i32);
+        count += 1;
+    }
+    let kept = syscalls::keep_only(&wanted[..count]);
     (0..3).for_each(syscalls::close);
     let status = match (kept, calls::signals_by_descriptor()) {
         (Ok(()), Ok(signals)) => {
             let status = wait_for_end(program, signals);
+            // rbuild does it too, if it still lives.
+            (SECRETS..GO + count as i32).for_each(calls::empty);
             end_all(signals);
             status
         }

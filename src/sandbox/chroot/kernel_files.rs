@@ -62,6 +62,8 @@ const SYS: [&str; 7] = [
     "kernel/mm/transparent_hugepage/enabled",
     "kernel/mm/transparent_hugepage/hpage_pmd_size",
 ];
+/// Directories that programs look for before they list them.
+const SYS_DIRS: [&str; 6] = ["block", "bus", "class/net", "dev", "fs/cgroup", "module"];
 const HOSTNAME: &str = "sys/kernel/hostname";
 /// No file of these lists is larger.
 const LIMIT: u64 = 1 << 20;
@@ -94,6 +96,9 @@ pub(super) fn make(
     for file in SYS {
         copy(&Path::new("/sys").join(file), &sys.join(file))?;
     }
+    for dir in SYS_DIRS {
+        fs::create_dir_all(sys.join(dir))?;
+    }
     Ok([("dev", dev), ("proc", proc), ("sys", sys)])
 }
 
@@ -110,8 +115,9 @@ fn make_own(dir: &Path) -> io::Result<()> {
         }
         fs::set_permissions(&path, Permissions::from_mode(0o666))?;
     }
+    // Nobody may execute it by mistake: it becomes a link when somebody wants to.
     fs::write(dir.join("exe"), "")?;
-    fs::set_permissions(dir.join("exe"), Permissions::from_mode(0o755))
+    fs::set_permissions(dir.join("exe"), Permissions::from_mode(0o644))
 }
 
 fn make_dev(dev: &Path, with_shm: bool) -> io::Result<()> {

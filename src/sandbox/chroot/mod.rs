@@ -12,9 +12,12 @@
 mod answer;
 mod calls;
 pub(super) mod child;
+mod executable;
 pub(super) mod guard;
 mod kernel_files;
+mod mirror;
 mod place;
+mod processes;
 mod supply;
 mod wanted;
 
@@ -54,6 +57,8 @@ pub(super) struct Inside {
     /// Through which the process hands over where its filter asks: rbuild's end, and its own.
     pub channel: Option<(OwnedFd, OwnedFd)>,
     pub answers: Mutex<Option<Answers>>,
+    /// Files that the init empties when the program ends, also when rbuild is dead by then.
+    pub secrets: Vec<OwnedFd>,
 }
 
 /// Capabilities without which files cannot be made as images have them, or users changed.
@@ -125,10 +130,8 @@ impl Sandbox for Chroot {
         let mut plan = prepare::plan(&bare, prepare::permitted(), false, false, None)?;
         let guard = Guard::for_root(root);
         plan.namespaces = 0;
-        // Nothing but Landlock keeps a process that changes its root once more inside.
-        if !guard.confines_files() {
-            plan.capabilities = plan.capabilities.map(|set| set & !(1 << SYS_CHROOT));
-        }
+        // A process that changes its root once more is outside of this one.
+        plan.capabilities = plan.capabilities.map(|set| set & !(1 << SYS_CHROOT));
         let offline = matches!(spec.network, Network::None);
         let filter = |answers| Some(seccomp::chroot_filter(offline, guard.confines_files(), answers));
         plan.filter = filter(false);
@@ -140,11 +143,18 @@ impl Sandbox for Chroot {
             rules: guard.inner_rules()?,
             asking: filter(true),
             channel: Some(sockets),
-            answers: Mutex::new(Some(Answers::about(root, &spec.hostname)?)),
+            answers: Mutex::new(Some(Answers::about(root, &spec.hostname, offline)?)),
+            secrets: Vec::new(),
             guard,
         });
         let supplied = Supply::put(root, spec, &plan)?;
-        let ended = native::execute(spec, &plan, output, cancel);
+        let secrets = supplied.secrets();
+        let ended = secrets.and_then(|secrets| {
+            if let Some(inside) = &mut plan.chroot {
+                inside.secrets = secrets;
+            }
+            native::execute(spec, &plan, output, cancel)
+        });
         let removed = supplied.take_away(&|text| output.warn(text));
         let ended = ended?;
         removed?;

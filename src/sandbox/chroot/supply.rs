@@ -15,10 +15,11 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use crate::fs::{Root, copy_layer, open_resolved, remove_in, remove_tree};
+use crate::fs::{Root, copy_layer, open_resolved, record_nodes, remove_in, remove_tree};
 
 use super::super::prepare::Plan;
 use super::super::spec::{Mount, MountKind, ProcessSpec, SandboxError, SourceRights};
+use super::child::MOST_SECRETS;
 use super::kernel_files;
 use super::place::{Spot, find};
 
@@ -72,6 +73,12 @@ impl Supply {
         }
     }
 
+    /// Copies of the descriptors of all secrets.
+    pub(super) fn secrets(&self) -> Result<Vec<OwnedFd>, SandboxError> {
+        let copies = self.secrets.iter().map(|(file, _)| file.try_clone().map(OwnedFd::from));
+        copies.collect::<io::Result<_>>().map_err(|error| SandboxError::setup("copy a descriptor", error))
+    }
+
     fn put_all(&mut self, spec: &ProcessSpec, plan: &Plan) -> Result<(), SandboxError> {
         let failed = |error| SandboxError::setup("make /dev, /proc and /sys", error);
         let made = kernel_files::make(&self.scratch, &spec.hostname, spec.shm_size > 0).map_err(failed)?;
@@ -88,6 +95,12 @@ impl Supply {
             }
         }
         let mut mounts: Vec<&Mount> = spec.mounts.iter().collect();
+        let is_secret = |mount: &&&Mount| matches!(mount.kind, MountKind::Secret { .. });
+        if mounts.iter().filter(is_secret).count() > MOST_SECRETS {
+            return Err(SandboxError::Invalid(format!(
+                "RUN by chroot can have {MOST_SECRETS} files of secrets at most"
+            )));
+        }
         // Parents before children, whatever the order of writing.
         mounts.sort_by(|a, b| a.target.cmp(&b.target));
         for (number, mount) in mounts.into_iter().enumerate() {
@@ -139,7 +152,10 @@ impl Supply {
         path: &Path,
     ) -> io::Result<()> {
         match rights {
-            SourceRights::Give if inside.is_empty() => return self.place(target, source, After::Remove),
+            SourceRights::Give if inside.is_empty() => {
+                close_devices(source)?;
+                return self.place(target, source, After::Remove);
+            }
             SourceRights::Lend => {
                 match self.place(target, source, After::Return(source.to_owned())) {
                     Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {}
@@ -153,6 +169,7 @@ impl Supply {
         let kind = fs::symlink_metadata(source)?.file_type();
         if kind.is_dir() {
             copy_tree(&open(source, inside)?, path)?;
+            close_devices(path)?;
         } else if kind.is_socket() {
             // Another name of a socket leads to whoever listens.
             fs::hard_link(source, path)?;
@@ -278,6 +295,15 @@ fn open(source: &Path, inside: &[u8]) -> io::Result<OwnedFd> {
     }
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     Ok(open_resolved(top.as_fd(), inside, flags, Mode::empty(), resolve)?)
+}
+
+/// Devices of an image cannot be opened.
+fn close_devices(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        let root = Root::open(dir)?;
+        record_nodes(&root, &root.walk()?)?;
+    }
+    Ok(())
 }
 
 /// Copies a directory, its own owner and mode included.

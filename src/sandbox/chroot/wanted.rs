@@ -1,5 +1,7 @@
 //! Which of the kernel's files a path names: those that a copy cannot stand for. Nothing in here acts.
 
+use std::ffi::CStr;
+
 /// What a process wants of the kernel's file systems.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::sandbox) enum Wanted {
@@ -67,6 +69,16 @@ pub(in crate::sandbox) fn to_read_link(path: &[u8]) -> Option<Wanted> {
     }
 }
 
+/// One of the kernel's file systems, if a path names where it is mounted elsewhere.
+pub(in crate::sandbox) fn top_of_kernel(path: &[u8]) -> Option<&'static CStr> {
+    match parts(path)?.as_slice() {
+        [b"proc"] => Some(c"/proc"),
+        [b"sys"] => Some(c"/sys"),
+        [b"dev", b"pts"] => Some(c"/dev/pts"),
+        _ => None,
+    }
+}
+
 fn in_proc(rest: &[&[u8]]) -> Wanted {
     match rest {
         [b"self" | b"thread-self", rest @ ..] => Wanted::Own(rest.join(&b'/')),
@@ -97,36 +109,6 @@ fn join(first: &[u8], rest: &[&[u8]]) -> Vec<u8> {
 fn number(name: &[u8]) -> Option<u32> {
     let digits = std::str::from_utf8(name).ok().filter(|text| text.bytes().all(|c| c.is_ascii_digit()))?;
     digits.parse().ok()
-}
-
-/// What of another process only those may see who may look into its memory.
-const INTIMATE: [&[u8]; 20] = [
-    b"auxv",
-    b"cwd",
-    b"environ",
-    b"exe",
-    b"fd",
-    b"fdinfo",
-    b"io",
-    b"map_files",
-    b"maps",
-    b"mem",
-    b"mountinfo",
-    b"ns",
-    b"numa_maps",
-    b"pagemap",
-    b"personality",
-    b"root",
-    b"smaps",
-    b"smaps_rollup",
-    b"stack",
-    b"task",
-];
-
-/// Whether a path in a process's directory is for this process and its relatives only.
-pub(super) fn is_intimate(rest: &[u8]) -> bool {
-    let first = rest.split(|c| *c == b'/').next().unwrap_or_default();
-    INTIMATE.contains(&first)
 }
 
 #[cfg(test)]
@@ -166,6 +148,14 @@ mod tests {
     }
 
     #[test]
+    fn the_kernels_file_systems_are_known_by_their_tops() {
+        assert_eq!(top_of_kernel(b"/dev/pts/"), Some(c"/dev/pts"));
+        assert_eq!(top_of_kernel(b"//proc"), Some(c"/proc"));
+        assert_eq!(top_of_kernel(b"/proc/self"), None);
+        assert_eq!(top_of_kernel(b"/dev"), None);
+    }
+
+    #[test]
     fn links_are_followed_by_their_text() {
         let behind = |path: &str, target: &str| behind_link(path.as_bytes(), target.as_bytes());
         assert_eq!(behind("/log/error.log", "/dev/stderr"), Some(b"/dev/stderr".to_vec()));
@@ -173,11 +163,5 @@ mod tests {
         assert_eq!(behind("/a/b", "../../../../dev/stdin"), Some(b"/dev/stdin".to_vec()));
         assert_eq!(behind("log", "../dev/stdin"), None);
         assert_eq!(behind("log", "/dev/stdin"), Some(b"/dev/stdin".to_vec()));
-    }
-
-    #[test]
-    fn what_is_intimate_is_told_by_its_first_name() {
-        assert!(is_intimate(b"environ") && is_intimate(b"fd/3") && is_intimate(b"root/etc/shadow"));
-        assert!(!is_intimate(b"status") && !is_intimate(b"") && !is_intimate(b"cmdline"));
     }
 }

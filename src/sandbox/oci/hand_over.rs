@@ -112,7 +112,7 @@ pub(in super::super) fn hand_over(
     syscalls::reset_signals();
     // This process goes on: locks and pipes of the parent must not live on in it. The descriptors opened above are
     // closed as well; nothing returns from here, so none of them is closed a second time.
-    syscalls::keep_only([(streams.error.as_raw_fd(), ERROR)]).at(Stage::Streams)?;
+    syscalls::keep_only(&[(streams.error.as_raw_fd(), ERROR)]).at(Stage::Streams)?;
     let (stage, number) = match syscalls::close_on_exec_from_3().at(Stage::Streams) {
         Ok(()) => attend(plan, call),
         Err((stage, errno)) => (stage, errno.raw_os_error()),
