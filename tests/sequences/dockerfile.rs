@@ -58,6 +58,8 @@ pub struct Kinds {
     pub hard_links: bool,
     /// What depends on the owners that a process sees, or on whether it can rename a directory of a lower layer.
     pub subtle: bool,
+    /// Other users than root. With one ID they may write wherever root may.
+    pub users: bool,
 }
 
 /// Makes `count` stages, named `s0`, `s1` and so on, behind their bases `base` and `dbase`.
@@ -108,10 +110,10 @@ impl Maker<'_> {
         match self.random.below(100) {
             0..45 => Line::Run((0..self.random.between(1, 6)).map(|_| self.command()).collect()),
             45..52 => Line::Other(format!("WORKDIR {}", self.directory())),
-            52..57 => Line::Other(format!(
-                "USER {}",
-                self.random.pick(&["0", "0", "0", "1000", "5:6", "nobody", "root"])
-            )),
+            52..57 => {
+                let user = self.random.pick(&["0", "0", "0", "1000", "5:6", "nobody", "root"]);
+                Line::Other(format!("USER {}", if self.kinds.users { user } else { "0" }))
+            }
             57..63 if self.kinds.subtle => self.mounted(),
             63..68 => {
                 let flags = self.flags(false);

@@ -12,6 +12,7 @@
 //! | `RBUILD_SEQUENCES_SEED` | the first seed; every sequence (every batch beside BuildKit) takes the next |
 //! | `RBUILD_SEQUENCES_MODES` | names of modes to try, with commas; beside BuildKit they take turns, and without it `root` is the only one |
 //! | `RBUILD_SEQUENCES_MINUTES` | end after so many minutes |
+//! | `RBUILD_SEQUENCES_ATTEMPTS` | how often a difference is built again to make its Dockerfile smaller |
 //!
 //! A difference is printed with its seed, its Dockerfile and its context, both as small as dropping lines makes them.
 
@@ -106,6 +107,7 @@ fn images_are_those_of_a_buildkit_beside() {
     let first = number("RBUILD_SEQUENCES_SEED", 1);
     let count = number("RBUILD_SEQUENCES", 200).div_ceil(BATCH as u64);
     let end = Duration::from_mins(number("RBUILD_SEQUENCES_MINUTES", 600));
+    let attempts = number("RBUILD_SEQUENCES_ATTEMPTS", 60);
     let begun = Instant::now();
     let wanted = std::env::var("RBUILD_SEQUENCES_MODES").unwrap_or_else(|_| "root".into());
     let modes: Vec<&Mode> =
@@ -126,7 +128,7 @@ fn images_are_those_of_a_buildkit_beside() {
         println!("seed {seed}, mode {}: {counts}", mode.name);
         for (stage, lines) in &verdict.differences {
             println!("seed {seed}, mode {}, stage {stage}:\n{}", mode.name, lines.join("\n"));
-            println!("{}", batch.reduced(stage, &peer, &builder).describe());
+            println!("{}", batch.reduced(stage, &peer, &builder, attempts).describe());
         }
     }
     for (mode, counts) in &counts {
@@ -154,8 +156,12 @@ enum Outcome {
 impl Sequence {
     fn random(seed: u64) -> Self {
         let random = &mut Random::new(seed);
-        let kinds =
-            Kinds { mounts_of_context: false, hard_links: random.chance(50), subtle: random.chance(50) };
+        let kinds = Kinds {
+            mounts_of_context: false,
+            hard_links: random.chance(50),
+            subtle: random.chance(50),
+            users: true,
+        };
         let context = Context::random(random, kinds.hard_links);
         let stages = dockerfile::stages(random, &context, 2, kinds, false);
         Sequence { kinds, context, stages }

@@ -32,13 +32,14 @@ pub const MODES: [Mode; 7] = [
 
 impl Mode {
     /// What a sequence may contain whose image this mode can build just as BuildKit does. Copies part the names of a
-    /// file and rename directories that an overlay does not; with one ID a process sees no owners; only for root
+    /// file and rename directories that an overlay does not; with one ID a process sees no owners, and other users write as root does; only for root
     /// does a context show root's files.
     pub fn kinds_beside_buildkit(&self) -> Kinds {
         Kinds {
             mounts_of_context: self.who == Who::Caller,
             hard_links: !self.copies,
             subtle: !self.copies && self.who != Who::SingleId,
+            users: self.who != Who::SingleId,
         }
     }
 }

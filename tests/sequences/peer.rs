@@ -15,8 +15,6 @@ use crate::support::{Done, base, done};
 
 /// Files of a step have the time of the build; what a command or the context sets is older than this.
 const NEW: i64 = 1_600_000_000;
-/// How often a difference is built again to make it smaller.
-const ATTEMPTS: usize = 60;
 
 /// `buildctl` with its daemon in the environment.
 pub struct Peer {
@@ -308,13 +306,13 @@ impl Batch {
         Batch { context: self.context.clone(), stages }
     }
 
-    /// The smallest batch that is found to differ in this stage.
-    pub fn reduced(&self, stage: &str, peer: &Peer, builder: &Builder) -> Batch {
+    /// The smallest batch that is found to differ in this stage with so many builds of both.
+    pub fn reduced(&self, stage: &str, peer: &Peer, builder: &Builder, limit: u64) -> Batch {
         let mut best = if stage == "all" { self.clone() } else { self.only(stage) };
         let mut attempts = 0;
         let mut differs = |batch: &Batch| {
             attempts += 1;
-            attempts <= ATTEMPTS && batch.judge(peer, builder).differences.contains_key(stage)
+            attempts <= limit && batch.judge(peer, builder).differences.contains_key(stage)
         };
         if !differs(&best) {
             return best;
