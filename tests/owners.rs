@@ -370,6 +370,10 @@ fn with_one_id_changed_and_moved_files_keep_their_owners() {
 COPY --chown=33:34 f /changed
 COPY --chown=33:34 f /before
 RUN echo x >> /changed && mv /before /after && echo > /new && mv /new /changed2
+COPY --chown=33:34 f /same/f
+COPY --chown=33:34 f /again/f
+COPY --chown=33:34 f /deep/er/est/f
+RUN chmod 700 /same && rm -r /again && mkdir /again && rm -r /deep && mkdir -p /deep/er/est && : > /deep/er/est/f
 ";
     for on_overlay in [true, false] {
         let lab = Lab::as_user(Who::SingleId);
@@ -389,7 +393,18 @@ RUN echo x >> /changed && mv /before /after && echo > /new && mv /new /changed2
         assert_eq!(ended.code, 0, "{}", ended.err);
         assert_eq!(ended.err.contains("every RUN copies"), !on_overlay, "{}", ended.err);
         let image = Image::read(&archive, lab.path(), ended);
-        for (path, owner) in [("/changed", "644 33:34"), ("/after", "644 33:34"), ("/changed2", "644 0:0")] {
+        for (path, owner) in [
+            ("/changed", "644 33:34"),
+            ("/after", "644 33:34"),
+            ("/changed2", "644 0:0"),
+            ("/same", "700 33:34"),
+            ("/same/f", "644 33:34"),
+            // Made anew: nothing of what had these names before.
+            ("/again", "755 0:0"),
+            ("/deep/er", "755 0:0"),
+            ("/deep/er/est", "755 0:0"),
+            ("/deep/er/est/f", "644 0:0"),
+        ] {
             assert_eq!(image.owner(path), owner, "{path}, on an overlay: {on_overlay}");
         }
     }

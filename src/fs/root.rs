@@ -406,7 +406,8 @@ fn walk_from(dir: OwnedFd) -> io::Result<Vec<TreeEntry>> {
             levels.pop();
             continue;
         };
-        let stat = rustix::fs::statx(&level.dir, &name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?;
+        let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+        let stat = rustix::fs::statx(&level.dir, &name, AtFlags::SYMLINK_NOFOLLOW, wanted)?;
         let path = match level.path.as_slice() {
             b"" => name.to_bytes().to_vec(),
             above => [above, b"/", name.to_bytes()].concat(),

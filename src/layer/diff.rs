@@ -80,8 +80,8 @@ pub enum Owners<'a> {
     OnDisk,
     /// All belong to one ID on disk. The owner is the one written down with a file; else, for files of
     /// the layers below, the one it has there; else this user and group, who wrote it. The paths are those
-    /// of files that are from the layers below although overlayfs has not marked them.
-    Recorded(u32, u32, &'a BTreeSet<Vec<u8>>),
+    /// of all that is from the layers below; without them, overlayfs has marked it.
+    Recorded(u32, u32, Option<&'a BTreeSet<Vec<u8>>>),
 }
 
 /// Lists what a frozen upper directory changes. Sockets are left out, as image layers have none.
@@ -93,9 +93,9 @@ pub fn diff_upper(
     let root = Root::open(upper).map_err(|error| LayerError::io("open", upper, error))?;
     let files = root.walk().map_err(|error| LayerError::io("list", upper, error))?;
     let mut entries = Vec::with_capacity(files.len());
-    let mut links = HashMap::new();
+    let mut seen = Seen::default();
     for file in &files {
-        diff_one(&root, file, parent, owners, &mut links, &mut entries)?;
+        diff_one(&root, file, parent, owners, &mut seen, &mut entries)?;
     }
     let copied_up = |file: &&TreeEntry| {
         let is_alone =
@@ -114,12 +114,26 @@ pub fn modified(file: &TreeEntry) -> i128 {
 
 type Links = HashMap<(u32, u32, u64), Vec<u8>>;
 
+/// What the files that were looked at say about later ones.
+#[derive(Default)]
+struct Seen {
+    links: Links,
+    /// Directories that hide those of the layers below.
+    opaque: HashSet<Vec<u8>>,
+}
+
+/// Whether one of the directories above a path is among these.
+fn is_inside(path: &[u8], directories: &HashSet<Vec<u8>>) -> bool {
+    let mut above = path.iter().enumerate().filter(|(_, c)| **c == b'/').map(|(at, _)| &path[..at]);
+    !directories.is_empty() && above.any(|dir| directories.contains(dir))
+}
+
 fn diff_one(
     root: &Root,
     file: &TreeEntry,
     parent: &dyn ParentView,
     owners: Owners<'_>,
-    links: &mut Links,
+    seen: &mut Seen,
     entries: &mut Vec<Entry>,
 ) -> Result<(), LayerError> {
     let path = file.path.clone();
@@ -153,11 +167,15 @@ fn diff_one(
         && raw.iter().any(|(name, value)| {
             is_overlay_private(name) && name.ends_with(b".opaque") && value.as_slice() == b"y"
         });
-    let owner = owner(file, &kind, &raw, parent, owners);
+    let is_hidden = is_inside(&path, &seen.opaque);
+    let owner = owner(file, &kind, &raw, parent, owners, is_hidden);
     let kind = if owners == Owners::OnDisk { kind } else { recorded_node(kind, &raw) };
     let meta = metadata(file, raw, owner);
-    let kind = hardlink(file, kind, links);
+    let kind = hardlink(file, kind, &mut seen.links);
     entries.push(Entry { path: path.clone(), kind, meta, offset: 0 });
+    if opaque {
+        seen.opaque.insert(path.clone());
+    }
     if opaque && parent.node(&path).is_some_and(|node| node.kind == ParentKind::Dir) {
         entries.push(whiteout(path, EntryKind::Opaque));
     }
@@ -199,15 +217,18 @@ fn owner(
     raw: &[(Vec<u8>, Vec<u8>)],
     parent: &dyn ParentView,
     owners: Owners<'_>,
+    is_hidden: bool,
 ) -> (u32, u32) {
     let Owners::Recorded(user, group, kept) = owners else {
         return owner_on_disk(file, kind, raw, parent, IdMap::current());
     };
     // overlayfs marks what it copied up; a directory of the same name is the same directory unless it
-    // is opaque.
+    // or one above it is opaque.
     let ends = |end: &[u8]| raw.iter().any(|(name, _)| is_overlay_private(name) && name.ends_with(end));
-    let same =
-        ends(b".origin") || kept.contains(&file.path) || (*kind == EntryKind::Dir && !ends(b".opaque"));
+    let same = match kept {
+        Some(kept) => kept.contains(&file.path),
+        None => ends(b".origin") || (*kind == EntryKind::Dir && !is_hidden && !ends(b".opaque")),
+    };
     let below = if same { parent.node(&file.path) } else { None };
     let below = below.filter(|node| (node.kind == ParentKind::Dir) == (*kind == EntryKind::Dir));
     let (user, group) = below.map_or((user, group), |node| (node.meta.uid, node.meta.gid));
@@ -306,10 +327,7 @@ fn drop_untouched(
         .map(|entry| entry.path.clone())
         .collect();
     // What is below an opaque directory is only there if the layer has it.
-    let is_hidden = |path: &[u8]| {
-        let mut above = path.iter().enumerate().filter(|(_, c)| **c == b'/').map(|(at, _)| &path[..at]);
-        !opaque.is_empty() && above.any(|dir| opaque.contains(dir))
-    };
+    let is_hidden = |path: &[u8]| is_inside(path, &opaque);
     // Backwards, so that what a directory holds was judged before the directory is.
     for entry in entries.into_iter().rev() {
         let has_changes = kept.last().is_some_and(|next| {

@@ -14,6 +14,8 @@ pub(super) struct Stamp {
     mode: u16,
     owner: (u32, u32),
     ino: u64,
+    /// When it was made, where the file system says so: the number of a file that is gone may come again.
+    made: (i64, u32),
     size: u64,
     mtime: (i64, u32),
     ctime: (i64, u32),
@@ -34,6 +36,7 @@ impl Stamp {
             mode: stat.stx_mode,
             owner: (stat.stx_uid, stat.stx_gid),
             ino: stat.stx_ino,
+            made: made(entry),
             size: if is_dir { 0 } else { stat.stx_size },
             mtime: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
             ctime: if is_dir { (0, 0) } else { (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec) },
@@ -41,14 +44,19 @@ impl Stamp {
         })
     }
 
-    pub(super) fn is_inode(&self, ino: u64) -> bool {
-        self.ino == ino
+    /// Whether it is the same file or directory, whatever was done to it.
+    pub(super) fn is_of(&self, entry: &TreeEntry) -> bool {
+        (self.ino, self.made) == (entry.stat.stx_ino, made(entry))
     }
 
     /// Seconds and nanoseconds since 1970; of a directory, none.
     pub(super) fn changed(&self) -> (i64, u32) {
         self.ctime
     }
+}
+
+fn made(entry: &TreeEntry) -> (i64, u32) {
+    (entry.stat.stx_btime.tv_sec, entry.stat.stx_btime.tv_nsec)
 }
 
 /// All files of a directory at one moment.

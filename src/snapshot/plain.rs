@@ -92,10 +92,9 @@ impl PlainRoot {
         for dir in dirs.keys() {
             layer.make_dir(dir)?;
         }
-        let same = |file: &&&TreeEntry| {
-            self.before.get(&file.path).is_some_and(|stamp| stamp.is_inode(file.stat.stx_ino))
-        };
-        let kept = files.iter().filter(same).map(|file| file.path.clone()).collect();
+        let same = |entry: &&TreeEntry| self.before.get(&entry.path).is_some_and(|stamp| stamp.is_of(entry));
+        let kept = files.iter().copied().chain(dirs.values()).filter(same);
+        let kept = kept.map(|entry| entry.path.clone()).collect();
         for file in files {
             std::fs::rename(below(from, &file.path), below(to, &file.path))?;
         }

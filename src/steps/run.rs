@@ -155,14 +155,14 @@ impl Job<'_> {
         self.settings.network.begin(self.step.network);
         let (overlays, warn) = (&self.settings.overlays, &|text: String| self.report.events.warn(text));
         let (snapshot, kept) = if self.sandbox.needs_files() {
-            (self.on_files()?, BTreeSet::new())
+            (self.on_files()?, None)
         } else if overlays.work(self.snapshots, warn)? {
             match self.on_an_overlay() {
                 Err(RunError::Sandbox(error)) if error.is_no_overlay() => {
                     overlays.failed(self.snapshots, &error, warn)?;
                     self.on_a_copy()?
                 }
-                other => (other?, BTreeSet::new()),
+                other => (other?, None),
             }
         } else {
             self.on_a_copy()?
@@ -172,7 +172,7 @@ impl Job<'_> {
             layer::OnDiskIds::Keep => layer::Owners::OnDisk,
             layer::OnDiskIds::AllToSelf => {
                 let user = resolve_user(&self.step.user, self.parent, self.snapshots)?;
-                layer::Owners::Recorded(user.uid, user.gid, &kept)
+                layer::Owners::Recorded(user.uid, user.gid, kept.as_ref())
             }
             layer::OnDiskIds::ContentsOnly => {
                 return Err(RunError::Sandbox(SandboxError::Unavailable(
@@ -205,13 +205,14 @@ impl Job<'_> {
         Ok(store.freeze_snapshot(dir)?)
     }
 
-    fn on_a_copy(&self) -> Result<(SnapshotId, BTreeSet<Vec<u8>>), RunError> {
+    fn on_a_copy(&self) -> Result<(SnapshotId, Option<BTreeSet<Vec<u8>>>), RunError> {
         let scratch = self.snapshots.store().temp_dir()?;
         let tree = self.snapshots.tree(self.parent)?;
         let mounted = self.mounts(&tree, scratch.path(), true)?;
         let plain = PlainRoot::make(self.snapshots, self.parent, &mounted.missing)?;
         self.process(&mounted, RootFs::Directory(plain.path()), scratch.path())?;
-        Ok(plain.freeze(self.snapshots)?)
+        let (snapshot, kept) = plain.freeze(self.snapshots)?;
+        Ok((snapshot, Some(kept)))
     }
 
     /// On files that go on from step to step; the sandbox puts everything in its place itself.
