@@ -162,6 +162,19 @@ fn a_local_directory_and_an_image_have_no_epoch_and_an_archive_has_one() {
 }
 
 #[test]
+fn downloads_and_local_files_are_placed_in_the_order_they_are_written_in() {
+    let lab = Lab::new();
+    let server = FileServer::start(&lab.context(&[("f", "served\n"), ("g", "served\n")]));
+    let (f, g) = (server.url("f"), server.url("g"));
+    let text = format!("FROM scratch\nADD {f} f /a/\nADD f {f} /b/\nADD f {f} d {g} f /c/\n");
+    let context = lab.context(&[("Dockerfile", &text), ("f", "local\n"), ("d/f", "dir\n"), ("d/g", "dir\n")]);
+    let image = lab.build_image(&context, &[]);
+    for (path, content) in [("/a/f", "local"), ("/b/f", "served"), ("/c/f", "local"), ("/c/g", "served")] {
+        assert_eq!(image.text(path).trim(), content, "{path}");
+    }
+}
+
+#[test]
 fn the_epoch_may_come_from_a_stage_that_is_one_remote_source() {
     let test = "the_epoch_may_come_from_a_stage_that_is_one_remote_source";
     let Some(Served { lab, dated, undated }) = served(test) else { return };

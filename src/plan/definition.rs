@@ -115,13 +115,14 @@ impl CopyStep {
         // What is copied is in the inputs, by content: here is what is done with it.
         let CopyStep {
             origin: _,
-            sources: _,
+            sources,
             inline: _,
             dest,
             dest_is_dir,
             chown,
             chmod,
-            remote: _,
+            remote,
+            remote_after,
             extract,
             extract_remote,
             exclude: _,
@@ -140,6 +141,10 @@ impl CopyStep {
             if *set {
                 all[name] = json!(true);
             }
+        }
+        // Inputs have the local sources first, and older versions placed archives and downloads last.
+        if sources.len() + remote.len() > 1 && (*extract || !remote.is_empty()) {
+            all["order"] = json!(remote_after);
         }
         all
     }

@@ -317,8 +317,10 @@ pub struct CopyStep {
     pub chown: Option<String>,
     /// `--chmod`.
     pub chmod: Option<Chmod>,
-    /// URLs and git repositories, expanded; they come after `sources`.
+    /// URLs and git repositories, expanded.
     pub remote: Vec<RemoteSource>,
+    /// How many of `sources` are written before each of `remote`.
+    pub remote_after: Vec<usize>,
     /// Local archives are unpacked.
     pub extract: bool,
     /// Downloaded archives are unpacked.

@@ -9,7 +9,7 @@ use crate::event::Event;
 use crate::layer::{self, ContentSource, Entry, LayerIndex, WriteOptions, content_size};
 use crate::plan::Step;
 use crate::snapshot::{Chain, Finished, LayerCell, Make, SnapshotError, Snapshots};
-use crate::steps::copy;
+use crate::steps::recipe::recipe;
 
 use super::error::StepError;
 use super::witness::{Answered, Miss};
@@ -172,7 +172,7 @@ impl Run<'_> {
         if let Some(latest) = self.solver.write.clamp_mtime {
             entries.iter_mut().for_each(|entry| entry.meta.mtime = entry.meta.mtime.min(latest));
         }
-        let recipe = copy::recipe(&entries);
+        let recipe = recipe(&entries);
         if let Some(recipe) = recipe.filter(|_| !(self.solver.no_cache)(step))
             && let Some(diff) = self.solver.records.recipe(&recipe)?
             && let Some(cell) = self.known_layer(&diff, key.parent)?

@@ -11,6 +11,7 @@ use crate::layer::{self, NoContent};
 use crate::plan::{CopyOrigin, CopyStep, RunMount, RunMountKind, RunStep, Step, StepKind, WorkdirStep};
 use crate::snapshot::{Chain, LayerCell};
 use crate::steps::accounts;
+use crate::steps::add::unpack_archives;
 use crate::steps::copy::{self, CopyError, Inline, Selected};
 use crate::steps::identity::{Accounts, numeric_owner};
 use crate::steps::mount::{MountInput, plain_destination};
@@ -46,6 +47,17 @@ fn select(copy: &CopyStep, source: &Arc<dyn FileSource>) -> Result<Vec<Selected>
         })
     };
     copy.sources.iter().map(select).collect()
+}
+
+/// The sources of a copy in the order in which they are written, and whether archives among them are unpacked.
+fn as_written(copy: &CopyStep, local: Vec<Selected>, remote: Vec<Selected>) -> Vec<(Selected, bool)> {
+    let mut all: Vec<(usize, bool, Selected)> = Vec::with_capacity(local.len() + remote.len());
+    all.extend(copy.remote_after.iter().zip(remote).map(|(after, source)| (*after, false, source)));
+    all.extend(local.into_iter().enumerate().map(|(number, source)| (number, true, source)));
+    // What is written before the local source of a number has it too, and comes first.
+    all.sort_by_key(|(number, is_local, _)| (*number, *is_local));
+    let is_unpacked = |is_local| if is_local { copy.extract } else { copy.extract_remote };
+    all.into_iter().map(|(_, is_local, source)| (source, is_unpacked(is_local))).collect()
 }
 
 type ReadDigests<'r> = &'r dyn Fn(&[FileInfo]) -> Result<Vec<Option<Digest>>, ContextError>;
@@ -267,31 +279,27 @@ impl Run<'_> {
             selections.for_each(|selection| selection.dir_mtime = None);
         }
         let scratch = Arc::new(snapshots.store().temp_dir()?);
-        let mut archives = Vec::new();
-        if copy.extract {
-            for source in &mut selected {
-                archives.extend(crate::steps::add::unpack_archives(
-                    source,
-                    scratch.path(),
-                    &self.solver.cancel,
-                )?);
-            }
-        }
         let excluded = excluded(copy)?;
+        let mut downloaded = Vec::new();
         for (number, found) in remote.iter().enumerate() {
             let dir = scratch.path().join(format!("remote{number}"));
             std::fs::create_dir(&dir).map_err(|source| layer::LayerError::io("create", &dir, source))?;
-            let mut files =
-                found.files(&self.solver.remotes, &dir, excluded.as_ref(), &self.solver.cancel)?;
-            if copy.extract_remote {
-                archives.extend(crate::steps::add::unpack_archives(
-                    &mut files,
-                    scratch.path(),
-                    &self.solver.cancel,
-                )?);
-            }
-            selected.push(files);
+            downloaded.push(found.files(
+                &self.solver.remotes,
+                &dir,
+                excluded.as_ref(),
+                &self.solver.cancel,
+            )?);
         }
+        let (mut selected, mut archives, mut before) =
+            (as_written(copy, selected, downloaded), Vec::new(), 0);
+        for (source, is_unpacked) in &mut selected {
+            if *is_unpacked {
+                archives.extend(unpack_archives(source, before, scratch.path(), &self.solver.cancel)?);
+            }
+            before += source.selections.len();
+        }
+        let selected: Vec<Selected> = selected.into_iter().map(|(source, _)| source).collect();
         let tree = snapshots.tree(base)?;
         let below: Arc<dyn FileSource> =
             Arc::new(TreeSource::new(snapshots.clone(), base.clone(), tree.clone()));

@@ -60,9 +60,11 @@ pub fn is_archive(reader: impl Read + Send) -> bool {
     complete && is_tar(&header) && header.iter().any(|byte| *byte != 0)
 }
 
-/// Takes the archives out of a source's selections and unpacks them below `scratch`.
+/// Takes the archives out of a source's selections and unpacks them below `scratch`. So many selections of
+/// other sources come `before` it.
 pub fn unpack_archives(
     selected: &mut Selected,
+    before: usize,
     scratch: &Path,
     cancel: &Cancel,
 ) -> Result<Vec<Unpacked>, AddError> {
@@ -81,7 +83,7 @@ pub fn unpack_archives(
             continue;
         };
         let dir = scratch.join((first + archives.len()).to_string());
-        archives.push(unpack(selected, &path, dir, cancel)?);
+        archives.push(Unpacked { position: before + position, ..unpack(selected, &path, dir, cancel)? });
         selected.selections.remove(position);
         selected.digests.remove(position);
     }
@@ -112,7 +114,7 @@ fn unpack(selected: &Selected, path: &[u8], dir: PathBuf, cancel: &Cancel) -> Re
         let entry = String::from_utf8_lossy(&entry.path).into_owned();
         return Err(AddError::Reserved { name, entry });
     }
-    Ok(Unpacked { entries, dir, implied })
+    Ok(Unpacked { entries, dir, implied, position: 0 })
 }
 
 /// Where the content of a file is that an archive brings.
@@ -123,63 +125,62 @@ pub enum Content {
     Below(Vec<u8>),
 }
 
-/// Places the entries of archives below the destination, which is always a directory. Links that
+/// Places the entries of an archive below the destination, which is always a directory. Links that
 /// already stand in the image are followed inside its root; a directory entry replaces one.
-/// Gives the place of each file's content by its number as [`Origin::Archived`].
+/// Adds the place of each file's content to `content`, at its number as [`Origin::Archived`].
 pub fn place(
     placer: &mut Placer<'_>,
     dest: &Destination,
-    archives: &[Unpacked],
-) -> Result<Vec<Content>, PlaceError> {
-    let mut content = Vec::new();
-    for archive in archives {
-        placer.for_archive = true;
-        let target = placer.resolve_dest()?;
-        placer.ensure_dir(&target)?;
-        let mut moved: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
-        for entry in &archive.entries {
-            let path = placer.resolve_entry(&join(&target, &entry.path))?;
-            if archive.implied.contains(&entry.path) {
-                // A directory that the archive never lists: whatever leads to one there stays.
-                let real = placer.resolve_entry(&join(&path, b""))?;
-                placer.for_root = true;
-                placer.ensure_dir(real.strip_suffix(b"/").unwrap_or(&real))?;
-                placer.for_root = false;
-                moved.insert(entry.path.clone(), path);
-                continue;
-            }
-            let mut placed = Entry { path: path.clone(), offset: 0, ..entry.clone() };
-            if !TIMES.contains(&placed.meta.mtime) {
-                placed.meta.mtime = 0;
-            }
-            if let Some((uid, gid)) = dest.owner {
-                (placed.meta.uid, placed.meta.gid) = (uid, gid);
-            }
-            if matches!(placed.kind, EntryKind::Symlink(_)) {
-                // What an archive says of a link's mode means nothing to any system.
-                placed.meta.mode = 0o777;
-            }
-            if let EntryKind::Hardlink(first) = &mut placed.kind {
-                *first = match moved.get(first) {
-                    Some(real) => real.clone(),
-                    None => placer.resolve_entry(&join(&target, first))?,
-                };
-                if placer.link_target(first, &path, Origin::Archived(content.len()))? {
-                    content.push(Content::Below(first.clone()));
-                }
-                // The last header of a file decides about all its names.
-                placer.set_metadata(first, &placed.meta);
-            }
-            let mut origin = None;
-            if matches!(placed.kind, EntryKind::File { .. }) {
-                origin = Some(Origin::Archived(content.len()));
-                content.push(Content::Unpacked(archive.dir.join(os_path(&entry.path))));
-            }
+    archive: &Unpacked,
+    content: &mut Vec<Content>,
+) -> Result<(), PlaceError> {
+    placer.for_archive = true;
+    let target = placer.resolve_dest()?;
+    placer.ensure_dir(&target)?;
+    let mut moved: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
+    for entry in &archive.entries {
+        let path = placer.resolve_entry(&join(&target, &entry.path))?;
+        if archive.implied.contains(&entry.path) {
+            // A directory that the archive never lists: whatever leads to one there stays.
+            let real = placer.resolve_entry(&join(&path, b""))?;
+            placer.for_root = true;
+            placer.ensure_dir(real.strip_suffix(b"/").unwrap_or(&real))?;
+            placer.for_root = false;
             moved.insert(entry.path.clone(), path);
-            placer.put(placed, origin)?;
+            continue;
         }
+        let mut placed = Entry { path: path.clone(), offset: 0, ..entry.clone() };
+        if !TIMES.contains(&placed.meta.mtime) {
+            placed.meta.mtime = 0;
+        }
+        if let Some((uid, gid)) = dest.owner {
+            (placed.meta.uid, placed.meta.gid) = (uid, gid);
+        }
+        if matches!(placed.kind, EntryKind::Symlink(_)) {
+            // What an archive says of a link's mode means nothing to any system.
+            placed.meta.mode = 0o777;
+        }
+        if let EntryKind::Hardlink(first) = &mut placed.kind {
+            *first = match moved.get(first) {
+                Some(real) => real.clone(),
+                None => placer.resolve_entry(&join(&target, first))?,
+            };
+            if placer.link_target(first, &path, Origin::Archived(content.len()))? {
+                content.push(Content::Below(first.clone()));
+            }
+            // The last header of a file decides about all its names.
+            placer.set_metadata(first, &placed.meta);
+        }
+        let mut origin = None;
+        if matches!(placed.kind, EntryKind::File { .. }) {
+            origin = Some(Origin::Archived(content.len()));
+            content.push(Content::Unpacked(archive.dir.join(os_path(&entry.path))));
+        }
+        moved.insert(entry.path.clone(), path);
+        placer.put(placed, origin)?;
     }
-    Ok(content)
+    placer.for_archive = false;
+    Ok(())
 }
 
 fn os_path(path: &[u8]) -> &Path {

@@ -10,7 +10,7 @@ use crate::context::{
 };
 use crate::digest::{Digest, Hasher};
 use crate::fs::paths::join;
-use crate::layer::{Entry, EntryKind, Metadata};
+use crate::layer::{Entry, EntryKind};
 use crate::snapshot::Tree;
 
 use super::add::Content;
@@ -404,9 +404,12 @@ pub struct Unpacked {
     pub dir: std::path::PathBuf,
     /// Directories that only paths of other entries refer to.
     pub implied: std::collections::HashSet<Vec<u8>>,
+    /// How many selections of all sources come before it.
+    pub position: usize,
 }
 
-/// Places everything a copy selected. Archives may have links to files of `below`.
+/// Places everything a copy selected, in the order of its sources: later ones win where they meet. Archives
+/// may have links to files of `below`.
 pub fn layer(
     tree: &Tree,
     dest: &Destination,
@@ -419,8 +422,18 @@ pub fn layer(
     let of_selected = selections.len();
     selections.extend(inline.iter().map(|file| inline_selection(file, dest.made_up_time)));
     let mut placer = Placer::new(tree, dest);
-    placer.place_all(&selections, selected.len() + inline.len() > 1)?;
-    let archived = super::add::place(&mut placer, dest, archives)?;
+    let files = selections.iter().filter(|selection| !selection.is_dir).count();
+    let to_one_name = selected.len() + inline.len() <= 1 || files <= 1;
+    let (mut archived, mut unplaced) = (Vec::new(), archives.iter().peekable());
+    for (position, selection) in selections.iter().enumerate() {
+        while let Some(archive) = unplaced.next_if(|archive| archive.position <= position) {
+            super::add::place(&mut placer, dest, archive, &mut archived)?;
+        }
+        placer.place(position, selection, to_one_name)?;
+    }
+    for archive in unplaced {
+        super::add::place(&mut placer, dest, archive, &mut archived)?;
+    }
     let flat: Vec<(&Selected, usize)> =
         selected.iter().flat_map(|s| (0..s.selections.len()).map(move |at| (s, at))).collect();
     let (mut entries, mut origins) = (Vec::new(), Vec::new());
@@ -475,47 +488,4 @@ fn inline_selection(file: &Inline, mtime: i64) -> Selection {
     };
     let (name, files) = (file.name.clone(), vec![info]);
     Selection { name, is_dir: false, files, strip: 0, implied: Vec::new(), dir_mtime: None }
-}
-
-/// All that an entry says, unambiguously; whether it says all of its content.
-fn entry_line(line: &mut Vec<u8>, entry: &Entry) -> bool {
-    let Entry { path, kind, meta, offset: _ } = entry;
-    let (number, first, second, detail): (u8, u64, u64, &[u8]) = match kind {
-        EntryKind::File { digest: None, .. } => return false,
-        EntryKind::File { size, digest: Some(digest) } => (0, *size, 0, digest.raw()),
-        EntryKind::Dir => (1, 0, 0, b""),
-        EntryKind::Symlink(target) => (2, 0, 0, target),
-        EntryKind::Hardlink(target) => (3, 0, 0, target),
-        EntryKind::CharDevice { major, minor } => (4, u64::from(*major), u64::from(*minor), b""),
-        EntryKind::BlockDevice { major, minor } => (5, u64::from(*major), u64::from(*minor), b""),
-        EntryKind::Fifo => (6, 0, 0, b""),
-        EntryKind::Whiteout => (7, 0, 0, b""),
-        EntryKind::Opaque => (8, 0, 0, b""),
-    };
-    let Metadata { mode, uid, gid, mtime, xattrs } = meta;
-    line.push(number);
-    for number in [u64::from(*mode), u64::from(*uid), u64::from(*gid), mtime.cast_unsigned(), first, second] {
-        line.extend_from_slice(&number.to_le_bytes());
-    }
-    for text in [&path[..], detail].into_iter().chain(xattrs.iter().flat_map(|(a, b)| [&a[..], &b[..]])) {
-        line.extend_from_slice(&(text.len() as u64).to_le_bytes());
-        line.extend_from_slice(text);
-    }
-    true
-}
-
-/// A digest of the very bytes a layer will have: two copies with the same recipe give the same
-/// layer, whatever they stand on.
-pub fn recipe(entries: &[Entry]) -> Option<Digest> {
-    let mut hasher = Hasher::new();
-    hasher.field(b"layer-recipe-2");
-    let mut line = Vec::new();
-    for entry in entries {
-        line.clear();
-        if !entry_line(&mut line, entry) {
-            return None;
-        }
-        hasher.field(&line);
-    }
-    Some(hasher.finish())
 }

@@ -16,6 +16,7 @@ pub mod mount;
 pub mod network;
 pub mod overlays;
 pub mod place;
+pub mod recipe;
 pub mod redact;
 pub mod remote;
 pub mod run;

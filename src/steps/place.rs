@@ -179,24 +179,26 @@ impl<'a> Placer<'a> {
         placed.into_iter().map(lead).collect()
     }
 
-    /// Places all selections, in order; later ones win where they meet. `several` source words name them,
-    /// not a single one.
-    pub fn place_all(&mut self, selections: &[Selection], several: bool) -> Result<(), PlaceError> {
-        let files = selections.iter().filter(|selection| !selection.is_dir).count();
-        for (position, selection) in selections.iter().enumerate() {
-            let target = self.resolve_dest()?;
-            if selection.is_dir {
-                self.place_contents(position, selection, &target)?;
-            } else if self.dest.directory || self.is_dir(&target) {
-                self.ensure_dir(&target)?;
-                self.place_file(position, selection, join(&target, &selection.name))?;
-            } else if files > 1 && several {
-                return Err(PlaceError::SeveralToOne(target));
-            } else {
-                self.place_file(position, selection, target)?;
-            }
+    /// Places a selection over those before it. A file may get the name of the destination where `to_one_name`
+    /// says so: no other source has files.
+    pub fn place(
+        &mut self,
+        position: usize,
+        selection: &Selection,
+        to_one_name: bool,
+    ) -> Result<(), PlaceError> {
+        let target = self.resolve_dest()?;
+        if selection.is_dir {
+            return self.place_contents(position, selection, &target);
         }
-        Ok(())
+        if self.dest.directory || self.is_dir(&target) {
+            self.ensure_dir(&target)?;
+            return self.place_file(position, selection, join(&target, &selection.name));
+        }
+        if !to_one_name {
+            return Err(PlaceError::SeveralToOne(target));
+        }
+        self.place_file(position, selection, target)
     }
 
     /// Where the destination really is, its links followed inside the root.

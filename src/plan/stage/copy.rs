@@ -22,7 +22,7 @@ impl Walk<'_, '_> {
         let keyword = if add { "ADD" } else { "COPY" };
         let origin = self.copy_origin(source, copy)?;
         let (mut sources, mut inline, mut shown) = (Vec::new(), Vec::new(), String::from(keyword));
-        let mut remote = Vec::new();
+        let (mut remote, mut remote_after) = (Vec::new(), Vec::new());
         let mut value = |word: &Option<Word>| {
             let text = word.as_ref().map(|word| self.expand(source, word)).transpose()?;
             Ok::<_, PlanError>(text.filter(|text| !text.is_empty()))
@@ -50,7 +50,10 @@ impl Walk<'_, '_> {
                     let path = self.expand(source, word)?;
                     shown.push_str(&format!(" {path}"));
                     match self.remote_source(source, word, &path, copy, checksum.as_deref(), add)? {
-                        Some(found) => remote.push(found),
+                        Some(found) => {
+                            remote.push(found);
+                            remote_after.push(sources.len());
+                        }
                         None => sources.push(path),
                     }
                 }
@@ -85,6 +88,7 @@ impl Walk<'_, '_> {
             chown,
             chmod,
             remote,
+            remote_after,
             extract: flags.unpack.unwrap_or(add),
             extract_remote: flags.unpack.unwrap_or(false),
             exclude: flags.exclude.iter().map(|word| word.text.clone()).collect(),

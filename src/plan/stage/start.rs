@@ -100,6 +100,7 @@ fn whole_context(name: &str) -> CopyStep {
         chown: None,
         chmod: None,
         remote: Vec::new(),
+        remote_after: Vec::new(),
         extract: false,
         extract_remote: false,
         exclude: Vec::new(),
