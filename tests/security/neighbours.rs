@@ -159,6 +159,7 @@ fn a_store_of_another_user_is_refused_by_name_and_its_links_are_not_followed() {
         for planted in ["records", "builds"] {
             let place = root.path().join(format!("planted-{planted}"));
             fs::create_dir_all(place.join(planted)).expect("planted");
+            fs::write(place.join("version"), "1").expect("version");
             chown(place.join(planted), Some(uid), Some(uid)).expect("chown");
             let done = root.run(["--root", &place.display().to_string(), "images"]);
             assert!(
